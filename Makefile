@@ -1,0 +1,40 @@
+# Needs Python 3.11 or newer and nothing else. `make PYTHON=python3.12 test` takes another one.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SET_UP := .venv/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r target text; do printf '  make %-8s%s\n' "$$target" "$$text"; done
+
+demo: $(SET_UP) ## watch drawn videos, write their caches, answer questions with the bundled model
+	@$(BIN)/batch demo
+
+test: check ## set up .venv and run every check
+
+check: $(SET_UP) ## formatting, lint, types, tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(SET_UP) ## measure time, size and agreement on this machine
+	@$(BIN)/batch bench
+
+clean: ## remove .venv, tool caches and build outputs; nothing else
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find batch cachefmt jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# torch first and by itself, so that its build is chosen by the pinned version alone.
+$(SET_UP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sali-cache needs Python 3.11 or newer, got " + sys.version)'
+	@echo "setting up .venv (minutes, once)" >&2
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e '.[dev]'
+	@touch $@

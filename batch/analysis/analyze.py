@@ -1,0 +1,241 @@
+"""From videos to manifests, on as many cores as wanted. Knows no command line."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+import batch
+from batch.analysis.header import ManifestHeader
+from batch.analysis.manifest import Manifest, read_header
+from batch.analysis.saliency import cell_saliency
+from batch.analysis.signals import Signals
+from batch.analysis.temporal import TemporalSettings, compare
+from batch.analysis.tiers import TierThresholds, assign
+from batch.errors import BatchError, ManifestError
+from batch.video import Geometry, Sample, Sampling, VideoInfo, probe, read_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings:
+    """All that decides what a manifest says of a given video."""
+
+    geometry: Geometry
+    sampling: Sampling
+    temporal: TemporalSettings
+    thresholds: TierThresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyzed:
+    """What became of one video: `error` is None exactly when `manifest` is a whole file.
+
+    `warning` says what of the video could not be read; None: nothing, or there is an error.
+    """
+
+    video: Path
+    manifest: Path | None
+    error: str | None
+    warning: str | None
+    skipped: bool
+    seconds: float
+
+
+def analyze_video(
+    path: Path,
+    *,
+    geometry: Geometry,
+    sampling: Sampling,
+    temporal: TemporalSettings,
+    thresholds: TierThresholds,
+) -> Manifest:
+    """Decode one video and measure its samples.
+
+    Raises:
+        VideoError: it cannot be opened or decoded.
+    """
+    settings = AnalyzeSettings(
+        geometry=geometry, sampling=sampling, temporal=temporal, thresholds=thresholds
+    )
+    return _analyze(path, settings, probe(path))
+
+
+def manifest_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where the manifest of each video goes: `out`/<stem>.parquet.
+
+    Raises:
+        ValueError: two videos would share one; both are named.
+    """
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        target = out / f"{path.stem}.parquet"
+        if target in taken:
+            raise ValueError(f"{taken[target]} and {path} would both be written to {target}")
+        taken[target] = path
+    return {path: target for target, path in taken.items()}
+
+
+def analyze_videos(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    settings: AnalyzeSettings,
+    processes: int = 1,
+    force: bool = False,
+) -> Iterator[Analyzed]:
+    """Write a manifest for each video; yields results as they come, in no order.
+
+    A manifest of the same content and settings is skipped; one of others is an error of that
+    video, unless `force`. A video that fails does not stop the others.
+
+    Raises:
+        ValueError: two videos would share one manifest.
+    """
+    targets = manifest_paths(paths, out)
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = (
+        joblib.delayed(_analyze_to_file)(path, target, settings, force)
+        for path, target in targets.items()
+    )
+    parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
+    results: Iterator[Analyzed] = parallel(tasks)
+    return results
+
+
+def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force: bool) -> Analyzed:
+    # OpenCV 5.0 has threads of its own, which neither OMP_NUM_THREADS nor the parent reaches.
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    error, warning, skipped = None, None, False
+    try:
+        info = probe(path)
+        skipped = not force and target.exists() and _is_done(target, settings, info)
+        if not skipped:
+            _analyze(path, settings, info).write(target)
+        warning = read_header(target).warning
+    except BatchError as problem:
+        error = str(problem)
+    except Exception as problem:  # the boundary of one video: recorded, the others go on
+        error = f"{path}: {type(problem).__name__}: {problem}"
+    return Analyzed(
+        video=path,
+        manifest=target if error is None else None,
+        error=error,
+        warning=warning,
+        skipped=skipped,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
+    found = read_header(target)
+    if found.same_work(_header(settings, info, found.broken_frames, found.decoded_s)):
+        return True
+    differs = "video" if found.video.sha256 != info.sha256 else "settings"
+    raise ManifestError(
+        f"{target}: already holds {found.video.name} with other {differs}; --force replaces it"
+    )
+
+
+def _header(
+    settings: AnalyzeSettings, info: VideoInfo, broken_frames: int, decoded_s: float
+) -> ManifestHeader:
+    return ManifestHeader(
+        tool=batch.__version__,
+        video=info,
+        broken_frames=broken_frames,
+        decoded_s=decoded_s,
+        sampling=settings.sampling,
+        geometry=settings.geometry,
+        temporal=settings.temporal,
+        thresholds=settings.thresholds,
+    )
+
+
+@dataclass
+class _Rows:
+    """Grows by one row a sample."""
+
+    frame: list[int]
+    pts_s: list[float]
+    flow_px: list[NDArray[np.float32]]
+    difference: list[NDArray[np.float32]]
+    saliency: list[NDArray[np.float32]]
+    redundancy: list[float]
+    source: list[int]
+    pictures: list[bytes | None]
+
+    def add(
+        self, sample: Sample, reference: NDArray[np.uint8] | None, settings: AnalyzeSettings
+    ) -> bool:
+        """Measure a sample against its reference; whether it is kept."""
+        geometry, temporal = settings.geometry, settings.temporal
+        kept = True
+        self.frame.append(sample.frame)
+        self.pts_s.append(sample.pts_s)
+        self.saliency.append(cell_saliency(sample.rgb, geometry))
+        if reference is None:
+            self.flow_px.append(np.zeros(geometry.cells, np.float32))
+            self.difference.append(np.zeros(geometry.cells, np.float32))
+            self.redundancy.append(0.0)
+        else:
+            change = compare(sample.rgb, reference, geometry, temporal)
+            self.flow_px.append(change.flow_px)
+            self.difference.append(change.difference)
+            self.redundancy.append(change.redundancy)
+            redundant = temporal.is_redundant(change.redundancy, change.difference)
+            kept = not (settings.thresholds.pointers and redundant)
+        self.source.append(sample.index if kept else self.source[-1])
+        self.pictures.append(_png(sample.rgb) if kept else None)
+        return kept
+
+    def signals(self, temporal: TemporalSettings) -> Signals:
+        flow_px, difference = np.stack(self.flow_px), np.stack(self.difference)
+        static = temporal.is_static(flow_px, difference)
+        static[0] = False
+        return Signals(
+            flow_px=flow_px,
+            difference=difference,
+            saliency=np.stack(self.saliency),
+            static=static,
+            redundancy=np.array(self.redundancy, np.float32),
+            source=np.array(self.source, np.int32),
+        )
+
+
+def _analyze(path: Path, settings: AnalyzeSettings, info: VideoInfo) -> Manifest:
+    start = time.perf_counter()
+    samples = read_samples(
+        path,
+        geometry=settings.geometry,
+        rate_hz=settings.sampling.rate_hz,
+        max_samples=settings.sampling.max_samples,
+    )
+    rows = _Rows([], [], [], [], [], [], [], [])
+    reference: NDArray[np.uint8] | None = None
+    for sample in samples:
+        kept = rows.add(sample, reference, settings)
+        if kept or settings.temporal.reference == "previous":
+            reference = sample.rgb
+    signals = rows.signals(settings.temporal)
+    return Manifest(
+        header=_header(settings, info, samples.broken_frames, samples.decoded_s),
+        frame=np.array(rows.frame, np.int64),
+        pts_s=np.array(rows.pts_s, np.float64),
+        signals=signals,
+        tier=assign(signals, settings.thresholds),
+        pictures=rows.pictures,
+        analyze_seconds=time.perf_counter() - start,
+    )
+
+
+def _png(rgb: NDArray[np.uint8]) -> bytes:
+    ok, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise RuntimeError(f"OpenCV could not encode a PNG of shape {rgb.shape}")
+    return png.tobytes()

@@ -1,0 +1,111 @@
+"""What a manifest says of its video and settings, as one JSON object. Knows no arrays."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from batch.analysis.temporal import TemporalSettings
+from batch.analysis.tiers import TierThresholds, profile_name
+from batch.video import Geometry, Sampling, VideoInfo
+
+VERSION = 1
+_KEYS = {"version", "tool", "video", "sampling", "geometry", "temporal", "tiers"}
+_VIDEO_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestHeader:
+    """The video and how it was analysed.
+
+    `tool` is the version of the writer; `broken_frames` counts what of the video could not be
+    decoded whole, `decoded_s` is the length of what could be read. Of the video's path only the
+    name is stored.
+    """
+
+    tool: str
+    video: VideoInfo
+    broken_frames: int
+    decoded_s: float
+    sampling: Sampling
+    geometry: Geometry
+    temporal: TemporalSettings
+    thresholds: TierThresholds
+
+    @property
+    def warning(self) -> str | None:
+        """What of the video is missing from the samples; None: nothing.
+
+        A truncated WebM file ends without an error (av 18), so what was read is held against the
+        declared duration, with some room: it often is that of the sound. A hole in the middle of
+        a WebM file is not found: it looks like a frame that stays on screen.
+        """
+        declared_s = self.video.duration_s or 0.0
+        parts = []
+        if self.broken_frames:
+            parts.append(f"{self.broken_frames} broken frames")
+        if declared_s - self.decoded_s > max(1.0, 0.02 * declared_s):
+            parts.append(f"only {self.decoded_s:.1f} s of {declared_s:.1f} s could be read")
+        return f"{self.video.name}: {'; '.join(parts)}" if parts else None
+
+    def same_work(self, other: "ManifestHeader") -> bool:
+        """Whether both come from the same content with the same settings."""
+        return self._work() == other._work()
+
+    def _work(self) -> tuple[object, ...]:
+        settings = (self.sampling, self.geometry, self.temporal, self.thresholds)
+        return (self.video.sha256, *settings)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, ASCII."""
+        video = {**asdict(self.video), "name": self.video.name}
+        del video["path"]
+        data = {
+            "version": VERSION,
+            "tool": self.tool,
+            "video": {
+                **video,
+                "broken_frames": self.broken_frames,
+                "decoded_s": self.decoded_s,
+            },
+            "sampling": self.sampling.to_dict(),
+            "geometry": self.geometry.to_dict(),
+            "temporal": self.temporal.to_dict(),
+            "tiers": {
+                "profile": profile_name(self.thresholds),
+                "thresholds": self.thresholds.to_dict(),
+            },
+        }
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read `to_json` back.
+
+        Raises:
+            ValueError: no JSON, another version, an unknown or missing key, or a refused value.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            version = data.get("version") if isinstance(data, dict) else None
+            raise ValueError(f"got version {version}, this tool reads {VERSION}")
+        _check_keys("header", data, _KEYS)
+        _check_keys("tiers", data["tiers"], {"profile", "thresholds"})
+        _check_keys("video", data["video"], _VIDEO_FACTS | {"name", "broken_frames", "decoded_s"})
+        facts = {key: data["video"][key] for key in _VIDEO_FACTS}
+        return cls(
+            tool=data["tool"],
+            video=VideoInfo(path=Path(data["video"]["name"]), **facts),
+            broken_frames=data["video"]["broken_frames"],
+            decoded_s=data["video"]["decoded_s"],
+            sampling=Sampling.from_dict(data["sampling"]),
+            geometry=Geometry.from_dict(data["geometry"]),
+            temporal=TemporalSettings.from_dict(data["temporal"]),
+            thresholds=TierThresholds.from_dict(data["tiers"]["thresholds"]),
+        )
+
+
+def _check_keys(what: str, data: dict[str, Any], known: set[str]) -> None:
+    if not isinstance(data, dict) or set(data) != known:
+        got = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{what}: got keys {got}, expected {sorted(known)}")

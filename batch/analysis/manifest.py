@@ -1,0 +1,278 @@
+"""The manifest of one video: everything phase 2 needs to know. Knows Arrow; knows no decoder."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from batch.analysis.header import ManifestHeader
+from batch.analysis.signals import Signals
+from batch.analysis.tiers import PROFILES, TierThresholds, assign
+from batch.errors import ManifestError
+from batch.video import Geometry, VideoInfo
+
+_HEADER_KEY = b"sali-cache"
+_COST_KEY = b"sali-cache.cost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A row for each sample of a video.
+
+    - frame: int64 [samples], decoded frame; pts_s: float64 [samples], its time in the file.
+    - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
+    - pictures: PNG of each kept sample in the model's geometry, None for pointers.
+    - analyze_seconds: what making it took; not part of `sha256`.
+    """
+
+    header: ManifestHeader
+    frame: NDArray[np.int64]
+    pts_s: NDArray[np.float64]
+    signals: Signals
+    tier: NDArray[np.uint8]
+    pictures: list[bytes | None]
+    analyze_seconds: float
+
+    def __post_init__(self) -> None:
+        samples, cells = self.signals.saliency.shape
+        lengths = {len(self.frame), len(self.pts_s), len(self.pictures), samples}
+        if len(lengths) != 1 or self.tier.shape != (samples, cells):
+            raise ValueError(f"manifest: got lengths {lengths}, tier {self.tier.shape}")
+        if cells != self.geometry.cells:
+            raise ValueError(f"manifest: got {cells} cells, expected {self.geometry.cells}")
+        if [png is not None for png in self.pictures] != self.kept.tolist():
+            raise ValueError("manifest: a kept sample has no picture, or a pointer has one")
+        if not np.isfinite(self.pts_s).all() or (np.diff(self.frame) < 0).any():
+            raise ValueError("manifest: samples are not in order of time")
+        if (self.tier > 3).any() or (self.tier[~self.kept] != 3).any():
+            raise ValueError("manifest: unknown tier, or a pointer with stored cells")
+
+    @property
+    def video(self) -> VideoInfo:
+        """The video's facts; of its path only the name is known."""
+        return self.header.video
+
+    @property
+    def geometry(self) -> Geometry:
+        """The picture and grid of all samples."""
+        return self.header.geometry
+
+    @property
+    def source(self) -> NDArray[np.int32]:
+        """int32 [samples]: own index of a kept sample; of a pointer, its earlier kept sample."""
+        return self.signals.source
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which samples are no pointers; bool [samples]."""
+        return self.signals.kept
+
+    @property
+    def multiplicity(self) -> NDArray[np.int32]:
+        """int32 [samples]: 1 + the number of pointers to a kept sample, 0 for pointers."""
+        return self.signals.multiplicity
+
+    def picture(self, sample: int) -> NDArray[np.uint8]:
+        """RGB uint8 [height_px, width_px, 3] of a kept sample.
+
+        Raises:
+            ManifestError: the sample is a pointer, or its picture is damaged.
+        """
+        png = self.pictures[sample]
+        name, size = self.video.name, self.geometry
+        if png is None:
+            source = self.source[sample]
+            raise ManifestError(f"{name}: sample {sample} is a pointer, take {source} instead")
+        bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None or bgr.shape != (size.height_px, size.width_px, 3):
+            raise ManifestError(f"{name}: the picture of sample {sample} is damaged; analyze again")
+        rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        return rgb
+
+    def with_tiers(self, tiers: str | TierThresholds) -> Self:
+        """The same samples with tiers from a profile's name or from thresholds.
+
+        Raises:
+            ManifestError: an unknown profile, or one without pointers where there are some.
+        """
+        if isinstance(tiers, str) and tiers not in PROFILES:
+            raise ManifestError(f"got profile {tiers!r}, supported are {', '.join(PROFILES)}")
+        thresholds = PROFILES[tiers] if isinstance(tiers, str) else tiers
+        if not thresholds.pointers and not self.kept.all():
+            video = self.video.name
+            raise ManifestError(
+                f"{video}: {np.sum(~self.kept)} samples are pointers and have no picture, but "
+                f"these tiers allow none; batch analyze --profile none --force {video}"
+            )
+        header = replace(self.header, thresholds=thresholds)
+        return replace(self, header=header, tier=assign(self.signals, thresholds))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all content but `analyze_seconds`: equal for equal work on equal input."""
+        digest = hashlib.sha256(self.header.to_json().encode())
+        signals = self.signals
+        for array in (
+            *(self.frame, self.pts_s, self.tier, signals.source, signals.redundancy),
+            *(signals.flow_px, signals.difference, signals.saliency),
+        ):
+            digest.update(array.tobytes())
+        for png in self.pictures:
+            digest.update(hashlib.sha256(png or b"").digest())
+        return digest.hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        schema = _schema(self.geometry.cells).with_metadata(
+            {
+                _HEADER_KEY: self.header.to_json().encode(),
+                _COST_KEY: f'{{"analyze_seconds":{self.analyze_seconds:.3f}}}'.encode(),
+            }
+        )
+        first = np.arange(len(self.frame)) == 0
+        columns = {
+            "sample": np.arange(len(self.frame), dtype=np.int32),
+            "frame": self.frame,
+            "pts_s": self.pts_s,
+            "redundancy": self.signals.redundancy,
+            "source": self.source,
+            "flow_px": _list_column(self.signals.flow_px, first),
+            "difference": _list_column(self.signals.difference, first),
+            "saliency": _list_column(self.signals.saliency),
+            "tier": _list_column(self.tier),
+            "picture": pa.array(self.pictures, pa.binary()),
+        }
+        table = pa.table(columns, schema=schema)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a manifest and check it.
+
+        Raises:
+            ManifestError: missing, damaged, of another tool or version, or contradicting itself.
+        """
+        try:
+            table = pq.read_table(path, use_threads=False)
+            header = _header(table.schema)
+            if not table.schema.equals(_schema(header.geometry.cells)):
+                raise ValueError("its columns are not a manifest's")
+            return cls(header=header, **_arrays(table, header))
+        except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+            raise _broken(path, error) from error
+
+
+def read_header(path: Path) -> ManifestHeader:
+    """Read only what a manifest says of its video and settings.
+
+    Raises:
+        ManifestError: missing, damaged, or of another tool or version.
+    """
+    try:
+        return _header(pq.read_schema(path))
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> ManifestError:
+    if isinstance(error, FileNotFoundError):
+        return ManifestError(f"{path}: no such file; batch analyze writes it")
+    return ManifestError(
+        f"{path}: not a whole manifest: {error}; batch analyze --force replaces it"
+    )
+
+
+def _schema(cells: int) -> pa.Schema:
+    floats, codes = pa.list_(pa.float32(), cells), pa.list_(pa.uint8(), cells)
+    fields: list[pa.Field[Any]] = [
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("frame", pa.int64(), nullable=False),
+        pa.field("pts_s", pa.float64(), nullable=False),
+        pa.field("redundancy", pa.float32(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("flow_px", floats),
+        pa.field("difference", floats),
+        pa.field("saliency", floats, nullable=False),
+        pa.field("tier", codes, nullable=False),
+        pa.field("picture", pa.binary()),
+    ]
+    return pa.schema(fields)
+
+
+def _header(schema: pa.Schema) -> ManifestHeader:
+    metadata = schema.metadata or {}
+    if _HEADER_KEY not in metadata:
+        raise ValueError('no "sali-cache" metadata, another tool wrote it')
+    return ManifestHeader.from_json(metadata[_HEADER_KEY].decode())
+
+
+def _list_column(
+    values: NDArray[Any], null: NDArray[np.bool_] | None = None
+) -> "pa.FixedSizeListArray[Any, Any]":
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    mask = None if null is None else pa.array(null)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+
+
+def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
+    cells, samples = header.geometry.cells, table.num_rows
+    flat = {name: table[name].combine_chunks() for name in table.column_names}
+    if flat["sample"].to_pylist() != list(range(samples)):
+        raise ValueError("its samples are not 0, 1, 2, ...")
+    lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
+    against = {
+        name: np.vstack([np.zeros((1, cells), np.float32), _cells(flat[name].slice(1), cells)])
+        for name in ("flow_px", "difference")
+    }
+    static = header.temporal.is_static(against["flow_px"], against["difference"])
+    static[0] = False
+    signals = Signals(
+        **against,
+        saliency=lists["saliency"],
+        static=static,
+        redundancy=flat["redundancy"].to_numpy(),
+        source=flat["source"].to_numpy(),
+    )
+    cost = (table.schema.metadata or {}).get(_COST_KEY, b"{}")
+    return {
+        "frame": flat["frame"].to_numpy(),
+        "pts_s": flat["pts_s"].to_numpy(),
+        "signals": signals,
+        "tier": lists["tier"],
+        "pictures": flat["picture"].to_pylist(),
+        "analyze_seconds": _analyze_seconds(cost),
+    }
+
+
+def _cells(column: "pa.Array[Any]", cells: int) -> NDArray[Any]:
+    if column.null_count:
+        raise ValueError("it lacks signals of a sample that must have them")
+    values: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), cells)
+
+
+def _analyze_seconds(cost: bytes) -> float:
+    return float(json.loads(cost)["analyze_seconds"])

@@ -1,0 +1,53 @@
+"""The signals of one video as arrays. Knows no thresholds and no files."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signals:
+    """What was measured of a video's samples and cells.
+
+    - flow_px, difference, saliency: float32 [samples, cells]; flow and difference of the first
+      sample, which has no reference, are 0.
+    - static: bool [samples, cells], against the sample's reference; False in the first sample.
+    - redundancy: float32 [samples], share of static cells, 0..1.
+    - source: int32 [samples], the sample's own index if it is kept, else the earlier kept sample
+      that stands for it.
+    """
+
+    flow_px: NDArray[np.float32]
+    difference: NDArray[np.float32]
+    saliency: NDArray[np.float32]
+    static: NDArray[np.bool_]
+    redundancy: NDArray[np.float32]
+    source: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        shapes = [
+            part.shape for part in (self.flow_px, self.difference, self.saliency, self.static)
+        ]
+        samples = (self.source.shape, self.redundancy.shape)
+        if len(set(shapes)) != 1 or self.saliency.ndim != 2 or set(samples) != {shapes[0][:1]}:
+            raise ValueError(f"signals: got shapes {shapes} and {samples}, expected one length")
+        measured = (self.flow_px, self.difference, self.saliency, self.redundancy)
+        if not all(np.isfinite(part).all() and (part >= 0).all() for part in measured):
+            raise ValueError("signals: got NaN, infinite or negative values")
+        index = np.arange(len(self.source))
+        if not len(index) or (self.source < 0).any() or (self.source > index).any():
+            raise ValueError("signals: a source is not its own or an earlier sample")
+        if (self.source[self.source] != self.source).any():
+            raise ValueError("signals: a pointer points to a pointer")
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which samples are no pointers; bool [samples]."""
+        kept: NDArray[np.bool_] = self.source == np.arange(len(self.source))
+        return kept
+
+    @property
+    def multiplicity(self) -> NDArray[np.int32]:
+        """int32 [samples]: 1 + the number of pointers to a kept sample, 0 for pointers."""
+        return np.bincount(self.source, minlength=len(self.source)).astype(np.int32)

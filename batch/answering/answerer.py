@@ -1,0 +1,160 @@
+"""Greedy answers to many questions over one shared prefix.
+
+A batch of questions stands behind one copy of the prefix; only their own keys and values are
+added, and dropped with the answer, so a question leaves no trace.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from batch.answering.fit import check_fits
+from batch.errors import BatchError
+from batch.kv import Prefix, TieredCache, forward
+from batch.models import Family, open_family
+from cachefmt import CacheFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """The answer to one question."""
+
+    question: str
+    answer: str
+    tokens: int
+    """Tokens generated, the end of the answer included."""
+    complete: bool
+    """False if `max_new_tokens` cut it off."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class Answerer:
+    """Answers questions about one video from its cache."""
+
+    def __init__(self, cache: CacheFile, family: Family) -> None:
+        """Use an open cache with a loaded model, which must be the one that wrote it."""
+        self._cache = cache
+        self._family = family
+        self._device = family.model.device
+        self._prefix = Prefix.load(cache, self._device)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        model: str | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        offline: bool = False,
+    ) -> Self:
+        """Open a cache and load the model that wrote it.
+
+        Args:
+            model: where that model is; None is where it was when the cache was written.
+            dtype: floating point type to run in; None is the one of the prefill.
+            offline: use only what is on this machine.
+
+        Raises:
+            CacheFileError: the file is no cache, or damaged.
+            ModelError: the model is not there, or is not the one that wrote the cache.
+        """
+        cache = CacheFile.open(path)
+        written = cache.header.model
+        name = model or written.id
+        family = open_family(
+            name, revision=None if model else written.revision, offline=offline
+        )
+        check_fits(cache, family)
+        family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
+        return cls(cache, family)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._cache.close()
+
+    def ask(
+        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> Iterator[Reply]:
+        """Answer questions in order, a batch at a time.
+
+        Raises:
+            BatchError: a question is empty or holds the model's image token.
+        """
+        asked = list(questions)
+        for first in range(0, len(asked), batch_size):
+            batch = asked[first : first + batch_size]
+            ids = [self._question_ids(question) for question in batch]
+            for question, tokens in zip(batch, self.generate(ids, max_new_tokens), strict=True):
+                complete = bool(tokens) and tokens[-1] in self._family.stop_ids
+                text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
+                yield Reply(
+                    question=question, answer=text.strip(), tokens=len(tokens), complete=complete
+                )
+
+    @torch.inference_mode()
+    def generate(self, questions: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Continue each question's token ids greedily up to a stop token, which is included."""
+        cache = TieredCache(self._prefix)
+        lengths = torch.tensor([len(ids) for ids in questions])
+        padding = lengths.max() - lengths
+        step = torch.tensor([[0] * int(p) + ids for p, ids in zip(padding, questions, strict=True)])
+        step, padding = step.to(self._device), padding.to(self._device)
+        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
+        replies: list[list[int]] = [[] for _ in questions]
+        running = set(range(len(questions)))
+        for _ in range(max_new_tokens):
+            chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
+            for row in list(running):
+                token = int(chosen[row])
+                replies[row].append(token)
+                if token in self._family.stop_ids:
+                    running.discard(row)
+            if not running:
+                break
+            step, place = chosen[:, None], place[:, -1:] + 1
+        return replies
+
+    @torch.inference_mode()
+    def next_token_scores(self, question: str) -> Tensor:
+        """Scores of the first token of the answer, float32 [vocabulary]."""
+        ids = torch.tensor([self._question_ids(question)], device=self._device)
+        place = torch.arange(ids.shape[1], device=self._device)[None]
+        padding = torch.zeros(1, dtype=torch.long, device=self._device)
+        return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
+
+    def _scores(
+        self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor
+    ) -> Tensor:
+        """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
+        embedded = self._family.text_embeddings(step.flatten()).unflatten(0, step.shape)
+        start = torch.tensor(self._cache.header.layout.next_position, device=self._device)
+        positions = start[:, None, None] + place[None]
+        positions = positions[0] if len(positions) == 1 else positions
+        hidden = forward(self._family.language_model, embedded, positions, cache, padding)
+        return self._family.logits(hidden[:, -1])
+
+    def _question_ids(self, question: str) -> list[int]:
+        if not question.strip():
+            raise BatchError("a question is empty; give it with -q, or one per line of stdin")
+        if self._family.checkpoint.image_token in question:
+            raise BatchError(
+                f"a question holds the model's image token "
+                f"{self._family.checkpoint.image_token!r}: {question!r}"
+            )
+        return self._family.question_ids(question, self._cache.header.shape.samples)

@@ -1,0 +1,30 @@
+"""Whether a model is the one that wrote a cache."""
+
+from batch.errors import ModelError
+from batch.models import Family
+from cachefmt import CacheFile
+
+
+def check_fits(cache: CacheFile, family: Family) -> None:
+    """Refuse a model whose keys and values, words or pictures differ from the cache's.
+
+    Raises:
+        ModelError: names the part that differs and the two ways out.
+    """
+    model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
+    parts = (
+        ("config", model.config_sha256, checkpoint.config_sha256),
+        ("weights", model.weights_sha256, checkpoint.weights_sha256),
+        ("processor", prompt.processor_sha256, checkpoint.processor_sha256),
+        ("chat template", prompt.chat_template_sha256, checkpoint.chat_template_sha256),
+    )
+    for part, written, got in parts:
+        if written != got:
+            raise ModelError(
+                f"{cache.path}: written with {model.id} ({part} {written[:8]}), "
+                f"but {checkpoint.name} has {part} {got[:8]}.\n"
+                f"Answer with the model that wrote it:  "
+                f"batch answer --cache {cache.path.name} --model {model.id}\n"
+                f"or write it again:                    "
+                f"batch prefill --force --model {checkpoint.name} {cache.header.video.name}"
+            )

@@ -1,0 +1,28 @@
+"""The `batch` command line: its commands and their one boundary for errors.
+
+A command is a file beside this one, imported when it is asked for, so that `batch --help`
+costs no torch, OpenCV or Arrow.
+"""
+
+import click
+
+from batch import __version__
+from batch.cli.group import CommandGroup
+
+COMMANDS = {
+    "analyze": "Sample videos and write a manifest of each.",
+    "prefill": "Run a model over manifests or videos and write a cache of each.",
+    "answer": "Answer questions about one video from its cache.",
+    "inspect": "Show what a cache holds.",
+    "verify": "Check every checksum of caches.",
+    "demo": "Draw videos, cache them, and answer questions about them.",
+}
+"""What each command does, in the order of `batch --help`; each is a file of this package."""
+
+main = CommandGroup(
+    name="batch",
+    package="batch.cli",
+    summaries=COMMANDS,
+    help="Turn videos into small key-value caches once, then answer many questions from them.",
+)
+click.version_option(__version__, prog_name="batch")(main)

@@ -1,0 +1,50 @@
+"""What `analyze` and `prefill` share: analysis with the geometry of a model."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from batch.analysis.analyze import Analyzed, AnalyzeSettings
+
+
+def settings(
+    *,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    profile: str,
+    fps: float,
+    max_samples: int | None,
+    reference: str,
+) -> "AnalyzeSettings":
+    """Settings of an analysis in the geometry of a checkpoint."""
+    from batch.analysis.analyze import AnalyzeSettings
+    from batch.analysis.temporal import TemporalSettings
+    from batch.analysis.tiers import PROFILES
+    from batch.models import open_family
+    from batch.video import Sampling
+
+    geometry = open_family(model, revision=revision, offline=offline).geometry
+    return AnalyzeSettings(
+        geometry=geometry,
+        sampling=Sampling(rate_hz=fps, max_samples=max_samples),
+        temporal=TemporalSettings(reference=reference),
+        thresholds=PROFILES[profile],
+    )
+
+
+def analyze_all(
+    videos: Sequence[Path], out: Path, chosen: "AnalyzeSettings", jobs: int, force: bool
+) -> Iterator["Analyzed"]:
+    """Analyse videos in parallel; two that would share a manifest are wrong usage."""
+    from batch.analysis.analyze import analyze_videos, manifest_paths
+
+    try:
+        manifest_paths(videos, out)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    processes = min(jobs, len(videos))
+    yield from analyze_videos(videos, out, settings=chosen, processes=processes, force=force)

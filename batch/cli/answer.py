@@ -1,0 +1,57 @@
+"""`batch answer`: questions to replies, from a cache."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from batch.cli.options import EXISTING_FILE, json_option, run_options
+
+
+@click.command()
+@click.option("--cache", required=True, type=EXISTING_FILE, help="File written by batch prefill.")
+@click.option(
+    "-q",
+    "--question",
+    "questions",
+    multiple=True,
+    help="Repeat for more; without it, one per line of stdin.",
+)
+@click.option("--model", help="Folder or hub id; default: the one that wrote the cache.")
+@click.option("--offline", is_flag=True, help="Use only what is on this machine.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Questions answered together, over one copy of the cache.",
+)
+@run_options
+@json_option
+def answer(
+    cache: Path,
+    questions: tuple[str, ...],
+    model: str | None,
+    offline: bool,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Answer questions about one video from its cache.
+
+    Prints one answer a line, in order. The video is not needed.
+    """
+    from batch.answering import Answerer
+    from batch.cli.options import choose_device
+
+    asked = [line for line in questions or sys.stdin.read().splitlines() if questions or line]
+    if not asked:
+        raise click.UsageError("no question: give -q, or one per line of stdin")
+    with Answerer.open(
+        cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
+    ) as video:
+        for reply in video.ask(asked, max_new_tokens=max_new_tokens, batch_size=batch_size):
+            click.echo(reply.to_json() if as_json else reply.answer)

@@ -1,0 +1,72 @@
+"""A group of commands that are imported when asked for, and the exit codes they share."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import IO, Any, NoReturn
+
+import click
+
+from batch.errors import BatchError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+class CommandGroup(click.Group):
+    """Commands by name, each an attribute of the module of that name in `package`.
+
+    Exit codes: 0 done, 1 an error a person can mend (one "error: ..." on stderr), 2 wrong
+    usage, 130 interrupted. A reader of stdout that leaves early ends a command quietly.
+
+    Args:
+        package: where the modules are; a command `two-words` is `two_words` in `two_words.py`.
+        summaries: the line of help of each command, in order. Help shows these, so it
+            imports no command.
+        attrs: as for click.Group.
+    """
+
+    def __init__(self, *, package: str, summaries: Mapping[str, str], **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.package = package
+        self.summaries = summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of help."""
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of this name."""
+        if cmd_name not in self.summaries:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"{self.package}.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries."""
+        if self.summaries:
+            with formatter.section("Commands"):
+                formatter.write_dl(list(self.summaries.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and turn its errors into a line and an exit code."""
+        from cachefmt.errors import CacheFileError
+
+        try:
+            return super().invoke(ctx)
+        except (BatchError, CacheFileError) as error:
+            raise _Failure(str(error)) from error
+        except KeyboardInterrupt:
+            _leave_interrupted(ctx)
+
+
+class _Failure(click.ClickException):
+    """An error a person can mend, shown as "error: ..."."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {self.format_message()}", err=True, file=file)
+
+
+def _leave_interrupted(ctx: click.Context) -> NoReturn:
+    click.echo("\ninterrupted", err=True)
+    ctx.exit(INTERRUPTED)

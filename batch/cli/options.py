@@ -1,0 +1,97 @@
+"""Options that several commands share, and what they mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+PROFILES = ("default", "paper", "none")
+DTYPES = ("float32", "bfloat16", "float16")
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+Command = Callable[..., Any]
+
+
+def model_options(command: Command) -> Command:
+    """--model, --revision and --offline: which checkpoint."""
+    for option in (
+        click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+        click.option("--revision", help="Branch, tag or commit on the hub."),
+        click.option(
+            "--model",
+            default="demo",
+            show_default=True,
+            help="Folder or hub id of a checkpoint; demo is the bundled one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(command: Command) -> Command:
+    """--device and --dtype: where and in which type a model runs."""
+    for option in (
+        click.option("--dtype", type=click.Choice(DTYPES), help="Default: by the device."),
+        click.option("--device", help="As torch names it; default: cuda if there is one, else cpu."),
+    ):
+        command = option(command)
+    return command
+
+
+def analysis_options(command: Command) -> Command:
+    """How videos are sampled and judged."""
+    for option in (
+        click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
+        click.option(
+            "--reference",
+            type=click.Choice(["kept", "previous"]),
+            default="kept",
+            show_default=True,
+            help="Sample that redundancy is measured against; the paper takes the previous one.",
+        ),
+        click.option(
+            "--max-samples",
+            type=click.IntRange(1),
+            help="Lower the rate of longer videos, so that no more are taken.",
+        ),
+        click.option(
+            "--fps",
+            type=click.FloatRange(0, min_open=True),
+            default=1.0,
+            show_default=True,
+            help="Samples a second.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+force_option = click.option("--force", is_flag=True, help="Do again what is done already.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def choose_device(device: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ModelError: torch cannot use it here.
+    """
+    import torch
+
+    from batch.errors import ModelError
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"--device {device}: torch cannot use it here: {reason}") from error
+    return device
+
+
+def choose_dtype(dtype: str | None, device: str) -> str:
+    """The type asked for, or float32 on the CPU and bfloat16 elsewhere."""
+    return dtype or ("float32" if device == "cpu" else "bfloat16")

@@ -1,0 +1,219 @@
+"""`batch prefill`: manifests or videos to caches."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch.cli import options
+from batch.cli.options import (
+    analysis_options,
+    force_option,
+    json_option,
+    model_options,
+    run_options,
+)
+from batch.cli.progress import progress
+from batch.cli.summary import Summary
+
+if TYPE_CHECKING:
+    from batch.models import Family
+    from batch.prefill import Prefill
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=options.FOLDER, help="Folder for the caches.")
+@click.option(
+    "--profile",
+    type=click.Choice(options.PROFILES),
+    help="Thresholds of the tiers; default: the manifest's own.",
+)
+@click.option(
+    "--positions",
+    type=click.Choice(["auto", "original", "compact"]),
+    default="auto",
+    show_default=True,
+    help="Positions of kept tokens: as in the full prompt, or renumbered.",
+)
+@click.option(
+    "--pointers",
+    type=click.Choice(["multiplicity", "nothing"]),
+    default="multiplicity",
+    show_default=True,
+    help="Whether a cell counts once more for each pointer to its sample.",
+)
+@click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
+@analysis_options
+@model_options
+@run_options
+@force_option
+@json_option
+def prefill(
+    inputs: tuple[Path, ...],
+    out: Path,
+    profile: str | None,
+    positions: str,
+    pointers: str,
+    block_samples: int | None,
+    dry_run: bool,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    device: str | None,
+    dtype: str | None,
+    force: bool,
+    as_json: bool,
+    **analysis: Any,
+) -> None:
+    """Run the model over INPUTS, manifests or videos, and write a cache file of each.
+
+    A video is analysed first; its manifest lands beside the cache. Prints the path of each cache.
+    """
+    from batch.errors import BatchError
+    from batch.models import open_family
+    from batch.prefill import plan_cache
+    from cachefmt import CacheFileError
+
+    device = options.choose_device(device)
+    dtype = options.choose_dtype(dtype, device)
+    family = open_family(model, revision=revision, offline=offline)
+    summary, started = Summary(), time.perf_counter()
+    identity = {"model": model, "revision": revision, "offline": offline}
+    manifests = _manifests(inputs, out, summary, force, {**analysis, **identity}, profile)
+    _refuse_shared_names(manifests)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in manifests:
+        target = out / f"{path.stem}.safetensors"
+        try:
+            work = plan_cache(
+                _manifest(path, profile),
+                family,
+                dtype=dtype,
+                positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
+                pointers=pointers,  # type: ignore[arg-type]  # as above
+            )
+            skipped = not dry_run and not force and _is_done(target, work)
+            if not dry_run and not skipped:
+                _run(work, family, target, device, dtype, block_samples)
+        except (BatchError, CacheFileError) as error:
+            summary.fail(str(error))
+            continue
+        summary.done += not skipped
+        summary.skipped += skipped
+        summary.size_bytes += work.size_bytes
+        click.echo(_line(target, work, dry_run, skipped, as_json))
+    summary.seconds = time.perf_counter() - started
+    summary.finish()
+
+
+def _manifests(
+    inputs: tuple[Path, ...],
+    out: Path,
+    summary: Summary,
+    force: bool,
+    analysis: dict[str, Any],
+    profile: str | None,
+) -> list[Path]:
+    """The inputs' manifests in order of input; videos are analysed first."""
+    from batch.cli.analysis import analyze_all, settings
+
+    videos = [path for path in inputs if path.suffix != ".parquet"]
+    found = {path: path for path in inputs if path.suffix == ".parquet"}
+    if videos:
+        jobs = analysis.pop("jobs") or os.cpu_count() or 1
+        chosen = settings(profile=profile or "default", **analysis)
+        with progress("analyze", len(videos), "videos") as tell:
+            for result in analyze_all(videos, out, chosen, jobs, force):
+                tell(1)
+                if result.manifest is None:
+                    summary.fail(result.error or f"{result.video}: failed")
+                else:
+                    found[result.video] = result.manifest
+    return [found[path] for path in inputs if path in found]
+
+
+def _refuse_shared_names(manifests: list[Path]) -> None:
+    taken: dict[str, Path] = {}
+    for path in manifests:
+        if path.stem in taken:
+            raise click.UsageError(
+                f"{taken[path.stem]} and {path} would both be written to {path.stem}.safetensors"
+            )
+        taken[path.stem] = path
+
+
+def _manifest(path: Path, profile: str | None) -> Any:
+    from batch.analysis.manifest import Manifest
+
+    manifest = Manifest.read(path)
+    return manifest if profile is None else manifest.with_tiers(profile)
+
+
+def _is_done(target: Path, work: "Prefill") -> bool:
+    """Whether the file there is the one that would be written.
+
+    Raises:
+        BatchError: another cache is there.
+        CacheFileError: something else is there, or a damaged cache.
+    """
+    from batch.errors import BatchError
+    from batch.prefill import same_work
+    from cachefmt import CacheFile
+
+    if not target.exists():
+        return False
+    with CacheFile.open(target) as there:
+        if same_work(there.header, work.header):
+            return True
+    raise BatchError(
+        f"{target}: already holds a cache of {there.header.video.name} with another model, "
+        "video or settings; --force replaces it"
+    )
+
+
+def _run(
+    work: "Prefill",
+    family: "Family",
+    target: Path,
+    device: str,
+    dtype: str,
+    block_samples: int | None,
+) -> None:
+    import torch
+
+    from batch.prefill import prefill as run_prefill
+    from batch.prefill.run import BLOCK_SAMPLES
+
+    if not family.is_loaded:
+        family.load(device=device, dtype=getattr(torch, dtype))
+    with progress(work.manifest.video.name, int(work.manifest.kept.sum()), "samples") as tell:
+        run_prefill(
+            work, family, target, block_samples=block_samples or BLOCK_SAMPLES, progress=tell
+        )
+
+
+def _line(target: Path, work: "Prefill", dry_run: bool, skipped: bool, as_json: bool) -> str:
+    shape = work.header.shape
+    if as_json:
+        return json.dumps(
+            {
+                "cache": str(target),
+                "written": not dry_run and not skipped,
+                "skipped": skipped,
+                "size_bytes": work.size_bytes,
+                "slots": work.plan.slots,
+                "tokens": dict(shape.tokens),
+                "samples": shape.samples,
+                "stored_samples": int(work.manifest.kept.sum()),
+                "positions": work.plan.numbering,
+            }
+        )
+    if dry_run:
+        tokens = ", ".join(f"{tier} {count}" for tier, count in shape.tokens.items())
+        return f"{target}: {work.size_bytes} bytes; tokens {tokens} of {work.plan.slots} slots"
+    return str(target)

@@ -1,0 +1,36 @@
+"""Demo worlds as real video files."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from batch.demo.drawing import Rgb, add_noise, draw_ground, draw_scene
+from batch.demo.world import World
+
+SIZE_PX = 224
+FRAMES_PER_S = 8
+
+
+def write_clip(world: World, path: Path) -> None:
+    """Film a world with its camera noise as H.264; sample k is the frame at second k."""
+    rng = np.random.default_rng(world.noise_seed)
+    grounds: dict[int, Rgb] = {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options={"crf": "18"})
+        stream.width = stream.height = SIZE_PX
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, FRAMES_PER_S)
+        stream.codec_context.thread_count = 1
+        for number in range((world.samples - 1) * FRAMES_PER_S + 1):
+            time_s = number / FRAMES_PER_S
+            scene = world.scene_at(time_s)
+            if scene.first_sample not in grounds:
+                grounds[scene.first_sample] = draw_ground(scene, SIZE_PX)
+            picture = grounds[scene.first_sample].copy()
+            draw_scene(picture, scene, time_s)
+            frame = av.VideoFrame.from_ndarray(add_noise(picture, world.noise, rng), "rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

@@ -1,0 +1,190 @@
+"""Pictures of a demo world at any moment.
+
+Draws with OpenCV at any square size; colours are RGB. Knows nothing of video files.
+"""
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.demo.world import Place, Scene, Thing, World
+
+Rgb = NDArray[np.uint8]
+
+INK = {
+    "red": (215, 40, 40),
+    "green": (45, 175, 65),
+    "blue": (50, 80, 225),
+    "yellow": (240, 220, 50),
+    "purple": (150, 60, 190),
+    "orange": (245, 140, 30),
+    "cyan": (70, 215, 225),
+    "pink": (250, 140, 185),
+}
+_GROUND = {
+    "sand": (176, 156, 124),
+    "grass": (66, 92, 52),
+    "water": (48, 70, 104),
+    "stone": (118, 118, 122),
+}
+_STRETCH = {"sand": (1, 1), "grass": (3, 1), "water": (1, 4), "stone": (2, 2)}
+"""How far a ground's texture is drawn out along (y, x)."""
+
+_GLYPHS = (
+    "01110 10001 10011 10101 11001 10001 01110",
+    "00100 01100 00100 00100 00100 00100 01110",
+    "01110 10001 00001 00010 00100 01000 11111",
+    "11111 00010 00100 00010 00001 10001 01110",
+    "00010 00110 01010 10010 11111 00010 00010",
+    "11111 10000 11110 00001 00001 10001 01110",
+    "00110 01000 10000 11110 10001 10001 01110",
+    "11111 00001 00010 00100 01000 01000 01000",
+    "01110 10001 10001 01110 10001 10001 01110",
+    "01110 10001 10001 01111 00001 00010 01100",
+)
+_DOTS = ((-0.075, -0.075), (0.075, 0.075), (0.075, -0.075), (-0.075, 0.075), (0.0, 0.0))
+_SHIFT = 4
+
+
+def draw(world: World, time_s: float, size_px: int) -> Rgb:
+    """Draw what the camera sees at `time_s`, without its noise; [size_px, size_px, 3]."""
+    scene = world.scene_at(time_s)
+    picture = draw_ground(scene, size_px)
+    draw_scene(picture, scene, time_s)
+    return picture
+
+
+def add_noise(picture: Rgb, sigma: float, rng: np.random.Generator) -> Rgb:
+    """Add camera noise of `sigma` grey levels to a picture."""
+    noise = rng.standard_normal(picture.shape, dtype=np.float32) * sigma
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def draw_ground(scene: Scene, size_px: int) -> Rgb:
+    """Draw the texture on which a scene's things stand."""
+    rng = np.random.default_rng(scene.ground_seed)
+    tall, wide = _STRETCH[scene.ground]
+    texture = np.zeros((size_px, size_px), np.float32)
+    for cells, strength in ((6, 14.0), (24, 10.0)):
+        grid = rng.standard_normal((cells // tall + 2, cells // wide + 2)).astype(np.float32)
+        texture += strength * cv2.resize(grid, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
+    ground = np.asarray(_GROUND[scene.ground], np.float32) + texture[..., None]
+    return np.clip(ground, 0, 255).astype(np.uint8)
+
+
+def draw_scene(picture: Rgb, scene: Scene, time_s: float) -> None:
+    """Draw everything that stands or moves in a scene onto its ground, in place."""
+    size = picture.shape[0]
+    if scene.dots is not None and scene.dots_place is not None:
+        for dx, dy in _DOTS[: scene.dots]:
+            _box(picture, _at(scene.dots_place, size, dx, dy), 0.022 * size, (255, 255, 255))
+    if scene.bead_colour is not None and scene.bead_place is not None:
+        centre = _at(scene.bead_place, size)
+        _disc(picture, centre, 0.042 * size, (20, 20, 20))
+        _disc(picture, centre, 0.03 * size, INK[scene.bead_colour])
+    if scene.digit is not None and scene.digit_place is not None:
+        _card(picture, scene.digit, _at(scene.digit_place, size))
+    for thing in scene.things:
+        _thing(picture, thing, time_s)
+    if scene.spark is not None and scene.spark.seen(time_s):
+        _spark(picture, _at(scene.spark.place, size), 0.09 * size, INK[scene.spark.colour])
+
+
+def _at(place: Place, size: int, dx: float = 0.0, dy: float = 0.0) -> tuple[float, float]:
+    x, y = place.xy
+    return (x + dx) * size, (y + dy) * size
+
+
+def _thing(picture: Rgb, thing: Thing, time_s: float) -> None:
+    size = picture.shape[0]
+    x, y = thing.xy(time_s)
+    centre, radius, colour = (x * size, y * size), thing.radius * size, INK[thing.colour]
+    if thing.shape == "circle":
+        _disc(picture, centre, radius, colour)
+    elif thing.shape == "ring":
+        thickness = max(1, round(radius * 0.45))
+        cv2.circle(
+            picture,
+            _fixed(centre),
+            round((radius - thickness / 2) * 2**_SHIFT),
+            colour,
+            thickness,
+            cv2.LINE_AA,
+            _SHIFT,
+        )
+    else:
+        _polygon(picture, centre, radius, thing.angle, _OUTLINES[thing.shape], colour)
+
+
+def _star() -> list[tuple[float, float]]:
+    turns = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
+    reach = [1.15, 0.45] * 5
+    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(reach, turns, strict=True)]
+
+
+_OUTLINES: dict[str, list[tuple[float, float]]] = {
+    "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+    "triangle": [(0.0, -1.1), (1.0, 0.8), (-1.0, 0.8)],
+    "star": _star(),
+    "cross": [
+        *[(-0.33, -1.0), (0.33, -1.0), (0.33, -0.33), (1.0, -0.33), (1.0, 0.33), (0.33, 0.33)],
+        *[(0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33)],
+    ],
+}
+
+
+def _polygon(
+    picture: Rgb,
+    centre: tuple[float, float],
+    radius: float,
+    angle: float,
+    outline: list[tuple[float, float]],
+    colour: tuple[int, int, int],
+) -> None:
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    points = np.asarray(outline) @ turn * radius + np.asarray(centre)
+    fixed = np.round(points * 2**_SHIFT).astype(np.int32)
+    cv2.fillPoly(picture, [fixed], colour, cv2.LINE_AA, _SHIFT)
+
+
+def _disc(
+    picture: Rgb, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
+) -> None:
+    cv2.circle(
+        picture, _fixed(centre), round(radius * 2**_SHIFT), colour, cv2.FILLED, cv2.LINE_AA, _SHIFT
+    )
+
+
+def _box(
+    picture: Rgb, centre: tuple[float, float], half: float, colour: tuple[int, int, int]
+) -> None:
+    outline = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
+    _polygon(picture, centre, half, 0.0, outline, colour)
+
+
+def _spark(
+    picture: Rgb, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
+) -> None:
+    for ray in range(8):
+        angle = ray * math.pi / 4 + 0.2
+        tip = centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
+        width = max(1, round(picture.shape[0] / 64))
+        cv2.line(picture, _fixed(centre), _fixed(tip), colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def _card(picture: Rgb, digit: int, centre: tuple[float, float]) -> None:
+    size = picture.shape[0]
+    dot = size / 56
+    outline = [(-0.72, -1.0), (0.72, -1.0), (0.72, 1.0), (-0.72, 1.0)]
+    _polygon(picture, centre, 4.6 * dot, 0.0, outline, (250, 250, 250))
+    for row, line in enumerate(_GLYPHS[digit].split()):
+        for column, bit in enumerate(line):
+            if bit == "1":
+                at = centre[0] + (column - 2) * dot, centre[1] + (row - 3) * dot
+                _box(picture, at, dot / 2, (15, 15, 15))
+
+
+def _fixed(point: tuple[float, float]) -> tuple[int, int]:
+    return round(point[0] * 2**_SHIFT), round(point[1] * 2**_SHIFT)

@@ -1,0 +1,1 @@
+"""What compression costs and buys, measured against the same model without it."""

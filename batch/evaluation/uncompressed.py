@@ -1,0 +1,74 @@
+"""The model without any compression: transformers' own forward over every slot.
+
+The yardstick. Shares with the product the family's layout and vision features, and nothing of
+the plan, the tiers or the attention over them.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from batch.models import Family
+
+
+class Uncompressed:
+    """Answers from a full KV cache that transformers filled."""
+
+    def __init__(self, family: Family, pictures: NDArray[np.uint8]) -> None:
+        """Run the prefix of all samples, uint8 RGB [samples, height, width, 3]."""
+        self._family = family
+        self._samples = len(pictures)
+        family.language_model.set_attn_implementation("sdpa")
+        layout = family.layout(self._samples)
+        with torch.inference_mode():
+            tokens = torch.from_numpy(layout.token_ids).long()
+            embedded = family.text_embeddings(tokens.to(family.model.device))
+            is_cell = torch.from_numpy(layout.cell >= 0)
+            embedded[is_cell] = family.features(pictures).flatten(0, 1).to(embedded.dtype)
+            self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
+            family.language_model(
+                inputs_embeds=embedded[None], past_key_values=self._prefix, use_cache=True
+            )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the full K and V in the type they were computed in."""
+        return sum(
+            layer.keys.nbytes + layer.values.nbytes for layer in self._prefix.layers
+        )
+
+    @torch.inference_mode()
+    def next_token_scores(self, question: str) -> Tensor:
+        """Scores of the first token of the answer, float32 [vocabulary]."""
+        ids = self._family.question_ids(question, self._samples)
+        return self._step(ids, copy.deepcopy(self._prefix)).float()
+
+    def ask(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
+        """Answer greedily, one question after another."""
+        return [self._answer(question, max_new_tokens) for question in questions]
+
+    @torch.inference_mode()
+    def _answer(self, question: str, max_new_tokens: int) -> str:
+        cache = copy.deepcopy(self._prefix)
+        step: Sequence[int] = self._family.question_ids(question, self._samples)
+        tokens: list[int] = []
+        while len(tokens) < max_new_tokens:
+            tokens.append(int(self._step(step, cache).argmax()))
+            if tokens[-1] in self._family.stop_ids:
+                break
+            step = tokens[-1:]
+        text: str = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text.strip()
+
+    def _step(self, ids: Sequence[int], cache: DynamicCache) -> Tensor:
+        tokens = torch.tensor(ids, device=self._family.model.device)
+        embedded = self._family.text_embeddings(tokens)[None]
+        hidden = self._family.language_model(
+            inputs_embeds=embedded, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        return self._family.logits(hidden[0, -1])

@@ -1,0 +1,21 @@
+"""Keys and values in tiers: in memory, under attention, behind a language model.
+
+Knows tensors and transformers' attention interface; knows nothing of videos, policies or files
+other than through `cachefmt`.
+"""
+
+from batch.kv.attention import attend, attend_own, merge
+from batch.kv.cache import ATTENTION, TieredCache, forward, install, refuse_unsupported
+from batch.kv.prefix import Prefix
+
+__all__ = [
+    "ATTENTION",
+    "Prefix",
+    "TieredCache",
+    "attend",
+    "attend_own",
+    "forward",
+    "install",
+    "merge",
+    "refuse_unsupported",
+]

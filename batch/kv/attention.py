@@ -1,0 +1,180 @@
+"""Attention over a set of keys as a weighted mean of attention over its parts.
+
+Softmax attention over the union of parts is the mean of the parts' outputs, weighted by the
+exponential of each part's log-sum-exp (lse) of scores. So rows may be stored in any order, in any
+number of parts, each in its own encoding, and be decoded a chunk at a time.
+
+Knows tensors only; knows nothing of tiers, files or transformers.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 1024
+"""Rows decoded at a time: 1,024 rows of 8 heads x 128 channels are 4 MiB in float32."""
+
+_FLASH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Chunk(NamedTuple):
+    """Some rows, ready for arithmetic; valid until the next chunk is asked for.
+
+    key, value: [rows, kv_heads, head_dim] in the compute dtype. bias: float32 [rows], added to the
+    scores of a row for every query; None = zero.
+    """
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+
+
+class Part(Protocol):
+    """Stored rows that can be decoded chunk by chunk."""
+
+    def __len__(self) -> int:
+        """Rows in this part."""
+
+    def chunks(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[Chunk]:
+        """Decode all rows in order, at most `chunk_rows` at a time; chunks may share one buffer."""
+
+
+def fold(query: Tensor, kv_heads: int) -> Tensor:
+    """Lay all queries that read the same key/value head along one axis.
+
+    The shared prefix has no causal mask and no order, so batch, query group and query length are
+    one axis: [batch, heads, queries, head_dim] -> [kv_heads, batch * group * queries, head_dim].
+    """
+    batch, heads, queries, head_dim = query.shape
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, queries, head_dim)
+    return grouped.transpose(0, 1).reshape(kv_heads, -1, head_dim)
+
+
+def unfold(folded: Tensor, batch: int, queries: int) -> Tensor:
+    """Undo `fold`; trailing axes (head_dim, or none for an lse) are kept.
+
+    [kv_heads, batch * group * queries, ...] -> [batch, heads, queries, ...].
+    """
+    grouped = folded.reshape(folded.shape[0], batch, -1, queries, *folded.shape[2:])
+    return grouped.transpose(0, 1).flatten(1, 2)
+
+
+def attend(
+    query: Tensor, parts: Iterable[Part], *, scaling: float, chunk_rows: int = CHUNK_ROWS
+) -> tuple[Tensor, Tensor]:
+    """Attend from folded queries to every row of all parts.
+
+    Args:
+        query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
+        parts: in any order; empty ones are skipped.
+        scaling: factor of the scores, usually head_dim ** -0.5.
+        chunk_rows: most rows decoded at a time.
+
+    Returns:
+        output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
+
+    Raises:
+        ValueError: no part has a row; a softmax over nothing has no value.
+    """
+    return merge(
+        _attend_chunk(query, chunk, scaling)
+        for part in parts
+        if len(part)
+        for chunk in part.chunks(query.dtype, chunk_rows)
+    )
+
+
+def attend_own(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attend from each sequence to its own keys; groups of heads share keys without copies.
+
+    Args:
+        query: [batch, heads, queries, head_dim].
+        key, value: [batch, kv_heads, keys, head_dim], keys >= 1, heads a multiple of kv_heads.
+        bias: float32 [batch, 1, queries, keys], added to the scores; -inf hides a key.
+        scaling: factor of the scores.
+
+    Returns:
+        output [batch, heads, queries, head_dim] and lse float32 [batch, heads, queries]; a query
+        that sees no key has output 0 and lse -inf, so it weighs nothing in `merge`.
+    """
+    output, lse = _partial(query, key, value, bias, scaling)
+    # torch 2.13's CPU kernel says lse 0, not -inf, for a query that sees nothing.
+    return output, lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
+
+
+def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Join attention over disjoint sets of keys into attention over their union.
+
+    Args:
+        partials: (output [..., head_dim], lse [...]) of each set, all of one shape; consumed one
+            at a time. lse -inf weighs nothing.
+
+    Returns:
+        output and lse, float32, of the same shapes.
+
+    Raises:
+        ValueError: `partials` is empty.
+    """
+    iterator = iter(partials)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("nothing to attend to: every part is empty")
+    output, lse = first[0].float(), first[1].float()
+    for other_output, other_lse in iterator:
+        total = torch.logaddexp(lse, other_lse.float())
+        # -inf - -inf is NaN: a query that has seen nothing yet keeps weights of exp(-inf) = 0.
+        reference = total.clamp(min=torch.finfo(total.dtype).min)
+        weight = torch.exp(lse - reference).unsqueeze(-1)
+        other_weight = torch.exp(other_lse - reference).unsqueeze(-1)
+        output = torch.addcmul(output * weight, other_output.float(), other_weight)
+        lse = total
+    return output, lse
+
+
+def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attend from folded queries to decoded rows; shapes as in `attend`."""
+    key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
+    bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
+    output, lse = _partial(query[None], key[None], value[None], bias, scaling)
+    return output[0], lse[0]
+
+
+def _partial(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attend to one set of keys: the only place that knows of attention kernels.
+
+    query [batch, heads, queries, head_dim]; key, value [batch, kv_heads, keys, head_dim], strided
+    as they come; bias float32 [batch, 1, queries, keys]. Returns output of query's shape, lse
+    float32 [batch, heads, queries].
+    """
+    if key.shape[2] == 0:
+        # torch 2.13's CPU kernel ends the process (SIGFPE) on an empty key axis.
+        raise ValueError("cannot attend to zero keys")
+    if query.device.type == "cpu" and query.dtype in _FLASH_DTYPES:
+        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias, scale=scaling
+        )
+        return output, lse
+    return _partial_plain(query, key, value, bias, scaling)
+
+
+def _partial_plain(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """`_partial` in plain torch, float32 throughout, for every device and dtype."""
+    batch, heads, queries, head_dim = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.float().reshape(batch, kv_heads, -1, head_dim)
+    scores = (grouped * scaling) @ key.float().transpose(-1, -2)
+    if bias is not None:
+        grouped_scores = scores.view(batch, kv_heads, -1, queries, scores.shape[-1])
+        grouped_scores.add_(bias.unsqueeze(1))
+    lse = torch.logsumexp(scores, dim=-1)
+    reference = lse.clamp(min=torch.finfo(lse.dtype).min).unsqueeze(-1)
+    output = torch.exp(scores - reference) @ value.float()
+    return output.reshape(query.shape), lse.reshape(batch, heads, queries)

@@ -1,0 +1,190 @@
+"""A checkpoint folder or hub repository: its files, its identity, its weights.
+
+Knows Hugging Face's file conventions and nothing of any model family.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from batch.errors import ModelError
+
+DEMO = "demo"
+_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+_PROBE_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Config, processor and identity of a model; weights on demand."""
+
+    name: str
+    """What finds it again: "demo", an absolute folder or a hub id."""
+    folder: Path
+    revision: str | None
+    offline: bool
+    config: PreTrainedConfig
+    processor: ProcessorMixin
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer  # type: ignore[attr-defined]  # set by ProcessorMixin
+
+    @property
+    def image_token(self) -> str:
+        """The text that stands for a picture in a prompt."""
+        token: str = self.processor.image_token  # type: ignore[attr-defined]  # set by ProcessorMixin
+        return token
+
+    @cached_property
+    def config_sha256(self) -> str:
+        """Digest of config.json, without the library version that wrote it."""
+        config = json.loads((self.folder / "config.json").read_bytes())
+        config.pop("transformers_version", None)
+        return _digest(config)
+
+    @cached_property
+    def processor_sha256(self) -> str:
+        """Digest of how pictures and text are prepared."""
+        images = self.processor.image_processor.to_dict()  # type: ignore[attr-defined]  # as above
+        tokens = self.tokenizer.backend_tokenizer.to_str()
+        return _digest([images, tokens])
+
+    @cached_property
+    def chat_template_sha256(self) -> str:
+        return _digest(self.processor.chat_template)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Digest of every tensor's name, type and shape and of the ends of its data.
+
+        The same weights have the same digest in one file or in many shards. A few hundred
+        bytes of each tensor are read, so it is cheap, and a fine-tune differs in them.
+
+        Raises:
+            ModelError: there are no safetensors files.
+        """
+        found = {}
+        for shard in self._shards():
+            found.update(_probe_tensors(shard))
+        return _digest(found)
+
+    def load_weights(self, *, dtype: torch.dtype) -> PreTrainedModel:
+        """Load the model with its weights on the CPU.
+
+        Raises:
+            ModelError: the weights are missing, damaged or do not fit the config.
+        """
+        self._shards()
+        try:
+            loaded = AutoModelForImageTextToText.from_pretrained(
+                self.folder, dtype=dtype, local_files_only=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
+        model: PreTrainedModel = loaded
+        return model
+
+    def _shards(self) -> list[Path]:
+        if not self.folder.joinpath("model.safetensors").exists() and self.revision is not None:
+            _fetch(self.name, self.revision, self.offline, [*_SMALL_FILES, "*.safetensors"])
+        shards = sorted(self.folder.glob("*.safetensors"))
+        if not shards:
+            raise ModelError(
+                f"{self.name}: no *.safetensors weights in {self.folder}; "
+                "convert the checkpoint with save_pretrained(..., safe_serialization=True)"
+            )
+        return shards
+
+
+def open_checkpoint(
+    name: str, *, revision: str | None = None, offline: bool = False
+) -> Checkpoint:
+    """Open config and processor of a checkpoint; from the hub, no weights are fetched yet.
+
+    Args:
+        name: "demo", a folder, or an id on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+        offline: use only what is on this machine.
+
+    Raises:
+        ModelError: nothing there, or not a checkpoint with a processor.
+    """
+    if name == DEMO:
+        folder, commit = Path(str(files("batch.models").joinpath("demo"))), None
+    elif Path(name).is_dir():
+        folder, commit = Path(name).resolve(), None
+        name = str(folder)
+    else:
+        folder = _fetch(name, revision, offline, _SMALL_FILES)
+        commit = folder.name
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{name}: not a checkpoint with config and processor: {error}") from error
+    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:
+        raise ModelError(f"{name}: the checkpoint has no processor with a chat template")
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        revision=commit,
+        offline=offline,
+        config=config,
+        processor=processor,
+    )
+
+
+def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) -> Path:
+    try:
+        folder = snapshot_download(
+            name, revision=revision, local_files_only=offline, allow_patterns=patterns
+        )
+    except HFValidationError as error:
+        raise ModelError(f"{name}: neither a folder nor an id on the hub") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{name}: no such folder, and the hub did not give it ({type(error).__name__}). "
+            "Give the folder of a checkpoint, or --model demo for the bundled one."
+        ) from error
+    return Path(folder)
+
+
+def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
+    """Type, shape and the ends of the data of each tensor of a safetensors file."""
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            table: dict[str, Any] = json.loads(file.read(length))
+        except ValueError as error:
+            raise ModelError(f"{shard}: not a safetensors file") from error
+        table.pop("__metadata__", None)
+        found = {}
+        for name, entry in table.items():
+            begin, end = entry["data_offsets"]
+            ends = b""
+            for at in (begin, max(begin, end - _PROBE_BYTES)):
+                file.seek(8 + length + at)
+                ends += file.read(min(_PROBE_BYTES, end - begin))
+            found[name] = [entry["dtype"], entry["shape"], hashlib.sha256(ends).hexdigest()]
+    return found
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

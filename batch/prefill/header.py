@@ -1,0 +1,95 @@
+"""The header of the cache that a plan will become."""
+
+from importlib.metadata import version
+
+from batch.analysis.manifest import Manifest
+from batch.analysis.tiers import profile_name
+from batch.models import Family
+from batch.prefill.plan import Plan, Pointers
+from cachefmt.header import (
+    Header,
+    Layout,
+    ManifestIdentity,
+    ModelIdentity,
+    PolicyIdentity,
+    PromptIdentity,
+    Shape,
+    VideoIdentity,
+    default_group_size,
+)
+
+RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
+"""What the FP16 tier stores for each type that a model runs in."""
+
+
+def same_work(one: Header, other: Header) -> bool:
+    """Whether two headers promise the same rows, whatever the names of model and video."""
+    return _work(one) == _work(other)
+
+
+def _work(header: Header) -> tuple[object, ...]:
+    model = header.model
+    computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
+    made_of = (header.video.sha256, header.manifest, header.policy)
+    return (*computed_by, *made_of, header.shape, header.layout)
+
+
+def make_header(
+    plan: Plan,
+    manifest: Manifest,
+    family: Family,
+    *,
+    dtype: str,
+    pointers: Pointers,
+    raw_dtype: str | None = None,
+) -> Header:
+    """Describe the cache of a plan; its exact size follows from it.
+
+    Args:
+        dtype: type the model runs in, a key of RAW_DTYPES.
+        raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
+    """
+    checkpoint, decoder, geometry = family.checkpoint, family.decoder, manifest.geometry
+    thresholds = manifest.header.thresholds
+    return Header(
+        tool=f"sali-cache {version('sali-cache')}",
+        model=ModelIdentity(
+            id=checkpoint.name,
+            revision=checkpoint.revision,
+            family=family.model_type,
+            config_sha256=checkpoint.config_sha256,
+            weights_sha256=checkpoint.weights_sha256,
+            dtype=dtype,
+        ),
+        prompt=PromptIdentity(
+            processor_sha256=checkpoint.processor_sha256,
+            chat_template_sha256=checkpoint.chat_template_sha256,
+        ),
+        video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
+        manifest=ManifestIdentity(sha256=manifest.sha256),
+        policy=PolicyIdentity(
+            name=profile_name(thresholds) or "custom",
+            parameters={
+                "fp16": thresholds.fp16,
+                "int8": thresholds.int8,
+                "int4": thresholds.int4,
+                "static": thresholds.static.name if thresholds.static is not None else "as others",
+                "pointers": pointers,
+            },
+        ),
+        shape=Shape(
+            layers=decoder.layers,
+            heads=decoder.heads,
+            head_dim=decoder.head_dim,
+            group_size=default_group_size(decoder.head_dim),
+            raw_dtype=raw_dtype or RAW_DTYPES[dtype],
+            position_axes=plan.positions.shape[1],
+            samples=len(manifest.frame),
+            rows=geometry.rows,
+            columns=geometry.columns,
+            tokens={tier.name: count for tier, count in plan.tokens.items()},
+        ),
+        layout=Layout(
+            slots=plan.slots, positions=plan.numbering, next_position=plan.next_position
+        ),
+    )

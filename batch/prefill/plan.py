@@ -1,0 +1,150 @@
+"""Which slots enter the language model, where they stand and how they will be stored.
+
+Pure numpy, so the exact size of a cache is known before any weight is loaded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.analysis.manifest import Manifest
+from batch.errors import BatchError
+from batch.models.family import Layout
+from cachefmt.tiers import Tier
+
+Positions = Literal["auto", "original", "compact"]
+Pointers = Literal["multiplicity", "nothing"]
+ROOM_FOR_ANSWER = 256
+"""Positions kept free behind the prefix for the question and its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The slots that enter the language model, in order of the prompt.
+
+    Row i of every array is one token; what the layout dropped has no row.
+    """
+
+    token_ids: NDArray[np.int32]
+    sample: NDArray[np.int32]
+    """[tokens]; -1 is text outside samples."""
+    cell: NDArray[np.int32]
+    """[tokens]; -1 is text or a separator."""
+    positions: NDArray[np.int32]
+    """[tokens, axes]"""
+    tier: NDArray[np.uint8]
+    """[tokens], codes of Tier; never PRUNE."""
+    multiplicity: NDArray[np.int32]
+    """[tokens]; how many identical samples a cell stands for."""
+    slots: int
+    """Slots of the whole layout, before anything was dropped."""
+    numbering: Literal["original", "compact"]
+    next_position: tuple[int, ...]
+
+    @property
+    def tokens(self) -> dict[Tier, int]:
+        """Number of tokens stored in each tier."""
+        return {tier: int((self.tier == tier).sum()) for tier in Tier if tier != Tier.PRUNE}
+
+    @property
+    def file_order(self) -> NDArray[np.int64]:
+        """Row of the plan that each row of the file holds: by tier, then by slot."""
+        return np.argsort(self.tier, kind="stable")
+
+    def bias(self, block: slice) -> NDArray[np.float32]:
+        """What multiplicity adds to the scores inside a block; float32 [tokens, tokens].
+
+        The copies that a pointer stands for come after its target, so tokens of later samples
+        see them and the target's own tokens do not.
+        """
+        sample = self.sample[block]
+        later = sample[:, None] > sample[None]
+        bias: NDArray[np.float32] = later * np.log(self.multiplicity[block], dtype=np.float32)
+        return bias
+
+    def blocks(self, samples: int) -> Iterator[slice]:
+        """Cut the rows into blocks of so many stored samples, never inside a sample."""
+        stored = np.unique(self.sample[self.sample >= 0])
+        starts = np.searchsorted(self.sample, stored[samples::samples])
+        edges = [0, *(int(start) for start in starts), len(self.sample)]
+        for first, last in zip(edges, edges[1:], strict=False):
+            yield slice(first, last)
+
+
+def make_plan(
+    manifest: Manifest,
+    layout: Layout,
+    *,
+    context: int,
+    positions: Positions = "auto",
+    pointers: Pointers = "multiplicity",
+) -> Plan:
+    """Drop from the layout what the manifest prunes or points elsewhere.
+
+    A pointer sample loses all its slots, its separators too. Text is stored as FP16.
+
+    Args:
+        context: positions the decoder was trained for.
+        positions: "original" keeps the layout's positions, "compact" renumbers what is kept,
+            "auto" is original where question and answer still fit the context behind it.
+        pointers: "multiplicity" counts a cell once more for each pointer to its sample,
+            "nothing" counts it once.
+
+    Raises:
+        BatchError: what is kept does not fit the context even when renumbered.
+    """
+    in_sample = layout.sample >= 0
+    is_cell = layout.cell >= 0
+    tier = np.full(len(layout.token_ids), Tier.FP16, np.uint8)
+    tier[is_cell] = manifest.tier[layout.sample[is_cell], layout.cell[is_cell]]
+    tier[in_sample & ~manifest.kept[layout.sample]] = Tier.PRUNE
+    entering = tier != Tier.PRUNE
+    multiplicity = np.ones(len(tier), np.int32)
+    if pointers == "multiplicity":
+        multiplicity[is_cell] = manifest.multiplicity[layout.sample[is_cell]]
+    numbering = _numbering(layout, int(entering.sum()), context, positions, manifest)
+    chosen, next_position = layout.positions[entering], layout.next_position
+    if numbering == "compact":
+        chosen, next_position = _renumber(chosen)
+    return Plan(
+        token_ids=layout.token_ids[entering],
+        sample=layout.sample[entering],
+        cell=layout.cell[entering],
+        positions=chosen,
+        tier=tier[entering],
+        multiplicity=multiplicity[entering],
+        slots=len(tier),
+        numbering=numbering,
+        next_position=next_position,
+    )
+
+
+def _numbering(
+    layout: Layout, kept: int, context: int, positions: Positions, manifest: Manifest
+) -> Literal["original", "compact"]:
+    room = context - ROOM_FOR_ANSWER
+    original_fits = max(layout.next_position) <= room
+    if positions == "original" or (positions == "auto" and original_fits):
+        needed, numbering = max(layout.next_position), "original"
+    else:
+        needed, numbering = kept, "compact"
+    if needed > room:
+        raise BatchError(
+            f"{manifest.video.name}: {needed} positions ({numbering}) and {ROOM_FOR_ANSWER} for "
+            f"question and answer do not fit the model's context of {context}. "
+            "Take fewer samples (batch analyze --fps or --max-samples), prune more "
+            "(--profile), or renumber what is kept (--positions compact)."
+        )
+    return "original" if numbering == "original" else "compact"
+
+
+def _renumber(positions: NDArray[np.int32]) -> tuple[NDArray[np.int32], tuple[int, ...]]:
+    """Close the gaps on every axis; tokens that shared a position still do."""
+    compact = np.empty_like(positions)
+    for axis in range(positions.shape[1]):
+        _, compact[:, axis] = np.unique(positions[:, axis], return_inverse=True)
+    end = int(compact.max()) + 1
+    return compact, (end,) * positions.shape[1]

@@ -1,0 +1,172 @@
+"""Prefill block by block: encode, forward, quantise, append, write.
+
+A block attends to the tiers already stored and causally to itself, so memory above the weights
+is the stored tiers and one block, for any length of video.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from batch.analysis.manifest import Manifest
+from batch.errors import ManifestError
+from batch.kv import Prefix, TieredCache, forward
+from batch.models import Family
+from batch.prefill.header import make_header
+from batch.prefill.plan import Plan, Pointers, Positions, make_plan
+from cachefmt import CacheWriter, Header, Tier
+from cachefmt.layout import file_size
+
+BLOCK_SAMPLES = 8
+"""Stored samples prefilled together; larger blocks need more memory and save little time."""
+
+_TORCH_RAW = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """A cache about to be written: what goes in, and the header that fixes its size."""
+
+    manifest: Manifest
+    plan: Plan
+    header: Header
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file, exact."""
+        return file_size(self.header)
+
+
+def plan_cache(
+    manifest: Manifest,
+    family: Family,
+    *,
+    dtype: str,
+    positions: Positions = "auto",
+    pointers: Pointers = "multiplicity",
+    raw_dtype: str | None = None,
+) -> Prefill:
+    """Plan the cache of a manifest; needs no weights, though their identity is read.
+
+    Raises:
+        ManifestError: the manifest was made for pictures of another geometry.
+        BatchError: what is kept does not fit the model's context.
+    """
+    if manifest.geometry != family.geometry:
+        raise ManifestError(
+            f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
+            f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
+            f"model:  batch analyze --model {family.checkpoint.name} --force VIDEO"
+        )
+    plan = make_plan(
+        manifest,
+        family.layout(len(manifest.frame)),
+        context=family.decoder.context,
+        positions=positions,
+        pointers=pointers,
+    )
+    header = make_header(
+        plan, manifest, family, dtype=dtype, pointers=pointers, raw_dtype=raw_dtype
+    )
+    return Prefill(manifest=manifest, plan=plan, header=header)
+
+
+@torch.inference_mode()
+def prefill(
+    work: Prefill,
+    family: Family,
+    path: Path,
+    *,
+    block_samples: int = BLOCK_SAMPLES,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> None:
+    """Run a planned prefill with a loaded model and write the cache, whole or not at all.
+
+    Args:
+        progress: told the number of samples of each block when it is done.
+
+    Raises:
+        CacheFileError: the file cannot be written.
+        ManifestError: a picture in the manifest is damaged.
+    """
+    plan, shape = work.plan, work.header.shape
+    device = family.model.device
+    prefix = Prefix.allocate(shape, device)
+    in_file = plan.file_order
+    for tier in plan.tokens:
+        rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
+        prefix.set_multiplicity(tier, torch.from_numpy(plan.multiplicity[rows]))
+    seconds = {"encode": 0.0, "prefill": 0.0}
+    with CacheWriter(path, work.header) as writer:
+        _write_tables(writer, work)
+        for block in plan.blocks(block_samples):
+            started = time.perf_counter()
+            embedded = _embed(work, family, block)
+            encoded = time.perf_counter()
+            positions = torch.from_numpy(plan.positions[block].T.astype(np.int64)).to(device)
+            positions = positions if len(positions) == 1 else positions[:, None]
+            cache = TieredCache(prefix)
+            bias = torch.from_numpy(plan.bias(block)).to(device)
+            forward(family.language_model, embedded[None], positions, cache, bias=bias)
+            _store(cache, prefix, writer, torch.from_numpy(plan.tier[block]))
+            seconds["encode"] += encoded - started
+            seconds["prefill"] += time.perf_counter() - encoded
+            progress(len(np.unique(plan.sample[block][plan.sample[block] >= 0])))
+        cost = [work.manifest.analyze_seconds, seconds["encode"], seconds["prefill"]]
+        writer.write("cost.seconds", 0, np.array(cost))
+        writer.finish()
+
+
+def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
+    """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower once."""
+    sample, cell = work.plan.sample[block], work.plan.cell[block]
+    ids = torch.from_numpy(work.plan.token_ids[block].astype(np.int64))
+    embedded = family.text_embeddings(ids.to(family.model.device))
+    is_cell = cell >= 0
+    stored, picture = np.unique(sample[is_cell], return_inverse=True)
+    if len(stored):
+        pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
+        features = family.features(pictures)
+        chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
+        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded.dtype)
+    return embedded
+
+
+def _store(cache: TieredCache, prefix: Prefix, writer: CacheWriter, tiers: Tensor) -> None:
+    """Quantise a block's keys and values by tier, append them to the prefix and the file."""
+    raw = _TORCH_RAW[prefix.shape.raw_dtype]
+    chosen = {tier: torch.nonzero(tiers == tier).flatten() for tier in Tier if tier != Tier.PRUNE}
+    for layer in range(prefix.shape.layers):
+        # [batch 1, heads, tokens, head_dim] to rows of tokens
+        key, value = (states[0].transpose(0, 1) for states in cache.suffix(layer))
+        for tier, rows in chosen.items():
+            row = prefix.filled(layer, tier)
+            picked = (states[rows.to(states.device)] for states in (key, value))
+            if tier is Tier.FP16:
+                picked = (states.to(raw) for states in picked)
+            for name, rows_of_tensor in prefix.append(layer, tier, *picked).items():
+                writer.write(f"layers.{layer}.{name}", row, _numpy(rows_of_tensor))
+
+
+def _write_tables(writer: CacheWriter, work: Prefill) -> None:
+    plan, order = work.plan, work.plan.file_order
+    writer.write("token.position", 0, plan.positions[order])
+    writer.write("token.sample", 0, plan.sample[order])
+    writer.write("token.cell", 0, plan.cell[order])
+    writer.write("token.multiplicity", 0, plan.multiplicity[order])
+    writer.write("sample.time_s", 0, work.manifest.pts_s)
+    writer.write("sample.source", 0, work.manifest.source)
+
+
+def _numpy(rows: Tensor) -> NDArray[Any]:
+    """The tensor's memory for the file; bfloat16, which numpy lacks, as int16."""
+    rows = rows.cpu()
+    array: NDArray[Any] = (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return array

@@ -1,0 +1,49 @@
+"""Pictures of which tier each cell of a sample got. Knows tiers and pixels only."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cachefmt.tiers import Tier
+
+INK: dict[Tier, tuple[int, int, int]] = {
+    Tier.FP16: (230, 60, 50),
+    Tier.INT8: (245, 170, 40),
+    Tier.INT4: (60, 130, 230),
+    Tier.PRUNE: (40, 40, 40),
+}
+_TINT = {Tier.FP16: 0.35, Tier.INT8: 0.35, Tier.INT4: 0.35, Tier.PRUNE: 0.75}
+_WIDTH_PX = 672
+_LEGEND_PX = 28
+
+
+def draw_tiers(picture: NDArray[np.uint8], tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tint each cell of a sample by its tier, over a legend with each tier's share.
+
+    Args:
+        picture: uint8 RGB [height, width, 3].
+        tiers: uint8 [rows, columns], codes of `Tier`.
+
+    Returns:
+        uint8 RGB, 672 px wide: the sample enlarged, then the legend.
+    """
+    height_px = round(picture.shape[0] * _WIDTH_PX / picture.shape[1])
+    size = (_WIDTH_PX, height_px)
+    large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    inks = np.array([INK[tier] for tier in Tier], np.float32)[tiers]
+    tints = np.array([_TINT[tier] for tier in Tier], np.float32)[tiers]
+    ink = cv2.resize(inks, size, interpolation=cv2.INTER_NEAREST)
+    tint = cv2.resize(tints, size, interpolation=cv2.INTER_NEAREST)[..., None]
+    drawn = np.rint(large * (1 - tint) + ink * tint).astype(np.uint8)
+    return np.vstack([drawn, _legend(tiers)])
+
+
+def _legend(tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    strip = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
+    for place, tier in enumerate(Tier):
+        left = 8 + place * _WIDTH_PX // len(Tier)
+        cv2.rectangle(strip, (left, 7), (left + 14, 21), INK[tier], cv2.FILLED)
+        text = f"{tier.name} {np.mean(tiers == tier):.0%}"
+        at = (left + 21, 19)
+        cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip

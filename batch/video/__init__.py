@@ -1,0 +1,15 @@
+"""Reading videos: identity, facts, samples in a model's geometry. The only user of a decoder."""
+
+from batch.video.geometry import Geometry
+from batch.video.open import VideoInfo, probe
+from batch.video.samples import Sample, SampleReader, Sampling, read_samples
+
+__all__ = [
+    "Geometry",
+    "Sample",
+    "SampleReader",
+    "Sampling",
+    "VideoInfo",
+    "probe",
+    "read_samples",
+]

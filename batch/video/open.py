@@ -1,0 +1,151 @@
+"""Opening a video: its streams, identity and facts. Knows PyAV; knows no samples."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from batch.errors import VideoError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video is. Width and height are as coded, before the rotation.
+
+    `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
+    the container declares (None: it declares nothing), which may be wrong.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    codec: str
+    width_px: int
+    height_px: int
+    rotation_degrees: int
+    duration_s: float | None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return self.path.name
+
+
+class BrokenFrames:
+    """Counts what could not be decoded, or was decoded with errors."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the first video stream of a file, to be decoded by one thread.
+
+    Raises:
+        VideoError: the file is missing, empty, no video, or has only sound.
+    """
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty; copy or download it again")
+    try:
+        # An absolute path cannot be taken for a protocol; metadata is often not valid UTF-8.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path}: not a video, or cut off before its index ({error.strerror}); "
+            f"`ffprobe {path.name}` shows more"
+        ) from error
+    with container:
+        streams = [
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not streams:
+            kinds = sorted({stream.type for stream in container.streams})
+            raise VideoError(f"{path}: got streams {', '.join(kinds) or 'none'}, expected video")
+        streams[0].thread_count = 1
+        yield container, streams[0]
+
+
+def decode_frames(
+    container: InputContainer, stream: VideoStream, broken: BrokenFrames
+) -> Iterator[VideoFrame]:
+    """Decode all frames in order of presentation; what is broken is counted, not raised."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError:
+            broken.count += 1
+            return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            broken.count += 1
+            continue
+        for frame in frames:
+            if not isinstance(frame, VideoFrame):
+                continue
+            broken.count += frame.is_corrupt
+            yield frame
+
+
+def probe(path: Path) -> VideoInfo:
+    """Digest a video and read its facts; its first frame is decoded to see that it can be.
+
+    Raises:
+        VideoError: as `open_video`; or no frame can be decoded.
+    """
+    broken = BrokenFrames()
+    with open_video(path) as (container, stream):
+        frame = next(decode_frames(container, stream, broken), None)
+        if frame is None:
+            raise nothing_decodable(path, stream, broken)
+        return VideoInfo(
+            path=path,
+            sha256=_sha256(path),
+            size_bytes=path.stat().st_size,
+            codec=stream.codec_context.codec.canonical_name,
+            width_px=frame.width,
+            height_px=frame.height,
+            rotation_degrees=quarter_turns(frame) * 90,
+            duration_s=_declared_duration_s(container, stream),
+        )
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Quarter turns counter-clockwise (0..3) that bring a frame upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> VideoError:
+    """The error for a video of which no frame can be decoded."""
+    return VideoError(
+        f"{path}: not one {stream.codec_context.codec.canonical_name} frame can be decoded "
+        f"({broken.count} broken); the file is cut off or damaged, copy it again"
+    )
+
+
+def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None:
+        return container.duration / av.time_base
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,44 @@
+"""The cache file: format, codecs, reader and writer.
+
+Knows nothing of videos, models or clusters. Importing it imports no torch; only
+`cachefmt.codecs` and `cachefmt.tensors` do. The format is described in FORMAT.md.
+"""
+
+from cachefmt.errors import CacheFileError
+from cachefmt.header import (
+    FormatVersion,
+    Header,
+    Layout,
+    ManifestIdentity,
+    ModelIdentity,
+    PolicyIdentity,
+    PromptIdentity,
+    Shape,
+    VideoIdentity,
+    default_group_size,
+)
+from cachefmt.layout import TensorSpec, file_size, tensor_specs
+from cachefmt.reader import CacheFile
+from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.writer import CacheWriter
+
+__all__ = [
+    "STORED_TIERS",
+    "CacheFile",
+    "CacheFileError",
+    "CacheWriter",
+    "FormatVersion",
+    "Header",
+    "Layout",
+    "ManifestIdentity",
+    "ModelIdentity",
+    "PolicyIdentity",
+    "PromptIdentity",
+    "Shape",
+    "TensorSpec",
+    "Tier",
+    "VideoIdentity",
+    "default_group_size",
+    "file_size",
+    "tensor_specs",
+]

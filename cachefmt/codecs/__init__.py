@@ -1,0 +1,1 @@
+"""Codecs: pure pairs of encode and decode on torch tensors, one file each."""

@@ -1,0 +1,54 @@
+"""INT4: asymmetric min-max quantisation per token, head and group of channels."""
+
+import torch
+from torch import Tensor
+
+from cachefmt.rounding import require_finite, round_down, scale_for, split_groups
+
+_LEVELS = 15
+
+
+def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantise to codes 0..15, groups of group_size channels along the last axis.
+
+    Args:
+        x: float16, bfloat16 or float32 [..., head_dim], finite; head_dim is even.
+        group_size: channels that share a scale and a minimum; divides head_dim.
+
+    Returns:
+        codes uint8 [..., head_dim / 2]: byte j holds channel j in its low nibble and channel
+        j + head_dim / 2 in its high nibble; scale and minimum, float16 [..., groups]. minimum
+        is the largest float16 that is not above the group, scale the smallest float16 with
+        minimum + 15 * scale >= max of the group, so nothing clips. decode in float32 is within
+        0.50001 * scale + 2**-22 * max|x| of the group (half a step and float32's rounding);
+        a group of zeros, or of one float16 number, is exact.
+
+    Raises:
+        ValueError: a value is NaN or infinite, its minimum or scale would exceed float16
+            (|x| above 65504); group_size does not divide head_dim, or head_dim is odd.
+    """
+    if x.shape[-1] % 2:
+        raise ValueError(f"head_dim must be even to pack two channels a byte, got {x.shape[-1]}")
+    groups = split_groups(x, group_size)
+    minimum = round_down(groups.amin(-1))
+    floor = minimum.to(torch.float32).unsqueeze(-1)
+    scale = scale_for(groups.amax(-1) - floor.squeeze(-1), _LEVELS)
+    require_finite("int4", minimum, scale)
+    step = scale.to(torch.float32).unsqueeze(-1)
+    levels = ((groups - floor) / torch.where(step == 0, 1, step)).round_().clamp_(0, _LEVELS)
+    low, high = levels.to(torch.uint8).flatten(-2).chunk(2, -1)
+    return low | (high << 4), scale, minimum
+
+
+def decode(
+    codes: Tensor, scale: Tensor, minimum: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Numbers of dtype [..., head_dim] from codes [..., head_dim / 2] as encode returns them.
+
+    Computed in float32, then rounded once to dtype.
+    """
+    channels = torch.cat((codes & 15, codes >> 4), -1)
+    group_size = channels.shape[-1] // scale.shape[-1]
+    values = channels.reshape(*scale.shape, group_size).to(torch.float32)
+    values.mul_(scale.to(torch.float32).unsqueeze(-1)).add_(minimum.to(torch.float32).unsqueeze(-1))
+    return values.flatten(-2).to(dtype)

@@ -1,0 +1,43 @@
+"""INT8: symmetric min-max quantisation per token, head and group of channels."""
+
+import torch
+from torch import Tensor
+
+from cachefmt.rounding import require_finite, scale_for, split_groups
+
+_LEVELS = 127
+
+
+def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """Quantise symmetrically, groups of group_size channels along the last axis.
+
+    Args:
+        x: float16, bfloat16 or float32 [..., head_dim], finite.
+        group_size: channels that share a scale; divides head_dim.
+
+    Returns:
+        codes int8 [..., head_dim], -127..127, and scale float16 [..., groups], the smallest
+        float16 with 127 * scale >= max|x| of the group, so nothing clips. decode(codes, scale)
+        in float32 is within 0.50001 * scale of x (half a step and float32's rounding of
+        x / scale); a group of zeros is exact.
+
+    Raises:
+        ValueError: a value is NaN or infinite, or its scale would exceed float16
+            (|x| above 127 * 65504); or group_size does not divide head_dim.
+    """
+    groups = split_groups(x, group_size)
+    scale = scale_for(groups.abs().amax(-1), _LEVELS)
+    require_finite("int8", scale)
+    step = scale.to(torch.float32).unsqueeze(-1)
+    codes = (groups / torch.where(step == 0, 1, step)).round_().to(torch.int8)
+    return codes.flatten(-2), scale
+
+
+def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers of dtype [..., head_dim] from int8 codes [..., head_dim], scale [..., groups].
+
+    Computed in float32, where the product is exact, then rounded once to dtype.
+    """
+    group_size = codes.shape[-1] // scale.shape[-1]
+    values = codes.reshape(*scale.shape, group_size).to(torch.float32)
+    return values.mul_(scale.to(torch.float32).unsqueeze(-1)).flatten(-2).to(dtype)

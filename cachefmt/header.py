@@ -1,0 +1,244 @@
+"""The header of a cache file: what was cached, by what, and in which shape.
+
+Knows JSON, no bytes on disk: those are in layout.py.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cachefmt.strict_json import build, dump_canonical, load_strict
+from cachefmt.tiers import STORED_TIERS, Tier
+
+MAJOR = 1
+MINOR = 0
+ZERO_DIGEST = "0" * 64
+RAW_DTYPES = ("F16", "BF16", "F32")
+POSITIONS = ("original", "compact")
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class NewerFormatError(ValueError):
+    """The header is of a major version that this reader does not know."""
+
+
+def default_group_size(head_dim: int) -> int:
+    """Channels that share a scale: 64 if that divides head_dim, else all of it."""
+    size = min(64, head_dim)
+    return size if head_dim % size == 0 else head_dim
+
+
+def _require_digest(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ValueError(f"{name} must be 64 lower-case hexadecimal digits, got {value!r}")
+
+
+def _require_at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatVersion:
+    """Version of the file format."""
+
+    major: int = MAJOR
+    minor: int = MINOR
+
+    def __post_init__(self) -> None:
+        if self.major > MAJOR:
+            raise NewerFormatError(
+                f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
+                "a newer sali-cache can read it"
+            )
+        _require_at_least(1, "format.major", self.major)
+        _require_at_least(0, "format.minor", self.minor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """The model that computed the keys and values; only the same one can use them."""
+
+    id: str
+    revision: str | None
+    family: str
+    config_sha256: str
+    weights_sha256: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _require_digest("model.config_sha256", self.config_sha256)
+        _require_digest("model.weights_sha256", self.weights_sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptIdentity:
+    """What turned samples and text into the prompt."""
+
+    processor_sha256: str
+    chat_template_sha256: str
+
+    def __post_init__(self) -> None:
+        _require_digest("prompt.processor_sha256", self.processor_sha256)
+        _require_digest("prompt.chat_template_sha256", self.chat_template_sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoIdentity:
+    """The video, known by its content; the name is for people."""
+
+    sha256: str
+    name: str
+
+    def __post_init__(self) -> None:
+        _require_digest("video.sha256", self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestIdentity:
+    """The manifest that the file was planned from."""
+
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require_digest("manifest.sha256", self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyIdentity:
+    """The way the tokens and their tiers were chosen."""
+
+    name: str
+    parameters: Mapping[str, int | float | str | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes that fix every tensor of the file. head_dim and group_size count channels."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    group_size: int
+    raw_dtype: str
+    position_axes: int
+    samples: int
+    rows: int
+    columns: int
+    tokens: Mapping[str, int]
+    """Stored tokens by the name of their tier: FP16, INT8, INT4."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "head_dim", "group_size", "position_axes"):
+            _require_at_least(1, f"shape.{name}", getattr(self, name))
+        for name in ("samples", "rows", "columns"):
+            _require_at_least(0, f"shape.{name}", getattr(self, name))
+        if self.head_dim % 2 or self.head_dim % self.group_size:
+            raise ValueError(
+                "shape.head_dim must be even and a multiple of shape.group_size, "
+                f"got {self.head_dim} and {self.group_size}"
+            )
+        if self.raw_dtype not in RAW_DTYPES:
+            raise ValueError(f"shape.raw_dtype must be one of {RAW_DTYPES}, got {self.raw_dtype!r}")
+        if set(self.tokens) != {tier.name for tier in STORED_TIERS}:
+            raise ValueError(
+                f"shape.tokens must name FP16, INT8 and INT4, got {sorted(self.tokens)}"
+            )
+        for name, count in self.tokens.items():
+            _require_at_least(0, f"shape.tokens.{name}", count)
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels in a head, each with a scale of its own."""
+        return self.head_dim // self.group_size
+
+    @property
+    def token_count(self) -> int:
+        """Stored tokens of all tiers."""
+        return sum(self.tokens.values())
+
+    def rows_of(self, tier: Tier) -> range:
+        """Rows of the token.* tensors that a stored tier's tokens have."""
+        counts = [self.tokens[stored.name] for stored in STORED_TIERS]
+        return range(sum(counts[:tier]), sum(counts[: tier + 1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the tokens stood in the full prompt, and where the question goes on."""
+
+    slots: int
+    """Slots of the full prefix, before anything was dropped."""
+    positions: str
+    next_position: tuple[int, ...]
+    """Position of the question's first token, one number per axis."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(0, "layout.slots", self.slots)
+        if self.positions not in POSITIONS:
+            raise ValueError(f"layout.positions must be one of {POSITIONS}, got {self.positions!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Everything about a cache file but its tensors.
+
+    A writer leaves `checksums` and `header_sha256` None; in a file both are there.
+    """
+
+    format: FormatVersion = FormatVersion()
+    tool: str
+    model: ModelIdentity
+    prompt: PromptIdentity
+    video: VideoIdentity
+    manifest: ManifestIdentity
+    policy: PolicyIdentity
+    shape: Shape
+    layout: Layout
+    checksums: Mapping[str, str] | None = None
+    """SHA-256 of each tensor's bytes, by the name of the tensor."""
+    header_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.layout.next_position) != self.shape.position_axes:
+            raise ValueError(
+                f"layout.next_position needs {self.shape.position_axes} numbers, "
+                f"got {len(self.layout.next_position)}"
+            )
+        if self.shape.token_count > self.layout.slots:
+            raise ValueError(
+                f"{self.shape.token_count} tokens do not fit {self.layout.slots} slots"
+            )
+        for name, digest in (self.checksums or {}).items():
+            _require_digest(f"checksums.{name}", digest)
+        if self.header_sha256 is not None:
+            _require_digest("header_sha256", self.header_sha256)
+
+    def to_json(self) -> str:
+        """Canonical JSON.
+
+        Raises:
+            ValueError: checksums or header_sha256 are missing, or a number is not finite.
+        """
+        if self.checksums is None or self.header_sha256 is None:
+            raise ValueError("a header without its checksums cannot be written")
+        return dump_canonical(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Header":
+        """Read a header; the format's version is judged before anything else.
+
+        Raises:
+            NewerFormatError: another major version wrote it.
+            ValueError: not JSON, or a key or value that FORMAT.md does not have.
+        """
+        value = load_strict(text)
+        if isinstance(value, dict) and "format" in value:
+            build(FormatVersion, value["format"], "header.format")
+        header = build(cls, value, "header")
+        if header.checksums is None or header.header_sha256 is None:
+            raise ValueError("header.checksums and header.header_sha256 must not be null")
+        return header

@@ -1,0 +1,67 @@
+"""Tensors of a mapped cache file as numpy arrays and digests, without copies."""
+
+import hashlib
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cachefmt.layout import TensorSpec, data_offsets
+
+_NUMPY_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "I32": "<i4",
+    "F16": "<f2",
+    "BF16": "<u2",  # numpy has no bfloat16: its bits
+    "I8": "i1",
+    "U8": "u1",
+}
+_HASH_CHUNK_BYTES = 1 << 24
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Numpy's dtype for a safetensors dtype; BF16 comes as its bits in uint16."""
+    return np.dtype(_NUMPY_DTYPES[dtype])
+
+
+class MappedTensors:
+    """The tensors of one mapped file. Arrays stay valid as long as they are referenced."""
+
+    def __init__(self, mapped: mmap.mmap, data_start: int, specs: dict[str, TensorSpec]) -> None:
+        self._mapped = mapped
+        self._data_start = data_start
+        self._specs = specs
+        self._offsets = data_offsets(specs)
+
+    def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read-only rows [start, stop) of a tensor, to its end without stop.
+
+        Raises:
+            ValueError: no such tensor, or not such rows.
+        """
+        if name not in self._specs:
+            raise ValueError(f"no tensor {name!r}")
+        spec = self._specs[name]
+        stop = spec.shape[0] if stop is None else stop
+        if not 0 <= start <= stop <= spec.shape[0]:
+            raise ValueError(f"{name} has {spec.shape[0]} rows, got [{start}, {stop})")
+        flat = np.frombuffer(
+            self._mapped,
+            dtype=numpy_dtype(spec.dtype),
+            count=(stop - start) * spec.row_bytes // numpy_dtype(spec.dtype).itemsize,
+            offset=self._data_start + self._offsets[name][0] + start * spec.row_bytes,
+        )
+        rows = flat.reshape(stop - start, *spec.shape[1:])
+        rows.flags.writeable = False
+        return rows
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a tensor's bytes."""
+        start, stop = (self._data_start + offset for offset in self._offsets[name])
+        digest = hashlib.sha256()
+        with memoryview(self._mapped) as view:
+            for chunk in range(start, stop, _HASH_CHUNK_BYTES):
+                digest.update(view[chunk : min(chunk + _HASH_CHUNK_BYTES, stop)])
+        return digest.hexdigest()

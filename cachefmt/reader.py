@@ -1,0 +1,209 @@
+"""Read a cache file: a memory map behind checks that name what is wrong.
+
+Knows numpy, no torch. Needs a POSIX system. A file must not be cut short while it is open
+(writers here never do, they rename): touching the lost pages would kill the process.
+"""
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from numpy.typing import NDArray
+
+from cachefmt.errors import CacheFileError
+from cachefmt.header import Header, Shape
+from cachefmt.layout import (
+    LENGTH_BYTES,
+    MAX_JSON_BYTES,
+    METADATA_KEY,
+    header_digest,
+    tensor_count,
+    tensor_specs,
+    tensor_table,
+)
+from cachefmt.memory import MappedTensors
+from cachefmt.strict_json import load_strict
+from cachefmt.tables import check_tables
+
+_NORESERVE_SYSTEMS = (("Linux", "x86_64"), ("Linux", "aarch64"))
+_MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERVE_SYSTEMS else 0
+"""Python 3.11 does not name it. Source: Linux, asm-generic/mman-common.h."""
+
+
+class CacheFile:
+    """An open cache file. Use `CacheFile.open`, best as a context manager."""
+
+    def __init__(self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors) -> None:
+        self.path = path
+        self.header = header
+        self.size_bytes = size_bytes
+        self._tensors: MappedTensors | None = tensors
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Map a file and check its header, its table of tensors and its length.
+
+        The tensors' content is not read: that is `verify`.
+
+        Raises:
+            CacheFileError: the file is missing, truncated, foreign, of a newer format, or its
+                header was changed.
+        """
+        path = Path(path)
+        mapped = _map(path)
+        try:
+            first_bytes, table = _read_table(mapped)
+            header = _read_header(table)
+            _check_table(table, header)
+            _check_length(len(mapped), len(first_bytes), header.shape)
+            if header_digest(first_bytes) != header.header_sha256:
+                _refuse("the header does not match its header_sha256: it was changed or damaged")
+        except ValueError as error:
+            mapped.close()
+            raise CacheFileError(path, str(error)) from error
+        tensors = MappedTensors(mapped, len(first_bytes), tensor_specs(header.shape))
+        return cls(path, header, len(mapped), tensors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Arrays and tensors taken from it stay valid and keep it mapped."""
+        self._tensors = None
+
+    def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Rows [start, stop) of a tensor, to its end without stop: a read-only view, no copy.
+
+        BF16 comes as its bits in uint16.
+
+        Raises:
+            ValueError: no such tensor, not such rows, or the file is closed.
+        """
+        return self._open_tensors().array(name, start, stop)
+
+    def verify(self) -> None:
+        """Read everything: checksum of each tensor, then the rules of the tables.
+
+        Raises:
+            CacheFileError: names the first tensor that is damaged or breaks a rule.
+        """
+        tensors = self._open_tensors()
+        checksums = self.header.checksums or {}
+        for name in tensor_specs(self.header.shape):
+            if tensors.digest(name) != checksums[name]:
+                raise CacheFileError(
+                    self.path, f"{name} does not match its checksum: it was changed or damaged"
+                )
+        try:
+            check_tables(self.header.shape, tensors.array)
+        except ValueError as error:
+            raise CacheFileError(self.path, str(error)) from error
+
+    def _open_tensors(self) -> MappedTensors:
+        if self._tensors is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._tensors
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(file).st_size
+            if size == 0:
+                raise CacheFileError(path, "is empty")
+            # Private and writable in memory only: torch warns about read-only buffers, and a
+            # stray write changes a page of this process instead of ending it. NORESERVE: the
+            # kernel need not find room for copies of a file larger than the memory.
+            return mmap.mmap(
+                file,
+                size,
+                flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            )
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise CacheFileError(path, f"cannot be opened: {error.strerror or error}") from error
+
+
+def _read_table(mapped: mmap.mmap) -> tuple[bytes, dict[str, Any]]:
+    """The first bytes (length, JSON, padding) and the JSON object in them."""
+    if len(mapped) < LENGTH_BYTES:
+        _refuse(f"is truncated: {len(mapped)} bytes, the header's length alone has {LENGTH_BYTES}")
+    (json_bytes,) = struct.unpack("<Q", mapped[:LENGTH_BYTES])
+    if json_bytes > MAX_JSON_BYTES:
+        _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
+    end = LENGTH_BYTES + json_bytes
+    if len(mapped) < end:
+        _refuse(f"is truncated in its header: {len(mapped)} bytes, the header ends at {end}")
+    try:
+        table = load_strict(mapped[LENGTH_BYTES:end])
+    except ValueError as error:
+        raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
+    if not isinstance(table, dict):
+        _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
+    return mapped[:end], table
+
+
+def _read_header(table: dict[str, Any]) -> Header:
+    """Take our metadata out of the table of tensors."""
+    metadata = table.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
+        _refuse(
+            f"is a safetensors file, but no cache: its metadata has no key {METADATA_KEY!r}; "
+            "`batch prefill` writes caches"
+        )
+    foreign = sorted(set(metadata) - {METADATA_KEY})
+    if foreign:
+        _refuse(f"unknown metadata key {foreign[0]!r}, only {METADATA_KEY!r} is known")
+    if not isinstance(metadata[METADATA_KEY], str):
+        _refuse(f"metadata key {METADATA_KEY!r} must be a string of JSON")
+    header = Header.from_json(metadata[METADATA_KEY])
+    return header
+
+
+def _check_table(table: dict[str, Any], header: Header) -> None:
+    """Compare the table of tensors, and the names of the checksums, with the shape."""
+    # Counted first: a header may claim so many layers that naming them takes for ever.
+    count = tensor_count(header.shape)
+    if count > len(table) + 1_000:
+        _refuse(f"has {len(table)} tensors, its shape asks for {count}")
+    expected = tensor_table(header.shape)
+    for kind, names in (("tensor", table), ("checksum of", header.checksums or {})):
+        for name in expected:
+            if name not in names:
+                _refuse(f"missing {kind} {name}")
+        for name in names:
+            if name not in expected:
+                _refuse(f"unknown {kind} {name!r}")
+    for name, entry in expected.items():
+        got = table[name]
+        if not isinstance(got, dict) or set(got) != set(entry):
+            _refuse(f"{name}: its entry must have the keys {sorted(entry)}, got {got!r}")
+        for key, value in entry.items():
+            if got[key] != value:
+                _refuse(f"{name}: wrong {key}: got {got[key]!r}, expected {value!r}")
+
+
+def _check_length(size_bytes: int, data_start: int, shape: Shape) -> None:
+    expected = data_start + sum(spec.size_bytes for spec in tensor_specs(shape).values())
+    if size_bytes < expected:
+        _refuse(f"is truncated: {size_bytes} bytes, its header describes {expected}")
+    if size_bytes > expected:
+        _refuse(f"is too long: {size_bytes} bytes, its header describes {expected}")
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ValueError(problem)

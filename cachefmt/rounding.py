@@ -1,0 +1,55 @@
+"""Directed rounding to float16 and grouping of channels, for the codecs (torch)."""
+
+import torch
+from torch import Tensor
+
+_INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_LOWEST_NEGATIVE_BITS = -0x7FFF  # 0x8001 as int16: the negative subnormal nearest to zero
+
+
+def split_groups(x: Tensor, group_size: int) -> Tensor:
+    """Float32 view or copy of x, [..., head_dim], as [..., groups, group_size].
+
+    Raises:
+        ValueError: the dtype is not float16, bfloat16 or float32, or group_size does
+            not divide head_dim.
+    """
+    if x.dtype not in _INPUT_DTYPES:
+        raise ValueError(f"got {x.dtype}, supported are float16, bfloat16 and float32")
+    head_dim = x.shape[-1]
+    if group_size < 1 or head_dim < 1 or head_dim % group_size:
+        raise ValueError(f"group size {group_size} does not divide head_dim {head_dim}")
+    return x.to(torch.float32).reshape(*x.shape[:-1], head_dim // group_size, group_size)
+
+
+def scale_for(extent: Tensor, levels: int) -> Tensor:
+    """Smallest float16 scale with levels * scale >= extent; extent float32, >= 0.
+
+    levels * scale has at most 18 significant bits, so the comparison is exact in float32;
+    the nearest float16 is at most one step too small.
+    """
+    scale = (extent / levels).to(torch.float16)
+    too_small = scale.to(torch.float32) * levels < extent
+    return (scale.view(torch.int16) + too_small).to(torch.int16).view(torch.float16)
+
+
+def round_down(x: Tensor) -> Tensor:
+    """Largest float16 that is not above x, float32; -inf where there is none."""
+    nearest = x.to(torch.float16)
+    bits = nearest.view(torch.int16)
+    # One step towards -inf: positive numbers shrink, negative grow in magnitude.
+    below = torch.where(bits > 0, bits - 1, bits + 1)
+    below = torch.where(nearest == 0, torch.full_like(bits, _LOWEST_NEGATIVE_BITS), below)
+    return torch.where(nearest.to(torch.float32) > x, below, bits).view(torch.float16)
+
+
+def require_finite(codec: str, *parameters: Tensor) -> None:
+    """Refuse groups whose scale or minimum is NaN or infinite.
+
+    Raises:
+        ValueError: a group holds NaN or infinity, or is too large for float16 scales.
+    """
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise ValueError(
+            f"{codec}: got NaN, infinity or a magnitude that float16 scales cannot hold"
+        )

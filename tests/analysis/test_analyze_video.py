@@ -1,0 +1,161 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from batch.analysis.analyze import AnalyzeSettings, analyze_video, analyze_videos, manifest_paths
+from batch.analysis.manifest import Manifest
+from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
+from batch.analysis.tiers import PROFILES
+from batch.video import Geometry, Sampling, probe
+from tests import clips
+
+GEOMETRY = Geometry(height_px=56, width_px=56, rows=4, columns=4)
+SETTINGS = AnalyzeSettings(
+    geometry=GEOMETRY,
+    sampling=Sampling(),
+    temporal=TemporalSettings(),
+    thresholds=PROFILES["default"],
+)
+
+
+def analyze(path, *, temporal=SETTINGS.temporal, thresholds=SETTINGS.thresholds) -> Manifest:
+    return analyze_video(
+        path,
+        geometry=GEOMETRY,
+        sampling=Sampling(),
+        temporal=temporal,
+        thresholds=thresholds,
+    )
+
+
+def still_with_a_cut(path):
+    first, second = clips.texture(56, 56, seed=1), clips.texture(56, 56, seed=2)
+    frames = [clips.noisy(first, 3, seed=i) for i in range(3)]
+    frames += [clips.noisy(second, 3, seed=i) for i in range(3)]
+    return clips.write_clip(path, frames, fps=1)
+
+
+def test_a_cut_is_kept_and_what_follows_points_to_it(tmp_path):
+    manifest = analyze(still_with_a_cut(tmp_path / "cut.mp4"))
+    assert manifest.source.tolist() == [0, 0, 0, 3, 3, 3]
+    assert manifest.signals.redundancy[3] < 0.5
+
+
+def test_a_small_object_seen_for_one_sample_keeps_it_and_the_return(tmp_path):
+    scene = clips.flat(56, 56)
+    frames = [clips.noisy(scene, 5, seed=i) for i in range(6)]
+    frames[3] = clips.noisy(clips.with_square(scene, top=18, left=32), 5, seed=3)
+    manifest = analyze(clips.write_clip(tmp_path / "spark.mp4", frames, fps=1))
+    assert manifest.source.tolist() == [0, 0, 0, 3, 4, 4]
+
+
+def slow_fade(path):
+    """Brighter by 6 grey levels a sample: below every threshold, 60 in all."""
+    return clips.write_clip(path, [clips.flat(56, 56, (60 + 6 * i,) * 3) for i in range(10)], fps=1)
+
+
+def test_a_slow_drift_is_noticed_against_the_last_kept_sample(tmp_path):
+    manifest = analyze(slow_fade(tmp_path / "fade.mp4"))
+    kept = np.flatnonzero(manifest.kept)
+    assert kept.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_against_the_previous_sample_a_slow_drift_is_never_noticed(tmp_path):
+    path = slow_fade(tmp_path / "fade.mp4")
+    manifest = analyze(path, temporal=TEMPORAL_PROFILES["paper"])
+    assert manifest.source.tolist() == [0] * 10
+
+
+def test_pointers_against_the_previous_sample_resolve_to_a_kept_one(tmp_path):
+    path = still_with_a_cut(tmp_path / "cut.mp4")
+    manifest = analyze(path, temporal=TemporalSettings(reference="previous"))
+    assert manifest.source.tolist() == [0, 0, 0, 3, 3, 3]
+
+
+def test_the_profile_none_keeps_every_sample_whole(tmp_path):
+    manifest = analyze(still_with_a_cut(tmp_path / "cut.mp4"), thresholds=PROFILES["none"])
+    assert manifest.kept.all()
+    assert not manifest.tier.any()
+
+
+def test_the_first_sample_has_no_change_and_is_not_static(tmp_path):
+    manifest = analyze(still_with_a_cut(tmp_path / "cut.mp4"))
+    assert not manifest.signals.static[0].any()
+    assert manifest.signals.static[1].all()
+    assert manifest.signals.redundancy[0] == 0
+
+
+def test_the_same_video_gives_the_same_manifest(tmp_path):
+    path = still_with_a_cut(tmp_path / "cut.mp4")
+    assert analyze(path).sha256 == analyze(path).sha256
+
+
+def run(paths, out, settings=SETTINGS, **options):
+    results = analyze_videos(paths, out, settings=settings, **options)
+    return {result.video.name: result for result in results}
+
+
+def test_a_second_run_skips_what_is_done(tmp_path):
+    path = still_with_a_cut(tmp_path / "a.mp4")
+    first = run([path], tmp_path / "out")["a.mp4"]
+    assert (first.error, first.skipped) == (None, False)
+    written = first.manifest.read_bytes()
+    second = run([path], tmp_path / "out")["a.mp4"]
+    assert (second.error, second.skipped, second.manifest) == (None, True, first.manifest)
+    assert second.manifest.read_bytes() == written
+
+
+def test_a_manifest_of_other_settings_is_only_replaced_by_force(tmp_path):
+    path, out = still_with_a_cut(tmp_path / "a.mp4"), tmp_path / "out"
+    run([path], out)
+    other = replace(SETTINGS, sampling=Sampling(rate_hz=0.5))
+    refused = run([path], out, settings=other)["a.mp4"]
+    assert "other settings; --force replaces it" in refused.error
+    assert refused.manifest is None
+    assert len(Manifest.read(out / "a.parquet").frame) == 6
+    forced = run([path], out, settings=other, force=True)["a.mp4"]
+    assert len(Manifest.read(forced.manifest).frame) == 3
+
+
+def test_a_manifest_of_another_video_is_only_replaced_by_force(tmp_path):
+    path, out = still_with_a_cut(tmp_path / "a.mp4"), tmp_path / "out"
+    run([path], out)
+    slow_fade(path)
+    assert "other video; --force replaces it" in run([path], out)["a.mp4"].error
+    forced = run([path], out, force=True)["a.mp4"]
+    assert Manifest.read(forced.manifest).video.sha256 == probe(path).sha256
+
+
+def test_one_bad_video_is_reported_and_the_others_are_done(tmp_path):
+    good = still_with_a_cut(tmp_path / "good.mp4")
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    results = run([bad, good], tmp_path / "out", processes=2)
+    assert "bad.mp4: not a video" in results["bad.mp4"].error
+    assert results["bad.mp4"].manifest is None
+    assert Manifest.read(results["good.mp4"].manifest).kept.any()
+
+
+def test_what_of_a_damaged_video_is_missing_is_told_every_time(tmp_path):
+    frames = clips.moving(60, height_px=96, width_px=128, step_px=2)
+    damaged = clips.write_clip(tmp_path / "damaged.mp4", frames)
+    fast = {"deadline": "realtime"}
+    cut = clips.write_clip(tmp_path / "cut.webm", frames, codec="libvpx", options=fast)
+    whole = run([damaged, cut], tmp_path / "whole").values()
+    assert [(result.error, result.warning) for result in whole] == [(None, None)] * 2
+    clips.damage(damaged, start=0.5, size_bytes=600)
+    clips.truncate(cut, keep=0.6)
+    for _ in range(2):
+        results = run([damaged, cut], tmp_path / "out")
+        assert "broken frames" in results["damaged.mp4"].warning
+        assert "cut.webm: only 2.8 s of 6.0 s could be read" in results["cut.webm"].warning
+    assert all(result.skipped for result in results.values())
+
+
+def test_two_videos_of_one_stem_are_refused_before_any_work(tmp_path):
+    paths = [tmp_path / "x" / "a.mp4", tmp_path / "y" / "a.mkv"]
+    with pytest.raises(ValueError, match=r"x/a\.mp4 and .*y/a\.mkv would both"):
+        analyze_videos(paths, tmp_path / "out", settings=SETTINGS)
+    assert manifest_paths(paths[:1], tmp_path) == {paths[0]: tmp_path / "a.parquet"}
+    assert not (tmp_path / "out").exists()

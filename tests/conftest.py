@@ -1,0 +1,65 @@
+"""Rules for every test: the same seeds, no unexpected error log, GPU tests skipped aloud."""
+
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+SEED = 20_261_120
+NO_GPU = "needs CUDA, and torch sees none"
+
+# No deadline: a busy machine is not a failure. The same examples every run, on every machine.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_gpu") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("FAIL_WITHOUT_GPU") == "1":
+        pytest.fail(f"FAIL_WITHOUT_GPU=1: {NO_GPU}", pytrace=False)
+    pytest.skip(NO_GPU)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Start every test from one seed, whatever ran before it."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    if "torch" in sys.modules:  # else torch starts from a seed of its own, always the same
+        sys.modules["torch"].manual_seed(SEED)
+
+
+class _Errors(logging.Handler):
+    """Collects what is logged at ERROR or above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.name}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_error_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that logs an ERROR, unless it is marked `logs_errors`."""
+    errors = _Errors()
+    # transformers 5.23 keeps its records from the root logger.
+    loggers = [logging.getLogger(), logging.getLogger("transformers")]
+    for logger in loggers:
+        logger.addHandler(errors)
+    yield
+    for logger in loggers:
+        logger.removeHandler(errors)
+    if errors.messages and request.node.get_closest_marker("logs_errors") is None:
+        pytest.fail("logged at ERROR:\n" + "\n".join(errors.messages), pytrace=False)

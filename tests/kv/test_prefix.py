@@ -1,0 +1,289 @@
+"""The prefix holds what was appended, gives it back, and expands into a plain cache."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch.kv import Prefix, TieredCache
+from batch.kv.attention import CHUNK_ROWS
+from cachefmt import (
+    CacheFile,
+    CacheWriter,
+    Header,
+    Layout,
+    ManifestIdentity,
+    ModelIdentity,
+    PolicyIdentity,
+    PromptIdentity,
+    Tier,
+    VideoIdentity,
+    tensor_specs,
+)
+from cachefmt.codecs import int4, int8
+from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
+
+TIERS = (Tier.FP16, Tier.INT8, Tier.INT4)
+SIZES = {Tier.FP16: 5, Tier.INT8: 6, Tier.INT4: 7}
+
+
+def states(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, rows, 2, 8, generator=generator).unbind(0)
+
+
+def allocate(raw_dtype="F32"):
+    return Prefix.allocate(shape(*SIZES.values(), raw_dtype=raw_dtype), "cpu")
+
+
+def fill(prefix, seed=0):
+    """Append all rows; returns what append returned, by full name."""
+    names = {}
+    for layer in range(prefix.shape.layers):
+        for tier in TIERS:
+            key, value = states(SIZES[tier], seed + 10 * layer + tier)
+            for suffix, rows in prefix.append(layer, tier, key, value).items():
+                names[f"layers.{layer}.{suffix}"] = rows
+    return names
+
+
+def decoded(prefix, layer):
+    """Key and value rows of a layer in the order of the file."""
+    chunks = [
+        (chunk.key.clone(), chunk.value.clone())
+        for part in prefix.layer(layer)
+        for chunk in part.chunks(torch.float32, 4)
+    ]
+    return tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
+
+
+def digest(letter):
+    return letter * 64
+
+
+def written(path, prefix, names, multiplicity):
+    """Write a prefix into a file as prefill does; returns the path."""
+    count = len(multiplicity)
+    header = Header(
+        tool="test",
+        model=ModelIdentity(
+            id="tiny",
+            revision=None,
+            family="llama",
+            config_sha256=digest("a"),
+            weights_sha256=digest("b"),
+            dtype="float32",
+        ),
+        prompt=PromptIdentity(processor_sha256=digest("c"), chat_template_sha256=digest("d")),
+        video=VideoIdentity(sha256=digest("e"), name="clip.mp4"),
+        manifest=ManifestIdentity(sha256=digest("f")),
+        policy=PolicyIdentity(name="saliency", parameters={}),
+        shape=prefix.shape,
+        layout=Layout(slots=count, positions="original", next_position=(count,)),
+    )
+    with CacheWriter(path, header) as writer:
+        for name, spec in tensor_specs(prefix.shape).items():
+            if name.startswith("layers."):
+                rows = names[name]
+                raw = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
+            elif name == "cost.seconds":
+                raw = torch.zeros(spec.shape, dtype=torch.float64)
+            elif name.startswith("sample."):
+                raw = torch.zeros(0, dtype=torch.float64 if spec.dtype == "F64" else torch.int32)
+            elif name == "token.position":
+                raw = position_column(prefix)
+            elif name == "token.multiplicity":
+                raw = multiplicity.int()
+            else:
+                raw = torch.full(spec.shape, -1, dtype=torch.int32)
+            writer.write(name, 0, raw.numpy())
+        writer.finish()
+    return path
+
+
+def position_column(prefix):
+    """Rising within each tier."""
+    return torch.arange(sum(SIZES.values()), dtype=torch.int32)[:, None]
+
+
+def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
+    prefix = allocate()
+    fill(prefix)
+    assert prefix.tokens == sum(SIZES.values())
+    key, value = decoded(prefix, 1)
+    at = 0
+    for tier in TIERS:
+        expected_key, expected_value = states(SIZES[tier], 10 + tier)
+        tolerance = {Tier.FP16: 0, Tier.INT8: 0.02, Tier.INT4: 0.3}[tier]
+        for got, expected in ((key, expected_key), (value, expected_value)):
+            rows = got[at : at + SIZES[tier]]
+            torch.testing.assert_close(rows, expected, rtol=0, atol=tolerance)
+        at += SIZES[tier]
+    assert at == len(key)
+
+
+@given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(TIERS))
+def test_appending_in_blocks_equals_appending_at_once(cuts, tier):
+    key, value = states(SIZES[tier])
+    once, blocks = allocate(), allocate()
+    once.append(0, tier, key, value)
+    edges = [0, *sorted(min(cut, len(key)) for cut in cuts), len(key)]
+    for start, stop in pairwise(edges):
+        assert blocks.filled(0, tier) == start
+        blocks.append(0, tier, key[start:stop], value[start:stop])
+    for got, expected in zip(decoded(blocks, 0), decoded(once, 0), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_append_returns_the_stored_rows_under_their_names_in_the_file():
+    prefix = allocate()
+    names = fill(prefix)
+    specs = {n: s for n, s in tensor_specs(prefix.shape).items() if n.startswith("layers.")}
+    assert {name: tuple(rows.shape) for name, rows in names.items()} == {
+        name: spec.shape for name, spec in specs.items()
+    }
+    key, value = states(SIZES[Tier.INT4], 10 + Tier.INT4)
+    codes, scale, minimum = int4.encode(key, prefix.shape.group_size)
+    assert torch.equal(names["layers.1.key.int4"], codes)
+    assert torch.equal(names["layers.1.key.int4.scale"], scale)
+    assert torch.equal(names["layers.1.key.int4.minimum"], minimum)
+    value = states(SIZES[Tier.INT8], 20 + Tier.INT8)[1]
+    codes, scale = int8.encode(value, prefix.shape.group_size)
+    assert torch.equal(names["layers.2.value.int8"], codes)
+    assert torch.equal(names["layers.2.value.int8.scale"], scale)
+    assert prefix.size_bytes == sum(spec.size_bytes for spec in specs.values())
+
+
+def test_rows_that_are_not_filled_are_not_seen():
+    prefix = allocate()
+    key, value = states(2)
+    prefix.append(0, Tier.INT8, key, value)
+    assert [len(part) for part in prefix.layer(0)] == [0, 2, 0]
+    assert prefix.tokens == 0  # the other layers hold nothing
+
+
+@pytest.mark.parametrize(
+    ("tier", "key", "message"),
+    [
+        (Tier.INT8, torch.zeros(7, 2, 8), "INT8 of layer 0 holds 0 of 6 rows: no room for 7 more"),
+        (Tier.INT8, torch.zeros(3, 8, 2), r"got shape \(3, 8, 2\), expected \(3, 2, 8\)"),
+        (Tier.FP16, torch.zeros(3, 2, 8).half(), "got torch.float16, the file keeps torch.float32"),
+        (Tier.INT4, torch.full((3, 2, 8), torch.nan), "NaN"),
+    ],
+)
+def test_rows_that_cannot_be_stored_are_refused_and_leave_the_prefix_as_it_was(tier, key, message):
+    prefix = allocate()
+    with pytest.raises(ValueError, match=message):
+        prefix.append(0, tier, key, key)
+    assert prefix.filled(0, tier) == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [(torch.ones(4).int(), "expected \\(5,\\)"), (torch.tensor([1, 1, 0, 1, 1]), "got 0 < 1")],
+)
+def test_impossible_multiplicities_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        allocate().set_multiplicity(Tier.FP16, counts)
+
+
+def test_multiplicity_is_a_bias_and_can_be_taken_back():
+    prefix = allocate()
+    fill(prefix)
+    prefix.set_multiplicity(Tier.INT8, torch.tensor([1, 1, 4, 1, 2, 1]))
+    assert prefix.layer(0)[0].bias is None
+    bias = prefix.layer(0)[1].bias
+    torch.testing.assert_close(bias.exp(), torch.tensor([1.0, 1, 4, 1, 2, 1]))
+    prefix.set_multiplicity(Tier.INT8, torch.ones(6).int())
+    assert prefix.layer(0)[1].bias is None
+
+
+@pytest.mark.parametrize("raw_dtype", ["F32", "F16", "BF16"])
+def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dtype):
+    prefix = allocate(raw_dtype)
+    dtype = prefix.layer(0)[0].key.dtype
+    names = {}
+    for layer in range(prefix.shape.layers):
+        for tier in TIERS:
+            key, value = (kind.to(dtype) for kind in states(SIZES[tier], layer))
+            encoded = prefix.append(layer, tier, key, value)
+            names |= {f"layers.{layer}.{suffix}": rows for suffix, rows in encoded.items()}
+    multiplicity = torch.ones(sum(SIZES.values()), dtype=torch.int32)
+    with CacheFile.open(written(tmp_path / "x.safetensors", prefix, names, multiplicity)) as file:
+        loaded = Prefix.load(file, "cpu")
+        assert loaded.tokens == prefix.tokens
+        assert loaded.size_bytes == prefix.size_bytes
+        for layer in range(prefix.shape.layers):
+            for got, expected in zip(decoded(loaded, layer), decoded(prefix, layer), strict=True):
+                assert torch.equal(got, expected)
+        mapped = file.array("layers.2.key.int8")
+        assert loaded.layer(2)[1].key.codes.data_ptr() == mapped.ctypes.data
+        with pytest.raises(ValueError, match="no room"):
+            loaded.append(0, Tier.FP16, *(kind.to(dtype) for kind in states(1)))
+        del loaded, mapped
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
+    model = decoder(family)
+    over_tiers = tiered(model)
+    count = sum(SIZES.values())
+    tiers = torch.tensor([t for t in TIERS for _ in range(SIZES[t])])
+    tiers = tiers[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
+    prefix = allocate()
+    store(over_tiers, prefix, tokens(count), torch.arange(count), (4, 5, 9), tiers)
+    names = {
+        name: tensor
+        for layer in range(prefix.shape.layers)
+        for name, tensor in stored(prefix, layer).items()
+    }
+    multiplicity = torch.randint(1, 5, (count,), generator=torch.Generator().manual_seed(2))
+    question, positions = tokens(1, 6, seed=1), count + torch.arange(6)[None]
+    without_counts = ask(over_tiers, TieredCache(prefix), question, positions)
+    path = written(tmp_path / "x.safetensors", prefix, names, multiplicity)
+    with CacheFile.open(path) as file:
+        loaded = Prefix.load(file, "cpu")
+        got = ask(over_tiers, TieredCache(loaded), question, positions)
+        plain = loaded.to_dynamic_cache(torch.float32)
+        del loaded
+    assert plain.get_seq_length() == int(multiplicity.sum())
+    with torch.no_grad():
+        expected = model(question, past_key_values=plain, position_ids=positions).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    assert (got - without_counts).abs().max() > 1e-2
+
+
+def stored(prefix, layer):
+    """The layer's tensors by name, out of its public parts."""
+    raw, eight, four = prefix.layer(layer)
+    names = {}
+    for kind in ("key", "value"):
+        start = f"layers.{layer}.{kind}"
+        names[f"{start}.fp16"] = getattr(raw, kind)
+        names[f"{start}.int8"] = getattr(eight, kind).codes
+        names[f"{start}.int8.scale"] = getattr(eight, kind).scale
+        names[f"{start}.int4"] = getattr(four, kind).codes
+        names[f"{start}.int4.scale"] = getattr(four, kind).scale
+        names[f"{start}.int4.minimum"] = getattr(four, kind).minimum
+    return names
+
+
+def test_each_row_of_a_long_prefix_is_repeated_as_often_as_it_counts():
+    rows = 2 * CHUNK_ROWS + 5
+    prefix = Prefix.allocate(shape(0, 0, rows), "cpu")
+    counts = torch.randint(1, 4, (rows,), generator=torch.Generator().manual_seed(1))
+    prefix.set_multiplicity(Tier.INT4, counts)
+    for layer in range(prefix.shape.layers):
+        prefix.append(layer, Tier.INT4, *states(rows, layer))
+    plain = prefix.to_dynamic_cache(torch.float32)
+    for layer in range(prefix.shape.layers):
+        key, value = (kind.repeat_interleave(counts, 0) for kind in decoded(prefix, layer))
+        assert torch.equal(plain.layers[layer].keys[0].transpose(0, 1), key)
+        assert torch.equal(plain.layers[layer].values[0].transpose(0, 1), value)
+
+
+def test_an_empty_prefix_expands_into_an_empty_cache():
+    plain = allocate().to_dynamic_cache(torch.float32)
+    assert plain.get_seq_length() == 0
