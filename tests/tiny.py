@@ -19,7 +19,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-WORDS = "<pad> <s> </s> <unk> <image> [ INST ] / what is the red star doing ? . a b c d".split()
+VOCABULARY = "<pad> <s> </s> <unk> <image> [ INST ] / what is the red star doing ? . a b c d"
+WORDS = VOCABULARY.split()
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[INST] "
     "{% for part in message['content'] %}"

@@ -69,7 +69,8 @@ def _tier(key: str, name: str | None) -> Tier | None:
 
 # Neither profile's numbers are published ones: the paper's code stretches each picture's saliency
 # to 0..1, so its thresholds mean nothing on our absolute scale. Chosen and measured on the same ten
-# real clips (301 samples, 140 of them of one clip; no answers were scored), FP16 / INT8 / INT4 / PRUNE of the cells of kept samples, in percent:
+# real clips (301 samples, 140 of them of one clip; no answers were scored): FP16 / INT8 / INT4 /
+# PRUNE of the cells of kept samples, in percent:
 #   paper    36 / 30 / 21 / 13 at 112 px and 8x8 cells, 27 / 20 / 20 / 33 at 336 px and 24x24
 #   default  22 / 6 / 63 / 9, and 15 / 5 / 55 / 25
 # "paper" aims at the paper's mix (20-25 % FP16, 25 % INT8, 25 % INT4, the rest pruned).

@@ -68,14 +68,18 @@ class Answerer:
             ModelError: the model is not there, or is not the one that wrote the cache.
         """
         cache = CacheFile.open(path)
+        cache.verify_tables()
         written = cache.header.model
         name = model or written.id
-        family = open_family(
-            name, revision=None if model else written.revision, offline=offline
-        )
+        family = open_family(name, revision=None if model else written.revision, offline=offline)
         check_fits(cache, family)
         family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
         return cls(cache, family)
+
+    @property
+    def path(self) -> Path:
+        """The cache file."""
+        return self._cache.path
 
     def __enter__(self) -> Self:
         return self
@@ -138,11 +142,9 @@ class Answerer:
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
 
-    def _scores(
-        self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor
-    ) -> Tensor:
+    def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
         """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
-        embedded = self._family.text_embeddings(step.flatten()).unflatten(0, step.shape)
+        embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
         start = torch.tensor(self._cache.header.layout.next_position, device=self._device)
         positions = start[:, None, None] + place[None]
         positions = positions[0] if len(positions) == 1 else positions

@@ -1,6 +1,7 @@
 """What `analyze` and `prefill` share: analysis with the geometry of a model."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,23 @@ def settings(
     profile: str,
     fps: float,
     max_samples: int | None,
-    reference: str,
+    reference: str | None,
 ) -> "AnalyzeSettings":
     """Settings of an analysis in the geometry of a checkpoint."""
     from batch.analysis.analyze import AnalyzeSettings
-    from batch.analysis.temporal import TemporalSettings
+    from batch.analysis.temporal import TEMPORAL_PROFILES
     from batch.analysis.tiers import PROFILES
     from batch.models import open_family
     from batch.video import Sampling
 
     geometry = open_family(model, revision=revision, offline=offline).geometry
+    temporal = TEMPORAL_PROFILES[profile]
+    if reference is not None:
+        temporal = replace(temporal, reference=reference)  # type: ignore[arg-type]  # click.Choice gives str
     return AnalyzeSettings(
         geometry=geometry,
         sampling=Sampling(rate_hz=fps, max_samples=max_samples),
-        temporal=TemporalSettings(reference=reference),
+        temporal=temporal,
         thresholds=PROFILES[profile],
     )
 
@@ -47,4 +51,7 @@ def analyze_all(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     processes = min(jobs, len(videos))
-    yield from analyze_videos(videos, out, settings=chosen, processes=processes, force=force)
+    for result in analyze_videos(videos, out, settings=chosen, processes=processes, force=force):
+        if result.warning is not None:
+            click.echo(f"warning: {result.warning}", err=True)
+        yield result

@@ -35,7 +35,7 @@ def analyze(
     pictures: Path | None,
     fps: float,
     max_samples: int | None,
-    reference: str,
+    reference: str | None,
     jobs: int | None,
     model: str,
     revision: str | None,

@@ -56,9 +56,7 @@ def _report(shown: "Shown") -> list[str]:
     lines = [f"{'question':48} {'answer from the cache':48} truth"]
     for asked in shown.asked:
         mark = "" if asked.answer == asked.question.answer else "   <- wrong"
-        lines.append(
-            f"{asked.question.text:48} {asked.answer:48} {asked.question.answer}{mark}"
-        )
+        lines.append(f"{asked.question.text:48} {asked.answer:48} {asked.question.answer}{mark}")
     right = round(found["exact_match"] * found["questions"])
     full = round(found["exact_match_uncompressed"] * found["questions"])
     lines += [

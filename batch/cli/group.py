@@ -1,5 +1,7 @@
 """A group of commands that are imported when asked for, and the exit codes they share."""
 
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import IO, Any, NoReturn
@@ -52,6 +54,8 @@ class CommandGroup(click.Group):
         """Run a command and turn its errors into a line and an exit code."""
         from cachefmt.errors import CacheFileError
 
+        if not sys.stderr.isatty():  # read by huggingface_hub and transformers when imported
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
         except (BatchError, CacheFileError) as error:

@@ -41,7 +41,9 @@ def describe(cache: "CacheFile") -> dict[str, Any]:
         for tier in STORED_TIERS
     }
     source = cache.array("sample.source")
-    full = 4 * header.layout.slots * header.shape.layers * header.shape.heads * header.shape.head_dim
+    full = (
+        4 * header.layout.slots * header.shape.layers * header.shape.heads * header.shape.head_dim
+    )
     return {
         "cache": str(cache.path),
         "size_bytes": cache.size_bytes,

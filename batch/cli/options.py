@@ -34,7 +34,9 @@ def run_options(command: Command) -> Command:
     """--device and --dtype: where and in which type a model runs."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), help="Default: by the device."),
-        click.option("--device", help="As torch names it; default: cuda if there is one, else cpu."),
+        click.option(
+            "--device", help="As torch names it; default: cuda if there is one, else cpu."
+        ),
     ):
         command = option(command)
     return command
@@ -47,9 +49,7 @@ def analysis_options(command: Command) -> Command:
         click.option(
             "--reference",
             type=click.Choice(["kept", "previous"]),
-            default="kept",
-            show_default=True,
-            help="Sample that redundancy is measured against; the paper takes the previous one.",
+            help="Sample that redundancy is measured against; default: by the profile.",
         ),
         click.option(
             "--max-samples",

@@ -12,11 +12,11 @@ LINE_EVERY_S = 60.0
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
     """Give a function that is told how much more is done."""
     if sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=unit, leave=False, file=sys.stderr) as bar:
-            yield lambda more: None if bar.update(more) else None
+            yield bar.update
         return
     done = 0
     started = said = time.monotonic()

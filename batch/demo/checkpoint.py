@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     LlavaNextConfig,
@@ -40,7 +41,7 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped in 5.23
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<s>",
@@ -95,7 +96,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
         crop_size={"height": SIZE_PX, "width": SIZE_PX},
         image_grid_pinpoints=[[SIZE_PX, SIZE_PX]],
     )
-    return LlavaNextProcessor(
+    return LlavaNextProcessor(  # type: ignore[no-untyped-call]  # untyped in 5.23
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=PATCH_PX,
@@ -109,4 +110,5 @@ def save(model: LlavaNextForConditionalGeneration, folder: Path) -> None:
     """Write the checkpoint in bfloat16, with tokenizer, processor and chat template."""
     tokenizer = new_tokenizer()
     new_processor(tokenizer).save_pretrained(folder)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(folder)

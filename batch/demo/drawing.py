@@ -59,7 +59,8 @@ def draw(world: World, time_s: float, size_px: int) -> Rgb:
 def add_noise(picture: Rgb, sigma: float, rng: np.random.Generator) -> Rgb:
     """Add camera noise of `sigma` grey levels to a picture."""
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * sigma
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    noisy: Rgb = np.clip(picture + noise, 0, 255).astype(np.uint8)
+    return noisy
 
 
 def draw_ground(scene: Scene, size_px: int) -> Rgb:
@@ -71,7 +72,8 @@ def draw_ground(scene: Scene, size_px: int) -> Rgb:
         grid = rng.standard_normal((cells // tall + 2, cells // wide + 2)).astype(np.float32)
         texture += strength * cv2.resize(grid, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
     ground = np.asarray(_GROUND[scene.ground], np.float32) + texture[..., None]
-    return np.clip(ground, 0, 255).astype(np.uint8)
+    clipped: Rgb = np.clip(ground, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def draw_scene(picture: Rgb, scene: Scene, time_s: float) -> None:

@@ -103,9 +103,9 @@ def make_batch(
 
 def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The product's prefix of a video: <s> user, then 64 cells and a newline a sample."""
-    start = tokenizer.convert_tokens_to_ids(["<s>", "user"])
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    return [*start, *[image] * (samples * (CELLS + 1))]
+    words = ["<s>", "user", *["<image>"] * (samples * (CELLS + 1))]
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[word] for word in words]
 
 
 def _look(

@@ -13,9 +13,9 @@ from batch.demo.world import COLOURS, COLUMNS, GROUNDS, ROWS, SHAPES, Scene, Wor
 KINDS = ("detail", "brief", "order", "place", "motion", "count", "binding", "caption")
 
 _WORDS = (
-    "what which where how many describe colour digit shape is are was does the a an and or on there "
-    "first last after before came shown comes scene start end thing ? , . spark bead dots user "
-    "assistant"
+    "what which where how many describe colour digit shape is are was does the a an and or on "
+    "there first last after before came shown comes scene start end thing ? , . spark bead dots "
+    "user assistant"
 )
 VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
 
@@ -37,7 +37,7 @@ def ask(world: World, rng: np.random.Generator) -> list[Question]:
         *_things(world, rng),
         *_captions(world),
     ]
-    rng.shuffle(found)  # type: ignore[arg-type]  # numpy's stub wants an array, a list works
+    rng.shuffle(found)
     return found
 
 

@@ -14,14 +14,12 @@ from pathlib import Path
 import click
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import LlavaNextForConditionalGeneration
+from transformers import PreTrainedTokenizerFast
 
-from batch.demo.checkpoint import CELLS, new_model, new_tokenizer, save
-from batch.demo.lessons import IGNORED, THINGS, Batch, Lessons, Stage, make_batch, prefix_ids
-from batch.demo.questions import KINDS
-from batch.demo.world import COLOURS, GROUNDS
+from batch.demo.checkpoint import new_tokenizer, save
+from batch.demo.lessons import Batch, Lessons, Stage, prefix_ids
+from batch.demo.pupil import Pupil, answer_loss, right_answers
 
 STAGES = (
     Stage(name="cells", steps=1400, shortest=1, longest=1, slots=64 * 65, learning_rate=2e-3),
@@ -31,100 +29,6 @@ STAGES = (
     Stage(name="long", steps=350, shortest=8, longest=40, slots=80 * 65, learning_rate=4e-4),
 )
 SAVE_EVERY_S = 240.0
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-
-
-class Pupil(nn.Module):
-    """The model with the linear heads that stage "cells" reads the vision tower by."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.model: LlavaNextForConditionalGeneration = new_model(vocabulary)
-        width = self.model.config.vision_config.hidden_size
-        self.heads = nn.Linear(width, len(THINGS) + len(COLOURS) + 1 + len(GROUNDS))
-        self.sizes = (len(THINGS), len(COLOURS) + 1, len(GROUNDS))
-
-    def cell_states(self, pictures: Tensor) -> Tensor:
-        """Vision tower output, [pictures, cells, width], of uint8 [pictures, h, w, 3]."""
-        mean = torch.tensor(_MEAN, device=pictures.device)
-        deviation = torch.tensor(_DEVIATION, device=pictures.device)
-        pixels = ((pictures.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
-        tower = self.model.model.vision_tower(pixels, output_hidden_states=True)
-        return tower.hidden_states[-1][:, 1:]
-
-    def cells_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of what each cell shows, and the share of right shapes and colours."""
-        states = self.cell_states(batch.pictures.flatten(0, 1))
-        thing, colour, ground = self.heads(states).float().split(self.sizes, dim=-1)
-        labels = batch.things.flatten(0, 1), batch.colours.flatten(0, 1)
-        grounds = batch.grounds.flatten().unsqueeze(-1).expand(-1, CELLS)
-        loss = (
-            functional.cross_entropy(thing.flatten(0, 1), labels[0].flatten())
-            + functional.cross_entropy(colour.flatten(0, 1), labels[1].flatten())
-            + 0.2 * functional.cross_entropy(ground.flatten(0, 1), grounds.flatten())
-        )
-        full = labels[0] > 0
-        right = {
-            "thing": float((thing.argmax(-1) == labels[0])[full].float().mean()),
-            "colour": float((colour.argmax(-1) == labels[1])[full].float().mean()),
-        }
-        return loss, right
-
-    def answers(self, batch: Batch, prefix: Tensor) -> Tensor:
-        """Logits [videos, packed, vocabulary] of the packed questions behind the videos."""
-        inner = self.model.model
-        videos, samples = batch.pictures.shape[:2]
-        cells = inner.multi_modal_projector(self.cell_states(batch.pictures.flatten(0, 1)))
-        newline = inner.image_newline.expand(videos * samples, 1, -1).to(cells.dtype)
-        pictures = torch.cat([cells, newline], 1).view(videos, -1, cells.shape[-1])
-        embed = inner.get_input_embeddings()
-        start = embed(prefix[:2]).expand(videos, -1, -1).to(cells.dtype)
-        questions = embed(batch.tokens).to(cells.dtype)
-        slots = len(prefix)
-        positions = torch.arange(slots, device=prefix.device).expand(videos, -1)
-        hidden = inner.language_model(
-            inputs_embeds=torch.cat([start, pictures, questions], 1),
-            attention_mask=_mask(batch.owners, slots),
-            position_ids=torch.cat([positions, batch.positions], 1),
-            use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[:, slots:])
-        return logits
-
-
-def _mask(owners: Tensor, slots: int) -> Tensor:
-    """Bool [videos, 1, all, all]: causal, and a question sees the prefix and itself only."""
-    videos, packed = owners.shape
-    whole = torch.cat([owners.new_full((videos, slots), -2), owners], 1)
-    size = slots + packed
-    causal = torch.ones(size, size, dtype=torch.bool, device=owners.device).tril()
-    same = (whole[:, None] == whole[:, :, None]) | (whole[:, None] == -2)
-    return (same & causal).unsqueeze(1)
-
-
-def answer_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross entropy of answer tokens; a longer answer counts by the root of its length."""
-    target = batch.targets
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(target)
-    asked = target != IGNORED
-    same = (batch.owners[:, None] == batch.owners[:, :, None]) & asked[:, None]
-    weight = same.sum(-1).clamp(min=1).float().rsqrt() * asked
-    return (losses * weight).sum() / weight.sum()
-
-
-def right_answers(logits: Tensor, batch: Batch) -> dict[str, list[bool]]:
-    """For each kind, whether each answer is right to the last token under greedy decoding."""
-    wrong = (logits.argmax(-1) != batch.targets) & (batch.targets != IGNORED)
-    found: dict[str, list[bool]] = {}
-    for video, kinds in enumerate(batch.kinds.tolist()):
-        for question, kind in enumerate(kinds):
-            if kind >= 0:
-                failed = bool(wrong[video][batch.owners[video] == question].any())
-                found.setdefault(KINDS[kind], []).append(not failed)
-    return found
 
 
 def rate(step: int, stage: Stage, warmup: int, *, last: bool) -> float:
@@ -135,66 +39,88 @@ def rate(step: int, stage: Stage, warmup: int, *, last: bool) -> float:
 
 
 def train(out: Path, stages: tuple[Stage, ...], seed: int, device: str) -> Pupil:
-    """Run the stages that `out`/state.pt has not run yet; writes the state as it goes."""
+    """Run what `out`/state.pt has not run yet of the stages; writes the state as it goes."""
     tokenizer = new_tokenizer()
     torch.manual_seed(seed)
     pupil = Pupil(len(tokenizer)).to(device)
     optimizer = torch.optim.AdamW(pupil.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    state_file = out / "state.pt"
-    done = {"stage": 0, "step": 0, "seconds": 0.0}
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device)
-        pupil.load_state_dict(state["pupil"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["done"]
-    saved = started = time.monotonic()
-    before = done["seconds"]
-    for number in range(int(done["stage"]), len(stages)):
+    clock = _Clock(out / "state.pt")
+    clock.restore(pupil, optimizer, device)
+    for number in range(clock.stage, len(stages)):
         stage = stages[number]
-        first = int(done["step"]) if number == done["stage"] else 0
-        lessons = Lessons(stage, seed, tokenizer)
-        loader = DataLoader(
-            lessons,
+        first = clock.step if number == clock.stage else 0
+        batches = DataLoader(
+            Lessons(stage, seed, tokenizer),
             batch_size=None,
             sampler=range(first, stage.steps),
             num_workers=1,
             prefetch_factor=4,
         )
-        for step, batch in enumerate(loader, first):
-            moved = _to(batch, device)
+        for step, batch in enumerate(batches, first):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step, stage, 50, last=number == len(stages) - 1)
             with torch.autocast(device, torch.bfloat16):
-                loss, right = _learn(pupil, moved, stage, tokenizer)
+                loss, right = _learn(pupil, _to(batch, device), stage, tokenizer)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
             nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
             optimizer.step()
-            now = time.monotonic()
             if step % 20 == 0:
-                click.echo(json.dumps(_line(stage, step, now - started + before, loss, right)))
-            finished = step == stage.steps - 1
-            if now - saved > SAVE_EVERY_S or finished:
-                done = {
-                    "stage": number + 1 if finished else number,
-                    "step": 0 if finished else step + 1,
-                    "seconds": now - started + before,
-                }
-                _save_state(state_file, pupil, optimizer, done)
-                saved = now
+                click.echo(json.dumps(_line(stage, step, clock.seconds(), loss, right)))
+            clock.tick(number, step + 1, pupil, optimizer, now=step + 1 == stage.steps)
     return pupil
 
 
+class _Clock:
+    """How far training is, on disk every few minutes, so that the same command goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.stage, self.step = 0, 0
+        self._before, self._started = 0.0, time.monotonic()
+        self._saved = self._started
+
+    def seconds(self) -> float:
+        """Seconds of training, in all runs together."""
+        return self._before + time.monotonic() - self._started
+
+    def restore(self, pupil: Pupil, optimizer: torch.optim.Optimizer, device: str) -> None:
+        """Take up the state on disk, if there is one."""
+        if self._file.exists():
+            state = torch.load(self._file, map_location=device)
+            pupil.load_state_dict(state["pupil"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.stage, self.step = state["done"]["stage"], state["done"]["step"]
+            self._before = state["done"]["seconds"]
+
+    def tick(
+        self,
+        stage: int,
+        steps: int,
+        pupil: Pupil,
+        optimizer: torch.optim.Optimizer,
+        *,
+        now: bool,
+    ) -> None:
+        """Write the state after so many steps of a stage, if `now` or if it is time."""
+        if not now and time.monotonic() - self._saved < SAVE_EVERY_S:
+            return
+        done = {"stage": stage, "step": steps, "seconds": self.seconds()}
+        state = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+        part = self._file.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self._file)
+        self._saved = time.monotonic()
+
+
 def _learn(
-    pupil: Pupil, batch: Batch, stage: Stage, tokenizer: object
+    pupil: Pupil, batch: Batch, stage: Stage, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tensor, dict[str, float]]:
     if stage.name == "cells":
         return pupil.cells_loss(batch)
-    prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))  # type: ignore[arg-type]
+    prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))
     logits = pupil.answers(batch, prefix.to(batch.pictures.device))
-    right = {
-        kind: sum(each) / len(each) for kind, each in right_answers(logits, batch).items()
-    }
+    right = {kind: sum(each) / len(each) for kind, each in right_answers(logits, batch).items()}
     return answer_loss(logits, batch), right
 
 
@@ -209,15 +135,6 @@ def _line(
         "loss": round(float(loss), 4),
         **rounded,
     }
-
-
-def _save_state(
-    file: Path, pupil: Pupil, optimizer: torch.optim.Optimizer, done: dict[str, float]
-) -> None:
-    part = file.with_suffix(".part")
-    state = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
-    torch.save(state, part)
-    part.replace(file)
 
 
 def _to(batch: Batch, device: str) -> Batch:

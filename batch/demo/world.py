@@ -150,7 +150,9 @@ def imagine(rng: np.random.Generator, samples: int) -> World:
                 first=edges[index],
                 samples=edges[index + 1] - edges[index],
                 ground=str(grounds[index]),
-                names=[(str(s), str(c)) for s, c in zip(shapes[picked], colours[picked], strict=True)],
+                names=[
+                    (str(s), str(c)) for s, c in zip(shapes[picked], colours[picked], strict=True)
+                ],
                 digit=int(digits[index]) if has_card else None,
                 has_dots=index == dots_scene,
                 has_bead=index == bead_scene,
@@ -186,7 +188,7 @@ def _scene(
         rows = range(3) if thing.moves else (thing.start.row,)
         free -= {(row, int(column)) for row in rows}
     places = [Place(row=r, column=c, offset=_jitter(rng, 0.05)) for r, c in sorted(free)]
-    rng.shuffle(places)  # type: ignore[arg-type]  # numpy's stub wants an array, a list works
+    rng.shuffle(places)
     spark = None
     if has_spark:
         length = min(int(rng.integers(1, 3)), samples)

@@ -35,13 +35,6 @@ class Uncompressed:
                 inputs_embeds=embedded[None], past_key_values=self._prefix, use_cache=True
             )
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the full K and V in the type they were computed in."""
-        return sum(
-            layer.keys.nbytes + layer.values.nbytes for layer in self._prefix.layers
-        )
-
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""

@@ -44,12 +44,12 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Any:
-        return self.processor.tokenizer  # type: ignore[attr-defined]  # set by ProcessorMixin
+        return self.processor.tokenizer
 
     @property
     def image_token(self) -> str:
         """The text that stands for a picture in a prompt."""
-        token: str = self.processor.image_token  # type: ignore[attr-defined]  # set by ProcessorMixin
+        token: str = self.processor.image_token  # type: ignore[attr-defined]  # its subclasses have it
         return token
 
     @cached_property
@@ -62,7 +62,7 @@ class Checkpoint:
     @cached_property
     def processor_sha256(self) -> str:
         """Digest of how pictures and text are prepared."""
-        images = self.processor.image_processor.to_dict()  # type: ignore[attr-defined]  # as above
+        images = self.processor.image_processor.to_dict()
         tokens = self.tokenizer.backend_tokenizer.to_str()
         return _digest([images, tokens])
 
@@ -113,9 +113,7 @@ class Checkpoint:
         return shards
 
 
-def open_checkpoint(
-    name: str, *, revision: str | None = None, offline: bool = False
-) -> Checkpoint:
+def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """Open config and processor of a checkpoint; from the hub, no weights are fetched yet.
 
     Args:
@@ -136,7 +134,9 @@ def open_checkpoint(
         commit = folder.name
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # untyped in 5.23
+            folder, local_files_only=True
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{name}: not a checkpoint with config and processor: {error}") from error
     if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:

@@ -113,7 +113,10 @@ class Family(ABC):
         """
         refuse_unsupported(self.config)
         install()
-        self._model = self.checkpoint.load_weights(dtype=dtype).to(device).eval()
+        model = self.checkpoint.load_weights(dtype=dtype)
+        nn.Module.to(model, device)
+        model.train(False)
+        self._model = model
         self.language_model.set_attn_implementation(ATTENTION)
 
     @property
@@ -129,7 +132,7 @@ class Family(ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, [..., vocabulary], of the decoder's last states."""
-        head: nn.Module = self.model.get_output_embeddings()
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]  # untyped in 5.23
         scores: Tensor = head(hidden)
         return scores
 

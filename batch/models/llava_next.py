@@ -6,7 +6,7 @@ newline embedding, the layout of the single-tile branch of transformers' `pack_i
 """
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class LlavaNext(Family):
     @cached_property
     def geometry(self) -> Geometry:
         vision = self.config.vision_config
-        images = self.checkpoint.processor.image_processor  # type: ignore[attr-defined]  # set by ProcessorMixin
+        images = self.checkpoint.processor.image_processor
         side = images.size.get("shortest_edge") or images.size.get("height")
         if side != vision.image_size:
             raise ModelError(
@@ -52,7 +52,7 @@ class LlavaNext(Family):
             rows=cells,
             columns=cells,
             fit="stretch",
-            resample=Image.Resampling(images.resample).name.lower(),
+            resample=Image.Resampling(images.resample).name.lower(),  # type: ignore[arg-type]  # checked there
         )
 
     def layout(self, samples: int) -> Layout:
@@ -102,18 +102,20 @@ class LlavaNext(Family):
         return decoder
 
     def _pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
-        images = self.checkpoint.processor.image_processor  # type: ignore[attr-defined]  # set by ProcessorMixin
+        images = self.checkpoint.processor.image_processor
         device, dtype = self.model.device, self.model.dtype
         pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2)
         mean = torch.tensor(images.image_mean, device=device)[:, None, None]
         deviation = torch.tensor(images.image_std, device=device)[:, None, None]
-        return ((pixels * images.rescale_factor - mean) / deviation).to(dtype)
+        normal: Tensor = (pixels * images.rescale_factor - mean) / deviation
+        return normal.to(dtype)
 
     def _conversation_ids(self, question: str, samples: int) -> NDArray[np.int64]:
         """Tokenise the whole conversation, one image token a sample."""
         content = [{"type": "image"}] * samples + [{"type": "text", "text": question}]
+        conversation: list[dict[str, Any]] = [{"role": "user", "content": content}]
         text = self.checkpoint.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
+            conversation, add_generation_prompt=True
         )
         tokenizer = self.checkpoint.tokenizer
         opened = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)

@@ -70,11 +70,10 @@ def make_header(
         policy=PolicyIdentity(
             name=profile_name(thresholds) or "custom",
             parameters={
-                "fp16": thresholds.fp16,
-                "int8": thresholds.int8,
-                "int4": thresholds.int4,
-                "static": thresholds.static.name if thresholds.static is not None else "as others",
-                "pointers": pointers,
+                **{
+                    name: value for name, value in thresholds.to_dict().items() if value is not None
+                },
+                "count_pointers": pointers == "multiplicity",
             },
         ),
         shape=Shape(
@@ -89,7 +88,5 @@ def make_header(
             columns=geometry.columns,
             tokens={tier.name: count for tier, count in plan.tokens.items()},
         ),
-        layout=Layout(
-            slots=plan.slots, positions=plan.numbering, next_position=plan.next_position
-        ),
+        layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
     )

@@ -5,6 +5,7 @@ Pure numpy, so the exact size of a cache is known before any weight is loaded.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -62,15 +63,14 @@ class Plan:
         """
         sample = self.sample[block]
         later = sample[:, None] > sample[None]
-        bias: NDArray[np.float32] = later * np.log(self.multiplicity[block], dtype=np.float32)
-        return bias
+        return np.where(later, np.log(self.multiplicity[block]), 0).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
         """Cut the rows into blocks of so many stored samples, never inside a sample."""
         stored = np.unique(self.sample[self.sample >= 0])
         starts = np.searchsorted(self.sample, stored[samples::samples])
         edges = [0, *(int(start) for start in starts), len(self.sample)]
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             yield slice(first, last)
 
 

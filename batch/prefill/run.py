@@ -85,7 +85,7 @@ def prefill(
     path: Path,
     *,
     block_samples: int = BLOCK_SAMPLES,
-    progress: Callable[[int], None] = lambda samples: None,
+    progress: Callable[[int], object] = lambda samples: None,
 ) -> None:
     """Run a planned prefill with a loaded model and write the cache, whole or not at all.
 

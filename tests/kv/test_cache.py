@@ -1,5 +1,7 @@
 """A language model over tiers computes what the model computes by itself."""
 
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -181,9 +183,12 @@ def test_the_mask_and_the_tiers_reach_the_attention_as_they_were_given(family, m
     causal = torch.ones(4, 4, dtype=torch.bool).tril()
     padded = causal.clone()
     padded[1:, 0] = False
+    expected = torch.zeros(2, 1, 4, 4).masked_fill(
+        ~torch.stack([causal, padded])[:, None], -math.inf
+    )
     assert len(received) == SIZES["num_hidden_layers"]
     for mask, tiers in received:
-        assert torch.equal(mask, torch.stack([causal, padded])[:, None])
+        assert torch.equal(mask, expected)
         assert tiers is cache
 
 

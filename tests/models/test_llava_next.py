@@ -113,9 +113,7 @@ def _their_logits(folder: Path, samples: NDArray[np.uint8], ids: torch.Tensor) -
         return model(input_ids=ids, mm_encoder_outputs={"image": seen}).logits
 
 
-def test_a_fine_tune_has_another_identity_and_a_copy_the_same(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_fine_tune_has_another_identity_and_a_copy_the_same(tmp_path: Path, folder: Path) -> None:
     one = open_family(str(folder)).checkpoint
     copy = open_family(str(tiny.llava_next(tmp_path / "copy"))).checkpoint
     tuned = open_family(str(tiny.llava_next(tmp_path / "tuned", seed=1))).checkpoint

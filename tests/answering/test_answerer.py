@@ -1,0 +1,119 @@
+"""Answers over one shared prefix: batched or alone, first or last, they are the same."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from batch.answering import Answerer
+from batch.errors import BatchError, ModelError
+from batch.models import Family, open_family
+from batch.prefill import plan_cache, prefill
+from cachefmt import CacheFile, CacheFileError
+from tests import tiny
+from tests.manifests import make_manifest, random_pictures
+
+QUESTIONS = ["what is the red star doing ?", "a", "b c d a b c", "the star ?", "d . d"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.llava_next(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="module")
+def family(checkpoint: Path) -> Family:
+    opened = open_family(str(checkpoint))
+    opened.load(device="cpu", dtype=torch.float32)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def cache(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("caches") / "x.safetensors"
+    tiers = np.random.default_rng(1).integers(0, 4, (6, family.geometry.cells), dtype=np.uint8)
+    pictures = random_pictures(6, family.geometry)
+    manifest = make_manifest(pictures, family.geometry, tier=tiers, source=[0, 0, 2, 3, 3, 5])
+    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
+    return path
+
+
+@pytest.fixture
+def answerer(cache: Path, family: Family) -> Answerer:
+    return Answerer(CacheFile.open(cache), family)
+
+
+def test_a_batch_answers_as_one_by_one(answerer: Answerer) -> None:
+    together = list(answerer.ask(QUESTIONS, max_new_tokens=12))
+    alone = [reply for q in QUESTIONS for reply in answerer.ask([q], max_new_tokens=12)]
+    in_twos = list(answerer.ask(QUESTIONS, max_new_tokens=12, batch_size=2))
+    assert together == alone == in_twos
+    assert [reply.question for reply in together] == QUESTIONS
+    assert len({reply.answer for reply in together}) > 1
+
+
+def test_a_question_leaves_no_trace(answerer: Answerer) -> None:
+    first = answerer.next_token_scores(QUESTIONS[0])
+    list(answerer.ask(QUESTIONS[1:], max_new_tokens=4))
+    assert torch.equal(answerer.next_token_scores(QUESTIONS[0]), first)
+
+
+def test_an_answer_ends_at_the_stop_token_or_the_limit(answerer: Answerer, family: Family) -> None:
+    for reply in answerer.ask(QUESTIONS, max_new_tokens=6):
+        assert 1 <= reply.tokens <= 6
+        assert reply.complete or reply.tokens == 6
+
+
+def test_a_plain_transformers_cache_continues_the_same(answerer: Answerer, family: Family) -> None:
+    from batch.kv import Prefix
+
+    with CacheFile.open(answerer.path) as file:
+        plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
+        start = file.header.layout.next_position[0]
+        samples = file.header.shape.samples
+    ids = torch.tensor([family.question_ids(QUESTIONS[0], samples)])
+    expected = answerer.next_token_scores(QUESTIONS[0])
+    own = open_family(str(family.checkpoint.folder))
+    own.load(device="cpu", dtype=torch.float32)
+    own.language_model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        hidden = own.language_model(
+            inputs_embeds=own.text_embeddings(ids[0])[None],
+            position_ids=start + torch.arange(ids.shape[1])[None],
+            past_key_values=plain,
+        ).last_hidden_state
+        scores = own.logits(hidden[0, -1])
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_another_model_is_refused_with_the_command_that_helps(cache: Path, tmp_path: Path) -> None:
+    tuned = tiny.llava_next(tmp_path / "tuned", seed=1)
+    with pytest.raises(ModelError, match=r"weights .*but .*tuned.*\n.*batch answer --cache"):
+        Answerer.open(cache, model=str(tuned))
+    larger = tiny.llava_next(tmp_path / "larger", image_px=42)
+    with pytest.raises(ModelError, match="config"):
+        Answerer.open(cache, model=str(larger))
+
+
+def test_the_model_that_wrote_it_is_found_by_itself(cache: Path) -> None:
+    with Answerer.open(cache) as opened:
+        assert opened.path == cache
+        assert len(list(opened.ask(["a"], max_new_tokens=1))) == 1
+
+
+@pytest.mark.parametrize("question", ["", "  ", "what is <image> ?"])
+def test_a_question_that_cannot_be_asked_is_refused(answerer: Answerer, question: str) -> None:
+    with pytest.raises(BatchError, match="a question"):
+        list(answerer.ask([question]))
+
+
+def test_a_damaged_table_is_refused_before_any_answer(cache: Path, tmp_path: Path) -> None:
+    with CacheFile.open(cache) as file:
+        table = file.array("token.multiplicity").tobytes()
+    whole = cache.read_bytes()
+    at = whole.index(table)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(whole[: at + 1] + bytes([whole[at + 1] ^ 4]) + whole[at + 2 :])
+    with pytest.raises(CacheFileError, match=r"damaged\.safetensors: token\.multiplicity"):
+        Answerer.open(damaged)
