@@ -112,7 +112,7 @@ class Manifest:
             video = self.video.name
             raise ManifestError(
                 f"{video}: {np.sum(~self.kept)} samples are pointers and have no picture, but "
-                f"these tiers allow none; batch analyze --profile none --force {video}"
+                f"these tiers allow none; batch analyze --profile none --force --out FOLDER {video}"
             )
         header = replace(self.header, thresholds=thresholds)
         return replace(self, header=header, tier=assign(self.signals, thresholds))
@@ -176,7 +176,9 @@ class Manifest:
             ManifestError: missing, damaged, of another tool or version, or contradicting itself.
         """
         try:
-            table = pq.read_table(path, use_threads=False)
+            # Of a path, Arrow 26 reads a whole folder, and folders named a=b as columns.
+            with path.open("rb") as file:
+                table = pq.read_table(file, use_threads=False)
             header = _header(table.schema)
             if not table.schema.equals(_schema(header.geometry.cells)):
                 raise ValueError("its columns are not a manifest's")
@@ -192,7 +194,8 @@ def read_header(path: Path) -> ManifestHeader:
         ManifestError: missing, damaged, or of another tool or version.
     """
     try:
-        return _header(pq.read_schema(path))
+        with path.open("rb") as file:
+            return _header(pq.read_schema(file))
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise _broken(path, error) from error
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from batch.answering.fit import check_fits
-from batch.errors import BatchError
+from batch.errors import BatchError, ModelError
 from batch.kv import Prefix, TieredCache, forward
 from batch.models import Family, open_family
 from cachefmt import CacheFile
@@ -71,7 +71,17 @@ class Answerer:
         cache.verify_tables()
         written = cache.header.model
         name = model or written.id
-        family = open_family(name, revision=None if model else written.revision, offline=offline)
+        try:
+            family = open_family(
+                name, revision=None if model else written.revision, offline=offline
+            )
+        except ModelError as error:
+            if model is not None:
+                raise
+            raise ModelError(
+                f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "
+                f"batch answer --cache {path} --model FOLDER"
+            ) from error
         check_fits(cache, family)
         family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
         return cls(cache, family)
@@ -101,10 +111,11 @@ class Answerer:
             BatchError: a question is empty or holds the model's image token.
         """
         asked = list(questions)
+        ids = [self._question_ids(question) for question in asked]
         for first in range(0, len(asked), batch_size):
-            batch = asked[first : first + batch_size]
-            ids = [self._question_ids(question) for question in batch]
-            for question, tokens in zip(batch, self.generate(ids, max_new_tokens), strict=True):
+            batch = slice(first, first + batch_size)
+            answers = self.generate(ids[batch], max_new_tokens)
+            for question, tokens in zip(asked[batch], answers, strict=True):
                 complete = bool(tokens) and tokens[-1] in self._family.stop_ids
                 text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
                 yield Reply(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch.cli.options import make_folder
+
 if TYPE_CHECKING:
     from batch.analysis.analyze import Analyzed, AnalyzeSettings
 
@@ -28,13 +30,17 @@ def settings(
     from batch.models import open_family
     from batch.video import Sampling
 
+    try:
+        sampling = Sampling(rate_hz=fps, max_samples=max_samples)
+    except ValueError as error:
+        raise click.UsageError(f"--fps: {error}") from error
     geometry = open_family(model, revision=revision, offline=offline).geometry
     temporal = TEMPORAL_PROFILES[profile]
     if reference is not None:
         temporal = replace(temporal, reference=reference)  # type: ignore[arg-type]  # click.Choice gives str
     return AnalyzeSettings(
         geometry=geometry,
-        sampling=Sampling(rate_hz=fps, max_samples=max_samples),
+        sampling=sampling,
         temporal=temporal,
         thresholds=PROFILES[profile],
     )
@@ -50,6 +56,7 @@ def analyze_all(
         manifest_paths(videos, out)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    make_folder(out)
     processes = min(jobs, len(videos))
     for result in analyze_videos(videos, out, settings=chosen, processes=processes, force=force):
         if result.warning is not None:

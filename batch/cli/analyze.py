@@ -58,6 +58,8 @@ def analyze(
         max_samples=max_samples,
         reference=reference,
     )
+    if pictures is not None:
+        options.make_folder(pictures)
     summary, started = Summary(), time.perf_counter()
     with progress("analyze", len(videos), "videos") as tell:
         for result in analyze_all(videos, out, chosen, jobs or os.cpu_count() or 1, force):
@@ -101,7 +103,6 @@ def _draw(path: Path, folder: Path) -> None:
     from batch.report.tiers_drawn import draw_tiers
 
     manifest = Manifest.read(path)
-    folder.mkdir(parents=True, exist_ok=True)
     grid = manifest.geometry.rows, manifest.geometry.columns
     for sample in manifest.kept.nonzero()[0]:
         picture = draw_tiers(manifest.picture(int(sample)), manifest.tier[sample].reshape(grid))

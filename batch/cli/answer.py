@@ -42,16 +42,27 @@ def answer(
 ) -> None:
     """Answer questions about one video from its cache.
 
-    Prints one answer a line, in order. The video is not needed.
+    Prints one answer a line, in order; --json keeps the line breaks within an answer. The video
+    is not needed.
     """
     from batch.answering import Answerer
     from batch.cli.options import choose_device
 
-    asked = [line for line in questions or sys.stdin.read().splitlines() if questions or line]
-    if not asked:
-        raise click.UsageError("no question: give -q, or one per line of stdin")
+    asked = _asked(questions)
     with Answerer.open(
         cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
     ) as video:
         for reply in video.ask(asked, max_new_tokens=max_new_tokens, batch_size=batch_size):
-            click.echo(reply.to_json() if as_json else reply.answer)
+            click.echo(reply.to_json() if as_json else " ".join(reply.answer.splitlines()))
+
+
+def _asked(questions: tuple[str, ...]) -> list[str]:
+    """The questions given, or those on stdin, where blank lines are none."""
+    try:
+        asked = list(questions) or [line for line in sys.stdin.read().splitlines() if line.strip()]
+        "".join(asked).encode()
+    except UnicodeError as error:
+        raise click.UsageError("a question is not UTF-8 text") from error
+    if not asked:
+        raise click.UsageError("no question: give -q, or one per line of stdin")
+    return asked

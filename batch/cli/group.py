@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from io import TextIOWrapper
 from typing import IO, Any, NoReturn
 
 import click
@@ -54,6 +55,8 @@ class CommandGroup(click.Group):
         """Run a command and turn its errors into a line and an exit code."""
         from cachefmt.errors import CacheFileError
 
+        if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8
+            sys.stdout.reconfigure(errors="surrogateescape")
         if not sys.stderr.isatty():  # read by huggingface_hub and transformers when imported
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:

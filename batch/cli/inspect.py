@@ -52,7 +52,7 @@ def describe(cache: "CacheFile") -> dict[str, Any]:
         "samples": header.shape.samples,
         "stored_samples": int((source == range(len(source))).sum()),
         "slots": header.layout.slots,
-        "tokens": dict(header.shape.tokens),
+        "tokens": {tier.name: header.shape.tokens[tier.name] for tier in STORED_TIERS},
         "bytes": {**in_tier, "other": cache.size_bytes - sum(in_tier.values())},
         "seconds": dict(zip(COST_SECONDS, cache.array("cost.seconds").tolist(), strict=True)),
         **{

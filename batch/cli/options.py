@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from batch.errors import BatchError, ModelError
+
 PROFILES = ("default", "paper", "none")
 DTYPES = ("float32", "bfloat16", "float16")
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -72,6 +74,18 @@ force_option = click.option("--force", is_flag=True, help="Do again what is done
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with its parents.
+
+    Raises:
+        BatchError: a file is in the way, or this user may not write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BatchError(f"{folder}: this folder cannot be made: {error.strerror}") from error
+
+
 def choose_device(device: str | None) -> str:
     """The device asked for, or the best there is.
 
@@ -80,14 +94,12 @@ def choose_device(device: str | None) -> str:
     """
     import torch
 
-    from batch.errors import ModelError
-
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ModelError(f"--device {device}: torch cannot use it here: {reason}") from error
     return device
 

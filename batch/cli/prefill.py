@@ -2,7 +2,10 @@
 
 import json
 import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +82,14 @@ def prefill(
     from batch.prefill import plan_cache
     from cachefmt import CacheFileError
 
+    _refuse_shared_names(inputs)
     device = options.choose_device(device)
     dtype = options.choose_dtype(dtype, device)
     family = open_family(model, revision=revision, offline=offline)
     summary, started = Summary(), time.perf_counter()
     identity = {"model": model, "revision": revision, "offline": offline}
-    manifests = _manifests(inputs, out, summary, force, {**analysis, **identity}, profile)
-    _refuse_shared_names(manifests)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
+    manifests = _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile)
     for path in manifests:
         target = out / f"{path.stem}.safetensors"
         try:
@@ -109,6 +112,17 @@ def prefill(
         click.echo(_line(target, work, dry_run, skipped, as_json))
     summary.seconds = time.perf_counter() - started
     summary.finish()
+
+
+@contextmanager
+def _folder_of_manifests(out: Path, dry_run: bool) -> Iterator[Path]:
+    """Where the manifests of videos go: beside the caches, or for a dry run nowhere that stays."""
+    if dry_run:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+    else:
+        options.make_folder(out)
+        yield out
 
 
 def _manifests(
@@ -137,9 +151,9 @@ def _manifests(
     return [found[path] for path in inputs if path in found]
 
 
-def _refuse_shared_names(manifests: list[Path]) -> None:
+def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
     taken: dict[str, Path] = {}
-    for path in manifests:
+    for path in inputs:
         if path.stem in taken:
             raise click.UsageError(
                 f"{taken[path.stem]} and {path} would both be written to {path.stem}.safetensors"

@@ -132,7 +132,7 @@ def _line(
         "stage": stage.name,
         "step": step,
         "seconds": round(seconds),
-        "loss": round(float(loss), 4),
+        "loss": round(float(loss.detach()), 4),
         **rounded,
     }
 

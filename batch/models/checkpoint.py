@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -96,7 +97,7 @@ class Checkpoint:
             loaded = AutoModelForImageTextToText.from_pretrained(
                 self.folder, dtype=dtype, local_files_only=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
         model: PreTrainedModel = loaded
         return model

@@ -63,7 +63,7 @@ def plan_cache(
         raise ManifestError(
             f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
             f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
-            f"model:  batch analyze --model {family.checkpoint.name} --force VIDEO"
+            f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
         )
     plan = make_plan(
         manifest,

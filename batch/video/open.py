@@ -53,7 +53,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         VideoError: the file is missing, empty, no video, or has only sound.
     """
     if not path.is_file():
-        raise VideoError(f"{path}: no such file")
+        raise VideoError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty; copy or download it again")
     try:
