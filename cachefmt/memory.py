@@ -41,9 +41,7 @@ class MappedTensors:
         Raises:
             ValueError: no such tensor, or not such rows.
         """
-        if name not in self._specs:
-            raise ValueError(f"no tensor {name!r}")
-        spec = self._specs[name]
+        spec = self._spec(name)
         stop = spec.shape[0] if stop is None else stop
         if not 0 <= start <= stop <= spec.shape[0]:
             raise ValueError(f"{name} has {spec.shape[0]} rows, got [{start}, {stop})")
@@ -57,6 +55,22 @@ class MappedTensors:
         rows.flags.writeable = False
         return rows
 
+    def dtype(self, name: str) -> str:
+        """Dtype of a tensor, by safetensors' name.
+
+        Raises:
+            ValueError: no such tensor.
+        """
+        return self._spec(name).dtype
+
+    def read_ahead(self) -> None:
+        """Ask the system to read the file in the background.
+
+        Source: measured on Linux 6.18 with 179 MB and a fast disk. Without it the kernel reads
+        what is touched, and a little more, while the toucher waits: 58-250 ms; with it 70 ms.
+        """
+        self._mapped.madvise(mmap.MADV_WILLNEED)
+
     def digest(self, name: str) -> str:
         """SHA-256 of a tensor's bytes."""
         start, stop = (self._data_start + offset for offset in self._offsets[name])
@@ -65,3 +79,8 @@ class MappedTensors:
             for chunk in range(start, stop, _HASH_CHUNK_BYTES):
                 digest.update(view[chunk : min(chunk + _HASH_CHUNK_BYTES, stop)])
         return digest.hexdigest()
+
+    def _spec(self, name: str) -> TensorSpec:
+        if name not in self._specs:
+            raise ValueError(f"no tensor {name!r}")
+        return self._specs[name]

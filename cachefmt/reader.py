@@ -93,6 +93,18 @@ class CacheFile:
         """
         return self._open_tensors().array(name, start, stop)
 
+    def dtype(self, name: str) -> str:
+        """Dtype of a tensor, by safetensors' name.
+
+        Raises:
+            ValueError: no such tensor, or the file is closed.
+        """
+        return self._open_tensors().dtype(name)
+
+    def read_ahead(self) -> None:
+        """Ask the system to read the whole file in the background; does not wait."""
+        self._open_tensors().read_ahead()
+
     def verify_tables(self) -> None:
         """Check what a reader of rows relies on: the token.* and sample.* tensors and their rules.
 

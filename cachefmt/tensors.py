@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from cachefmt.layout import tensor_specs
 from cachefmt.reader import CacheFile
 
 
@@ -19,5 +18,4 @@ def tensor(cache_file: CacheFile, name: str, start: int = 0, stop: int | None = 
     array = cache_file.array(name, start, stop)
     array.flags.writeable = True  # the map is private: torch would warn about a read-only one
     result = torch.from_numpy(array)
-    is_bf16 = tensor_specs(cache_file.header.shape)[name].dtype == "BF16"
-    return result.view(torch.bfloat16) if is_bf16 else result
+    return result.view(torch.bfloat16) if cache_file.dtype(name) == "BF16" else result

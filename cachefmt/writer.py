@@ -63,6 +63,9 @@ class CacheWriter:
         except OSError as error:
             self._abandon()
             raise self._cannot_write(error) from error
+        except KeyboardInterrupt:  # some file systems allocate for minutes
+            self._abandon()
+            raise
         return self
 
     def __exit__(

@@ -48,7 +48,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def llava_next(
-    folder: Path, *, seed: int = 0, decoder: str = "mistral", image_px: int = 28
+    folder: Path,
+    *,
+    seed: int = 0,
+    decoder: str = "mistral",
+    image_px: int = 28,
+    context: int = 1024,
 ) -> Path:
     """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads."""
     torch.manual_seed(seed)
@@ -59,7 +64,7 @@ def llava_next(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": context,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,

@@ -23,6 +23,7 @@ from batch.video import Geometry, VideoInfo
 
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
+_SHA256_KEY = b"sali-cache.sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ class Manifest:
             {
                 _HEADER_KEY: self.header.to_json().encode(),
                 _COST_KEY: f'{{"analyze_seconds":{self.analyze_seconds:.3f}}}'.encode(),
+                _SHA256_KEY: self.sha256.encode(),
             }
         )
         first = np.arange(len(self.frame)) == 0
@@ -182,9 +184,12 @@ class Manifest:
             header = _header(table.schema)
             if not table.schema.equals(_schema(header.geometry.cells)):
                 raise ValueError("its columns are not a manifest's")
-            return cls(header=header, **_arrays(table, header))
+            manifest = cls(header=header, **_arrays(table, header))
+            if table.schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
+                raise ValueError("its content does not match its digest, it was changed or damaged")
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
             raise _broken(path, error) from error
+        return manifest
 
 
 def read_header(path: Path) -> ManifestHeader:

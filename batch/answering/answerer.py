@@ -4,9 +4,9 @@ A batch of questions stands behind one copy of the prefix; only their own keys a
 added, and dropped with the answer, so a question leaves no trace.
 """
 
-import json
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,19 +32,38 @@ class Reply:
     complete: bool
     """False if `max_new_tokens` cut it off."""
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What the cache cost before the first question, and what it saved."""
+
+    load_seconds: float
+    """Opening, checking tables, mapping; rows come while the first answer is computed."""
+    load_bytes: int
+    """Size of the file."""
+    reencode_seconds: float
+    """What analysis, encoding and prefill took when the file was written."""
 
 
 class Answerer:
     """Answers questions about one video from its cache."""
 
-    def __init__(self, cache: CacheFile, family: Family) -> None:
-        """Use an open cache with a loaded model, which must be the one that wrote it."""
+    def __init__(self, cache: CacheFile, family: Family, *, open_seconds: float = 0.0) -> None:
+        """Use an open cache with a loaded model, which must be the one that wrote it.
+
+        Args:
+            open_seconds: what opening the cache took, for `loading`.
+        """
+        started = time.perf_counter()
         self._cache = cache
         self._family = family
         self._device = family.model.device
         self._prefix = Prefix.load(cache, self._device)
+        self.loading = Loading(
+            load_seconds=open_seconds + time.perf_counter() - started,
+            load_bytes=cache.size_bytes,
+            reencode_seconds=float(cache.array("cost.seconds").sum()),
+        )
 
     @classmethod
     def open(
@@ -67,8 +86,10 @@ class Answerer:
             CacheFileError: the file is no cache, or damaged.
             ModelError: the model is not there, or is not the one that wrote the cache.
         """
+        started = time.perf_counter()
         cache = CacheFile.open(path)
         cache.verify_tables()
+        open_seconds = time.perf_counter() - started
         written = cache.header.model
         name = model or written.id
         try:
@@ -84,7 +105,7 @@ class Answerer:
             ) from error
         check_fits(cache, family)
         family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
-        return cls(cache, family)
+        return cls(cache, family, open_seconds=open_seconds)
 
     @property
     def path(self) -> Path:

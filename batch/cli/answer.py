@@ -1,6 +1,8 @@
 """`batch answer`: questions to replies, from a cache."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -52,8 +54,17 @@ def answer(
     with Answerer.open(
         cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
     ) as video:
+        loading = video.loading
+        click.echo(
+            f"{loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s; "
+            f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
+            err=True,
+        )
         for reply in video.ask(asked, max_new_tokens=max_new_tokens, batch_size=batch_size):
-            click.echo(reply.to_json() if as_json else " ".join(reply.answer.splitlines()))
+            if as_json:
+                click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
+            else:
+                click.echo(" ".join(reply.answer.splitlines()))
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

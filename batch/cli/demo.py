@@ -13,7 +13,7 @@ from batch.cli.options import json_option
 if TYPE_CHECKING:
     from batch.demo.show import Shown
 
-VIDEOS, SAMPLES = 3, 16
+VIDEOS, SAMPLES = 2, 20
 
 
 @click.command()
@@ -53,26 +53,29 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
 
 def _report(shown: "Shown") -> list[str]:
     found = shown.to_dict()
-    lines = [f"{'question':48} {'answer from the cache':48} truth"]
-    for asked in shown.asked:
-        mark = "" if asked.answer == asked.question.answer else "   <- wrong"
-        lines.append(f"{asked.question.text:48} {asked.answer:48} {asked.question.answer}{mark}")
+    lines = [f"{'question':46} {'answer':18} truth"]
+    for asked in sorted(shown.asked, key=lambda asked: asked.question.kind == "caption"):
+        question, truth = asked.question, asked.question.answer
+        mark = "" if asked.answer == truth else "   <- wrong"
+        if question.kind == "caption":
+            lines += [question.text, f"    answer: {asked.answer}", f"    truth:  {truth}{mark}"]
+        else:
+            lines.append(f"{question.text:46} {asked.answer:18} {truth}{mark}")
     right = round(found["exact_match"] * found["questions"])
     full = round(found["exact_match_uncompressed"] * found["questions"])
-    lines += [
+    seconds = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["seconds"].items())
+    return [
+        *lines,
         "",
         f"right      {right} of {found['questions']} from the caches, "
         f"{full} of {found['questions']} uncompressed",
         f"samples    {found['samples']}, {found['stored_samples']} stored",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored",
-    ]
-    for tier, tokens in found["tokens"].items():
-        lines.append(f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes")
-    lines += [
+        *(
+            f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes"
+            for tier, tokens in found["tokens"].items()
+        ),
         f"size       {found['cache_bytes']:,} bytes, {found['compression']:.2f}x smaller than the "
         f"FP16 KV of all slots ({found['fp16_kv_bytes']:,})",
-        "seconds    "
-        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["seconds"].items())
-        + " (each process starts Python and torch)",
+        f"seconds    {seconds} (each process starts Python and torch)",
     ]
-    return lines

@@ -99,6 +99,7 @@ def prefill(
                 dtype=dtype,
                 positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
                 pointers=pointers,  # type: ignore[arg-type]  # as above
+                identify_weights=not dry_run,
             )
             skipped = not dry_run and not force and _is_done(target, work)
             if not dry_run and not skipped:

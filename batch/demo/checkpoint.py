@@ -89,12 +89,12 @@ def new_model(vocabulary: int) -> LlavaNextForConditionalGeneration:
     return LlavaNextForConditionalGeneration(config)
 
 
-def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
+def new_processor(tokenizer: PreTrainedTokenizerFast, size_px: int = SIZE_PX) -> LlavaNextProcessor:
     """Pair the tokenizer with an image processor of the model's picture size."""
     images = LlavaNextImageProcessorPil(
-        size={"height": SIZE_PX, "width": SIZE_PX},
-        crop_size={"height": SIZE_PX, "width": SIZE_PX},
-        image_grid_pinpoints=[[SIZE_PX, SIZE_PX]],
+        size={"height": size_px, "width": size_px},
+        crop_size={"height": size_px, "width": size_px},
+        image_grid_pinpoints=[[size_px, size_px]],
     )
     return LlavaNextProcessor(  # type: ignore[no-untyped-call]  # untyped in 5.23
         image_processor=images,

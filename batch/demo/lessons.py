@@ -35,7 +35,8 @@ class Stage:
     longest: int
     slots: int
     """Prefix slots of a batch, at most: longer videos come in smaller batches."""
-    learning_rate: float
+    rates: tuple[float, float]
+    """Learning rate at the first and at the last step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Train the demo model: `python -m batch.demo.train --out FOLDER`.
 
-Three stages, because starting with whole videos learns no shapes: (0) the vision tower alone
-with dense labels, (1) single pictures with questions, (2) videos of growing length. The state
-is written every few minutes; the same command goes on from there. A seed and a number of steps
-give the same batches; the numbers of the last run are in the checkpoint's model card.
+In stages, because starting with whole videos learns no shapes: the vision tower alone with
+dense labels, single pictures with questions, then videos; a second round of short clips, where
+places and motions are learned at less cost, and videos of growing length. The state is written
+every few minutes; the same command goes on from there. A seed and a number of steps give the
+same batches; the figures of the last run are in the checkpoint's model card.
 """
 
 import json
@@ -22,20 +23,22 @@ from batch.demo.lessons import Batch, Lessons, Stage, prefix_ids
 from batch.demo.pupil import Pupil, answer_loss, right_answers
 
 STAGES = (
-    Stage(name="cells", steps=1400, shortest=1, longest=1, slots=64 * 65, learning_rate=2e-3),
-    Stage(name="pictures", steps=900, shortest=1, longest=1, slots=48 * 65, learning_rate=1.5e-3),
-    Stage(name="pairs", steps=600, shortest=2, longest=4, slots=60 * 65, learning_rate=1.2e-3),
-    Stage(name="videos", steps=1400, shortest=4, longest=12, slots=72 * 65, learning_rate=1e-3),
-    Stage(name="long", steps=350, shortest=8, longest=40, slots=80 * 65, learning_rate=4e-4),
+    Stage(name="cells", steps=1400, shortest=1, longest=1, slots=4160, rates=(2e-3, 2e-3)),
+    Stage(name="pictures", steps=900, shortest=1, longest=1, slots=3120, rates=(1.5e-3, 1.5e-3)),
+    Stage(name="pairs", steps=600, shortest=2, longest=4, slots=3900, rates=(1.2e-3, 1.2e-3)),
+    Stage(name="videos", steps=1041, shortest=4, longest=12, slots=4680, rates=(1e-3, 1e-3)),
+    Stage(name="clips", steps=241, shortest=1, longest=4, slots=3900, rates=(1e-3, 9.3e-4)),
+    Stage(name="films", steps=900, shortest=4, longest=14, slots=4680, rates=(8e-4, 3e-4)),
+    Stage(name="long", steps=380, shortest=8, longest=40, slots=5200, rates=(3e-4, 0.0)),
 )
 SAVE_EVERY_S = 240.0
+WARMUP_STEPS = 50
 
 
-def rate(step: int, stage: Stage, warmup: int, *, last: bool) -> float:
-    """Learning rate: a short warm-up, constant, and a linear fall in the last stage."""
-    rising = min(1.0, (step + 1) / warmup)
-    falling = 1 - step / stage.steps if last else 1.0
-    return stage.learning_rate * rising * max(falling, 0.02)
+def rate(step: int, stage: Stage) -> float:
+    """Learning rate: a warm-up, then from the stage's first rate straight to its last."""
+    first, last = stage.rates
+    return (first + (last - first) * step / stage.steps) * min(1.0, (step + 1) / WARMUP_STEPS)
 
 
 def train(out: Path, stages: tuple[Stage, ...], seed: int, device: str) -> Pupil:
@@ -58,7 +61,7 @@ def train(out: Path, stages: tuple[Stage, ...], seed: int, device: str) -> Pupil
         )
         for step, batch in enumerate(batches, first):
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, stage, 50, last=number == len(stages) - 1)
+                group["lr"] = rate(step, stage)
             with torch.autocast(device, torch.bfloat16):
                 loss, right = _learn(pupil, _to(batch, device), stage, tokenizer)
             optimizer.zero_grad(set_to_none=True)

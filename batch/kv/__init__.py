@@ -6,7 +6,7 @@ other than through `cachefmt`.
 
 from batch.kv.attention import attend, attend_own, merge
 from batch.kv.cache import ATTENTION, TieredCache, forward, install, refuse_unsupported
-from batch.kv.prefix import Prefix
+from batch.kv.prefix import Prefix, load
 
 __all__ = [
     "ATTENTION",
@@ -16,6 +16,7 @@ __all__ = [
     "attend_own",
     "forward",
     "install",
+    "load",
     "merge",
     "refuse_unsupported",
 ]

@@ -7,7 +7,8 @@ number of parts, each in its own encoding, and be decoded a chunk at a time.
 Knows tensors only; knows nothing of tiers, files or transformers.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 CHUNK_ROWS = 1024
 """Rows decoded at a time: 1,024 rows of 8 heads x 128 channels are 4 MiB in float32."""
 
-_FLASH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Chunk(NamedTuple):
@@ -31,6 +32,27 @@ class Chunk(NamedTuple):
     bias: Tensor | None
 
 
+class Stored(NamedTuple):
+    """Keys or values of some rows as they are stored, for a kernel that decodes by itself.
+
+    codes: [rows, kv_heads, head_dim] of any float if scale is None, else of int8; if there is a
+    minimum, uint8 [rows, kv_heads, head_dim / 2], channel j in the low and j + head_dim / 2 in
+    the high nibble of byte j. scale, minimum: float16 [rows, kv_heads, groups].
+    """
+
+    codes: Tensor
+    scale: Tensor | None
+    minimum: Tensor | None
+
+
+class StoredRows(NamedTuple):
+    """Some rows as they are stored; key and value in the same encoding, bias as in `Chunk`."""
+
+    key: Stored
+    value: Stored
+    bias: Tensor | None
+
+
 class Part(Protocol):
     """Stored rows that can be decoded chunk by chunk."""
 
@@ -39,6 +61,9 @@ class Part(Protocol):
 
     def chunks(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[Chunk]:
         """Decode all rows in order, at most `chunk_rows` at a time; chunks may share one buffer."""
+
+    def stored(self) -> StoredRows:
+        """All rows in order, not decoded; views, nothing is copied."""
 
 
 def fold(query: Tensor, kv_heads: int) -> Tensor:
@@ -70,7 +95,7 @@ def attend(
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
         parts: in any order; empty ones are skipped.
         scaling: factor of the scores, usually head_dim ** -0.5.
-        chunk_rows: most rows decoded at a time.
+        chunk_rows: most rows decoded at a time; a kernel that decodes in registers has no chunks.
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
@@ -79,10 +104,10 @@ def attend(
         ValueError: no part has a row; a softmax over nothing has no value.
     """
     return merge(
-        _attend_chunk(query, chunk, scaling)
+        partial
         for part in parts
         if len(part)
-        for chunk in part.chunks(query.dtype, chunk_rows)
+        for partial in _attend_part(query, part, scaling, chunk_rows)
     )
 
 
@@ -135,6 +160,31 @@ def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return output, lse
 
 
+def _attend_part(
+    query: Tensor, part: Part, scaling: float, chunk_rows: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attend to a part as it is stored if a kernel can, else decode it chunk by chunk."""
+    if query.device.type == "cuda" and query.dtype in _KERNEL_DTYPES:
+        attend_stored = _attend_stored()
+        if attend_stored is not None:
+            yield attend_stored(query, part.stored(), scaling=scaling)
+            return
+    for chunk in part.chunks(query.dtype, chunk_rows):
+        yield _attend_chunk(query, chunk, scaling)
+
+
+@functools.cache
+def _attend_stored() -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """Triton's `attend_stored`, imported when it is first needed; None if there is no Triton."""
+    try:
+        from batch.kv.triton_attention import attend_stored
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return attend_stored
+
+
 def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:
     """Attend from folded queries to decoded rows; shapes as in `attend`."""
     key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
@@ -155,7 +205,7 @@ def _partial(
     if key.shape[2] == 0:
         # torch 2.13's CPU kernel ends the process (SIGFPE) on an empty key axis.
         raise ValueError("cannot attend to zero keys")
-    if query.device.type == "cpu" and query.dtype in _FLASH_DTYPES:
+    if query.device.type == "cpu" and query.dtype in _KERNEL_DTYPES:
         output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, attn_mask=bias, scale=scaling
         )

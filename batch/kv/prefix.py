@@ -5,23 +5,25 @@ Knows the layout and the codecs of `cachefmt`; knows no model and no question.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from batch.kv.attention import CHUNK_ROWS
+from batch.kv.loading import ArrivingLayers
 from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
 from cachefmt import tensors as file_tensors
 from cachefmt.codecs import int4, int8
 from cachefmt.layout import tensor_specs
+from cachefmt.reader import CacheFile
 from cachefmt.tiers import STORED_TIERS, Tier
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from cachefmt.header import Shape
-    from cachefmt.reader import CacheFile
 
 _DTYPES = {
     "F32": torch.float32,
@@ -50,6 +52,7 @@ class Prefix:
         self.shape = shape
         self._tensors = tensors
         self._scratch = Scratch()
+        self._arriving: ArrivingLayers | None = None
         self._bias: dict[Tier, Tensor] = {}
         self._multiplicity: dict[Tier, Tensor] = {}
         self._filled = [
@@ -73,13 +76,21 @@ class Prefix:
     def load(cls, cache_file: CacheFile, device: torch.device | str) -> Prefix:
         """Take all rows of a file.
 
-        On the CPU nothing is copied or read: tensors lie over the mapped file, and keep it mapped
-        after it is closed.
+        On the CPU nothing is copied: tensors lie over the mapped file, and keep it mapped after
+        it is closed; the system is asked to read ahead of the computation. On CUDA a layer is
+        copied when the one before it is used (not run on a GPU yet).
         """
         shape = cache_file.header.shape
         names = (name for name in tensor_specs(shape) if name.startswith("layers."))
-        tensors = {name: file_tensors.tensor(cache_file, name).to(device) for name in names}
+        tensors = {name: file_tensors.tensor(cache_file, name) for name in names}
+        cache_file.read_ahead()
+        arriving = None
+        if torch.device(device).type == "cuda":
+            there = {name: torch.empty_like(rows, device=device) for name, rows in tensors.items()}
+            arriving = ArrivingLayers(_by_layer(shape, tensors), _by_layer(shape, there))
+            tensors = there
         prefix = cls(shape, tensors, is_filled=True)
+        prefix._arriving = arriving
         multiplicity = file_tensors.tensor(cache_file, "token.multiplicity")
         for tier in STORED_TIERS:
             rows = shape.rows_of(tier)
@@ -167,6 +178,8 @@ class Prefix:
 
     def layer(self, layer: int) -> list[RawRows | QuantisedRows]:
         """The filled rows of a layer, a part per tier, in the order of the file."""
+        if self._arriving is not None:
+            self._arriving.wait(layer)
         return [self._rows(layer, tier) for tier in STORED_TIERS]
 
     def to_dynamic_cache(self, dtype: torch.dtype) -> DynamicCache:
@@ -239,3 +252,24 @@ class Prefix:
             scale=self._tensors[f"{name}.scale"][:filled],
             minimum=self._tensors[f"{name}.minimum"][:filled] if tier is Tier.INT4 else None,
         )
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Prefix:
+    """Take the keys and values of a cache file, checked for what readers rely on.
+
+    On the CPU the rows lie over the mapped file: nothing is read before it is used.
+
+    Raises:
+        CacheFileError: the file is no cache, or damaged.
+    """
+    with CacheFile.open(path) as cache_file:
+        cache_file.verify_tables()
+        return Prefix.load(cache_file, device)
+
+
+def _by_layer(shape: Shape, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The `layers.*` tensors of each layer, by name."""
+    layers: list[dict[str, Tensor]] = [{} for _ in range(shape.layers)]
+    for name, rows in tensors.items():
+        layers[int(name.split(".")[1])][name] = rows
+    return layers

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from batch.kv.attention import Chunk
+from batch.kv.attention import Chunk, Stored, StoredRows
 
 
 class Scratch:
@@ -57,6 +57,14 @@ class RawRows:
                 value=self._cast("value", self.value[rows], dtype),
                 bias=None if self.bias is None else self.bias[rows],
             )
+
+    def stored(self) -> StoredRows:
+        """The rows themselves."""
+        return StoredRows(
+            key=Stored(codes=self.key, scale=None, minimum=None),
+            value=Stored(codes=self.value, scale=None, minimum=None),
+            bias=self.bias,
+        )
 
     def _cast(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
         if rows.dtype == dtype:
@@ -121,3 +129,11 @@ class QuantisedRows:
                 value=self.value.decode(rows, "value", self.scratch, dtype),
                 bias=None if self.bias is None else self.bias[rows],
             )
+
+    def stored(self) -> StoredRows:
+        """Codes, scales and minima."""
+        return StoredRows(
+            key=Stored(self.key.codes, self.key.scale, self.key.minimum),
+            value=Stored(self.value.codes, self.value.scale, self.value.minimum),
+            bias=self.bias,
+        )

@@ -94,12 +94,15 @@ class Checkpoint:
         """
         self._shards()
         try:
-            loaded = AutoModelForImageTextToText.from_pretrained(
-                self.folder, dtype=dtype, local_files_only=True
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
-        model: PreTrainedModel = loaded
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:  # transformers 5.23 fills them with random numbers
+            raise ModelError(f"{self.name}: {len(missing)} weights are missing, as {missing[0]}")
         return model
 
     def _shards(self) -> list[Path]:
@@ -107,10 +110,12 @@ class Checkpoint:
             _fetch(self.name, self.revision, self.offline, [*_SMALL_FILES, "*.safetensors"])
         shards = sorted(self.folder.glob("*.safetensors"))
         if not shards:
-            raise ModelError(
-                f"{self.name}: no *.safetensors weights in {self.folder}; "
-                "convert the checkpoint with save_pretrained(..., safe_serialization=True)"
+            advice = (
+                "convert the checkpoint with save_pretrained, which writes safetensors"
+                if self.revision is None
+                else "without --offline they are fetched from the hub, if it has them"
             )
+            raise ModelError(f"{self.name}: no *.safetensors weights in {self.folder}; {advice}")
         return shards
 
 

@@ -7,6 +7,7 @@ from batch.analysis.tiers import profile_name
 from batch.models import Family
 from batch.prefill.plan import Plan, Pointers
 from cachefmt.header import (
+    ZERO_DIGEST,
     Header,
     Layout,
     ManifestIdentity,
@@ -42,12 +43,14 @@ def make_header(
     dtype: str,
     pointers: Pointers,
     raw_dtype: str | None = None,
+    identify_weights: bool = True,
 ) -> Header:
     """Describe the cache of a plan; its exact size follows from it.
 
     Args:
         dtype: type the model runs in, a key of RAW_DTYPES.
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
+        identify_weights: False leaves their digest blank, where they are not at hand.
     """
     checkpoint, decoder, geometry = family.checkpoint, family.decoder, manifest.geometry
     thresholds = manifest.header.thresholds
@@ -58,7 +61,7 @@ def make_header(
             revision=checkpoint.revision,
             family=family.model_type,
             config_sha256=checkpoint.config_sha256,
-            weights_sha256=checkpoint.weights_sha256,
+            weights_sha256=checkpoint.weights_sha256 if identify_weights else ZERO_DIGEST,
             dtype=dtype,
         ),
         prompt=PromptIdentity(

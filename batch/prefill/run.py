@@ -52,8 +52,13 @@ def plan_cache(
     positions: Positions = "auto",
     pointers: Pointers = "multiplicity",
     raw_dtype: str | None = None,
+    identify_weights: bool = True,
 ) -> Prefill:
-    """Plan the cache of a manifest; needs no weights, though their identity is read.
+    """Plan the cache of a manifest; the weights need not be loaded.
+
+    Args:
+        identify_weights: False does without the weights' files; the size stays exact, but the
+            plan cannot be run.
 
     Raises:
         ManifestError: the manifest was made for pictures of another geometry.
@@ -73,7 +78,13 @@ def plan_cache(
         pointers=pointers,
     )
     header = make_header(
-        plan, manifest, family, dtype=dtype, pointers=pointers, raw_dtype=raw_dtype
+        plan,
+        manifest,
+        family,
+        dtype=dtype,
+        pointers=pointers,
+        raw_dtype=raw_dtype,
+        identify_weights=identify_weights,
     )
     return Prefill(manifest=manifest, plan=plan, header=header)
 

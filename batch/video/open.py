@@ -65,6 +65,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             f"`ffprobe {path.name}` shows more"
         ) from error
     with container:
+        if container.format.name == "tty":  # av 18 plays any *.txt or *.nfo as a terminal
+            raise VideoError(f"{path}: a text file, expected video")
         streams = [
             stream
             for stream in container.streams.video

@@ -212,9 +212,21 @@ def test_a_manifest_that_contradicts_itself_is_refused(written, columns, message
         Manifest.read(written)
 
 
-def test_a_damaged_picture_is_refused_with_its_sample(written):
-    pictures = pq.read_table(written)["picture"].to_pylist()
-    pictures[3] = pictures[3][:40]
-    rewrite(written, columns={"picture": pictures})
+def test_a_damaged_picture_is_refused_with_its_sample(manifest):
+    pictures = [png and png[:40] for png in manifest.pictures]
     with pytest.raises(ManifestError, match="the picture of sample 3 is damaged"):
-        Manifest.read(written).picture(3)
+        replace(manifest, pictures=pictures).picture(3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"columns": {"picture": [b"a", None, None, b"b", None]}},
+        {"columns": {"pts_s": [0.0, 1.0, 2.0, 3.0, 4.5]}},
+        {"header": {"tool": "0.0.1"}},
+    ],
+)
+def test_a_change_that_contradicts_nothing_is_found_too(written, changed):
+    rewrite(written, **changed)
+    with pytest.raises(ManifestError, match="does not match its digest"):
+        Manifest.read(written)

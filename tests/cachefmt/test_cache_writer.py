@@ -179,6 +179,18 @@ def test_a_full_disk_is_found_before_the_first_row(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interruption_while_allocating_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "posix_fallocate", interrupted)
+    with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path / "x.safetensors", make_header()):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_writer_that_is_not_open_refuses(tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path / "x", make_header())
     with pytest.raises(ValueError, match="is not open"):

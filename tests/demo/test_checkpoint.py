@@ -13,7 +13,9 @@ def test_the_auto_classes_load_it() -> None:
     model = AutoModelForImageTextToText.from_pretrained(FOLDER, local_files_only=True)
     processor = AutoProcessor.from_pretrained(FOLDER, local_files_only=True)
     assert model.config.model_type == "llava_next"
-    assert model.config.text_config.num_key_value_heads < model.config.text_config.num_attention_heads
+    assert (
+        model.config.text_config.num_key_value_heads < model.config.text_config.num_attention_heads
+    )
     assert processor.chat_template
 
 

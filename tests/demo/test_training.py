@@ -13,8 +13,8 @@ from batch.demo.train import train
 from batch.models import open_family
 
 STAGES = (
-    Stage(name="cells", steps=2, shortest=1, longest=1, slots=2 * 65, learning_rate=1e-3),
-    Stage(name="videos", steps=3, shortest=2, longest=3, slots=4 * 65, learning_rate=1e-3),
+    Stage(name="cells", steps=2, shortest=1, longest=1, slots=2 * 65, rates=(1e-3, 1e-3)),
+    Stage(name="videos", steps=3, shortest=2, longest=3, slots=4 * 65, rates=(1e-3, 5e-4)),
 )
 
 
@@ -68,9 +68,9 @@ def _folder(path: Path) -> Path:
 
 
 def _stops_at_step(step: int, rate):
-    def stopping(at, stage, warmup, *, last):
-        if last and at == step:
+    def stopping(at, stage):
+        if stage is STAGES[-1] and at == step:
             raise KeyboardInterrupt
-        return rate(at, stage, warmup, last=last)
+        return rate(at, stage)
 
     return stopping

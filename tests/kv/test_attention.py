@@ -64,7 +64,7 @@ def test_rows_in_any_order_parts_and_chunks_equal_one_softmax(
     parts = [raw(key[index], value[index], bias[index]) for index in order.split(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         if path == "plain":
-            patch.setattr(attention, "_FLASH_DTYPES", ())
+            patch.setattr(attention, "_KERNEL_DTYPES", ())
         output, lse = attend(query, parts, scaling=SCALING, chunk_rows=chunk_rows)
     expected_output, expected_lse = softmax_attention(query, key, value, bias)
     assert_close(output, expected_output)
@@ -131,7 +131,7 @@ def test_own_keys_under_a_mask_equal_repeated_keys(path, batch, group, queries, 
     visible = random(batch, 1, queries, keys, seed=seed + 2) > 0
     with pytest.MonkeyPatch.context() as patch:
         if path == "plain":
-            patch.setattr(attention, "_FLASH_DTYPES", ())
+            patch.setattr(attention, "_KERNEL_DTYPES", ())
         output, lse = attend_own(query, key, value, hide(~visible), scaling=SCALING)
     hidden = ~visible.any(-1).expand(lse.shape)
     assert bool((lse[hidden] == -math.inf).all())

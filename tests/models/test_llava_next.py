@@ -1,5 +1,6 @@
 """LLaVA-1.6: layout, geometry and features against transformers' own pieces."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from batch.errors import ModelError
 from batch.models import Family, open_family
+from batch.prefill import plan_cache
 from tests import tiny
+from tests.manifests import make_manifest
 
 QUESTION = "what is the red star doing ?"
 
@@ -139,3 +142,28 @@ def test_an_unknown_folder_or_family_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match=str(tmp_path)):
         open_family(str(tmp_path))
+
+
+def test_a_checkpoint_of_the_hub_is_used_offline_and_known_as_its_folder(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--somebody--tiny"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    opened = open_family("somebody/tiny", offline=True)
+    assert opened.checkpoint.name == "somebody/tiny"
+    assert opened.checkpoint.revision == commit
+    opened.load(device="cpu", dtype=torch.float32)
+    here = open_family(str(folder)).checkpoint
+    assert opened.checkpoint.weights_sha256 == here.weights_sha256
+    assert opened.checkpoint.config_sha256 == here.config_sha256
+    (repository / "snapshots" / commit / "model.safetensors").unlink()
+    without = open_family("somebody/tiny", offline=True)
+    with pytest.raises(ModelError, match="without --offline"):
+        without.load(device="cpu", dtype=torch.float32)
+    manifest = make_manifest(frames(2)[:, :28, :28].copy(), without.geometry)
+    work = plan_cache(manifest, without, dtype="float32", identify_weights=False)
+    assert work.size_bytes == plan_cache(manifest, opened, dtype="float32").size_bytes

@@ -1,0 +1,240 @@
+"""`batch prefill`: from manifests and from videos; what it prints, writes, skips and refuses."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import clips, tiny
+from tests.cli.running import batch, objects, stamps, succeed
+
+
+def inspected(cache: Path) -> dict[str, Any]:
+    return objects(succeed("inspect", cache, "--json"))[0]
+
+
+def test_a_manifest_becomes_a_cache_whose_path_is_the_only_result(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    result = batch("prefill", manifest, "--out", tmp_path / "a" / "b", "--model", model)
+    target = tmp_path / "a" / "b" / "clip.safetensors"
+    assert (result.exit_code, result.stdout) == (0, f"{target}\n")
+    assert f"1 done; {target.stat().st_size:,} bytes, " in result.stderr
+    assert batch("verify", target).exit_code == 0
+
+
+def test_a_video_becomes_the_same_cache_as_its_manifest_which_lands_beside_it(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    straight, through = tmp_path / "straight", tmp_path / "through"
+    succeed("prefill", clip, "--out", straight, "--model", model)
+    succeed("analyze", clip, "--out", through, "--model", model)
+    succeed("prefill", through / "clip.parquet", "--out", through, "--model", model)
+    assert sorted(stamps(straight)) == ["clip.parquet", "clip.safetensors"]
+    one, other = (inspected(folder / "clip.safetensors") for folder in (straight, through))
+    del one["cache"], other["cache"], one["seconds"], other["seconds"]
+    assert one == other
+
+
+def test_results_come_in_the_order_of_the_inputs(
+    model: Path, manifest: Path, clip: Path, tmp_path: Path
+) -> None:
+    first, last = tmp_path / "z.parquet", tmp_path / "a.mp4"
+    shutil.copy(manifest, first)
+    shutil.copy(clip, last)
+    lines = succeed("prefill", first, last, "--out", tmp_path, "--model", model)
+    assert lines == [str(tmp_path / "z.safetensors"), str(tmp_path / "a.safetensors")]
+
+
+def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path) -> None:
+    lines = succeed("prefill", manifest, "--out", tmp_path, "--model", model, "--json")
+    (found,) = objects(lines)
+    assert list(found) == [
+        "cache",
+        "written",
+        "skipped",
+        "size_bytes",
+        "slots",
+        "tokens",
+        "samples",
+        "stored_samples",
+        "positions",
+    ]
+    target = tmp_path / "clip.safetensors"
+    assert (found["cache"], found["size_bytes"]) == (str(target), target.stat().st_size)
+    assert (found["written"], found["skipped"], found["positions"]) == (True, False, "original")
+    assert list(found["tokens"]) == ["FP16", "INT8", "INT4"]
+    assert (found["samples"], found["stored_samples"]) == (4, 3)
+
+
+def test_the_same_command_again_writes_nothing(model: Path, clip: Path, tmp_path: Path) -> None:
+    command = ("prefill", clip, "--out", tmp_path, "--model", model)
+    first = succeed(*command)
+    before = stamps(tmp_path)
+    again = batch(*command)
+    assert (again.exit_code, again.stdout.splitlines()) == (0, first)
+    assert again.stderr.startswith("1 skipped; ")
+    assert stamps(tmp_path) == before
+    told = objects(succeed(*command, "--json"))[0]
+    assert (told["written"], told["skipped"]) == (False, True)
+    assert "1 done; " in batch(*command, "--force").stderr
+    after = stamps(tmp_path)
+    assert all(after[name][0] > before[name][0] for name in before)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--profile", "paper"],
+        ["--positions", "compact"],
+        ["--pointers", "nothing"],
+        ["--dtype", "bfloat16"],
+    ],
+)
+def test_other_settings_at_the_same_target_are_refused_and_forced(
+    model: Path, manifest: Path, tmp_path: Path, option: list[str]
+) -> None:
+    command = ("prefill", manifest, "--out", tmp_path, "--model", model)
+    succeed(*command)
+    before = stamps(tmp_path)
+    refused = batch(*command, *option)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"error: {tmp_path / 'clip.safetensors'}: already holds a cache" in refused.stderr
+    assert "--force replaces it" in refused.stderr
+    assert stamps(tmp_path) == before
+    succeed(*command, *option, "--force")
+    assert stamps(tmp_path) != before
+    assert batch(*command, *option).stderr.startswith("1 skipped; ")
+
+
+def test_another_video_or_model_at_the_same_target_is_refused(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    succeed("prefill", manifest, "--out", out, "--model", model)
+    before = stamps(out)
+    video = clips.write_clip(tmp_path / "clip.mp4", [clips.flat(48, 64)] * 10)
+    succeed("analyze", video, "--out", tmp_path, "--model", model)
+    tuned = tiny.llava_next(tmp_path / "tuned", seed=1)
+    for changed in ([tmp_path / "clip.parquet", "--model", model], [manifest, "--model", tuned]):
+        refused = batch("prefill", *changed, "--out", out)
+        assert refused.exit_code == 1
+        assert "--force replaces it" in refused.stderr
+    assert stamps(out) == before
+
+
+@pytest.mark.parametrize("option", [[], ["--profile", "paper"], ["--positions", "compact"]])
+def test_a_dry_run_writes_nothing_and_knows_the_size_to_the_byte(
+    model: Path, clip: Path, tmp_path: Path, option: list[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ("prefill", clip, "--out", out, "--model", model, *option)
+    (line,) = succeed(*command, "--dry-run")
+    (promised,) = objects(succeed(*command, "--dry-run", "--json"))
+    assert not list(tmp_path.iterdir())
+    succeed(*command)
+    target = out / "clip.safetensors"
+    assert line.startswith(f"{target}: {target.stat().st_size} bytes; tokens FP16 ")
+    assert (promised["cache"], promised["size_bytes"]) == (str(target), target.stat().st_size)
+    assert (promised["written"], promised["skipped"]) == (False, False)
+
+
+def test_a_dry_run_over_finished_work_changes_nothing(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", clip, "--out", tmp_path, "--model", model)
+    succeed(*command)
+    before = stamps(tmp_path)
+    succeed(*command, "--dry-run", "--force", "--profile", "paper")
+    assert stamps(tmp_path) == before
+
+
+def test_another_profile_assigns_tiers_anew_without_the_video(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    video = tmp_path / "film.mp4"
+    shutil.copy(clip, video)
+    succeed("analyze", video, "--out", tmp_path, "--model", model)
+    video.unlink()
+    manifest = tmp_path / "film.parquet"
+    analysed = manifest.read_bytes()
+    found = {}
+    for profile in ("default", "paper"):
+        out = tmp_path / profile
+        succeed("prefill", manifest, "--out", out, "--model", model, "--profile", profile)
+        found[profile] = inspected(out / "film.safetensors")
+        assert found[profile]["policy"]["name"] == profile
+    assert found["default"]["tokens"] != found["paper"]["tokens"]
+    assert manifest.read_bytes() == analysed
+
+
+def test_a_profile_without_pointers_is_refused_where_there_are_pointers(
+    model: Path, manifest: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    refused = batch("prefill", manifest, "--out", out, "--model", model, "--profile", "none")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "clip.mp4: 1 samples are pointers" in refused.stderr
+    assert "batch analyze --profile none --force" in refused.stderr
+    succeed("prefill", clip, "--out", out, "--model", model, "--profile", "none")
+    found = inspected(out / "clip.safetensors")
+    assert (found["stored_samples"], sum(found["tokens"].values())) == (4, found["slots"])
+
+
+def test_positions_are_kept_or_renumbered(model: Path, manifest: Path, tmp_path: Path) -> None:
+    layouts = {}
+    for positions in ("original", "compact", "auto"):
+        out = tmp_path / positions
+        succeed("prefill", manifest, "--out", out, "--model", model, "--positions", positions)
+        layouts[positions] = inspected(out / "clip.safetensors")
+    slots = layouts["original"]["slots"]
+    stored = sum(layouts["compact"]["tokens"].values())
+    assert stored < slots
+    assert layouts["original"]["layout"] == {
+        "slots": slots,
+        "positions": "original",
+        "next_position": [slots],
+    }
+    assert layouts["compact"]["layout"] == {
+        "slots": slots,
+        "positions": "compact",
+        "next_position": [stored],
+    }
+    assert layouts["auto"]["layout"] == layouts["original"]["layout"]
+
+
+def test_a_video_too_long_for_the_context_is_refused_with_ways_out(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", clip, "--out", tmp_path, "--model", model, "--fps", 200)
+    refused = batch(*command, "--positions", "original")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "error: clip.mp4: 40" in refused.stderr
+    for way in ("--fps", "--max-samples", "--profile", "--positions compact"):
+        assert way in refused.stderr
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".parquet"])
+def test_two_inputs_of_one_stem_are_wrong_usage_before_any_work(
+    model: Path, clip: Path, tmp_path: Path, suffix: str
+) -> None:
+    twin = tmp_path / f"clip{suffix}"
+    twin.touch()
+    refused = batch("prefill", clip, twin, "--out", tmp_path / "out", "--model", model)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{clip} and {twin} would both be written to clip.safetensors" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_failed_is_3_and_all_failed_is_1(model: Path, manifest: Path, tmp_path: Path) -> None:
+    bad = [tmp_path / "gone.parquet", tmp_path / "lost.mp4"]
+    some = batch("prefill", *bad, manifest, "--out", tmp_path, "--model", model, "--jobs", 1)
+    assert (some.exit_code, some.stdout) == (3, f"{tmp_path / 'clip.safetensors'}\n")
+    for path in bad:
+        assert f"error: {path}: no such file" in some.stderr
+    assert "1 done, 2 failed; " in some.stderr
+    every = batch("prefill", *bad, "--out", tmp_path, "--model", model, "--jobs", 1)
+    assert (every.exit_code, every.stdout) == (1, "")
+    assert "2 failed; 0 bytes" in every.stderr

@@ -1,0 +1,125 @@
+"""The commands as real processes: the whole way, and what happens when one is ended early."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from batch.models import open_family
+from cachefmt import CacheFile
+from tests import clips, tiny
+from tests.cachefmt.files import write_file
+from tests.manifests import make_manifest, random_pictures
+
+ROOT = Path(__file__).parents[2]
+LONG_SAMPLES = 300
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with room for a long video."""
+    folder = tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 8 * LONG_SAMPLES
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_manifest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest whose prefill takes a while, one sample a block."""
+    geometry = open_family(str(model)).geometry
+    path = tmp_path_factory.mktemp("long") / "long.parquet"
+    make_manifest(random_pictures(LONG_SAMPLES, geometry), geometry).write(path)
+    return path
+
+
+def start(*words: object, stdin: IO[str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "batch", *map(str, words)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*words: object, stdin: IO[str] | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that ends by itself."""
+    process = start(*words, stdin=stdin)
+    out, errors = process.communicate(timeout=300)
+    return process.returncode, out, errors
+
+
+def started_prefill(model: Path, manifest: Path, out: Path) -> subprocess.Popen[str]:
+    """A prefill in the middle of writing its file."""
+    process = start("prefill", manifest, "--out", out, "--model", model, "--block-samples", 1)
+    while process.poll() is None and not list(out.glob(".long.safetensors.*.tmp")):
+        time.sleep(0.002)
+    time.sleep(0.05)
+    return process
+
+
+def test_from_a_video_to_answers_after_the_video_is_gone(model: Path, tmp_path: Path) -> None:
+    moving = clips.moving(30, height_px=48, width_px=64, step_px=3)
+    video = clips.write_clip(tmp_path / "clip.mp4", [*moving, *[clips.flat(48, 64)] * 30])
+    cache, out = tmp_path / "out" / "clip.safetensors", tmp_path / "out"
+    code, printed, errors = run("prefill", video, "--out", out, "--model", model)
+    assert (code, printed) == (0, f"{cache}\n")
+    assert re.fullmatch(r"1 done; [\d,]+ bytes, \d+\.\d s\n", errors)
+    video.unlink()
+    (out / "clip.parquet").unlink()
+    command = ("answer", "--cache", cache, "--max-new-tokens", 6, "--json")
+    questions = tmp_path / "questions.txt"
+    questions.write_text("what is the red star doing ?\na b ?\n")
+    with questions.open() as lines:
+        code, printed, errors = run(*command, stdin=lines)
+    assert code == 0
+    assert re.fullmatch(r"[\d,]+ bytes loaded in .* when they were written\n", errors)
+    asked = [json.loads(line)["question"] for line in printed.splitlines()]
+    assert asked == questions.read_text().splitlines()
+    assert sorted(path.name for path in out.iterdir()) == ["clip.safetensors"]
+
+
+def test_a_killed_prefill_leaves_no_cache_and_the_same_command_completes_it(
+    model: Path, long_manifest: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "long.safetensors"
+    process = started_prefill(model, long_manifest, tmp_path)
+    process.kill()
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert not target.exists()
+    code, printed, _ = run("prefill", long_manifest, "--out", tmp_path, "--model", model)
+    assert (code, printed) == (0, f"{target}\n")
+    code, printed, _ = run("verify", target)
+    assert (code, printed) == (0, f"{target}: whole\n")
+    with CacheFile.open(target) as cache:
+        assert cache.header.shape.samples == LONG_SAMPLES
+
+
+def test_an_interrupted_prefill_says_so_in_a_line_and_leaves_nothing(
+    model: Path, long_manifest: Path, tmp_path: Path
+) -> None:
+    process = started_prefill(model, long_manifest, tmp_path)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=300)
+    assert (process.returncode, printed, errors) == (130, "", "\ninterrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_left_gets_no_traceback(tmp_path: Path) -> None:
+    process = start("inspect", write_file(tmp_path / "x.safetensors"))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=300) == 1
