@@ -153,17 +153,21 @@ class Answerer:
         step, padding = step.to(self._device), padding.to(self._device)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         replies: list[list[int]] = [[] for _ in questions]
-        running = set(range(len(questions)))
+        running = list(range(len(questions)))  # the question of each row of the batch
         for _ in range(max_new_tokens):
             chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
-            for row in list(running):
-                token = int(chosen[row])
-                replies[row].append(token)
-                if token in self._family.stop_ids:
-                    running.discard(row)
-            if not running:
+            tokens = chosen.tolist()
+            for question, token in zip(running, tokens, strict=True):
+                replies[question].append(token)
+            rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
+            if not rows:
                 break
             step, place = chosen[:, None], place[:, -1:] + 1
+            if len(rows) < len(running):
+                going_on = torch.tensor(rows, device=self._device)
+                step, place, padding = step[going_on], place[going_on], padding[going_on]
+                cache.keep(going_on)
+                running = [running[row] for row in rows]
         return replies
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from batch.cli.options import json_option
 if TYPE_CHECKING:
     from batch.demo.show import Shown
 
-VIDEOS, SAMPLES = 2, 20
+VIDEOS, SAMPLES = 3, 12
 
 
 @click.command()

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--positions",
-    type=click.Choice(["auto", "original", "compact"]),
-    default="auto",
+    type=click.Choice(["compact", "original"]),
+    default="compact",
     show_default=True,
-    help="Positions of kept tokens: as in the full prompt, or renumbered.",
+    help="Whether the gaps that pointer samples leave in the prompt are closed.",
 )
 @click.option(
     "--pointers",

@@ -24,12 +24,11 @@ from batch.demo.questions import KINDS, Question, ask
 from batch.demo.world import imagine
 from batch.evaluation.uncompressed import Uncompressed
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
+from batch.prefill import Positions, plan_cache, prefill
 from batch.video import Sampling
 from cachefmt import CacheFile
 
 UNCOMPRESSED = "uncompressed"
-SHORTEST, LONGEST = 6, 24
 
 
 @dataclass
@@ -66,7 +65,9 @@ def examine(
     name: str,
     profiles: tuple[str, ...],
     videos: int,
+    samples: tuple[int, int],
     seed: int,
+    positions: Positions,
     folder: Path,
     tell: Callable[[int], object] = lambda films: None,
 ) -> dict[str, Paper]:
@@ -77,7 +78,7 @@ def examine(
     papers = {way: Paper() for way in (UNCOMPRESSED, *profiles)}
     for number in range(videos):
         rng = np.random.default_rng([seed, number])
-        world = imagine(rng, int(rng.integers(SHORTEST, LONGEST + 1)))
+        world = imagine(rng, int(rng.integers(samples[0], samples[1] + 1)))
         questions = ask(world, rng)
         film = folder / "film.mp4"
         write_clip(world, film)
@@ -85,7 +86,7 @@ def examine(
         yardstick = _ask_uncompressed(plain, film, texts)
         papers[UNCOMPRESSED].mark(questions, yardstick, yardstick)
         for profile in profiles:
-            answers = _ask_cache(family, film, profile, texts, papers[profile])
+            answers = _ask_cache(family, film, profile, positions, texts, papers[profile])
             papers[profile].mark(questions, answers, yardstick)
         tell(1)
     return papers
@@ -104,7 +105,12 @@ def _ask_uncompressed(family: Family, film: Path, texts: list[str]) -> list[str]
 
 
 def _ask_cache(
-    family: Family, film: Path, profile: str, texts: list[str], paper: Paper
+    family: Family,
+    film: Path,
+    profile: str,
+    positions: Positions,
+    texts: list[str],
+    paper: Paper,
 ) -> list[str]:
     manifest = analyze_video(
         film,
@@ -113,7 +119,7 @@ def _ask_cache(
         temporal=TEMPORAL_PROFILES[profile],
         thresholds=PROFILES[profile],
     )
-    work = plan_cache(manifest, family, dtype="float32")
+    work = plan_cache(manifest, family, dtype="float32", positions=positions)
     path = film.with_suffix(".safetensors")
     prefill(work, family, path)
     shape = work.header.shape
@@ -134,13 +140,23 @@ def _share(right: list[bool]) -> float:
 @click.option("--model", default="demo", show_default=True)
 @click.option("--profile", "profiles", multiple=True, type=click.Choice(list(PROFILES)))
 @click.option("--videos", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--samples", nargs=2, type=click.IntRange(1), default=(4, 16), show_default=True)
 @click.option("--seed", default=2, show_default=True, help="Training used 0, the demo 1.")
+@click.option("--positions", type=click.Choice(["compact", "original"]), default="compact")
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, profiles: tuple[str, ...], videos: int, seed: int, as_json: bool) -> None:
+def main(
+    model: str,
+    profiles: tuple[str, ...],
+    videos: int,
+    samples: tuple[int, int],
+    seed: int,
+    positions: Positions,
+    as_json: bool,
+) -> None:
     """Ask a model about held-out films, with and without compression."""
     chosen = profiles or tuple(PROFILES)
     with tempfile.TemporaryDirectory() as folder, progress("exam", videos, "films") as tell:
-        papers = examine(model, chosen, videos, seed, Path(folder), tell)
+        papers = examine(model, chosen, videos, samples, seed, positions, Path(folder), tell)
     found = {way: paper.to_dict() for way, paper in papers.items()}
     if as_json:
         click.echo(json.dumps(found))

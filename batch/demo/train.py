@@ -29,7 +29,7 @@ STAGES = (
     Stage(name="videos", steps=1041, shortest=4, longest=12, slots=4680, rates=(1e-3, 1e-3)),
     Stage(name="clips", steps=241, shortest=1, longest=4, slots=3900, rates=(1e-3, 9.3e-4)),
     Stage(name="films", steps=900, shortest=4, longest=14, slots=4680, rates=(8e-4, 3e-4)),
-    Stage(name="long", steps=380, shortest=8, longest=40, slots=5200, rates=(3e-4, 0.0)),
+    Stage(name="long", steps=450, shortest=8, longest=40, slots=5200, rates=(3e-4, 0.0)),
 )
 SAVE_EVERY_S = 240.0
 WARMUP_STEPS = 50

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, Cache
-from transformers.cache_utils import CacheLayerMixin
 
 from batch.errors import ModelError
 from batch.kv.attention import attend, attend_own, fold, merge, unfold
 from batch.kv.prefix import Prefix
+from batch.kv.suffix import SuffixLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ATTENTION = "tiered"
 """Name of our attention function in transformers' interface."""
-
-_FIRST_CAPACITY = 64
 
 _SINK_FAMILIES = frozenset(
     {
@@ -35,65 +33,6 @@ _SINK_FAMILIES = frozenset(
     }
 )
 """Families of transformers 5.23 whose attention has learned sinks; no config field says so."""
-
-
-class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 5.23
-    """Keys and values of one layer that grow in place.
-
-    `keys` and `values` are buffers [batch, kv_heads, capacity, head_dim] of which the first
-    `length` columns count; capacity doubles, so n steps copy O(n) columns, not O(n^2).
-    """
-
-    def __init__(self) -> None:
-        """Hold nothing."""
-        super().__init__()  # type: ignore[no-untyped-call]  # transformers 5.23
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve columns for the states to come, in their shape, dtype and device."""
-        self.keys = _with_room(self.keys, self.length, key_states)
-        self.values = _with_room(self.values, self.length, value_states)
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append states [batch, kv_heads, new, head_dim]; returns views of all states so far.
-
-        Raises:
-            ValueError: the suffix is of another batch; assigning would repeat or mix sequences.
-        """
-        if self.keys is not None and self.keys.shape[0] != key_states.shape[0]:
-            raise ValueError(
-                f"got a batch of {key_states.shape[0]}, the suffix holds {self.keys.shape[0]} "
-                "sequences: clear_suffix() comes before another batch"
-            )
-        keys = _with_room(self.keys, self.length, key_states)
-        values = _with_room(self.values, self.length, value_states)
-        stop = self.length + key_states.shape[2]
-        keys[:, :, self.length : stop] = key_states
-        values[:, :, self.length : stop] = value_states
-        self.keys, self.values, self.length = keys, values, stop
-        self.is_initialized = True
-        return keys[:, :, :stop], values[:, :, :stop]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Suffix columns after an update by `query_length`, and their offset."""
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Suffix columns held."""
-        return self.length
-
-    def get_max_length(self) -> int:
-        """No limit."""
-        return -1
-
-    def reset(self) -> None:
-        """Forget everything and give the memory back."""
-        self.keys = self.values = None
-        self.is_initialized = False
-        self.length = 0
 
 
 class TieredCache(Cache):
@@ -119,6 +58,11 @@ class TieredCache(Cache):
         if held.keys is None or held.values is None:
             raise ValueError(f"layer {layer} has no suffix yet")
         return held.keys[:, :, : held.length], held.values[:, :, : held.length]
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these sequences of the batch alone, in this order; int64 [kept]."""
+        for suffix in self._suffixes:
+            suffix.keep(sequences)
 
     def clear_suffix(self) -> None:
         """Forget the sequences, so that others (of any batch size) can follow the same prefix."""
@@ -278,21 +222,3 @@ def _check_attention(language_model: "PreTrainedModel") -> None:
             f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
             f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
         )
-
-
-def _with_room(buffer: Tensor | None, length: int, states: Tensor) -> Tensor:
-    """The buffer if it has room for `states` after its first `length` columns, else a larger one.
-
-    buffer [batch, heads, capacity, head_dim]; states [batch, heads, new, head_dim].
-    """
-    batch, heads, new, head_dim = states.shape
-    capacity = 0 if buffer is None else buffer.shape[2]
-    if buffer is not None and length + new <= capacity:
-        return buffer
-    shape = (batch, heads, max(_FIRST_CAPACITY, 2 * capacity, length + new), head_dim)
-    # An inference tensor could not be written to outside inference mode later.
-    with torch.inference_mode(False):
-        larger = torch.empty(shape, dtype=states.dtype, device=states.device)
-    if buffer is not None:
-        larger[:, :, :length] = buffer[:, :, :length]
-    return larger

@@ -1,6 +1,6 @@
 """Rows of a file on their way to a CUDA device, layer after layer.
 
-Written for CUDA; it has not been run on a GPU yet.
+Written for CUDA; it has not been run on a GPU yet, only with stand-ins for streams.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class ArrivingLayers:
         self._targets = targets
         self._device = next(iter(targets[0].values())).device
         size = max(sum(_padded(rows.nbytes) for rows in layer.values()) for layer in sources)
-        self._buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        self._buffers = [torch.empty(size, dtype=torch.uint8).pin_memory() for _ in range(2)]
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch 2.13
         # The memory of the targets may still be in use by kernels queued before it was freed.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))

@@ -16,7 +16,7 @@ from batch.errors import BatchError
 from batch.models.family import Layout
 from cachefmt.tiers import Tier
 
-Positions = Literal["auto", "original", "compact"]
+Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
 ROOM_FOR_ANSWER = 256
 """Positions kept free behind the prefix for the question and its answer."""
@@ -42,7 +42,7 @@ class Plan:
     """[tokens]; how many identical samples a cell stands for."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
-    numbering: Literal["original", "compact"]
+    numbering: Positions
     next_position: tuple[int, ...]
 
     @property
@@ -79,7 +79,7 @@ def make_plan(
     layout: Layout,
     *,
     context: int,
-    positions: Positions = "auto",
+    positions: Positions = "compact",
     pointers: Pointers = "multiplicity",
 ) -> Plan:
     """Drop from the layout what the manifest prunes or points elsewhere.
@@ -88,63 +88,47 @@ def make_plan(
 
     Args:
         context: positions the decoder was trained for.
-        positions: "original" keeps the layout's positions, "compact" renumbers what is kept,
-            "auto" is original where question and answer still fit the context behind it.
+        positions: "original" keeps the layout's positions. "compact" closes the gaps that pointer
+            samples leave, so that the rest stands as if they had never been sampled; inside a
+            sample every cell keeps its place.
         pointers: "multiplicity" counts a cell once more for each pointer to its sample,
             "nothing" counts it once.
 
     Raises:
-        BatchError: what is kept does not fit the context even when renumbered.
+        BatchError: the positions do not fit the model's context.
     """
     in_sample = layout.sample >= 0
     is_cell = layout.cell >= 0
+    in_pointer = in_sample & ~manifest.kept[layout.sample]
     tier = np.full(len(layout.token_ids), Tier.FP16, np.uint8)
     tier[is_cell] = manifest.tier[layout.sample[is_cell], layout.cell[is_cell]]
-    tier[in_sample & ~manifest.kept[layout.sample]] = Tier.PRUNE
+    tier[in_pointer] = Tier.PRUNE
     entering = tier != Tier.PRUNE
     multiplicity = np.ones(len(tier), np.int32)
     if pointers == "multiplicity":
         multiplicity[is_cell] = manifest.multiplicity[layout.sample[is_cell]]
-    numbering = _numbering(layout, int(entering.sum()), context, positions, manifest)
-    chosen, next_position = layout.positions[entering], layout.next_position
-    if numbering == "compact":
-        chosen, next_position = _renumber(chosen)
+    closed = np.cumsum(in_pointer, dtype=np.int32) * (positions == "compact")
+    next_position = tuple(int(place - closed[-1]) for place in layout.next_position)
+    _check_fits(manifest, max(next_position), context, positions)
     return Plan(
         token_ids=layout.token_ids[entering],
         sample=layout.sample[entering],
         cell=layout.cell[entering],
-        positions=chosen,
+        positions=(layout.positions - closed[:, None])[entering].astype(np.int32),
         tier=tier[entering],
         multiplicity=multiplicity[entering],
         slots=len(tier),
-        numbering=numbering,
+        numbering=positions,
         next_position=next_position,
     )
 
 
-def _numbering(
-    layout: Layout, kept: int, context: int, positions: Positions, manifest: Manifest
-) -> Literal["original", "compact"]:
-    room = context - ROOM_FOR_ANSWER
-    original_fits = max(layout.next_position) <= room
-    if positions == "original" or (positions == "auto" and original_fits):
-        needed, numbering = max(layout.next_position), "original"
-    else:
-        needed, numbering = kept, "compact"
-    if needed > room:
+def _check_fits(manifest: Manifest, needed: int, context: int, positions: Positions) -> None:
+    if needed + ROOM_FOR_ANSWER > context:
+        rest = " or close the gaps of pointers (--positions compact)"
         raise BatchError(
-            f"{manifest.video.name}: {needed} positions ({numbering}) and {ROOM_FOR_ANSWER} for "
-            f"question and answer do not fit the model's context of {context}. "
-            "Take fewer samples (batch analyze --fps or --max-samples), prune more "
-            "(--profile), or renumber what is kept (--positions compact)."
+            f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "
+            f"question and answer do not fit the model's context of {context}. Take fewer samples "
+            f"(batch analyze --force with --fps or --max-samples)"
+            f"{rest if positions == 'original' else ''}."
         )
-    return "original" if numbering == "original" else "compact"
-
-
-def _renumber(positions: NDArray[np.int32]) -> tuple[NDArray[np.int32], tuple[int, ...]]:
-    """Close the gaps on every axis; tokens that shared a position still do."""
-    compact = np.empty_like(positions)
-    for axis in range(positions.shape[1]):
-        _, compact[:, axis] = np.unique(positions[:, axis], return_inverse=True)
-    end = int(compact.max()) + 1
-    return compact, (end,) * positions.shape[1]

@@ -24,8 +24,12 @@ from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from cachefmt import CacheWriter, Header, Tier
 from cachefmt.layout import file_size
 
-BLOCK_SAMPLES = 8
-"""Stored samples prefilled together; larger blocks need more memory and save little time."""
+BLOCK_SAMPLES = 4
+"""Stored samples prefilled together; larger blocks need more memory and save little time.
+
+Source: measured on the demo model, one thread, a film of 7 stored samples: blocks of 1, 2, 4, 8
+take 111, 86, 68, 62 ms and at most 1.4, 2.3, 3.7, 6.6 MB above the weights.
+"""
 
 _TORCH_RAW = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -49,7 +53,7 @@ def plan_cache(
     family: Family,
     *,
     dtype: str,
-    positions: Positions = "auto",
+    positions: Positions = "compact",
     pointers: Pointers = "multiplicity",
     raw_dtype: str | None = None,
     identify_weights: bool = True,

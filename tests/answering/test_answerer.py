@@ -117,3 +117,28 @@ def test_a_damaged_table_is_refused_before_any_answer(cache: Path, tmp_path: Pat
     damaged.write_bytes(whole[: at + 1] + bytes([whole[at + 1] ^ 4]) + whole[at + 2 :])
     with pytest.raises(CacheFileError, match=r"damaged\.safetensors: token\.multiplicity"):
         Answerer.open(damaged)
+
+
+def test_answers_do_not_change_when_others_in_the_batch_end(
+    answerer: Answerer, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [family.question_ids(question, 6) for question in QUESTIONS]
+    alone = [answerer.generate([one], 12)[0] for one in ids]
+    seen = {token for reply in alone for token in reply}
+    ends = {stop: {[*reply, stop].index(stop) for reply in alone} for stop in seen}
+    stop = max(ends, key=lambda token: len(ends[token]))  # ends them at most different lengths
+    monkeypatch.setattr(type(family), "stop_ids", frozenset([stop]))
+    expected = [answerer.generate([one], 12)[0] for one in ids]
+    together = answerer.generate(ids, 12)
+    assert together == expected
+    assert len({len(reply) for reply in together}) > 1
+
+
+def test_what_loading_took_and_saved_is_told(answerer: Answerer, cache: Path) -> None:
+    loading = answerer.loading
+    assert loading.load_bytes == cache.stat().st_size
+    assert loading.load_seconds > 0
+    with CacheFile.open(cache) as file:
+        assert loading.reencode_seconds == file.array("cost.seconds").sum() > 0
+    with Answerer.open(cache) as opened:
+        assert opened.loading.load_seconds > 0

@@ -205,3 +205,18 @@ def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
         if two.header.checksums[name] != checksum
     }
     assert differing <= {"cost.seconds"}
+
+
+def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
+    family: Family, write: Write
+) -> None:
+    pictures = random_pictures(SAMPLES, family.geometry)
+    tiers = np.where(mixed_tiers(family.geometry) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    pointing = make_manifest(
+        pictures, family.geometry, tier=tiers.astype(np.uint8), source=[0, 0, 2, 2, 4]
+    )
+    sparse = make_manifest(pictures[::2], family.geometry, tier=tiers[::2].astype(np.uint8))
+    got = scores(write(pointing, pointers="nothing"), family)
+    torch.testing.assert_close(got, scores(write(sparse), family), atol=1e-5, rtol=1e-5)
+    gappy = scores(write(pointing, pointers="nothing", positions="original"), family)
+    assert (got - gappy).abs().max() > 1e-3

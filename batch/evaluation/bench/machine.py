@@ -1,0 +1,44 @@
+"""What a measurement ran on. Reads Linux's /proc; what is not there is None."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, threads torch uses, memory, kernel, load."""
+    return {
+        "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None,
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "memory_bytes": _memory_bytes(),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_1min": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _memory_bytes() -> int | None:
+    found = _field(Path("/proc/meminfo"), "MemTotal")
+    return None if found is None else int(found.split()[0]) * 1024
+
+
+def _field(path: Path, name: str) -> str | None:
+    """The first `name: value` of a file."""
+    if not path.exists():
+        return None
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None

@@ -1,0 +1,94 @@
+"""One model with its films, and the two ways from a film to an answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from batch.analysis.analyze import analyze_video
+from batch.analysis.temporal import TEMPORAL_PROFILES
+from batch.analysis.tiers import PROFILES
+from batch.answering import Answerer, Reply
+from batch.demo.clip import write_clip
+from batch.demo.questions import ask
+from batch.demo.show import HELD_OUT
+from batch.demo.world import imagine
+from batch.evaluation.bench.sizes import Size
+from batch.evaluation.uncompressed import Uncompressed
+from batch.kv import ATTENTION
+from batch.models import Family
+from batch.prefill import Prefill, plan_cache, prefill
+from batch.video import Sampling, read_samples
+from cachefmt import CacheFile
+
+DTYPE = "float32"
+PROFILE = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A drawn film, where its cache goes, and what can be asked about it."""
+
+    path: Path
+    questions: list[str]
+
+    @property
+    def cache(self) -> Path:
+        return self.path.with_suffix(".safetensors")
+
+
+class Subject:
+    """A loaded model and the films it is measured on."""
+
+    def __init__(self, size: Size, folder: Path) -> None:
+        """Load the model on the CPU and draw the films into the folder."""
+        self.size = size
+        self.family: Family = size.open(folder)
+        self.family.load(device="cpu", dtype=getattr(torch, DTYPE))
+        self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
+
+    def compress(self, film: Film) -> Prefill:
+        """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""
+        self.attend_over_tiers()
+        manifest = analyze_video(
+            film.path,
+            geometry=self.family.geometry,
+            sampling=Sampling(),
+            temporal=TEMPORAL_PROFILES[PROFILE],
+            thresholds=PROFILES[PROFILE],
+        )
+        manifest.write(film.path.with_suffix(".parquet"))
+        work = plan_cache(manifest, self.family, dtype=DTYPE)
+        prefill(work, self.family, film.cache)
+        return work
+
+    def uncompressed(self, film: Film) -> Uncompressed:
+        """Decode a film and run transformers' own forward (SDPA) over all its slots."""
+        samples = read_samples(film.path, geometry=self.family.geometry)
+        return Uncompressed(self.family, np.stack([sample.rgb for sample in samples]))
+
+    def answer_from_file(
+        self, film: Film, questions: list[str], batch_size: int = 1
+    ) -> list[Reply]:
+        """Open the cache of a film and answer out of it."""
+        self.attend_over_tiers()
+        with CacheFile.open(film.cache) as cache:
+            cache.verify_tables()
+            answerer = Answerer(cache, self.family)
+            most = self.size.answer_tokens
+            return list(answerer.ask(questions, max_new_tokens=most, batch_size=batch_size))
+
+    def attend_over_tiers(self) -> None:
+        """Give the model our attention back after transformers' own."""
+        model = self.family.language_model
+        if model.config._attn_implementation != ATTENTION:
+            model.set_attn_implementation(ATTENTION)
+
+
+def _draw(folder: Path, number: int, samples: int) -> Film:
+    rng = np.random.default_rng([HELD_OUT, number])
+    world = imagine(rng, samples)
+    path = folder / f"film{number}.mp4"
+    write_clip(world, path)
+    return Film(path=path, questions=[question.text for question in ask(world, rng)])

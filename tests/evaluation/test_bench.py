@@ -1,0 +1,97 @@
+"""The bench program measures what it says, on any size, and prints stable JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from batch.cli import main
+from batch.evaluation import bench
+from batch.evaluation.bench.measuring import peak_allocated, ratio, side_by_side
+from batch.evaluation.bench.tiers import RATIOS
+from batch.models import Family, open_family
+from tests import tiny
+
+
+def open_tiny(folder: Path) -> Family:
+    return open_family(str(tiny.llava_next(folder / "model")))
+
+
+TINY = bench.Size(
+    name="tiny",
+    about="a random model",
+    open=open_tiny,
+    films=2,
+    samples=4,
+    answer_tokens=2,
+    rows=48,
+    load_tokens=64,
+)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What the command prints of a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bench.SIZES, "demo", TINY)
+        done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str, Any]) -> None:
+    assert set(found["ratios"]["tiny"]) == set(RATIOS)
+    assert all(value > 0 for value in found["ratios"]["tiny"].values())
+    assert found["suite"] == "tiers"
+    assert found["repeats"] == 2
+    assert found["machine"]["cores"] >= 1
+    assert {"python", "torch", "transformers"} <= set(found["versions"])
+    figures = found["figures"]["tiny"]
+    assert figures["samples"] == TINY.samples
+    assert len(figures["timing"]["compressed_seconds"]) == 2
+
+
+def test_the_report_names_every_ratio(
+    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "run_tiers", lambda sizes, **how: found)
+    done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "1"])
+    assert done.exit_code == 0, done.output
+    named = {line.split()[0] for line in done.stdout.splitlines() if line}
+    assert set(RATIOS) <= named
+
+
+def test_the_large_size_has_the_published_decoder(tmp_path: Path) -> None:
+    family = bench.SIZES["0.5b"].open(tmp_path)
+    shape = family.decoder
+    assert (shape.layers, shape.heads, shape.head_dim, shape.context) == (24, 2, 64, 32_768)
+    assert family.config.get_text_config(decoder=True).num_attention_heads == 14
+    assert not family.is_loaded
+
+
+def test_works_run_in_turn() -> None:
+    order: list[str] = []
+    taken = side_by_side({name: lambda name=name: order.append(name) for name in "ab"}, 2)  # type: ignore[misc]
+    assert order == ["a", "b", "a", "b"]
+    assert {name: len(times) for name, times in taken.items()} == {"a": 2, "b": 2}
+
+
+def test_the_ratio_is_the_median_of_each_repeats_own() -> None:
+    assert ratio([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def test_the_peak_counts_what_is_held_at_one_time() -> None:
+    def one_after_another() -> None:
+        for _ in range(3):
+            torch.ones(1 << 20)
+
+    def together() -> list[torch.Tensor]:
+        return [torch.ones(1 << 20) for _ in range(3)]
+
+    megabytes = 4 << 20
+    assert megabytes <= peak_allocated(one_after_another) < 1.1 * megabytes
+    assert 3 * megabytes <= peak_allocated(together) < 3.1 * megabytes

@@ -1,0 +1,80 @@
+"""What prefill and answering allocate beyond the stored rows does not depend on the video's length.
+
+Counted in torch's allocator, so the same on every machine.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from batch.analysis.manifest import Manifest
+from batch.answering import Answerer
+from batch.evaluation.bench.measuring import peak_allocated
+from batch.evaluation.uncompressed import Uncompressed
+from batch.kv.attention import CHUNK_ROWS
+from batch.models import Family, open_family
+from batch.prefill import plan_cache, prefill
+from cachefmt import CacheFile, Tier
+from tests import tiny
+from tests.manifests import make_manifest, random_pictures
+
+SHORT, LONG = 16, 64
+TIERS = [Tier.INT8, Tier.INT4]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = tiny.llava_next(tmp_path_factory.mktemp("llava"), image_px=112, context=8192)
+    opened = open_family(str(folder))
+    opened.load(device="cpu", dtype=torch.float32)
+    assert SHORT * opened.geometry.cells >= CHUNK_ROWS  # the short one fills a whole buffer too
+    return opened
+
+
+def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
+    geometry = family.geometry
+    tiers = np.full((samples, geometry.cells), tier, np.uint8)
+    return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_prefill_allocates_the_stored_rows_and_one_block(
+    family: Family, tmp_path: Path, tier: Tier
+) -> None:
+    beyond = {}
+    for samples in (SHORT, LONG):
+        work = plan_cache(manifest(samples, family, tier), family, dtype="float32")
+        path = tmp_path / f"{samples}.safetensors"
+        peak = peak_allocated(lambda: prefill(work, family, path, block_samples=4))  # noqa: B023  # called at once
+        beyond[samples] = peak - work.size_bytes
+    assert 0 < beyond[LONG] < 1.05 * beyond[SHORT]
+
+
+def test_the_same_measure_sees_an_uncompressed_prefill_grow(family: Family) -> None:
+    other = open_family(str(family.checkpoint.folder))
+    other.load(device="cpu", dtype=torch.float32)
+    short, long = (
+        peak_allocated(lambda: Uncompressed(other, random_pictures(samples, family.geometry)))  # noqa: B023  # called at once
+        for samples in (SHORT, LONG)
+    )
+    assert long > 3 * short
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_answering_allocates_a_buffer_that_does_not_grow(
+    family: Family, tmp_path: Path, tier: Tier
+) -> None:
+    peaks = {}
+    for samples in (SHORT, LONG):
+        path = tmp_path / f"{samples}.safetensors"
+        prefill(plan_cache(manifest(samples, family, tier), family, dtype="float32"), family, path)
+        with CacheFile.open(path) as cache:
+            peaks[samples] = peak_allocated(
+                lambda: list(Answerer(cache, family).ask(["a b", "c"], max_new_tokens=3))
+            )
+    shape = family.decoder
+    two_buffers = 2 * CHUNK_ROWS * shape.heads * shape.head_dim * 4
+    assert peaks[LONG] < 1.05 * peaks[SHORT]
+    assert peaks[LONG] < 3 * two_buffers

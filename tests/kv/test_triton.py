@@ -1,0 +1,96 @@
+"""The Triton kernels: interpreted here, compiled for CUDA without a GPU, and run on one."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from batch.kv import attention
+
+ROOT = Path(__file__).parent.parent.parent
+CASES = "tests/kv/triton_cases.py"
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="needs Triton: pip install sali-cache[triton]",
+)
+
+
+def run(*arguments: str, **environment: str) -> None:
+    """Run Python in a process of its own: Triton is interpreted or compiled, never both in one."""
+    inherited = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_triton
+def test_interpreted_kernels_equal_the_torch_path():
+    run("-m", "pytest", "-q", CASES, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.needs_gpu
+@needs_triton
+def test_kernels_on_cuda_equal_the_torch_path():
+    run("-m", "pytest", "-q", CASES, FAIL_WITHOUT_GPU="1")
+
+
+@needs_triton
+def test_kernels_compile_for_cuda_and_fit_its_shared_memory(tmp_path):
+    """The interpreter knows no types, layouts or limits."""
+    run("-m", "tests.kv.triton_compiled", TRITON_CACHE_DIR=str(tmp_path))
+
+
+class Part:
+    """Records what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def stored(self):
+        self.asked.append("stored")
+
+    def chunks(self, dtype, chunk_rows):
+        self.asked.append("chunks")
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_kernel", "asked"),
+    [
+        ("cuda", torch.float16, True, "stored"),
+        ("cuda", torch.float16, False, "chunks"),
+        ("cuda", torch.float64, True, "chunks"),
+        ("cpu", torch.float16, True, "chunks"),
+    ],
+)
+def test_only_queries_on_cuda_take_the_kernel(monkeypatch, device, dtype, has_kernel, asked):
+    kernel = (lambda query, rows, *, scaling: None) if has_kernel else None
+    monkeypatch.setattr(attention, "_attend_stored", lambda: kernel)
+    query = SimpleNamespace(device=torch.device(device), dtype=dtype)  # CUDA need not be there
+    part = Part()
+    list(attention._attend_part(query, part, 1.0, 8))
+    assert part.asked == [asked]
+
+
+def test_without_triton_there_is_no_kernel_and_no_error():
+    run(
+        "-c",
+        "import sys\n"
+        "sys.modules['triton'] = None  # as if it were not installed\n"
+        "from batch.kv import attention\n"
+        "assert attention._attend_stored() is None",
+    )
+
+
+def test_kernels_are_not_imported_before_they_are_used():
+    run("-c", "import sys, batch.kv\nassert 'batch.kv.triton_attention' not in sys.modules")
