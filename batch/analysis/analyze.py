@@ -133,7 +133,7 @@ def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force:
 
 
 def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
-    found = read_header(target)
+    found = Manifest.read(target).header
     if found.same_work(_header(settings, info, found.broken_frames, found.decoded_s)):
         return True
     differs = "video" if found.video.sha256 != info.sha256 else "settings"

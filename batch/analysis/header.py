@@ -54,7 +54,7 @@ class ManifestHeader:
 
     def _work(self) -> tuple[object, ...]:
         settings = (self.sampling, self.geometry, self.temporal, self.thresholds)
-        return (self.video.sha256, *settings)
+        return (self.tool, self.video.sha256, *settings)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII."""

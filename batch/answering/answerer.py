@@ -129,10 +129,18 @@ class Answerer:
         """Answer questions in order, a batch at a time.
 
         Raises:
-            BatchError: a question is empty or holds the model's image token.
+            BatchError: a question is empty, holds the model's image token, or does not fit the
+                model's context behind the prefix together with its answer.
         """
         asked = list(questions)
         ids = [self._question_ids(question) for question in asked]
+        needed = max(map(len, ids), default=0) + max_new_tokens
+        room = self._family.decoder.context - max(self._cache.header.layout.next_position)
+        if needed > room:
+            raise BatchError(
+                f"{self.path}: a question and its answer may take {needed} positions, but the "
+                f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
+            )
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
             answers = self.generate(ids[batch], max_new_tokens)

@@ -24,7 +24,7 @@ def check_fits(cache: CacheFile, family: Family) -> None:
                 f"{cache.path}: written with {model.id} ({part} {written[:8]}), "
                 f"but {checkpoint.name} has {part} {got[:8]}.\n"
                 f"Answer with the model that wrote it:  "
-                f"batch answer --cache {cache.path} --model {model.id}\n"
+                f"batch answer --cache {cache.path}\n"
                 f"or write it again:                    "
                 f"batch prefill --force --model {checkpoint.name} --out {cache.path.parent} "
                 f"{cache.header.video.name}"

@@ -36,7 +36,7 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        options.make_folder(folder)
         shown = show(
             folder,
             videos=VIDEOS,

@@ -106,4 +106,4 @@ def choose_device(device: str | None) -> str:
 
 def choose_dtype(dtype: str | None, device: str) -> str:
     """The type asked for, or float32 on the CPU and bfloat16 elsewhere."""
-    return dtype or ("float32" if device == "cpu" else "bfloat16")
+    return dtype or ("float32" if device.split(":")[0] == "cpu" else "bfloat16")

@@ -80,6 +80,7 @@ def prefill(
     from batch.errors import BatchError
     from batch.models import open_family
     from batch.prefill import plan_cache
+    from batch.prefill.run import BLOCK_SAMPLES
     from cachefmt import CacheFileError
 
     _refuse_shared_names(inputs)
@@ -99,13 +100,17 @@ def prefill(
                 dtype=dtype,
                 positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
                 pointers=pointers,  # type: ignore[arg-type]  # as above
+                block_samples=block_samples or BLOCK_SAMPLES,
                 identify_weights=not dry_run,
             )
             skipped = not dry_run and not force and _is_done(target, work)
             if not dry_run and not skipped:
-                _run(work, family, target, device, dtype, block_samples)
+                _run(work, family, target, device, dtype)
         except (BatchError, CacheFileError) as error:
             summary.fail(str(error))
+            continue
+        except Exception as error:  # the boundary of one video: named, the others go on
+            summary.fail(f"{path}: {type(error).__name__}: {error}")
             continue
         summary.done += not skipped
         summary.skipped += skipped
@@ -173,18 +178,20 @@ def _is_done(target: Path, work: "Prefill") -> bool:
     """Whether the file there is the one that would be written.
 
     Raises:
-        BatchError: another cache is there.
-        CacheFileError: something else is there, or a damaged cache.
+        BatchError: another cache is there, a damaged one, or something else.
     """
     from batch.errors import BatchError
     from batch.prefill import same_work
-    from cachefmt import CacheFile
+    from cachefmt import CacheFile, CacheFileError
 
     if not target.exists():
         return False
-    with CacheFile.open(target) as there:
-        if same_work(there.header, work.header):
-            return True
+    try:
+        with CacheFile.open(target) as there:
+            if same_work(there.header, work.header):
+                return True
+    except CacheFileError as error:
+        raise BatchError(f"{error}; --force replaces it") from error
     raise BatchError(
         f"{target}: already holds a cache of {there.header.video.name} with another model, "
         "video or settings; --force replaces it"
@@ -197,19 +204,15 @@ def _run(
     target: Path,
     device: str,
     dtype: str,
-    block_samples: int | None,
 ) -> None:
     import torch
 
     from batch.prefill import prefill as run_prefill
-    from batch.prefill.run import BLOCK_SAMPLES
 
     if not family.is_loaded:
         family.load(device=device, dtype=getattr(torch, dtype))
     with progress(work.manifest.video.name, int(work.manifest.kept.sum()), "samples") as tell:
-        run_prefill(
-            work, family, target, block_samples=block_samples or BLOCK_SAMPLES, progress=tell
-        )
+        run_prefill(work, family, target, progress=tell)
 
 
 def _line(target: Path, work: "Prefill", dry_run: bool, skipped: bool, as_json: bool) -> str:

@@ -7,6 +7,7 @@ deleted before the first question is asked.
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def show(
     """Film, analyse, prefill, delete the films, answer.
 
     Args:
-        folder: where all files go; manifests and caches stay there.
+        folder: where manifests and caches go; the films go to a temporary folder.
         videos: how many films.
         samples: length of each, seconds + 1.
         profile: thresholds of the tiers.
@@ -82,8 +83,15 @@ def show(
     Raises:
         BatchError: a phase failed; the message is its own.
     """
+    with tempfile.TemporaryDirectory() as studio:
+        return _show(folder, Path(studio), videos, samples, profile, say)
+
+
+def _show(
+    folder: Path, studio: Path, videos: int, samples: int, profile: str, say: Callable[[str], None]
+) -> Shown:
     names = [f"film{number}" for number in range(videos)]
-    films = {name: folder / f"{name}.mp4" for name in names}
+    films = {name: studio / f"{name}.mp4" for name in names}
     started = time.perf_counter()
     questions = {
         name: _film(films[name], [HELD_OUT, number], samples) for number, name in enumerate(names)
@@ -97,7 +105,7 @@ def show(
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - before
         return output
 
-    phase("analyze", *(film.name for film in films.values()), "--out", ".", "--profile", profile)
+    phase("analyze", *map(str, films.values()), "--out", ".", "--profile", profile)
     started = time.perf_counter()
     say("(the same questions to the model without compression, by transformers' own forward)")
     uncompressed = {name: _uncompressed(films[name], questions[name]) for name in names}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from batch.kv.attention import CHUNK_ROWS
 from batch.kv.loading import ArrivingLayers
 from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
 from cachefmt import tensors as file_tensors
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from cachefmt.header import Shape
+
+CHUNK_ROWS = 1024
+"""Rows that `to_dynamic_cache` expands at a time."""
 
 _DTYPES = {
     "F32": torch.float32,
@@ -185,7 +187,8 @@ class Prefix:
     def to_dynamic_cache(self, dtype: torch.dtype) -> DynamicCache:
         """Expand into a plain transformers cache of batch 1, rows in the order of the file.
 
-        A row that counts m times is there m times, which equals the biased attention exactly.
+        A row that counts m times is there m times, which equals the biased attention exactly. The
+        question stands at the header's `layout.next_position`, not at this cache's length.
         """
         from transformers import DynamicCache
 
@@ -221,6 +224,8 @@ class Prefix:
     def _encode(self, tier: Tier, states: Tensor) -> dict[str, Tensor]:
         """Encoded rows by the end of their tensor's name."""
         if tier is Tier.FP16:
+            if not bool(states.isfinite().all()):
+                raise ValueError(f"fp16: got NaN, or numbers that {states.dtype} cannot hold")
             return {"fp16": states}
         if tier is Tier.INT8:
             codes, scale = int8.encode(states, self.shape.group_size)

@@ -176,6 +176,10 @@ def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
     """Type, shape and the ends of the data of each tensor of a safetensors file."""
     with shard.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > shard.stat().st_size:
+            raise ModelError(
+                f"{shard}: not a safetensors file; if it is a Git LFS pointer, run git lfs pull"
+            )
         try:
             table: dict[str, Any] = json.loads(file.read(length))
         except ValueError as error:

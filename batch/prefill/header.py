@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from batch.analysis.manifest import Manifest
+from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
 from batch.models import Family
 from batch.prefill.plan import Plan, Pointers
@@ -31,7 +32,7 @@ def same_work(one: Header, other: Header) -> bool:
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
-    made_of = (header.video.sha256, header.manifest, header.policy)
+    made_of = (header.tool, header.video.sha256, header.manifest, header.policy)
     return (*computed_by, *made_of, header.shape, header.layout)
 
 
@@ -42,6 +43,7 @@ def make_header(
     *,
     dtype: str,
     pointers: Pointers,
+    block_samples: int,
     raw_dtype: str | None = None,
     identify_weights: bool = True,
 ) -> Header:
@@ -53,7 +55,6 @@ def make_header(
         identify_weights: False leaves their digest blank, where they are not at hand.
     """
     checkpoint, decoder, geometry = family.checkpoint, family.decoder, manifest.geometry
-    thresholds = manifest.header.thresholds
     return Header(
         tool=f"sali-cache {version('sali-cache')}",
         model=ModelIdentity(
@@ -70,15 +71,7 @@ def make_header(
         ),
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
-        policy=PolicyIdentity(
-            name=profile_name(thresholds) or "custom",
-            parameters={
-                **{
-                    name: value for name, value in thresholds.to_dict().items() if value is not None
-                },
-                "count_pointers": pointers == "multiplicity",
-            },
-        ),
+        policy=_policy(manifest, pointers, block_samples),
         shape=Shape(
             layers=decoder.layers,
             heads=decoder.heads,
@@ -92,4 +85,19 @@ def make_header(
             tokens={tier.name: count for tier, count in plan.tokens.items()},
         ),
         layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
+    )
+
+
+def _policy(manifest: Manifest, pointers: Pointers, block_samples: int) -> PolicyIdentity:
+    thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
+    name = profile_name(thresholds)
+    is_profile = name is not None and temporal == TEMPORAL_PROFILES[name]
+    settings = {**thresholds.to_dict(), **temporal.to_dict()}
+    return PolicyIdentity(
+        name=name if name is not None and is_profile else "custom",
+        parameters={
+            **{key: value for key, value in settings.items() if value is not None},
+            "count_pointers": pointers == "multiplicity",
+            "block_samples": block_samples,
+        },
     )

@@ -41,6 +41,8 @@ class Prefill:
     manifest: Manifest
     plan: Plan
     header: Header
+    block_samples: int
+    """Stored samples prefilled together; later blocks see the tiers of earlier ones."""
 
     @property
     def size_bytes(self) -> int:
@@ -55,6 +57,7 @@ def plan_cache(
     dtype: str,
     positions: Positions = "compact",
     pointers: Pointers = "multiplicity",
+    block_samples: int = BLOCK_SAMPLES,
     raw_dtype: str | None = None,
     identify_weights: bool = True,
 ) -> Prefill:
@@ -87,10 +90,11 @@ def plan_cache(
         family,
         dtype=dtype,
         pointers=pointers,
+        block_samples=block_samples,
         raw_dtype=raw_dtype,
         identify_weights=identify_weights,
     )
-    return Prefill(manifest=manifest, plan=plan, header=header)
+    return Prefill(manifest=manifest, plan=plan, header=header, block_samples=block_samples)
 
 
 @torch.inference_mode()
@@ -99,7 +103,6 @@ def prefill(
     family: Family,
     path: Path,
     *,
-    block_samples: int = BLOCK_SAMPLES,
     progress: Callable[[int], object] = lambda samples: None,
 ) -> None:
     """Run a planned prefill with a loaded model and write the cache, whole or not at all.
@@ -121,7 +124,7 @@ def prefill(
     seconds = {"encode": 0.0, "prefill": 0.0}
     with CacheWriter(path, work.header) as writer:
         _write_tables(writer, work)
-        for block in plan.blocks(block_samples):
+        for block in plan.blocks(work.block_samples):
             started = time.perf_counter()
             embedded = _embed(work, family, block)
             encoded = time.perf_counter()

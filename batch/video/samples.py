@@ -33,8 +33,8 @@ class Sampling(Settings):
     max_samples: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate_hz <= 1000:
-            raise ValueError(f"rate_hz: got {self.rate_hz}, expected above 0, at most 1000")
+        if not 1e-5 <= self.rate_hz <= 1000:
+            raise ValueError(f"rate_hz: got {self.rate_hz}, expected 0.00001 to 1000")
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples: got {self.max_samples}, expected 1 or more")
 

@@ -70,6 +70,8 @@ def test_a_film_read_back_shows_the_world_at_each_second(tmp_path: Path) -> None
 
 
 def test_the_same_seed_films_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one.mp4", "two.mp4"):
-        write_clip(imagine(np.random.default_rng(12), 3), tmp_path / name)
-    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
+    films = set()
+    for number in range(4):
+        write_clip(imagine(np.random.default_rng([1, 0]), 12), tmp_path / f"{number}.mp4")
+        films.add((tmp_path / f"{number}.mp4").read_bytes())
+    assert len(films) == 1

@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from batch.kv import Prefix, TieredCache
-from batch.kv.attention import CHUNK_ROWS
+from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import Tier
 from tests.kv.decoders import ask, decoder, shape, store, tiered, tokens
 

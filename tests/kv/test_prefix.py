@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.kv import Prefix, TieredCache
-from batch.kv.attention import CHUNK_ROWS
+from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import (
     CacheFile,
     CacheWriter,

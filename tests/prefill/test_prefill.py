@@ -45,9 +45,15 @@ def write(family: Family, tmp_path: Path) -> Write:
     """Prefill a manifest into a file of exact raw rows, by default, and open it."""
 
     def written(manifest: Manifest, block_samples: int = 8, **options: str) -> CacheFile:
-        work = plan_cache(manifest, family, dtype="float32", **{"raw_dtype": "F32", **options})
+        work = plan_cache(
+            manifest,
+            family,
+            dtype="float32",
+            block_samples=block_samples,
+            **{"raw_dtype": "F32", **options},
+        )
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
-        prefill(work, family, path, block_samples=block_samples)
+        prefill(work, family, path)
         assert path.stat().st_size == work.size_bytes
         return CacheFile.open(path)
 
@@ -75,9 +81,13 @@ def test_with_nothing_pruned_the_scores_are_transformers_own(
     own = Uncompressed(loaded(folder), pictures)
     expected = torch.stack([own.next_token_scores(question) for question in QUESTIONS])
     work = plan_cache(
-        make_manifest(pictures, family.geometry), family, dtype="float32", raw_dtype="F32"
+        make_manifest(pictures, family.geometry),
+        family,
+        dtype="float32",
+        block_samples=block_samples,
+        raw_dtype="F32",
     )
-    prefill(work, family, tmp_path / "x.safetensors", block_samples=block_samples)
+    prefill(work, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
         torch.testing.assert_close(scores(cache, family), expected, atol=1e-4, rtol=1e-4)
     other = Uncompressed(loaded(folder), pictures[::-1].copy())

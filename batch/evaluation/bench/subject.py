@@ -68,16 +68,18 @@ class Subject:
         samples = read_samples(film.path, geometry=self.family.geometry)
         return Uncompressed(self.family, np.stack([sample.rgb for sample in samples]))
 
-    def answer_from_file(
-        self, film: Film, questions: list[str], batch_size: int = 1
-    ) -> list[Reply]:
-        """Open the cache of a film and answer out of it."""
+    def answerer(self, film: Film) -> Answerer:
+        """Open the cache of a film for questions, checked as `batch answer` checks it."""
         self.attend_over_tiers()
-        with CacheFile.open(film.cache) as cache:
-            cache.verify_tables()
-            answerer = Answerer(cache, self.family)
+        cache = CacheFile.open(film.cache)
+        cache.verify_tables()
+        return Answerer(cache, self.family)
+
+    def answer_from_file(self, film: Film) -> Reply:
+        """Open the cache of a film and answer its first question."""
+        with self.answerer(film) as answerer:
             most = self.size.answer_tokens
-            return list(answerer.ask(questions, max_new_tokens=most, batch_size=batch_size))
+            return next(answerer.ask(film.questions[:1], max_new_tokens=most))
 
     def attend_over_tiers(self) -> None:
         """Give the model our attention back after transformers' own."""
