@@ -77,11 +77,9 @@ def prefill(
 
     A video is analysed first; its manifest lands beside the cache. Prints the path of each cache.
     """
-    from batch.errors import BatchError
     from batch.models import open_family
     from batch.prefill import plan_cache
     from batch.prefill.run import BLOCK_SAMPLES
-    from cachefmt import CacheFileError
 
     _refuse_shared_names(inputs)
     device = options.choose_device(device)
@@ -106,11 +104,8 @@ def prefill(
             skipped = not dry_run and not force and _is_done(target, work)
             if not dry_run and not skipped:
                 _run(work, family, target, device, dtype)
-        except (BatchError, CacheFileError) as error:
-            summary.fail(str(error))
-            continue
         except Exception as error:  # the boundary of one video: named, the others go on
-            summary.fail(f"{path}: {type(error).__name__}: {error}")
+            summary.fail(_reason(path, error))
             continue
         summary.done += not skipped
         summary.skipped += skipped
@@ -118,6 +113,16 @@ def prefill(
         click.echo(_line(target, work, dry_run, skipped, as_json))
     summary.seconds = time.perf_counter() - started
     summary.finish()
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What to say of a failure; errors of ours name the file themselves."""
+    from batch.errors import BatchError
+    from cachefmt import CacheFileError
+
+    if isinstance(error, BatchError | CacheFileError):
+        return str(error)
+    return f"{path}: {type(error).__name__}: {error}"
 
 
 @contextmanager

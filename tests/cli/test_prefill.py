@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import batch.prefill as batch_prefill
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
 
@@ -241,3 +242,22 @@ def test_some_failed_is_3_and_all_failed_is_1(model: Path, manifest: Path, tmp_p
     every = batch("prefill", *bad, "--out", tmp_path, "--model", model, "--jobs", 1)
     assert (every.exit_code, every.stdout) == (1, "")
     assert "2 failed; 0 bytes" in every.stderr
+
+
+def test_an_unforeseen_failure_of_one_video_is_named_and_the_others_go_on(
+    model: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = tmp_path / "twin.parquet"
+    shutil.copy(manifest, twin)
+    run = batch_prefill.prefill
+
+    def failing(work: object, family: object, path: Path, **options: object) -> None:
+        if path.stem == "twin":
+            raise ValueError("int8: got NaN")
+        run(work, family, path, **options)
+
+    monkeypatch.setattr(batch_prefill, "prefill", failing)
+    result = batch("prefill", twin, manifest, "--out", tmp_path / "out", "--model", model)
+    assert result.exit_code == 3
+    assert f"error: {twin}: ValueError: int8: got NaN" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.safetensors"]
