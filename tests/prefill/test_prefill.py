@@ -11,6 +11,8 @@ from torch import Tensor
 
 from batch.analysis.manifest import Manifest
 from batch.answering import Answerer
+from batch.demo.drawing import draw
+from batch.demo.world import imagine
 from batch.evaluation.uncompressed import Uncompressed
 from batch.models import Family, open_family
 from batch.prefill import Plan, make_plan, plan_cache, prefill
@@ -230,3 +232,19 @@ def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
     torch.testing.assert_close(got, scores(write(sparse), family), atol=1e-5, rtol=1e-5)
     gappy = scores(write(pointing, pointers="nothing", positions="original"), family)
     assert (got - gappy).abs().max() > 1e-3
+
+
+def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path: Path) -> None:
+    family = loaded("demo")
+    world = imagine(np.random.default_rng([4, 0]), 5)
+    pictures = np.stack([family.geometry.apply(draw(world, k, 224)) for k in range(5)])
+    question = "what colour is the bead ?"
+    expected = Uncompressed(loaded("demo"), pictures).next_token_scores(question)
+    manifest = make_manifest(pictures, family.geometry)
+    work = plan_cache(manifest, family, dtype="float32", block_samples=2, raw_dtype="F32")
+    prefill(work, family, tmp_path / "x.safetensors")
+    with CacheFile.open(tmp_path / "x.safetensors") as cache:
+        got = Answerer(cache, family).next_token_scores(question)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    other = Uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
+    assert (got - other).abs().max() > 1e-2
