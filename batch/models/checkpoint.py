@@ -182,17 +182,18 @@ def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
             )
         try:
             table: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
+            table.pop("__metadata__", None)
+            places = {name: entry["data_offsets"] for name, entry in table.items()}
+            kinds = {name: [entry["dtype"], entry["shape"]] for name, entry in table.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{shard}: not a safetensors file") from error
-        table.pop("__metadata__", None)
         found = {}
-        for name, entry in table.items():
-            begin, end = entry["data_offsets"]
+        for name, (begin, end) in places.items():
             ends = b""
             for at in (begin, max(begin, end - _PROBE_BYTES)):
                 file.seek(8 + length + at)
                 ends += file.read(min(_PROBE_BYTES, end - begin))
-            found[name] = [entry["dtype"], entry["shape"], hashlib.sha256(ends).hexdigest()]
+            found[name] = [*kinds[name], hashlib.sha256(ends).hexdigest()]
     return found
 
 

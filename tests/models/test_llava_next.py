@@ -167,3 +167,16 @@ def test_a_checkpoint_of_the_hub_is_used_offline_and_known_as_its_folder(
     manifest = make_manifest(frames(2)[:, :28, :28].copy(), without.geometry)
     work = plan_cache(manifest, without, dtype="float32", identify_weights=False)
     assert work.size_bytes == plan_cache(manifest, opened, dtype="float32").size_bytes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"version https://git-lfs.github.com/spec/v1\n", b"\x02" + bytes(7) + b"[]", b""],
+)
+def test_weights_that_are_no_safetensors_file_are_refused_by_name(
+    tmp_path: Path, folder: Path, content: bytes
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a safetensors file"):
+        _ = open_family(str(tmp_path / "model")).checkpoint.weights_sha256
