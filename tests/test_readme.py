@@ -12,7 +12,7 @@ from batch.cli import COMMANDS
 from batch.models import open_family
 from batch.prefill import plan_cache, prefill
 from tests import tiny
-from tests.manifests import make_manifest, random_pictures
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def test_every_folder_of_the_tree_is_there_and_named() -> None:
 
 def test_the_columns_of_a_manifest_are_those_of_the_table(tmp_path: Path) -> None:
     family = open_family("demo")
-    manifest = make_manifest(random_pictures(2, family.geometry), family.geometry)
+    manifest = make_manifest(random_pictures(2, geometry_of(family)), geometry_of(family))
     manifest.write(tmp_path / "x.parquet")
     section = README.split("### Columns of a manifest")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\w+) \|", section, re.MULTILINE)
@@ -41,7 +41,7 @@ def test_the_columns_of_a_manifest_are_those_of_the_table(tmp_path: Path) -> Non
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = open_family(str(tiny.llava_next(tmp_path / "model")))
     family.load(device="cpu", dtype=torch.float32)
-    manifest = make_manifest(random_pictures(2, family.geometry), family.geometry)
+    manifest = make_manifest(random_pictures(2, geometry_of(family)), geometry_of(family))
     (tmp_path / "caches").mkdir()
     work = plan_cache(manifest, family, dtype="float32")
     prefill(work, family, tmp_path / "caches" / "holiday.safetensors")

@@ -18,14 +18,14 @@ from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings, compare
 from batch.analysis.tiers import TierThresholds, assign
 from batch.errors import BatchError, ManifestError
-from batch.video import Geometry, Sample, Sampling, VideoInfo, probe, read_samples
+from batch.video import Geometry, GeometryRule, Sample, Sampling, VideoInfo, probe, read_samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeSettings:
     """All that decides what a manifest says of a given video."""
 
-    geometry: Geometry
+    geometry: GeometryRule
     sampling: Sampling
     temporal: TemporalSettings
     thresholds: TierThresholds
@@ -49,7 +49,7 @@ class Analyzed:
 def analyze_video(
     path: Path,
     *,
-    geometry: Geometry,
+    geometry: GeometryRule,
     sampling: Sampling,
     temporal: TemporalSettings,
     thresholds: TierThresholds,
@@ -134,7 +134,8 @@ def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force:
 
 def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
     found = Manifest.read(target).header
-    if found.same_work(_header(settings, info, found.broken_frames, found.decoded_s)):
+    read = (found.broken_frames, found.decoded_s, found.interval_s)
+    if found.same_work(_header(settings, info, *read)):
         return True
     differs = "video" if found.video.sha256 != info.sha256 else "settings"
     raise ManifestError(
@@ -143,15 +144,20 @@ def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
 
 
 def _header(
-    settings: AnalyzeSettings, info: VideoInfo, broken_frames: int, decoded_s: float
+    settings: AnalyzeSettings,
+    info: VideoInfo,
+    broken_frames: int,
+    decoded_s: float,
+    interval_s: float,
 ) -> ManifestHeader:
     return ManifestHeader(
         tool=batch.__version__,
         video=info,
         broken_frames=broken_frames,
         decoded_s=decoded_s,
+        interval_s=interval_s,
         sampling=settings.sampling,
-        geometry=settings.geometry,
+        geometry=settings.geometry.for_video(*info.upright_px),
         temporal=settings.temporal,
         thresholds=settings.thresholds,
     )
@@ -163,6 +169,7 @@ class _Rows:
 
     frame: list[int]
     pts_s: list[float]
+    last_pts_s: list[float]
     flow_px: list[NDArray[np.float32]]
     difference: list[NDArray[np.float32]]
     saliency: list[NDArray[np.float32]]
@@ -171,13 +178,18 @@ class _Rows:
     pictures: list[bytes | None]
 
     def add(
-        self, sample: Sample, reference: NDArray[np.uint8] | None, settings: AnalyzeSettings
+        self,
+        sample: Sample,
+        reference: NDArray[np.uint8] | None,
+        geometry: Geometry,
+        settings: AnalyzeSettings,
     ) -> bool:
         """Measure a sample against its reference; whether it is kept."""
-        geometry, temporal = settings.geometry, settings.temporal
+        temporal = settings.temporal
         kept = True
         self.frame.append(sample.frame)
         self.pts_s.append(sample.pts_s)
+        self.last_pts_s.append(sample.last_pts_s)
         self.saliency.append(cell_saliency(sample.rgb, geometry))
         if reference is None:
             self.flow_px.append(np.zeros(geometry.cells, np.float32))
@@ -210,23 +222,27 @@ class _Rows:
 
 def _analyze(path: Path, settings: AnalyzeSettings, info: VideoInfo) -> Manifest:
     start = time.perf_counter()
+    geometry = settings.geometry.for_video(*info.upright_px)
     samples = read_samples(
         path,
-        geometry=settings.geometry,
+        geometry=geometry,
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,
     )
-    rows = _Rows([], [], [], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [], [], [])
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
-        kept = rows.add(sample, reference, settings)
+        kept = rows.add(sample, reference, geometry, settings)
         if kept or settings.temporal.reference == "previous":
             reference = sample.rgb
     signals = rows.signals(settings.temporal)
     return Manifest(
-        header=_header(settings, info, samples.broken_frames, samples.decoded_s),
+        header=_header(
+            settings, info, samples.broken_frames, samples.decoded_s, samples.interval_s
+        ),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
+        last_pts_s=np.array(rows.last_pts_s, np.float64),
         signals=signals,
         tier=assign(signals, settings.thresholds),
         pictures=rows.pictures,

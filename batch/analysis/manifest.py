@@ -19,7 +19,7 @@ from batch.analysis.header import ManifestHeader
 from batch.analysis.signals import Signals
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
-from batch.video import Geometry, VideoInfo
+from batch.video import Footage, Geometry, VideoInfo
 
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
@@ -30,7 +30,8 @@ _SHA256_KEY = b"sali-cache.sha256"
 class Manifest:
     """A row for each sample of a video.
 
-    - frame: int64 [samples], decoded frame; pts_s: float64 [samples], its time in the file.
+    - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time in the file;
+      last_pts_s: float64 [samples], time of the sample's last frame.
     - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
     - pictures: PNG of each kept sample in the model's geometry, None for pointers.
     - analyze_seconds: what making it took; not part of `sha256`.
@@ -39,6 +40,7 @@ class Manifest:
     header: ManifestHeader
     frame: NDArray[np.int64]
     pts_s: NDArray[np.float64]
+    last_pts_s: NDArray[np.float64]
     signals: Signals
     tier: NDArray[np.uint8]
     pictures: list[bytes | None]
@@ -46,14 +48,15 @@ class Manifest:
 
     def __post_init__(self) -> None:
         samples, cells = self.signals.saliency.shape
-        lengths = {len(self.frame), len(self.pts_s), len(self.pictures), samples}
+        times = (self.pts_s, self.last_pts_s)
+        lengths = {len(self.frame), *map(len, times), len(self.pictures), samples}
         if len(lengths) != 1 or self.tier.shape != (samples, cells):
             raise ValueError(f"manifest: got lengths {lengths}, tier {self.tier.shape}")
         if cells != self.geometry.cells:
             raise ValueError(f"manifest: got {cells} cells, expected {self.geometry.cells}")
         if [png is not None for png in self.pictures] != self.kept.tolist():
             raise ValueError("manifest: a kept sample has no picture, or a pointer has one")
-        if not np.isfinite(self.pts_s).all() or (np.diff(self.frame) < 0).any():
+        if not np.isfinite(times).all() or (np.diff(self.frame) < 0).any():
             raise ValueError("manifest: samples are not in order of time")
         if (self.tier > 3).any() or (self.tier[~self.kept] != 3).any():
             raise ValueError("manifest: unknown tier, or a pointer with stored cells")
@@ -67,6 +70,16 @@ class Manifest:
     def geometry(self) -> Geometry:
         """The picture and grid of all samples."""
         return self.header.geometry
+
+    @property
+    def footage(self) -> Footage:
+        """All samples, as a prompt needs to know them."""
+        return Footage(
+            geometry=self.geometry,
+            pts_s=self.pts_s,
+            last_pts_s=self.last_pts_s,
+            interval_s=self.header.interval_s,
+        )
 
     @property
     def source(self) -> NDArray[np.int32]:
@@ -84,18 +97,18 @@ class Manifest:
         return self.signals.multiplicity
 
     def picture(self, sample: int) -> NDArray[np.uint8]:
-        """RGB uint8 [height_px, width_px, 3] of a kept sample.
+        """RGB uint8 [frames * height_px, width_px, 3] of a kept sample.
 
         Raises:
             ManifestError: the sample is a pointer, or its picture is damaged.
         """
         png = self.pictures[sample]
-        name, size = self.video.name, self.geometry
+        name = self.video.name
         if png is None:
             source = self.source[sample]
             raise ManifestError(f"{name}: sample {sample} is a pointer, take {source} instead")
         bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None or bgr.shape != (size.height_px, size.width_px, 3):
+        if bgr is None or bgr.shape != self.geometry.picture_shape:
             raise ManifestError(f"{name}: the picture of sample {sample} is damaged; analyze again")
         rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return rgb
@@ -124,7 +137,8 @@ class Manifest:
         digest = hashlib.sha256(self.header.to_json().encode())
         signals = self.signals
         for array in (
-            *(self.frame, self.pts_s, self.tier, signals.source, signals.redundancy),
+            *(self.frame, self.pts_s, self.last_pts_s, self.tier),
+            *(signals.source, signals.redundancy),
             *(signals.flow_px, signals.difference, signals.saliency),
         ):
             digest.update(array.tobytes())
@@ -146,6 +160,7 @@ class Manifest:
             "sample": np.arange(len(self.frame), dtype=np.int32),
             "frame": self.frame,
             "pts_s": self.pts_s,
+            "last_pts_s": self.last_pts_s,
             "redundancy": self.signals.redundancy,
             "source": self.source,
             "flow_px": _list_column(self.signals.flow_px, first),
@@ -219,6 +234,7 @@ def _schema(cells: int) -> pa.Schema:
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("frame", pa.int64(), nullable=False),
         pa.field("pts_s", pa.float64(), nullable=False),
+        pa.field("last_pts_s", pa.float64(), nullable=False),
         pa.field("redundancy", pa.float32(), nullable=False),
         pa.field("source", pa.int32(), nullable=False),
         pa.field("flow_px", floats),
@@ -268,6 +284,7 @@ def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
     return {
         "frame": flat["frame"].to_numpy(),
         "pts_s": flat["pts_s"].to_numpy(),
+        "last_pts_s": flat["last_pts_s"].to_numpy(),
         "signals": signals,
         "tier": lists["tier"],
         "pictures": flat["picture"].to_pylist(),

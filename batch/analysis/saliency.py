@@ -1,5 +1,7 @@
 """How much there is to see in each cell of one picture. Knows no time and no tiers."""
 
+from functools import reduce
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,12 @@ _NOISE_LEAST, _NOISE_MOST = 1.5, 8.5
 
 
 def cell_saliency(rgb: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.float32]:
-    """Mean over each cell of the saliency map, 0..1; float32 [cells]. Source: eq. 7."""
-    return geometry.cell_means(saliency_map(rgb))
+    """Mean over each cell of the saliency map, 0..1; float32 [cells]. Source: eq. 7.
+
+    Of a picture of several frames, a cell has the saliency of its most salient frame.
+    """
+    frames = (geometry.cell_means(saliency_map(frame)) for frame in geometry.split(rgb))
+    return reduce(np.maximum, frames)
 
 
 def saliency_map(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

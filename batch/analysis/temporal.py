@@ -85,12 +85,19 @@ class Change:
 
 
 def compare(rgb: Rgb, reference: Rgb, geometry: Geometry, settings: TemporalSettings) -> Change:
-    """Measure what changed between two samples of one geometry."""
-    difference = cell_difference(rgb, reference, geometry)
-    moved = difference >= settings.still_threshold
-    flow_px = np.zeros(geometry.cells, np.float32)
-    if moved.any():
-        flow_px[moved] = cell_flow_px(rgb, reference, geometry)[moved]
+    """Measure what changed between the pictures of two samples of one geometry.
+
+    Frame by frame, the first against the reference's first; a cell changed as much as it did in
+    the frame where it changed most.
+    """
+    difference, flow_px = np.zeros((2, geometry.cells), np.float32)
+    for frame, before in zip(geometry.split(rgb), geometry.split(reference), strict=True):
+        apart = cell_difference(frame, before, geometry)
+        moved = apart >= settings.still_threshold
+        if moved.any():
+            flow = cell_flow_px(frame, before, geometry)
+            flow_px[moved] = np.maximum(flow_px, flow)[moved]
+        difference = np.maximum(difference, apart)
     static = settings.is_static(flow_px, difference)
     return Change(flow_px=flow_px, difference=difference, redundancy=float(np.mean(static)))
 

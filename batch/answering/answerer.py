@@ -198,9 +198,9 @@ class Answerer:
     def _question_ids(self, question: str) -> list[int]:
         if not question.strip():
             raise BatchError("a question is empty; give it with -q, or one per line of stdin")
-        if self._family.checkpoint.image_token in question:
+        placeholder = self._family.placeholder
+        if placeholder in question:
             raise BatchError(
-                f"a question holds the model's image token "
-                f"{self._family.checkpoint.image_token!r}: {question!r}"
+                f"a question holds the model's image token {placeholder!r}: {question!r}"
             )
-        return self._family.question_ids(question, self._cache.header.shape.samples)
+        return self._family.question_ids(question)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    ProcessorMixin,
 )
 
 from batch.errors import ModelError
@@ -41,17 +40,25 @@ class Checkpoint:
     revision: str | None
     offline: bool
     config: PreTrainedConfig
-    processor: ProcessorMixin
+    tokenizer: Any
+    chat_template: str
+    processor: dict[str, Any]
+    """processor_config.json, or nothing in older checkpoints."""
 
-    @property
-    def tokenizer(self) -> Any:
-        return self.processor.tokenizer
+    def pictures(self, kind: Literal["image", "video"]) -> dict[str, Any]:
+        """How images, or the frames of videos, are prepared.
 
-    @property
-    def image_token(self) -> str:
-        """The text that stands for a picture in a prompt."""
-        token: str = self.processor.image_token  # type: ignore[attr-defined]  # its subclasses have it
-        return token
+        Read from the files, as transformers' own video processors need torchvision (5.23). What a
+        file leaves out is the default of the family's processor class.
+        """
+        nested = self.processor.get(f"{kind}_processor")
+        if nested is not None:
+            return dict(nested)
+        names = ["preprocessor_config.json"]
+        if kind == "video":
+            names.insert(0, "video_preprocessor_config.json")
+        found = (_read_json(self.folder / name) for name in names)
+        return next((settings for settings in found if settings), {})
 
     @cached_property
     def config_sha256(self) -> str:
@@ -63,13 +70,12 @@ class Checkpoint:
     @cached_property
     def processor_sha256(self) -> str:
         """Digest of how pictures and text are prepared."""
-        images = self.processor.image_processor.to_dict()
         tokens = self.tokenizer.backend_tokenizer.to_str()
-        return _digest([images, tokens])
+        return _digest([self.processor, self.pictures("image"), self.pictures("video"), tokens])
 
     @cached_property
     def chat_template_sha256(self) -> str:
-        return _digest(self.processor.chat_template)
+        return _digest(self.chat_template)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -120,7 +126,7 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
-    """Open config and processor of a checkpoint; from the hub, no weights are fetched yet.
+    """Open config and tokenizer of a checkpoint; from the hub, no weights are fetched yet.
 
     Args:
         name: "demo", a folder, or an id on the Hugging Face hub.
@@ -128,7 +134,7 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
         offline: use only what is on this machine.
 
     Raises:
-        ModelError: nothing there, or not a checkpoint with a processor.
+        ModelError: nothing there, or not a checkpoint with a chat template.
     """
     if name == DEMO:
         folder, commit = Path(str(files("batch.models").joinpath("demo"))), None
@@ -140,21 +146,43 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
         commit = folder.name
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # untyped in 5.23
-            folder, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = _read_json(folder / "processor_config.json")
+        chat_template = _chat_template(folder, processor, tokenizer)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{name}: not a checkpoint with config and processor: {error}") from error
-    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:
-        raise ModelError(f"{name}: the checkpoint has no processor with a chat template")
+        raise ModelError(f"{name}: not a checkpoint with config and tokenizer: {error}") from error
+    if chat_template is None:
+        raise ModelError(f"{name}: the checkpoint has no chat template")
     return Checkpoint(
         name=name,
         folder=folder,
         revision=commit,
         offline=offline,
         config=config,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
         processor=processor,
     )
+
+
+def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> str | None:
+    """The processor's template, where transformers 5.23 looks for it, else the tokenizer's."""
+    raw = folder / "chat_template.jinja"
+    if raw.exists():
+        return raw.read_text(encoding="utf-8")
+    older = _read_json(folder / "chat_template.json").get("chat_template")
+    found = older or processor.get("chat_template") or tokenizer.chat_template
+    return found.get("default") if isinstance(found, dict) else found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is no file."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return found
 
 
 def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) -> Path:

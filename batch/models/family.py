@@ -5,19 +5,20 @@ where the question goes. How blocks are run, stored and attended to is not its b
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from batch.errors import ModelError
 from batch.kv import ATTENTION, install, refuse_unsupported
 from batch.models.checkpoint import Checkpoint
-from batch.video.geometry import Geometry
+from batch.video import Footage, Geometry, GeometryRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,50 @@ class DecoderShape:
     """Positions the decoder was trained for."""
 
 
+class Slots:
+    """Collects the slots of a prefix in order."""
+
+    def __init__(self) -> None:
+        self._token_ids: list[NDArray[np.int32]] = []
+        self._sample: list[NDArray[np.int32]] = []
+        self._cell: list[NDArray[np.int32]] = []
+
+    def text(self, token_ids: ArrayLike, sample: int = -1) -> None:
+        """Add text or separators; `sample` is the one they belong to, -1 none."""
+        ids = np.asarray(token_ids, np.int32)
+        self._add(ids, sample, np.full(len(ids), -1, np.int32))
+
+    def cells(self, token_id: int, sample: int, cells: int) -> None:
+        """Add all cells of a sample."""
+        ids = np.full(cells, token_id, np.int32)
+        self._add(ids, sample, np.arange(cells, dtype=np.int32))
+
+    def layout(self, positions: NDArray[np.int32] | None = None, next_position: int = 0) -> Layout:
+        """The whole prefix.
+
+        Args:
+            positions: int32 [slots, axes]; None numbers the slots on one axis.
+            next_position: where the question starts, on every axis of `positions`.
+        """
+        token_ids = np.concatenate(self._token_ids)
+        axes = 1 if positions is None else positions.shape[1]
+        if positions is None:
+            positions = np.arange(len(token_ids), dtype=np.int32)[:, None]
+            next_position = len(token_ids)
+        return Layout(
+            token_ids=token_ids,
+            sample=np.concatenate(self._sample),
+            cell=np.concatenate(self._cell),
+            positions=positions,
+            next_position=(next_position,) * axes,
+        )
+
+    def _add(self, ids: NDArray[np.int32], sample: int, cell: NDArray[np.int32]) -> None:
+        self._token_ids.append(ids)
+        self._sample.append(np.full(len(ids), sample, np.int32))
+        self._cell.append(cell)
+
+
 class Family(ABC):
     """A checkpoint of one family; its weights are absent until `load`."""
 
@@ -68,20 +113,30 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def geometry(self) -> Geometry:
-        """How a frame becomes the picture this model sees."""
+    def geometry(self) -> GeometryRule:
+        """How a video's frames become the pictures this model sees."""
+
+    @property
+    @abstractmethod
+    def placeholder(self) -> str:
+        """The text that stands for pictures in a prompt; a question must not hold it."""
 
     @abstractmethod
-    def layout(self, samples: int) -> Layout:
-        """Lay out the prefix of a video of that many samples."""
+    def layout(self, footage: Footage) -> Layout:
+        """Lay out the prefix of a video."""
 
     @abstractmethod
-    def question_ids(self, question: str, samples: int) -> list[int]:
+    def question_ids(self, question: str) -> list[int]:
         """Token ids behind the prefix: the question and all that the template puts around it."""
 
     @abstractmethod
-    def features(self, pictures: NDArray[np.uint8]) -> Tensor:
-        """Embeddings of cells; [samples, cells, hidden] of [samples, height, width, 3] RGB."""
+    def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
+        """Embeddings of cells, [samples, cells, hidden].
+
+        Args:
+            pictures: RGB [samples, frames * height_px, width_px, 3].
+            geometry: theirs.
+        """
 
     @abstractmethod
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
@@ -103,6 +158,19 @@ class Family(ABC):
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             context=text.max_position_embeddings,
         )
+
+    def conversation_ids(self, content: list[dict[str, Any]]) -> NDArray[np.int64]:
+        """Token ids of a conversation in which the user sends this, up to the answer."""
+        checkpoint = self.checkpoint
+        text: str = checkpoint.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=checkpoint.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        bos = checkpoint.tokenizer.bos_token
+        opened = bos is not None and text.startswith(bos)
+        return np.asarray(checkpoint.tokenizer(text, add_special_tokens=not opened).input_ids)
 
     def load(self, *, device: str, dtype: torch.dtype) -> None:
         """Load the weights onto a device, ready for attention over tiers.
@@ -145,3 +213,23 @@ class Family(ABC):
         if stop is None:
             return frozenset()
         return frozenset([stop] if isinstance(stop, int) else stop)
+
+
+def pixel_values(
+    frames: NDArray[np.uint8], settings: Mapping[str, Any], model: PreTrainedModel
+) -> Tensor:
+    """Frames as a vision tower takes them.
+
+    Args:
+        frames: RGB [frames, height, width, 3].
+        settings: `image_mean`, `image_std` and `rescale_factor`, as `Checkpoint.pictures` has them.
+        model: tells device and dtype.
+
+    Returns:
+        [frames, 3, height, width].
+    """
+    pixels = torch.from_numpy(frames).to(model.device).permute(0, 3, 1, 2)
+    mean = torch.tensor(settings["image_mean"], device=model.device)[:, None, None]
+    deviation = torch.tensor(settings["image_std"], device=model.device)[:, None, None]
+    normal: Tensor = (pixels * settings["rescale_factor"] - mean) / deviation
+    return normal.to(model.dtype)

@@ -6,7 +6,7 @@ newline embedding, the layout of the single-tile branch of transformers' `pack_i
 """
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout
-from batch.video.geometry import Geometry
+from batch.models.family import Family, Layout, Slots, pixel_values
+from batch.video import Footage, Geometry
 
 
 class LlavaNext(Family):
@@ -35,11 +35,16 @@ class LlavaNext(Family):
             )
         self._image_id: int = self.config.image_token_id
 
+    @property
+    def placeholder(self) -> str:
+        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._image_id)
+        return text
+
     @cached_property
     def geometry(self) -> Geometry:
         vision = self.config.vision_config
-        images = self.checkpoint.processor.image_processor
-        side = images.size.get("shortest_edge") or images.size.get("height")
+        images = self.checkpoint.pictures("image")
+        side = images["size"].get("shortest_edge") or images["size"].get("height")
         if side != vision.image_size:
             raise ModelError(
                 f"{self.checkpoint.name}: the processor makes pictures of {side} px, "
@@ -52,39 +57,34 @@ class LlavaNext(Family):
             rows=cells,
             columns=cells,
             fit="stretch",
-            resample=Image.Resampling(images.resample).name.lower(),  # type: ignore[arg-type]  # checked there
+            resample=Image.Resampling(images["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
         )
 
-    def layout(self, samples: int) -> Layout:
-        ids = self._conversation_ids("", samples)
+    def layout(self, footage: Footage) -> Layout:
+        ids = self.conversation_ids([{"type": "image"}] * len(footage))
         pictures = np.flatnonzero(ids == self._image_id)
-        ids = ids[: pictures[-1] + 1]
-        cells = self.geometry.cells
-        is_picture = ids == self._image_id
-        repeats = np.where(is_picture, cells + 1, 1)
-        token_ids = np.repeat(ids, repeats)
-        # Text before a picture belongs to it, text before the first picture to no sample.
-        sample = np.repeat(np.cumsum(is_picture) - is_picture, repeats)
-        sample[: pictures[0]] = -1
-        cell = np.full(len(token_ids), -1)
-        cell[token_ids == self._image_id] = np.tile(np.append(np.arange(cells), -1), samples)
-        return Layout(
-            token_ids=token_ids.astype(np.int32),
-            sample=sample.astype(np.int32),
-            cell=cell.astype(np.int32),
-            positions=np.arange(len(token_ids), dtype=np.int32)[:, None],
-            next_position=(len(token_ids),),
-        )
+        if len(pictures) != len(footage):
+            raise ModelError(
+                f"{self.checkpoint.name}: the chat template gives {len(pictures)} image tokens "
+                f"for {len(footage)} pictures"
+            )
+        slots, separators = Slots(), np.split(ids, pictures)
+        for sample, separator in enumerate(separators[:-1]):
+            # Text before a picture belongs to it, text before the first picture to no sample.
+            slots.text(separator[1:] if sample else separator, sample or -1)
+            slots.cells(self._image_id, sample, footage.geometry.cells)
+            slots.text([self._image_id], sample)  # the newline
+        return slots.layout()
 
-    def question_ids(self, question: str, samples: int) -> list[int]:
-        ids = self._conversation_ids(question, samples)
+    def question_ids(self, question: str) -> list[int]:
+        ids = self.conversation_ids([{"type": "image"}, {"type": "text", "text": question}])
         last = np.flatnonzero(ids == self._image_id)[-1]
         return [int(token) for token in ids[last + 1 :]]
 
-    def features(self, pictures: NDArray[np.uint8]) -> Tensor:
+    def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         inner = self.model.model
-        tower = inner.vision_tower
-        states = tower(self._pixels(pictures), output_hidden_states=True).hidden_states
+        pixels = pixel_values(pictures, self.checkpoint.pictures("image"), self.model)
+        states = inner.vision_tower(pixels, output_hidden_states=True).hidden_states
         layers = self.config.vision_feature_layer
         chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
         features: Tensor = inner.multi_modal_projector(torch.cat(chosen, dim=-1)[:, 1:])
@@ -100,30 +100,3 @@ class LlavaNext(Family):
     def language_model(self) -> PreTrainedModel:
         decoder: PreTrainedModel = self.model.model.language_model
         return decoder
-
-    def _pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
-        images = self.checkpoint.processor.image_processor
-        device, dtype = self.model.device, self.model.dtype
-        pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2)
-        mean = torch.tensor(images.image_mean, device=device)[:, None, None]
-        deviation = torch.tensor(images.image_std, device=device)[:, None, None]
-        normal: Tensor = (pixels * images.rescale_factor - mean) / deviation
-        return normal.to(dtype)
-
-    def _conversation_ids(self, question: str, samples: int) -> NDArray[np.int64]:
-        """Tokenise the whole conversation, one image token a sample."""
-        content = [{"type": "image"}] * samples + [{"type": "text", "text": question}]
-        conversation: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        text = self.checkpoint.processor.apply_chat_template(
-            conversation, add_generation_prompt=True
-        )
-        tokenizer = self.checkpoint.tokenizer
-        opened = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        ids = np.asarray(tokenizer(text, add_special_tokens=not opened).input_ids)
-        found = int((ids == self._image_id).sum())
-        if found != samples:
-            raise ModelError(
-                f"{self.checkpoint.name}: the chat template gives {found} image tokens for "
-                f"{samples} pictures"
-            )
-        return ids

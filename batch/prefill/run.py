@@ -71,7 +71,7 @@ def plan_cache(
         ManifestError: the manifest was made for pictures of another geometry.
         BatchError: what is kept does not fit the model's context.
     """
-    if manifest.geometry != family.geometry:
+    if manifest.geometry != family.geometry.for_video(*manifest.video.upright_px):
         raise ManifestError(
             f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
             f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
@@ -79,7 +79,7 @@ def plan_cache(
         )
     plan = make_plan(
         manifest,
-        family.layout(len(manifest.frame)),
+        family.layout,
         context=family.decoder.context,
         positions=positions,
         pointers=pointers,
@@ -151,7 +151,7 @@ def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
     stored, picture = np.unique(sample[is_cell], return_inverse=True)
     if len(stored):
         pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
-        features = family.features(pictures)
+        features = family.features(pictures, work.manifest.geometry)
         chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
         embedded[torch.from_numpy(is_cell)] = chosen.to(embedded.dtype)
     return embedded

@@ -33,6 +33,12 @@ class VideoInfo:
     duration_s: float | None
 
     @property
+    def upright_px(self) -> tuple[int, int]:
+        """Height and width of a frame as a player shows it."""
+        coded = (self.height_px, self.width_px)
+        return coded if self.rotation_degrees % 180 == 0 else coded[::-1]
+
+    @property
     def name(self) -> str:
         """The file's name without its folder."""
         return self.path.name

@@ -27,7 +27,7 @@ from batch.video.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Settings):
-    """How often to sample; `max_samples` lowers the rate evenly for long videos."""
+    """How often to take a frame; `max_samples` lowers the rate evenly for long videos."""
 
     rate_hz: float = 1.0
     max_samples: int | None = None
@@ -44,13 +44,15 @@ class Sample:
     """One sample of a video.
 
     `frame` counts decoded frames from 0; `pts_s` is that frame's own time in the file, so a frame
-    that stays on screen long gives several samples with one `pts_s`. `rgb` is read-only uint8
-    [height_px, width_px, 3] in the model's geometry.
+    that stays on screen long gives several samples with one `pts_s`. `last_pts_s` is the time of
+    the sample's last frame. `rgb` is its picture in the model's geometry, read-only uint8
+    [frames * height_px, width_px, 3].
     """
 
     index: int
     frame: int
     pts_s: float
+    last_pts_s: float
     rgb: NDArray[np.uint8]
 
 
@@ -63,6 +65,7 @@ class SampleReader(Iterator[Sample]):
         self._sampling = sampling
         self._broken = BrokenFrames()
         self._decoded_s = Fraction(0)
+        self._interval_s = 1 / Fraction(sampling.rate_hz).limit_denominator(1_000_000)
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -78,32 +81,67 @@ class SampleReader(Iterator[Sample]):
         """Length of what could be read; far below the declared one where a file is damaged."""
         return float(self._decoded_s)
 
+    @property
+    def interval_s(self) -> float:
+        """Time from one sampled frame to the next."""
+        return float(self._interval_s)
+
     def _read(self) -> Iterator[Sample]:
-        interval_s = 1 / Fraction(self._sampling.rate_hz).limit_denominator(1_000_000)
+        """Group the frames into samples; the last sample repeats its last frame where it must."""
+        together, index = self._geometry.frames, 0
+        group: list[_Taken] = []
+        for taken in self._take():
+            group.append(taken)
+            if len(group) == together:
+                yield _sample(index, group)
+                index, group = index + 1, []
+        if group:
+            yield _sample(index, group + group[-1:] * (together - len(group)))
+
+    def _take(self) -> Iterator["_Taken"]:
         most = self._sampling.max_samples
         if most is not None:
-            interval_s = max(interval_s, _span_s(self._path) / most)
-        index = 0
+            most *= self._geometry.frames
+            self._interval_s = max(self._interval_s, _span_s(self._path) / most)
+        count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
                 self._decoded_s = shown.until_s
                 rgb: NDArray[np.uint8] | None = None
-                while shown.until_s > index * interval_s and index != most:
+                while shown.until_s > count * self._interval_s and count != most:
                     if rgb is None:
                         rgb = self._picture(shown.frame)
-                    pts_s = float(shown.pts_s)
-                    yield Sample(index=index, frame=shown.index, pts_s=pts_s, rgb=rgb)
-                    index += 1
-            if index == 0:
+                    yield _Taken(frame=shown.index, pts_s=float(shown.pts_s), rgb=rgb)
+                    count += 1
+            if count == 0:
                 raise nothing_decodable(self._path, stream, self._broken)
 
     def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame upright and in the model's geometry."""
         rgb = frame.to_ndarray(format="rgb24", threads=1)
         upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
-        picture = self._geometry.apply(upright)
-        picture.flags.writeable = False
-        return picture
+        return self._geometry.apply(upright)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    """A frame taken at the sampling rate, in the model's geometry."""
+
+    frame: int
+    pts_s: float
+    rgb: NDArray[np.uint8]
+
+
+def _sample(index: int, group: list[_Taken]) -> Sample:
+    picture = np.concatenate([taken.rgb for taken in group])
+    picture.flags.writeable = False
+    return Sample(
+        index=index,
+        frame=group[0].frame,
+        pts_s=group[0].pts_s,
+        last_pts_s=group[-1].pts_s,
+        rgb=picture,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +159,11 @@ def read_samples(
 ) -> SampleReader:
     """Decode a video in order and yield its samples.
 
-    Sample k is the frame on screen k / rate_hz seconds after the first frame: the last one whose
-    time is not later. The last frame stays on screen for its own duration, or for the median
-    gap between frames where it has none. With `max_samples`, the rate is lowered evenly over the
-    true duration, so that no more come. The file is opened when the first sample is asked for.
+    Frame k of the samples is the one on screen k / rate_hz seconds after the first: the last one
+    whose time is not later; a sample holds as many in turn as the geometry says. The video's last
+    frame stays on screen for its own duration, or for the median gap between frames where it has
+    none. With `max_samples`, the rate is lowered evenly over the true duration, so that no more
+    come. The file is opened when the first sample is asked for.
 
     Raises:
         VideoError: from the iteration; the file cannot be opened, or no frame decoded.

@@ -12,7 +12,7 @@ from batch.models import Family, open_family
 from batch.prefill import plan_cache, prefill
 from cachefmt import CacheFile, CacheFileError
 from tests import tiny
-from tests.manifests import make_manifest, random_pictures
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 QUESTIONS = ["what is the red star doing ?", "a", "b c d a b c", "the star ?", "d . d"]
 
@@ -32,9 +32,9 @@ def family(checkpoint: Path) -> Family:
 @pytest.fixture(scope="module")
 def cache(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("caches") / "x.safetensors"
-    tiers = np.random.default_rng(1).integers(0, 4, (6, family.geometry.cells), dtype=np.uint8)
-    pictures = random_pictures(6, family.geometry)
-    manifest = make_manifest(pictures, family.geometry, tier=tiers, source=[0, 0, 2, 3, 3, 5])
+    tiers = np.random.default_rng(1).integers(0, 4, (6, geometry_of(family).cells), dtype=np.uint8)
+    pictures = random_pictures(6, geometry_of(family))
+    manifest = make_manifest(pictures, geometry_of(family), tier=tiers, source=[0, 0, 2, 3, 3, 5])
     prefill(plan_cache(manifest, family, dtype="float32"), family, path)
     return path
 
@@ -71,8 +71,7 @@ def test_a_plain_transformers_cache_continues_the_same(answerer: Answerer, famil
     with CacheFile.open(answerer.path) as file:
         plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
         start = file.header.layout.next_position[0]
-        samples = file.header.shape.samples
-    ids = torch.tensor([family.question_ids(QUESTIONS[0], samples)])
+    ids = torch.tensor([family.question_ids(QUESTIONS[0])])
     expected = answerer.next_token_scores(QUESTIONS[0])
     own = open_family(str(family.checkpoint.folder))
     own.load(device="cpu", dtype=torch.float32)
@@ -122,7 +121,7 @@ def test_a_damaged_table_is_refused_before_any_answer(cache: Path, tmp_path: Pat
 def test_answers_do_not_change_when_others_in_the_batch_end(
     answerer: Answerer, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [family.question_ids(question, 6) for question in QUESTIONS]
+    ids = [family.question_ids(question) for question in QUESTIONS]
     alone = [answerer.generate([one], 12)[0] for one in ids]
     seen = {token for reply in alone for token in reply}
     ends = {stop: {[*reply, stop].index(stop) for reply in alone} for stop in seen}

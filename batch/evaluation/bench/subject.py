@@ -19,7 +19,7 @@ from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill import Prefill, plan_cache, prefill
-from batch.video import Sampling, read_samples
+from batch.video import Footage, Sampling, probe, read_samples
 from cachefmt import CacheFile
 
 DTYPE = "float32"
@@ -47,6 +47,9 @@ class Subject:
         self.family: Family = size.open(folder)
         self.family.load(device="cpu", dtype=getattr(torch, DTYPE))
         self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
+        # All films are drawn in one size.
+        upright_px = probe(self.films[0].path).upright_px
+        self._geometry = self.family.geometry.for_video(*upright_px)
 
     def compress(self, film: Film) -> Prefill:
         """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""
@@ -65,8 +68,9 @@ class Subject:
 
     def uncompressed(self, film: Film) -> Uncompressed:
         """Decode a film and run transformers' own forward (SDPA) over all its slots."""
-        samples = read_samples(film.path, geometry=self.family.geometry)
-        return Uncompressed(self.family, np.stack([sample.rgb for sample in samples]))
+        geometry = self._geometry
+        pictures = np.stack([sample.rgb for sample in read_samples(film.path, geometry=geometry)])
+        return Uncompressed(self.family, pictures, Footage.steady(geometry, len(pictures)))
 
     def answerer(self, film: Film) -> Answerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
