@@ -1,13 +1,20 @@
 """Vision-language models: how each lays out a video, and how its weights are loaded.
 
 One file a family; which one serves a checkpoint is decided by its config's `model_type`.
-`open_checkpoint` reads config and processor only; weights come with `Family.load`.
+`open_checkpoint` reads config and tokenizer only; weights come with `Family.load`.
 """
 
+from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint, open_checkpoint
 from batch.models.family import Family, Layout
+from batch.models.llava_next import LlavaNext
 
-__all__ = ["Checkpoint", "Family", "Layout", "open_checkpoint", "open_family"]
+__all__ = ["FAMILIES", "Checkpoint", "Family", "Layout", "open_checkpoint", "open_family"]
+
+FAMILIES: dict[str, type[Family]] = {
+    "llava_next": LlavaNext,
+}
+"""By the config's `model_type`."""
 
 
 def open_family(name: str, *, revision: str | None = None, offline: bool = False) -> Family:
@@ -21,16 +28,12 @@ def open_family(name: str, *, revision: str | None = None, offline: bool = False
     Raises:
         ModelError: nothing there, not a checkpoint, or a family we do not know.
     """
-    from batch.errors import ModelError
-    from batch.models.llava_next import LlavaNext
-
-    families: dict[str, type[Family]] = {family.model_type: family for family in (LlavaNext,)}
     checkpoint = open_checkpoint(name, revision=revision, offline=offline)
-    family = families.get(checkpoint.config.model_type)
+    family = FAMILIES.get(checkpoint.config.model_type)
     if family is None:
         raise ModelError(
             f"{name}: model_type {checkpoint.config.model_type!r} is not supported; "
-            f"supported are {', '.join(sorted(families))}. "
+            f"supported are {', '.join(sorted(FAMILIES))}. "
             "CONTRIBUTING.md says in four steps how to add one."
         )
     return family(checkpoint)

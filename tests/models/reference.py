@@ -1,0 +1,98 @@
+"""Transformers' own processor and forward on some frames, in a process of its own.
+
+Its video processors need torchvision, whose build on the package index does not fit a CPU build
+of torch: `import torchvision` fails for want of two operators that nothing here calls. So it lies
+in a folder of its own (see the Makefile) that only this program sees, and the two are declared.
+
+    python -m tests.models.reference CHECKPOINT JOB.npz OUT.npz
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+TORCHVISION = Path(sys.prefix) / "torchvision"
+
+
+def main(folder: str, job: str, out: str) -> None:
+    """Process and run the frames of a job; token ids, positions and logits go to `out`."""
+    _operators = _import_torchvision()
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    asked = np.load(job)
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = str(asked["kind"])
+    inputs = _inputs(processor, kind, asked["frames"], float(asked["fps"]), str(asked["question"]))
+    seen: dict[str, Any] = {}
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0]
+    positions = seen.get("position_ids")
+    length = inputs["input_ids"].shape[1]
+    positions = torch.arange(length)[None] if positions is None else positions.reshape(-1, length)
+    pixels = inputs["pixel_values_videos" if kind == "video" else "pixel_values"]
+    np.savez(
+        out,
+        token_ids=inputs["input_ids"][0].numpy(),
+        positions=positions.T.numpy(),
+        logits=logits.numpy(),
+        pixels=pixels.numpy(),
+    )
+
+
+def _inputs(processor: Any, kind: str, frames: Any, fps: float, question: str) -> Any:
+    parts = [{"type": "video"}] if kind == "video" else [{"type": "image"}] * len(frames)
+    content = [*parts, {"type": "text", "text": question}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    opened = {"add_special_tokens": False} if _opens_with_bos(processor, text) else {}
+    if kind == "image":
+        return processor(text=text, images=list(frames), return_tensors="pt", **opened)
+    from transformers.video_utils import VideoMetadata
+
+    metadata = VideoMetadata(
+        total_num_frames=len(frames),
+        fps=fps,
+        duration=len(frames) / fps,
+        frames_indices=list(range(len(frames))),
+        height=frames.shape[1],
+        width=frames.shape[2],
+    )
+    return processor(
+        text=text,
+        videos=[frames],
+        video_metadata=[metadata],
+        do_sample_frames=False,
+        return_tensors="pt",
+        **opened,
+    )
+
+
+def _opens_with_bos(processor: Any, text: str) -> bool:
+    bos = processor.tokenizer.bos_token
+    return bos is not None and text.startswith(bos)
+
+
+def _import_torchvision() -> torch.library.Library:
+    """Import torchvision; the operators are declared as long as the library lives."""
+    sys.path.insert(0, str(TORCHVISION))
+    if importlib.util.find_spec("torchvision") is None:
+        raise SystemExit(f"no torchvision in {TORCHVISION}; `make test` puts it there")
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision  # noqa: F401  # before transformers looks for it
+
+    return library
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
