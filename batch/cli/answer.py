@@ -48,7 +48,7 @@ def answer(
     is not needed.
     """
     from batch.answering import Answerer
-    from batch.cli.options import choose_device
+    from batch.models.device import choose_device
 
     asked = _asked(questions)
     with Answerer.open(

@@ -17,6 +17,7 @@ from batch.cli.options import (
     force_option,
     json_option,
     model_options,
+    prefill_options,
     run_options,
 )
 from batch.cli.progress import progress
@@ -35,22 +36,8 @@ if TYPE_CHECKING:
     type=click.Choice(options.PROFILES),
     help="Thresholds of the tiers; default: the manifest's own.",
 )
-@click.option(
-    "--positions",
-    type=click.Choice(["compact", "original"]),
-    default="compact",
-    show_default=True,
-    help="Whether the gaps that pointer samples leave in the prompt are closed.",
-)
-@click.option(
-    "--pointers",
-    type=click.Choice(["multiplicity", "nothing"]),
-    default="multiplicity",
-    show_default=True,
-    help="Whether a cell counts once more for each pointer to its sample.",
-)
-@click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
+@prefill_options
 @analysis_options
 @model_options
 @run_options
@@ -78,12 +65,13 @@ def prefill(
     A video is analysed first; its manifest lands beside the cache. Prints the path of each cache.
     """
     from batch.models import open_family
+    from batch.models.device import choose_device, choose_dtype
     from batch.prefill import plan_cache
     from batch.prefill.run import BLOCK_SAMPLES
 
     _refuse_shared_names(inputs)
-    device = options.choose_device(device)
-    dtype = options.choose_dtype(dtype, device)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
     family = open_family(model, revision=revision, offline=offline)
     summary, started = Summary(), time.perf_counter()
     identity = {"model": model, "revision": revision, "offline": offline}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.errors import BatchError
+from batch.errors import ContextError
 from batch.models.family import Layout
 from batch.video import Footage
 from cachefmt.tiers import Tier
@@ -97,7 +97,7 @@ def make_plan(
             "nothing" counts it once.
 
     Raises:
-        BatchError: the positions do not fit the model's context.
+        ContextError: the positions do not fit the model's context.
     """
     footage, kept = manifest.footage, manifest.kept
     layout = whole = lay_out(footage)
@@ -131,7 +131,7 @@ def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Pos
     needed = max(int(layout.positions.max()) + 1, *layout.next_position)
     if needed + ROOM_FOR_ANSWER > context:
         rest = " or close the gaps of pointers (--positions compact)"
-        raise BatchError(
+        raise ContextError(
             f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "
             f"question and answer do not fit the model's context of {context}. Take fewer samples "
             f"(batch analyze --force with --fps or --max-samples)"

@@ -69,7 +69,7 @@ def plan_cache(
 
     Raises:
         ManifestError: the manifest was made for pictures of another geometry.
-        BatchError: what is kept does not fit the model's context.
+        ContextError: what is kept does not fit the model's context.
     """
     if manifest.geometry != family.geometry.for_video(*manifest.video.upright_px):
         raise ManifestError(

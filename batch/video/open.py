@@ -12,7 +12,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from batch.errors import VideoError
+from batch.errors import Reason, VideoError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +59,21 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         VideoError: the file is missing, empty, no video, or has only sound.
     """
     if not path.is_file():
-        raise VideoError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        what = "not a file" if path.exists() else "no such file"
+        raise VideoError(f"{path}: {what}", Reason.UNREADABLE)
     if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty; copy or download it again")
+        raise VideoError(f"{path}: the file is empty; copy or download it again", Reason.EMPTY)
     try:
         # An absolute path cannot be taken for a protocol; metadata is often not valid UTF-8.
         container = av.open(str(path.absolute()), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path}: not a video, or cut off before its index ({error.strerror}); "
-            f"`ffprobe {path.name}` shows more"
+            f"`ffprobe {path.name}` shows more",
+            Reason.UNREADABLE if isinstance(error, PermissionError) else Reason.NOT_VIDEO,
         ) from error
     with container:
-        if container.format.name == "tty":  # av 18 plays any *.txt or *.nfo as a terminal
-            raise VideoError(f"{path}: a text file, expected video")
+        _refuse_other_content(path, container.format.name)
         streams = [
             stream
             for stream in container.streams.video
@@ -80,9 +81,22 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ]
         if not streams:
             kinds = sorted({stream.type for stream in container.streams})
-            raise VideoError(f"{path}: got streams {', '.join(kinds) or 'none'}, expected video")
+            raise VideoError(
+                f"{path}: got streams {', '.join(kinds) or 'none'}, expected video",
+                Reason.NO_PICTURE,
+            )
         streams[0].thread_count = 1
         yield container, streams[0]
+
+
+def _refuse_other_content(path: Path, format_name: str) -> None:
+    """Refuse what av 18 plays although it is no video, or not one file."""
+    if format_name == "tty":  # any *.txt or *.nfo, as a terminal
+        raise VideoError(f"{path}: a text file, expected video", Reason.NOT_VIDEO)
+    if format_name == "image2" or format_name.endswith("_pipe"):
+        raise VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
+    if format_name in ("concat", "dash", "hls"):
+        raise VideoError(f"{path}: a list of other files, expected video", Reason.NOT_VIDEO)
 
 
 def decode_frames(
