@@ -75,7 +75,7 @@ def catalogue_rows(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
 
 
 def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
-    """Write the catalogue of a work anew, whole or not at all; returns its path."""
+    """Make the catalogue of a work anew, whole or not at all; returns its path."""
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
@@ -86,7 +86,8 @@ def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
     target = store.catalogue / f"{caches.id}.parquet"
-    write_whole(target, sink.getvalue(), staging)
+    if not target.exists() or target.read_bytes() != sink.getvalue():
+        write_whole(target, sink.getvalue(), staging)
     return target
 
 

@@ -8,9 +8,9 @@ import click
 
 from batch.cli import options
 from batch.cli.options import analysis_options, json_option, model_options, prefill_options
+from batch.cli.summary import PARTIAL
 
 PHASES = ("all", "identify", "analyze", "prefill")
-PARTIAL = 3
 
 
 class _Parsed(click.ParamType[Any]):
