@@ -65,13 +65,12 @@ def catalogue_rows(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
         RecordError: a record is damaged.
     """
     asked = caches.asked()
-    manifests = store.analysis(asked["analysis"])
-    states = _States(manifests, caches)
-    always = {"model": asked["model"], "work": caches.id}
-    for files in _files_by_video(Inventory.read(store.files)):
-        found = states.of_files(files)
-        if found is not None:
-            yield {**always, **found, "cache": _cache(store, caches, found)}
+    states = _States(store.analysis(asked["analysis"]), caches)
+    for row in states.rows(Inventory.read(store.files)):
+        cache = None
+        if row["status"] in ("done", "gone"):
+            cache = str(caches.product(row["video"]).relative_to(store.root))
+        yield {**row, "cache": cache, "model": asked["model"], "work": caches.id}
 
 
 def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
@@ -103,58 +102,50 @@ class _States:
             video: shelf for shelf in (manifests, caches) for video in shelf.ledger.failed()
         }
 
-    def of_files(self, files: list[FileRow]) -> dict[str, Any] | None:
-        """The row of the files that hold one video; None if there is nothing to say of it."""
-        there = [file for file in files if file.is_there]
-        first = (there or files)[0]
-        row = {
-            "path": _text(first.path),
-            "paths": [_text(file.path) for file in there],
-            "video_bytes": first.stat.size_bytes,
-        }
-        if first.facts is None:
-            reasons = {"status": "failed", "reason": first.reason, "message": first.message}
-            return {**row, **reasons} if there else None
-        facts = first.facts
-        row |= {name: facts[name] for name in ("codec", "width_px", "height_px", "duration_s")}
-        state = self._of_video(first.video, is_there=bool(there))
-        return None if state is None else {**state, **row, "video": first.video}
+    def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:
+        """A row for each video and each file that failed, in order of path; then what is gone."""
+        together: dict[str, list[str]] = defaultdict(list)
+        there = inventory.there()
+        for file in there:
+            if file.kind == "video":
+                together[file.video].append(_text(file.path))
+        gone = self._done - together.keys()
+        for file in there:
+            if file.kind == "video" and (paths := together.pop(file.video, None)):
+                yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
+            elif file.kind == "failed":
+                yield _failed_file(file)
+        for video in sorted(gone):
+            record = self._done_record(video)
+            yield {"video": video, **record, "status": "gone", "path": _text(record["path"])}
 
-    def _of_video(self, video: str, *, is_there: bool) -> dict[str, Any] | None:
+    def _state(self, file: FileRow) -> dict[str, Any]:
+        video = file.video
         if video in self._done:
-            record = self._caches.ledger.read_done(video)
-            compression = record["fp16_kv_bytes"] / record["cache_bytes"]
-            return {
-                **record,
-                "status": "done" if is_there else "gone",
-                "compression": compression,
-            }
-        if not is_there:
-            return None
+            return {**self._done_record(video), "status": "done"}
         if video in self._failed:
-            return {**self._failed[video].ledger.read_failed(video), "status": "failed"}
+            record = self._failed[video].ledger.read_failed(video)
+            return {**record, **file.public_facts, "status": "failed"}
         if video in self._analyzed:
             return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
-        return {"status": "pending"}
+        return {**file.public_facts, "status": "pending"}
+
+    def _done_record(self, video: str) -> dict[str, Any]:
+        record = self._caches.ledger.read_done(video)
+        compression = record["fp16_kv_bytes"] / record["cache_bytes"]
+        return {**record, "compression": compression, "paths": []}
 
 
-def _files_by_video(inventory: Inventory) -> Iterator[list[FileRow]]:
-    """Files in order of path, those of the same content together; failed ones alone."""
-    together: dict[str, list[FileRow]] = defaultdict(list)
-    for path in sorted(inventory.rows):
-        row = inventory.rows[path]
-        if row.kind == "video":
-            together[row.video].append(row)
-        elif row.kind == "failed":
-            together[path].append(row)
-    yield from together.values()
-
-
-def _cache(store: Store, caches: Shelf, row: dict[str, Any]) -> str | None:
-    """Path of a cache within the folder of caches, which may be moved as a whole."""
-    if row["status"] not in ("done", "gone"):
-        return None
-    return str(caches.product(row["video"]).relative_to(store.root))
+def _failed_file(file: FileRow) -> dict[str, Any]:
+    path = _text(file.path)
+    return {
+        "path": path,
+        "paths": [path],
+        "status": "failed",
+        "reason": file.reason,
+        "message": file.message,
+        "video_bytes": file.stat.size_bytes,
+    }
 
 
 def _text(path: str) -> str:

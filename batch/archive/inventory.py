@@ -56,6 +56,13 @@ class FileRow:
         return str(self._facts["sha256"])
 
     @property
+    def public_facts(self) -> dict[str, Any]:
+        """Facts of a video as records and the catalogue have them."""
+        facts = self._facts
+        known = {name: facts[name] for name in ("codec", "width_px", "height_px", "duration_s")}
+        return {"video_bytes": facts["size_bytes"], **known}
+
+    @property
     def info(self) -> VideoInfo:
         """The facts of a video."""
         return VideoInfo(path=Path(self.path), **self._facts)

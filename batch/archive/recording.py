@@ -61,7 +61,7 @@ class Recorder:
             staged.unlink()
             raise
         put(staged, shelf.product(row.video))
-        record = {**facts, **_signature(row)}
+        record = {**facts, **row.public_facts, **_signature(row)}
         shelf.ledger.put_done(row.video, record, self.staging)
         self.room.add(size_bytes)
         self.tally.written_bytes += size_bytes

@@ -1,6 +1,7 @@
 """Opening a video: its streams, identity and facts. Knows PyAV; knows no samples."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(
             f"{path}: not a video, or cut off before its index ({error.strerror}); "
             f"`ffprobe {path.name}` shows more",
-            Reason.UNREADABLE if isinstance(error, PermissionError) else Reason.NOT_VIDEO,
+            Reason.NOT_VIDEO if os.access(path, os.R_OK) else Reason.UNREADABLE,
         ) from error
     with container:
         _refuse_other_content(path, container.format.name)
