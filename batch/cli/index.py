@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from batch.cli import options
+from batch.cli.engines import engine_options
 from batch.cli.options import analysis_options, json_option, model_options, prefill_options
 from batch.cli.summary import PARTIAL
 
@@ -91,6 +92,7 @@ def _size(text: str) -> int:
 @analysis_options
 @model_options
 @json_option
+@engine_options
 def index(
     archive: Path,
     out: Path,

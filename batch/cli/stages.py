@@ -9,8 +9,9 @@ from click.core import ParameterSource
 
 from jobs.engines import Stage
 
-OWN = frozenset({"phase", "shard"})
-"""Options that each stage has of its own."""
+OWN = frozenset({"phase", "shard", "jobs"})
+"""Options that each stage has of its own. `--jobs` is always said: a task may see all cores of
+a node of which it was lent a few."""
 
 
 def stages_of(
@@ -20,19 +21,23 @@ def stages_of(
 
     Args:
         context: of the command as it was given.
-        tasks: how many tasks each of identify, analyze and prefill is cut into.
+        tasks: how many tasks each of identify, analyze and prefill is cut into. A task has one
+            process and core, or `--jobs`, and for prefill a GPU, or one for each `--device`
+            that is no CPU.
         leave_out: parameters that are not for the tasks.
     """
-    command = (sys.executable, "-m", "batch", "index", *_words(context, OWN | leave_out))
     jobs = context.params["jobs"] or 1
-    models = len(context.params["devices"]) or 1
+    words = _words(context, OWN | leave_out)
+    command = (sys.executable, "-m", "batch", "index", *words, "--jobs", str(jobs))
+    devices = context.params["devices"] or ("cuda",)
+    gpus = sum(not device.startswith("cpu") for device in devices)
     return [
         Stage(
             name=phase,
             command=(*command, "--phase", phase),
             tasks=count,
             cpus=jobs if phase != "prefill" else 1,
-            gpus=models if phase == "prefill" else 0,
+            gpus=gpus if phase == "prefill" else 0,
         )
         for phase, count in tasks.items()
     ]
@@ -50,11 +55,13 @@ def _words(context: click.Context, leave_out: frozenset[str]) -> list[str]:
             if isinstance(parameter, click.Option) and parameter.is_flag:
                 words.append(parameter.opts[0])
             elif isinstance(parameter, click.Option):
-                words += [parameter.opts[0], _word(value)]
+                words += [parameter.opts[0], _word(name, value)]
             else:
-                words.append(_word(value))
+                words.append(_word(name, value))
     return words
 
 
-def _word(value: Any) -> str:
-    return str(value.resolve() if isinstance(value, Path) else value)
+def _word(name: str, value: Any) -> str:
+    """As another machine can read it, where nobody is in this folder."""
+    is_path = isinstance(value, Path) or (name == "model" and Path(value).is_dir())
+    return str(Path(value).resolve() if is_path else value)

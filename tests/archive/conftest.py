@@ -1,5 +1,6 @@
 """One archive and what a first night made of it."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +46,10 @@ def night(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Night:
         hostile=hostile,
         result=result,
     )
+
+
+@pytest.fixture
+def acquainted(night: Night, tmp_path: Path) -> Path:
+    """An empty folder of caches that knows the model, so that runs need not ask it."""
+    shutil.copytree(night.out / "models", tmp_path / "caches" / "models")
+    return tmp_path / "caches"
