@@ -6,10 +6,12 @@ other than through `cachefmt`.
 
 from batch.kv.attention import attend, attend_own, merge
 from batch.kv.cache import ATTENTION, TieredCache, forward, install, refuse_unsupported
+from batch.kv.evidence import Evidence
 from batch.kv.prefix import Prefix, load
 
 __all__ = [
     "ATTENTION",
+    "Evidence",
     "Prefix",
     "TieredCache",
     "attend",

@@ -11,6 +11,7 @@ from transformers import AttentionInterface, Cache
 
 from batch.errors import ModelError
 from batch.kv.attention import attend, attend_own, fold, merge, unfold
+from batch.kv.evidence import Evidence
 from batch.kv.prefix import Prefix
 from batch.kv.suffix import SuffixLayer
 
@@ -42,11 +43,12 @@ class TieredCache(Cache):
     or repeated by a forward pass.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
-        """View `prefix` with an empty suffix."""
+    def __init__(self, prefix: Prefix, evidence: Evidence | None = None) -> None:
+        """View `prefix` with an empty suffix; `evidence` counts where attention goes."""
         self._suffixes = [SuffixLayer() for _ in range(prefix.shape.layers)]
         super().__init__(layers=[*self._suffixes])
         self.prefix = prefix
+        self.evidence = evidence
 
     def suffix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Key and value [batch, kv_heads, length, head_dim], views valid until the next forward.
@@ -183,14 +185,17 @@ def tiered_attention(
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
             raise ModelError(f"attention over tiers: the model asks for {name}; expected none")
+    layer = _layer_index(module)
     own = attend_own(query, key, value, attention_mask, scaling=scaling)
-    parts = [part for part in tiers.prefix.layer(_layer_index(module)) if len(part)]
+    parts = [part for part in tiers.prefix.layer(layer) if len(part)]
     output = own[0]
     if parts:
         batch, _, queries, _ = query.shape
         folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
-        output, _ = merge([shared, own])
+        output, total = merge([shared, own])
+        if tiers.evidence is not None:
+            tiers.evidence.add(layer, query, total, scaling)
     return output.to(query.dtype).transpose(1, 2), None
 
 
