@@ -3,12 +3,15 @@
 from batch.prefill.header import make_header, same_work
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.run import Prefill, plan_cache, prefill
+from batch.prefill.segments import Stretch, cut
 
 __all__ = [
     "Plan",
     "Pointers",
     "Positions",
     "Prefill",
+    "Stretch",
+    "cut",
     "make_header",
     "make_plan",
     "plan_cache",

@@ -41,6 +41,8 @@ class Plan:
     """[tokens], codes of Tier; never PRUNE."""
     multiplicity: NDArray[np.int32]
     """[tokens]; how many identical samples a cell stands for."""
+    samples: int
+    """Samples of the manifest, pointers included."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -121,15 +123,25 @@ def make_plan(
         positions=layout.positions[entering],
         tier=tier[entering],
         multiplicity=multiplicity[entering],
+        samples=len(footage),
         slots=len(whole.sample),
         numbering=positions,
         next_position=layout.next_position,
     )
 
 
+def fits(layout: Layout, context: int) -> bool:
+    """Whether a prefix leaves room for a question and its answer."""
+    return _positions(layout) + ROOM_FOR_ANSWER <= context
+
+
+def _positions(layout: Layout) -> int:
+    return max(int(layout.positions.max()) + 1, *layout.next_position)
+
+
 def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
-    needed = max(int(layout.positions.max()) + 1, *layout.next_position)
-    if needed + ROOM_FOR_ANSWER > context:
+    if not fits(layout, context):
+        needed = _positions(layout)
         rest = " or close the gaps of pointers (--positions compact)"
         raise BatchError(
             f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "

@@ -21,7 +21,8 @@ from batch.kv import Prefix, TieredCache, forward
 from batch.models import Family
 from batch.prefill.header import make_header
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
-from cachefmt import CacheWriter, Header, Tier
+from batch.prefill.segments import Stretch
+from cachefmt import WHOLE_VIDEO, CacheWriter, Header, Tier
 from cachefmt.layout import file_size
 
 BLOCK_SAMPLES = 4
@@ -39,6 +40,7 @@ class Prefill:
     """A cache about to be written: what goes in, and the header that fixes its size."""
 
     manifest: Manifest
+    """Of the samples that go in."""
     plan: Plan
     header: Header
     block_samples: int
@@ -60,12 +62,14 @@ def plan_cache(
     block_samples: int = BLOCK_SAMPLES,
     raw_dtype: str | None = None,
     identify_weights: bool = True,
+    stretch: Stretch | None = None,
 ) -> Prefill:
-    """Plan the cache of a manifest; the weights need not be loaded.
+    """Plan the cache of a manifest, or of a stretch of it; the weights need not be loaded.
 
     Args:
         identify_weights: False does without the weights' files; the size stays exact, but the
             plan cannot be run.
+        stretch: one of `cut`; None is the whole video.
 
     Raises:
         ManifestError: the manifest was made for pictures of another geometry.
@@ -77,8 +81,9 @@ def plan_cache(
             f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
             f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
         )
+    part = manifest if stretch is None else manifest.part(stretch.rows)
     plan = make_plan(
-        manifest,
+        part,
         family.layout,
         context=family.decoder.context,
         positions=positions,
@@ -88,13 +93,14 @@ def plan_cache(
         plan,
         manifest,
         family,
+        segment=WHOLE_VIDEO if stretch is None else stretch.segment,
         dtype=dtype,
         pointers=pointers,
         block_samples=block_samples,
         raw_dtype=raw_dtype,
         identify_weights=identify_weights,
     )
-    return Prefill(manifest=manifest, plan=plan, header=header, block_samples=block_samples)
+    return Prefill(manifest=part, plan=plan, header=header, block_samples=block_samples)
 
 
 @torch.inference_mode()

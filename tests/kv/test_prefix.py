@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import (
+    WHOLE_VIDEO,
     CacheFile,
     CacheWriter,
     Header,
@@ -79,6 +80,7 @@ def written(path, prefix, names, multiplicity):
         prompt=PromptIdentity(processor_sha256=digest("c"), chat_template_sha256=digest("d")),
         video=VideoIdentity(sha256=digest("e"), name="clip.mp4"),
         manifest=ManifestIdentity(sha256=digest("f")),
+        segment=WHOLE_VIDEO,
         policy=PolicyIdentity(name="saliency", parameters={}),
         shape=prefix.shape,
         layout=Layout(slots=count, positions="original", next_position=(count,)),
