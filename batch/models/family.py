@@ -105,6 +105,8 @@ class Family(ABC):
     """A checkpoint of one family; its weights are absent until `load`."""
 
     model_type: ClassVar[str]
+    limits: ClassVar[str]
+    """What of the family is not supported or done otherwise; printed by `batch models`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint

@@ -25,6 +25,7 @@ class LlavaNext(Family):
     """LLaVA-1.6 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_next"
+    limits: ClassVar[str] = "the base image alone, without the high-resolution tiles"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
