@@ -76,6 +76,7 @@ class Manifest:
         """All samples, as a prompt needs to know them."""
         return Footage(
             geometry=self.geometry,
+            index=np.arange(len(self.pts_s)),
             pts_s=self.pts_s,
             last_pts_s=self.last_pts_s,
             interval_s=self.header.interval_s,

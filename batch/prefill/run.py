@@ -21,6 +21,7 @@ from batch.kv import Prefix, TieredCache, forward
 from batch.models import Family
 from batch.prefill.header import make_header
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
+from batch.video import geometry_for
 from cachefmt import CacheWriter, Header, Tier
 from cachefmt.layout import file_size
 
@@ -71,10 +72,11 @@ def plan_cache(
         ManifestError: the manifest was made for pictures of another geometry.
         BatchError: what is kept does not fit the model's context.
     """
-    if manifest.geometry != family.geometry.for_video(*manifest.video.upright_px):
+    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
+    if manifest.geometry != seen:
         raise ManifestError(
             f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
-            f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
+            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
             f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
         )
     plan = make_plan(

@@ -14,10 +14,12 @@ class Footage:
     """When the samples of a video were taken.
 
     - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
+    - index: int64 [samples], number of each among all samples of the video.
     - interval_s: time from one sampled frame to the next, before any sample was left out.
     """
 
     geometry: Geometry
+    index: NDArray[np.int64]
     pts_s: NDArray[np.float64]
     last_pts_s: NDArray[np.float64]
     interval_s: float
@@ -28,6 +30,7 @@ class Footage:
         first = np.arange(samples, dtype=np.float64) * (geometry.frames * interval_s)
         return cls(
             geometry=geometry,
+            index=np.arange(samples),
             pts_s=first,
             last_pts_s=first + (geometry.frames - 1) * interval_s,
             interval_s=interval_s,
@@ -38,4 +41,9 @@ class Footage:
 
     def select(self, samples: NDArray[np.bool_]) -> Self:
         """Only some samples; bool [samples]."""
-        return replace(self, pts_s=self.pts_s[samples], last_pts_s=self.last_pts_s[samples])
+        return replace(
+            self,
+            index=self.index[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+        )

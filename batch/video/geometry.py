@@ -90,7 +90,7 @@ class Geometry(Settings):
         """Shape of a sample's picture."""
         return (self.frames * self.height_px, self.width_px, 3)
 
-    def for_video(self, height_px: int, width_px: int) -> "Geometry":
+    def for_video(self, height_px: int, width_px: int, frames: int) -> "Geometry":
         """The same for every video; see DynamicGeometry."""
         return self
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from batch.video import Geometry
+from batch.video import DynamicGeometry, Geometry
 from tests import clips
 
 
@@ -55,3 +55,41 @@ def test_a_geometry_survives_a_dict_and_refuses_unknown_and_missing_keys():
     del data["rows"]
     with pytest.raises(ValueError, match=r"missing keys \['rows'\]"):
         Geometry.from_dict(data)
+
+
+SIZES = [(20, 600), (224, 224), (360, 640), (1080, 1920), (1920, 1080), (3, 500), (2160, 3840)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("least", "most"), [(3136, 12845056), (128 * 784, 768 * 784)])
+def test_a_frames_pixels_are_bounded_as_by_qwen2_vl(height, width, least, most):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    rule = DynamicGeometry(cell_px=28, frames=2, least_px=least, most_px=most)
+    found = rule.for_video(height, width, frames=9)
+    theirs = smart_resize(height, width, factor=28, min_pixels=least, max_pixels=most)
+    assert (found.height_px, found.width_px) == theirs
+    assert (found.rows, found.columns) == (theirs[0] // 28, theirs[1] // 28)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("frames", [2, 5, 7, 64, 900])
+@pytest.mark.parametrize(("least", "most"), [(4096, 25165824), (131072, 786432)])
+def test_a_videos_pixels_are_bounded_as_by_qwen3_vl(height, width, frames, least, most):
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    rule = DynamicGeometry(cell_px=32, frames=2, least_px=least, most_px=most, bounds="video")
+    found = rule.for_video(height, width, frames)
+    theirs = smart_resize(frames, height, width, 2, 32, min_pixels=least, max_pixels=most)
+    assert (found.height_px, found.width_px) == theirs
+
+
+def test_a_video_of_one_frame_counts_it_twice():
+    rule = DynamicGeometry(cell_px=32, frames=2, least_px=4096, most_px=2**17, bounds="video")
+    assert rule.for_video(720, 1280, frames=1) == rule.for_video(720, 1280, frames=2)
+
+
+def test_a_frame_that_is_too_elongated_is_refused_with_its_size():
+    rule = DynamicGeometry(cell_px=28, frames=2, least_px=3136, most_px=12845056)
+    with pytest.raises(ValueError, match="9x1801 px: one side may be at most 200 times"):
+        rule.for_video(9, 1801, frames=1)
