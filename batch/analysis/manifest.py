@@ -80,6 +80,7 @@ class Manifest:
             pts_s=self.pts_s,
             last_pts_s=self.last_pts_s,
             interval_s=self.header.interval_s,
+            duration_s=self.header.decoded_s,
         )
 
     @property

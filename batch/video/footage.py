@@ -16,6 +16,7 @@ class Footage:
     - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
     - index: int64 [samples], number of each among all samples of the video.
     - interval_s: time from one sampled frame to the next, before any sample was left out.
+    - duration_s: length of the video.
     """
 
     geometry: Geometry
@@ -23,6 +24,7 @@ class Footage:
     pts_s: NDArray[np.float64]
     last_pts_s: NDArray[np.float64]
     interval_s: float
+    duration_s: float
 
     @classmethod
     def steady(cls, geometry: Geometry, samples: int, interval_s: float = 1.0) -> Self:
@@ -34,6 +36,7 @@ class Footage:
             pts_s=first,
             last_pts_s=first + (geometry.frames - 1) * interval_s,
             interval_s=interval_s,
+            duration_s=samples * geometry.frames * interval_s,
         )
 
     def __len__(self) -> int:
