@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
+from batch.models.prompt import texts_around
 from batch.video import Footage, Geometry
 
 
@@ -63,24 +64,18 @@ class LlavaNext(Family):
 
     def layout(self, footage: Footage) -> Layout:
         ids = self.conversation_ids([{"type": "image"}] * len(footage))
-        pictures = np.flatnonzero(ids == self._image_id)
-        if len(pictures) != len(footage):
-            raise ModelError(
-                f"{self.checkpoint.name}: the chat template gives {len(pictures)} image tokens "
-                f"for {len(footage)} pictures"
-            )
-        slots, separators = Slots(), np.split(ids, pictures)
-        for sample, separator in enumerate(separators[:-1]):
+        texts = texts_around(self.checkpoint.name, ids, self._image_id, len(footage))
+        slots = Slots()
+        for sample, before in enumerate(texts[:-1]):
             # Text before a picture belongs to it, text before the first picture to no sample.
-            slots.text(separator[1:] if sample else separator, sample or -1)
+            slots.text(before, sample or -1)
             slots.cells(self._image_id, sample, footage.geometry.cells)
             slots.text([self._image_id], sample)  # the newline
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
         ids = self.conversation_ids([{"type": "image"}, {"type": "text", "text": question}])
-        last = np.flatnonzero(ids == self._image_id)[-1]
-        return [int(token) for token in ids[last + 1 :]]
+        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._image_id, 1)[-1]]
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         inner = self.model.model
