@@ -57,8 +57,8 @@ class Answerer:
         started = time.perf_counter()
         self._cache = cache
         self._family = family
-        self._device = family.model.device
-        self._prefix = Prefix.load(cache, self._device)
+        self._device = family.device
+        self._prefix = Prefix.load(cache, family.layer_devices)
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=cache.size_bytes,

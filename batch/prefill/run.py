@@ -117,8 +117,8 @@ def prefill(
         ManifestError: a picture in the manifest is damaged.
     """
     plan, shape = work.plan, work.header.shape
-    device = family.model.device
-    prefix = Prefix.allocate(shape, device)
+    device = family.device
+    prefix = Prefix.allocate(shape, family.layer_devices)
     in_file = plan.file_order
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
@@ -148,14 +148,14 @@ def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
     """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower once."""
     sample, cell = work.plan.sample[block], work.plan.cell[block]
     ids = torch.from_numpy(work.plan.token_ids[block].astype(np.int64))
-    embedded = family.text_embeddings(ids.to(family.model.device))
+    embedded = family.text_embeddings(ids.to(family.device))
     is_cell = cell >= 0
     stored, picture = np.unique(sample[is_cell], return_inverse=True)
     if len(stored):
         pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
         features = family.features(pictures, work.manifest.geometry)
         chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
-        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded.dtype)
+        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded)
     return embedded
 
 

@@ -65,20 +65,24 @@ class Part:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "has_kernel", "asked"),
+    ("chosen", "device", "dtype", "has_kernel", "asked"),
     [
-        ("cuda", torch.float16, True, "stored"),
-        ("cuda", torch.float16, False, "chunks"),
-        ("cuda", torch.float64, True, "chunks"),
-        ("cpu", torch.float16, True, "chunks"),
+        ("auto", "cuda", torch.float16, True, "stored"),
+        ("auto", "cuda", torch.float16, False, "chunks"),
+        ("auto", "cuda", torch.float64, True, "chunks"),
+        ("auto", "cpu", torch.float16, True, "chunks"),
+        ("torch", "cuda", torch.float16, True, "chunks"),
+        ("triton", "cpu", torch.float16, True, "stored"),
     ],
 )
-def test_only_queries_on_cuda_take_the_kernel(monkeypatch, device, dtype, has_kernel, asked):
+def test_queries_on_cuda_take_the_kernel_unless_told_otherwise(
+    monkeypatch, chosen, device, dtype, has_kernel, asked
+):
     kernel = (lambda query, rows, *, scaling: None) if has_kernel else None
     monkeypatch.setattr(attention, "_attend_stored", lambda: kernel)
     query = SimpleNamespace(device=torch.device(device), dtype=dtype)  # CUDA need not be there
     part = Part()
-    list(attention._attend_part(query, part, 1.0, 8))
+    list(attention._attend_part(query, part, 1.0, 8, chosen))
     assert part.asked == [asked]
 
 
