@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from batch.kv import attention
+from batch.errors import ModelError
+from batch.kv import attention, check_kernel
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = "tests/kv/triton_cases.py"
@@ -94,6 +95,18 @@ def test_without_triton_there_is_no_kernel_and_no_error():
         "from batch.kv import attention\n"
         "assert attention._attend_stored() is None",
     )
+
+
+@needs_triton
+def test_kernels_asked_for_where_they_cannot_run_are_refused(monkeypatch):
+    here = torch.device("cpu")
+    with pytest.raises(ModelError, match=r"needs CUDA, the model runs on cpu.*--attn auto"):
+        check_kernel("triton", here)
+    for kernel in ("auto", "torch"):
+        check_kernel(kernel, here)
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    with pytest.raises(ModelError, match=r"pip install 'sali-cache\[triton\]'"):
+        check_kernel("triton", here)
 
 
 def test_kernels_are_not_imported_before_they_are_used():
