@@ -40,7 +40,7 @@ class InternVL(Family):
 
     model_type: ClassVar[str] = "internvl"
     limits: ClassVar[str] = (
-        "the checkpoints named -hf, whose code is transformers' own; video only, no images beside it"
+        "checkpoints in the layout of transformers (named -hf); video only, no images beside it"
     )
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from batch.video import DynamicGeometry, Geometry
+from batch.errors import VideoError
+from batch.video import DynamicGeometry, Geometry, Sampling, geometry_for, probe
 from tests import clips
 
 
@@ -26,6 +27,19 @@ def test_a_frame_is_resized_bit_equal_to_transformers(resample, size):
     assert np.array_equal(geometry.apply(rgb), theirs)
 
 
+@pytest.mark.parametrize(
+    ("size", "first"), [((300, 400), (38, 50)), ((400, 300), (50, 38)), ((3, 400), (1, 50))]
+)
+def test_a_frame_may_be_brought_to_a_longer_side_before_it_is_stretched(size, first):
+    rgb = clips.noisy(clips.texture(*size), 9)
+    sizes = {"rows": 8, "columns": 8, "resample": "lanczos"}
+    small = Geometry(height_px=first[0], width_px=first[1], rows=1, columns=1, resample="lanczos")
+    twice = Geometry(height_px=112, width_px=112, longest_px=50, **sizes)
+    once = Geometry(height_px=112, width_px=112, **sizes)
+    assert np.array_equal(twice.apply(rgb), once.apply(small.apply(rgb)))
+    assert not np.array_equal(twice.apply(rgb), once.apply(rgb))
+
+
 def test_a_cell_covers_its_own_pixels_row_by_row():
     geometry = Geometry(height_px=4, width_px=6, rows=2, columns=3)
     pixels = np.zeros((4, 6), np.float32)
@@ -40,7 +54,15 @@ def test_a_grid_that_does_not_divide_the_picture_is_refused():
 
 
 @pytest.mark.parametrize(
-    "change", [{"fit": "crop"}, {"resample": "nearest"}, {"rows": 0}, {"rows": 8.0}]
+    "change",
+    [
+        {"fit": "crop"},
+        {"fit": "crop", "shortest_px": 112, "longest_px": 200},
+        {"longest_px": 0},
+        {"resample": "nearest"},
+        {"rows": 0},
+        {"rows": 8.0},
+    ],
 )
 def test_what_is_not_supported_is_refused(change):
     with pytest.raises(ValueError, match="geometry"):
@@ -89,7 +111,17 @@ def test_a_video_of_one_frame_counts_it_twice():
     assert rule.for_video(720, 1280, frames=1) == rule.for_video(720, 1280, frames=2)
 
 
-def test_a_frame_that_is_too_elongated_is_refused_with_its_size():
+def test_a_video_that_is_too_elongated_is_refused_by_name(tmp_path):
     rule = DynamicGeometry(cell_px=28, frames=2, least_px=3136, most_px=12845056)
-    with pytest.raises(ValueError, match="9x1801 px: one side may be at most 200 times"):
-        rule.for_video(9, 1801, frames=1)
+    ribbon = probe(clips.write_clip(tmp_path / "ribbon.mp4", [clips.flat(8, 1604)]))
+    with pytest.raises(VideoError, match=r"ribbon\.mp4: frames of 8x1604 px: one side may be at"):
+        geometry_for(rule, ribbon, Sampling())
+
+
+@pytest.mark.parametrize(
+    "change", [{"least_px": 0}, {"most_px": 3000}, {"cell_px": 0}, {"resample": "nearest"}]
+)
+def test_a_rule_that_gives_no_geometry_is_refused(change):
+    rule = {"cell_px": 28, "frames": 2, "least_px": 3136, "most_px": 12845056}
+    with pytest.raises(ValueError, match="geometry: got"):
+        DynamicGeometry(**{**rule, **change})
