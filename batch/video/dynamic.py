@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from batch.errors import VideoError
 from batch.video.geometry import Geometry, Resample
 from batch.video.open import VideoInfo
 from batch.video.samples import Sampling
@@ -26,6 +27,14 @@ class DynamicGeometry:
     most_px: int
     bounds: Literal["frame", "video"] = "frame"
     resample: Resample = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least_px <= self.most_px:
+            raise ValueError(
+                f"geometry: got {self.least_px} to {self.most_px} pixels, "
+                "expected positive numbers, the smaller one first"
+            )
+        self._cells(1, 1)
 
     def for_video(self, height_px: int, width_px: int, frames: int) -> Geometry:
         """The geometry of a video of so many sampled frames that have this size when upright.
@@ -57,11 +66,14 @@ class DynamicGeometry:
         elif pixels < self.least_px:
             grow = math.sqrt(self.least_px / (counted * height_px * width_px))
             height, width = (math.ceil(side * grow / cell) * cell for side in (height_px, width_px))
+        return self._cells(height // cell, width // cell)
+
+    def _cells(self, rows: int, columns: int) -> Geometry:
         return Geometry(
-            height_px=height,
-            width_px=width,
-            rows=height // cell,
-            columns=width // cell,
+            height_px=rows * self.cell_px,
+            width_px=columns * self.cell_px,
+            rows=rows,
+            columns=columns,
             frames=self.frames,
             resample=self.resample,
         )
@@ -78,5 +90,13 @@ GeometryRule = Geometry | DynamicGeometry
 
 
 def geometry_for(rule: GeometryRule, video: VideoInfo, sampling: Sampling) -> Geometry:
-    """The geometry in which a video's samples are taken."""
-    return rule.for_video(*video.upright_px, sampling.frames(video.span_s, rule.frames))
+    """The geometry in which a video's samples are taken.
+
+    Raises:
+        VideoError: the rule has none for frames of this shape.
+    """
+    frames = sampling.frames(video.span_s, rule.frames)
+    try:
+        return rule.for_video(*video.upright_px, frames)
+    except ValueError as error:
+        raise VideoError(f"{video.path}: {error}") from error
