@@ -23,7 +23,9 @@ class Qwen2_5VL(QwenVL):
     model_type: ClassVar[str] = "qwen2_5_vl"
     limits: ClassVar[str] = (
         "two frames make a sample; cells follow the video's size within the processor's limits "
-        "(min_pixels, max_pixels); the gaps of pointers stay"
+        "(min_pixels, max_pixels); the gaps of pointers stay; a question stands where "
+        "transformers 5.23 puts it, which in long videos is not behind the last time, as it was "
+        "until 5.2"
     )
     defaults: ClassVar[dict[str, Any]] = DEFAULTS | {
         "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},

@@ -37,7 +37,8 @@ class MropeSlots:
     """Collects the slots of a prefix with their positions in time, row and column.
 
     Source: `get_rope_index` of the Qwen-VL models, transformers 5.23. There, what follows a
-    video starts behind its rows and columns, however long the video is.
+    video starts behind its rows and columns, so before the times of late samples; until 5.2 it
+    started behind the last time.
     """
 
     def __init__(self) -> None:
