@@ -16,6 +16,7 @@ from torch import Tensor
 from batch.answering import Answerer
 from batch.models import Family, open_family
 from batch.prefill import plan_cache, prefill
+from batch.prefill.plan import Pointers
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest
@@ -113,6 +114,16 @@ def pictures_of(geometry: Geometry, frames: NDArray[np.uint8]) -> NDArray[np.uin
     return fitted.reshape(-1, *geometry.picture_shape)
 
 
+def features_changed_by(
+    family: Family, frame: NDArray[np.uint8], geometry: Geometry, cell: int
+) -> Tensor:
+    """How far painting one cell of a frame moves the features of each cell, [cells]."""
+    pair = np.stack([frame, paint_cell(frame, geometry, cell)])
+    with torch.inference_mode():
+        one, other = family.features(pair, geometry)
+    return (one - other).norm(dim=-1)
+
+
 def assert_ids_and_positions_are(family: Family, footage: Footage, expected: Reference) -> None:
     """The cut into prefix and question changes no token and no position."""
     layout = family.layout(footage)
@@ -129,8 +140,10 @@ def scores(
     *,
     tier: NDArray[np.uint8] | None = None,
     source: list[int] | None = None,
+    pointers: Pointers = "nothing",
+    block_samples: int = 2,
 ) -> Tensor:
-    """Scores of the first answer token from a cache that was written, in blocks of two samples."""
+    """Scores of the first answer token from a cache that was written in blocks."""
     family, path = loaded(folder), folder / "x.safetensors"
     manifest = make_manifest(pictures, geometry, tier=tier, source=source)
     work = plan_cache(
@@ -138,9 +151,9 @@ def scores(
         family,
         dtype="float32",
         raw_dtype="F32",
-        block_samples=2,
+        block_samples=block_samples,
         positions="original",
-        pointers="nothing",
+        pointers=pointers,
     )
     prefill(work, family, path)
     with CacheFile.open(path) as cache:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -64,3 +65,12 @@ def test_a_painted_cell_is_the_one_the_model_sees_changed(folder: Path) -> None:
     images = AutoProcessor.from_pretrained(folder).image_processor
     one, other = images(pair, return_tensors="np")["pixel_values"]
     parity.assert_only_this_cell_differs(one, other, geometry, PAINTED)
+
+
+@pytest.mark.parametrize("cell", range(4))
+def test_a_painted_cell_changes_its_own_features_where_no_layer_mixes_patches(
+    tmp_path: Path, cell: int
+) -> None:
+    family = parity.loaded(tiny.llava(tmp_path, vision_feature_layer=-4))
+    changes = parity.features_changed_by(family, FRAMES[0], geometry_of(family), cell)
+    assert torch.nonzero(changes).flatten().tolist() == [cell]

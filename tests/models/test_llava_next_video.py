@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from batch.models import open_family
 from batch.video import Footage
@@ -70,3 +71,12 @@ def test_a_painted_cell_is_the_one_the_model_sees_changed(
     geometry = geometry_of(open_family(str(folder)))
     one, other = expected["painted"].pixels[0]
     parity.assert_only_this_cell_differs(one, other, geometry, PAINTED)
+
+
+@pytest.mark.parametrize("cell", range(4))
+def test_a_painted_cell_changes_its_own_features_where_no_layer_mixes_patches(
+    tmp_path: Path, cell: int
+) -> None:
+    family = parity.loaded(tiny.llava_next_video(tmp_path, vision_feature_layer=-4))
+    changes = parity.features_changed_by(family, CLIPS["small"][0], geometry_of(family), cell)
+    assert torch.nonzero(changes).flatten().tolist() == [cell]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from batch.models import open_family
 from batch.video import Footage
@@ -70,3 +71,23 @@ def test_a_painted_cell_is_the_one_the_model_sees_changed(
     geometry = geometry_of(open_family(str(folder)))
     one, other = expected["painted"].pixels[0]
     parity.assert_only_this_cell_differs(one, other, geometry, PAINTED)
+
+
+@pytest.mark.parametrize("cell", range(4))
+def test_a_painted_cell_changes_its_own_features_most_where_no_layer_mixes_patches(
+    tmp_path: Path, cell: int
+) -> None:
+    family = parity.loaded(tiny.llava_onevision(tmp_path, vision_feature_layer=-3))
+    changes = parity.features_changed_by(family, CLIPS["small"][0], geometry_of(family), cell)
+    assert changes.argmax() == cell  # interpolation lets neighbours see the edge of a cell
+
+
+def test_pixels_that_no_cell_stands_for_reach_no_features(tmp_path: Path) -> None:
+    family = parity.loaded(tiny.llava_onevision(tmp_path))
+    frame = CLIPS["small"][0].copy()
+    frame[42:], frame[:, 42:] = 0, 0
+    geometry = geometry_of(family)
+    with torch.inference_mode():
+        one, other = family.features(np.stack([CLIPS["small"][0], frame]), geometry)
+    assert geometry.covered == (42, 42)
+    torch.testing.assert_close(one, other)

@@ -1,7 +1,9 @@
 """Tiny random LLaVA-1.5, LLaVA-NeXT-Video and LLaVA-OneVision checkpoints.
 
 Their processors lie in the three ways there are: all in processor_config.json, a file for images
-and one for videos, and one for images that serves for videos too.
+and one for videos, and one for images that serves for videos too. CLIP has 3 layers and SigLIP 2,
+so vision feature layer -4 or -3 is before all attention: a patch's own pixels alone (transformers
+5.23 takes 0 for none).
 """
 
 import json
@@ -49,18 +51,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return words
 
 
-def llava(folder: Path, *, seed: int = 0) -> Path:
+def llava(folder: Path, *, side_px: int = 28, vision_feature_layer: int = -2) -> Path:
     """Write a random LLaVA-1.5: a grid of 2 x 2 cells of 14 px, cut from the middle."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     words = tokenizer()
     config = LlavaConfig(
-        vision_config=_clip(28),
+        vision_config=_clip(side_px),
         text_config=LlamaConfig(**_sizes(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
     )
     LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+            size={"shortest_edge": side_px}, crop_size={"height": side_px, "width": side_px}
         ),
         tokenizer=words,
         patch_size=14,
@@ -71,33 +74,34 @@ def llava(folder: Path, *, seed: int = 0) -> Path:
     return _save(LlavaForConditionalGeneration(config), folder)
 
 
-def llava_next_video(folder: Path, *, seed: int = 0) -> Path:
+def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: int = -2) -> Path:
     """Write a random LLaVA-NeXT-Video: 2 x 2 cells of 28 px, pooled from 4 x 4 patches."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     words = tokenizer()
     config = LlavaNextVideoConfig(
-        vision_config=_clip(56),
+        vision_config=_clip(side_px),
         text_config=LlamaConfig(**_sizes(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
         video_token_index=words.convert_tokens_to_ids(VIDEO),
-        image_grid_pinpoints=[[56, 112]],
+        image_grid_pinpoints=[[side_px, 2 * side_px]],
     )
     words.save_pretrained(folder)
     _write(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "LlavaNextImageProcessor",
-            "image_grid_pinpoints": [[56, 112]],
-            "size": {"shortest_edge": 56},
-            "crop_size": {"height": 56, "width": 56},
+            "image_grid_pinpoints": [[side_px, 2 * side_px]],
+            "size": {"shortest_edge": side_px},
+            "crop_size": {"height": side_px, "width": side_px},
         },
     )
     _write(
         folder / "video_preprocessor_config.json",
         {
             "video_processor_type": "LlavaNextVideoVideoProcessor",
-            "size": {"shortest_edge": 56},
-            "crop_size": {"height": 56, "width": 56},
+            "size": {"shortest_edge": side_px},
+            "crop_size": {"height": side_px, "width": side_px},
             "image_mean": [0.5, 0.4, 0.3],
             "image_std": [0.2, 0.3, 0.4],
         },
@@ -112,9 +116,9 @@ def llava_next_video(folder: Path, *, seed: int = 0) -> Path:
     return _save(LlavaNextVideoForConditionalGeneration(config), folder)
 
 
-def llava_onevision(folder: Path, *, seed: int = 0) -> Path:
+def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: int = -1) -> Path:
     """Write a random LLaVA-OneVision: 3 x 3 patches in 42 of 48 px, 2 x 2 cells of 21 px."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     words = tokenizer()
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
@@ -122,14 +126,15 @@ def llava_onevision(folder: Path, *, seed: int = 0) -> Path:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            image_size=48,
+            image_size=side_px,
             patch_size=14,
             vision_use_head=False,
         ),
         text_config=Qwen2Config(**_sizes(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
         video_token_index=words.convert_tokens_to_ids(VIDEO),
-        image_grid_pinpoints=[[48, 96]],
+        image_grid_pinpoints=[[side_px, 2 * side_px]],
     )
     words.save_pretrained(folder)
     _write(
@@ -137,15 +142,15 @@ def llava_onevision(folder: Path, *, seed: int = 0) -> Path:
         {
             "image_processor_type": "LlavaOnevisionImageProcessor",
             "do_pad": True,
-            "image_grid_pinpoints": [[48, 96]],
-            "size": {"height": 48, "width": 48},
+            "image_grid_pinpoints": [[side_px, 2 * side_px]],
+            "size": {"height": side_px, "width": side_px},
             "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.5, 0.5, 0.5],
         },
     )
     processor = {
         "processor_class": "LlavaOnevisionProcessor",
-        "num_image_tokens": 9,
+        "num_image_tokens": (side_px // 14) ** 2,
         "vision_feature_select_strategy": "full",
     }
     _write(folder / "processor_config.json", processor)
