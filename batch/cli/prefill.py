@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether a cell counts once more for each pointer to its sample.",
 )
+@click.option(
+    "--timestamps",
+    is_flag=True,
+    help="Write its time before each sample, as <12.0 seconds>, where the model's prompt has room.",
+)
 @click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
 @analysis_options
@@ -62,6 +67,7 @@ def prefill(
     profile: str | None,
     positions: str,
     pointers: str,
+    timestamps: bool,
     block_samples: int | None,
     dry_run: bool,
     model: str,
@@ -85,6 +91,8 @@ def prefill(
     device = options.choose_device(device)
     dtype = options.choose_dtype(dtype, device)
     family = open_family(model, revision=revision, offline=offline)
+    if timestamps:
+        family.use_timestamps()
     summary, started = Summary(), time.perf_counter()
     identity = {"model": model, "revision": revision, "offline": offline}
     folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))

@@ -108,10 +108,13 @@ class Family(ABC):
     model_type: ClassVar[str]
     limits: ClassVar[str]
     """What of the family is not supported or done otherwise; printed by `batch models`."""
+    no_timestamps: ClassVar[str | None] = "a video is one block of cells, without text inside"
+    """Why times cannot be put before samples; None where they can."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
+        self.timestamps = False
         self._model: PreTrainedModel | None = None
 
     @property
@@ -161,6 +164,28 @@ class Family(ABC):
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             context=text.max_position_embeddings,
         )
+
+    def use_timestamps(self) -> None:
+        """Put its time before every sample that is laid out from now on.
+
+        Raises:
+            ModelError: the family's prompts have no place for it, or tell times anyway.
+        """
+        if self.no_timestamps is not None:
+            raise ModelError(
+                f"{self.checkpoint.name}: {self.model_type} takes no timestamps: "
+                f"{self.no_timestamps}. Leave out --timestamps."
+            )
+        self.timestamps = True
+
+    def times(self, footage: Footage) -> list[str]:
+        """What to put before each sample: its time since the video's first frame, or nothing.
+
+        Source: the wording of Qwen3-VL, which was trained with it (transformers 5.23).
+        """
+        if not self.timestamps:
+            return [""] * len(footage)
+        return [f"<{seconds:.1f} seconds>" for seconds in footage.pts_s - footage.pts_s[0]]
 
     def conversation_text(self, content: list[dict[str, Any]]) -> str:
         """A conversation in which the user sends this, up to the answer."""

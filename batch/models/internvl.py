@@ -42,6 +42,7 @@ class InternVL(Family):
     limits: ClassVar[str] = (
         "checkpoints in the layout of transformers (named -hf); video only, no images beside it"
     )
+    no_timestamps: ClassVar[str | None] = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -75,7 +76,7 @@ class InternVL(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        before, *between, end = self._texts([{"type": "video"}], len(footage))
+        before, *between, end = self._texts([{"type": "video"}], self.times(footage))
         slots = Slots()
         slots.text(before)
         for sample, behind in enumerate([*between, end[:1]]):
@@ -85,18 +86,19 @@ class InternVL(Family):
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
-        texts = self._texts([{"type": "video"}, {"type": "text", "text": question}], 1)
+        texts = self._texts([{"type": "video"}, {"type": "text", "text": question}], [""])
         return [int(i) for i in texts[-1][1:]]
 
-    def _texts(self, content: list[dict[str, Any]], samples: int) -> list[NDArray[np.int64]]:
+    def _texts(self, content: list[dict[str, Any]], times: list[str]) -> list[NDArray[np.int64]]:
         """The text around a video's samples; each behind a sample begins with what closes it."""
         tokenizer, name = self.checkpoint.tokenizer, self.checkpoint.name
         before, video, behind = self.conversation_text(content).partition(tokenizer.video_token)
         if not video:
             raise ModelError(f"{name}: the chat template knows no video")
         picture = f"{tokenizer.start_image_token}{self.placeholder}{tokenizer.end_image_token}"
-        frames = "\n".join(f"Frame{number}: {picture}" for number in range(1, samples + 1))
-        return texts_around(name, self.token_ids(before + frames + behind), self._image_id, samples)
+        frames = [f"Frame{number}: {time}{picture}" for number, time in enumerate(times, 1)]
+        ids = self.token_ids(before + "\n".join(frames) + behind)
+        return texts_around(name, ids, self._image_id, len(times))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)

@@ -19,7 +19,7 @@ from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
 from batch.models.pictures import square_geometry
-from batch.models.prompt import texts_around
+from batch.models.prompt import before_pictures, texts_around
 from batch.video import Footage, Geometry
 
 _DEFAULTS: dict[str, Any] = {
@@ -46,6 +46,7 @@ class Llava(Family):
         "a video is many images, which the model was not trained for; no Pixtral or SigLIP tower "
         "(vision_feature_select_strategy 'full'), no padding to a square"
     )
+    no_timestamps: ClassVar[str | None] = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -79,7 +80,8 @@ class Llava(Family):
 
     def layout(self, footage: Footage) -> Layout:
         samples = len(footage)
-        ids = self.conversation_ids([{"type": "image"}] * samples)
+        text = self.conversation_text([{"type": "image"}] * samples)
+        ids = self.token_ids(before_pictures(text, self.placeholder, self.times(footage)))
         texts = texts_around(self.checkpoint.name, ids, self._image_id, samples)
         slots = Slots()
         for sample, before in enumerate(texts[:-1]):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.prompt import texts_around
+from batch.models.prompt import before_pictures, texts_around
 from batch.video import Footage, Geometry
 
 
@@ -27,6 +27,7 @@ class LlavaNext(Family):
 
     model_type: ClassVar[str] = "llava_next"
     limits: ClassVar[str] = "the base image alone, without the high-resolution tiles"
+    no_timestamps: ClassVar[str | None] = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -63,7 +64,8 @@ class LlavaNext(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        ids = self.conversation_ids([{"type": "image"}] * len(footage))
+        text = self.conversation_text([{"type": "image"}] * len(footage))
+        ids = self.token_ids(before_pictures(text, self.placeholder, self.times(footage)))
         texts = texts_around(self.checkpoint.name, ids, self._image_id, len(footage))
         slots = Slots()
         for sample, before in enumerate(texts[:-1]):

@@ -1,5 +1,7 @@
 """Where pictures stand in the text of a conversation. Knows no model family."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,3 +33,16 @@ def texts_around(
         )
     before, *others = np.split(token_ids, places)
     return [before, *(text[1:] for text in others)]
+
+
+def before_pictures(text: str, picture: str, inserted: Sequence[str]) -> str:
+    """A conversation with something put before its first pictures, one piece for each.
+
+    Args:
+        picture: the text that stands for a picture.
+    """
+    done = ""
+    for piece in inserted:
+        before, found, text = text.partition(picture)
+        done += before + piece + found
+    return done + text

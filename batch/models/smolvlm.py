@@ -56,6 +56,7 @@ class SmolVLM(Family):
     limits: ClassVar[str] = (
         "video only, no images beside it; needs the package num2words, as transformers does"
     )
+    no_timestamps: ClassVar[str | None] = "its prompt tells the time of every sample already"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         # Transformers' processor, too, takes this template for every conversation with a video.

@@ -9,6 +9,7 @@ import pytest
 import batch.prefill as batch_prefill
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
+from tests.tiny.llava import llava_onevision
 
 
 def inspected(cache: Path) -> dict[str, Any]:
@@ -261,3 +262,29 @@ def test_an_unforeseen_failure_of_one_video_is_named_and_the_others_go_on(
     assert result.exit_code == 3
     assert f"error: {twin}: ValueError: int8: got NaN" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.safetensors"]
+
+
+def test_times_in_the_prompt_are_another_cache_of_more_slots(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", manifest, "--out", tmp_path, "--model", model)
+    (timed,) = objects(succeed(*command, "--timestamps", "--dry-run", "--json"))
+    (plain,) = objects(succeed(*command, "--json"))
+    assert timed["slots"] > plain["slots"]
+    assert timed["samples"] == plain["samples"]
+    refused = batch(*command, "--timestamps")
+    assert refused.exit_code == 1
+    assert "another model, video or settings; --force replaces it" in refused.stderr
+    succeed(*command, "--timestamps", "--force")
+    assert inspected(tmp_path / "clip.safetensors")["policy"]["parameters"]["timestamps"] is True
+
+
+def test_times_are_refused_before_any_work_where_the_prompt_has_no_room(
+    clip: Path, tmp_path: Path
+) -> None:
+    model = llava_onevision(tmp_path / "model")
+    out = tmp_path / "out"
+    refused = batch("prefill", clip, "--out", out, "--model", model, "--timestamps")
+    assert refused.exit_code == 1
+    assert "llava_onevision takes no timestamps: a video is one block" in refused.stderr
+    assert not out.exists()

@@ -36,7 +36,7 @@ def _run(processor: Any, model: Any, job: Any) -> dict[str, Any]:
     kind = str(job["kind"])
     inputs = _inputs(processor, kind, job["frames"], float(job["fps"]), str(job["question"]))
     seen: dict[str, Any] = {}
-    hook = model.model.language_model.register_forward_pre_hook(
+    hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
     )
     with hook, torch.inference_mode():
@@ -44,7 +44,7 @@ def _run(processor: Any, model: Any, job: Any) -> dict[str, Any]:
     positions = seen.get("position_ids")
     length = inputs["input_ids"].shape[1]
     positions = torch.arange(length)[None] if positions is None else positions.reshape(-1, length)
-    pixels = inputs["pixel_values_videos" if kind == "video" else "pixel_values"]
+    pixels = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
     return {
         "token_ids": inputs["input_ids"][0].numpy(),
         "positions": positions.T.numpy(),
