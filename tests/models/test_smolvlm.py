@@ -154,3 +154,56 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
         ModelError, match=r"num2words is missing; pip install 'sali-cache\[smolvlm\]'"
     ):
         family.layout(Footage.steady(geometry_of(family), 2))
+
+
+@pytest.mark.parametrize(
+    ("side_px", "patch_px", "merged", "cells_across", "covered_px"),
+    [(384, 14, 3, 9, 378), (512, 16, 4, 8, 512)],
+)
+def test_the_grid_is_that_of_the_published_checkpoints(
+    folder: Path,
+    tmp_path: Path,
+    side_px: int,
+    patch_px: int,
+    merged: int,
+    cells_across: int,
+    covered_px: int,
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    edit(copy / "preprocessor_config.json", max_image_size={"longest_edge": side_px})
+    edit(
+        copy / "config.json",
+        scale_factor=merged,
+        vision_config={"image_size": side_px, "patch_size": patch_px},
+    )
+    geometry = geometry_of(open_family(str(copy)))
+    assert geometry.picture_shape == (side_px, side_px, 3)
+    assert (geometry.rows, geometry.columns) == (cells_across, cells_across)
+    assert geometry.covered == (covered_px, covered_px)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"scale_factor": 3}, "4 x 4 patches do not divide into cells of 3 x 3"),
+        (
+            "preprocessor_config.json",
+            {"size": {"height": 60, "width": 60}},
+            "supported is longest_edge",
+        ),
+        ("preprocessor_config.json", {"max_image_size": {"longest_edge": 84}}, "expects 60x60 px"),
+        ("preprocessor_config.json", {"do_rescale": False}, "do_rescale false"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    edit(copy / file, **changes)
+    with pytest.raises(ModelError, match=message):
+        _ = open_family(str(copy)).geometry
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Change some values of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
