@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     "do_rescale": True,
     "do_normalize": True,
     "size": {"height": 384, "width": 384},
+    "crop_size": None,
     "resample": 3,  # bicubic
     "rescale_factor": 1 / 255,
     "image_mean": OPENAI_CLIP_MEAN,

@@ -28,17 +28,17 @@ def square_geometry(
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if not settings[step]:
             raise ModelError(f"{name}: the processor has {step} false, supported is true")
-    resized = get_size_dict(settings["size"], default_to_square=False)
-    made = get_size_dict(settings["crop_size"]) if settings["do_center_crop"] else resized
-    shortest_px = resized.get("shortest_edge") if settings["do_center_crop"] else None
-    # A square resized to a square of its size is not cropped, whatever the settings say.
-    is_one_size = shortest_px is not None or made == resized
-    if (made.get("height"), made.get("width")) != (side_px, side_px) or not is_one_size:
-        raise ModelError(
-            f"{name}: the processor resizes to {resized} and makes pictures of {made}, "
-            f"the vision tower expects {side_px}x{side_px} px"
-        )
     try:
+        resized = get_size_dict(settings["size"], default_to_square=False)
+        made = get_size_dict(settings["crop_size"]) if settings["do_center_crop"] else resized
+        shortest_px = resized.get("shortest_edge") if settings["do_center_crop"] else None
+        # Without shortest_edge the resize alone must give the picture; a crop of its size is none.
+        is_one_size = shortest_px is not None or made == resized
+        if (made.get("height"), made.get("width")) != (side_px, side_px) or not is_one_size:
+            raise ModelError(
+                f"{name}: the processor resizes to {resized} and makes pictures of {made}, "
+                f"the vision tower expects {side_px}x{side_px} px"
+            )
         return Geometry(
             height_px=side_px,
             width_px=side_px,

@@ -48,7 +48,7 @@ def edit(file: Path, **changes: Any) -> None:
 def test_every_family_of_the_table_is_tested_here_and_by_itself() -> None:
     assert sorted(TINY) == sorted(FAMILIES)
     tested = {file.stem.removeprefix("test_") for file in Path(__file__).parent.glob("test_*.py")}
-    assert tested == {*FAMILIES, "families"}
+    assert tested >= set(FAMILIES)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
