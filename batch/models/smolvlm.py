@@ -142,7 +142,7 @@ def _intro(footage: Footage) -> str:
         from num2words import num2words
     except ImportError as error:
         raise ModelError(
-            "SmolVLM's prompt has the number of samples in words, and num2words is missing; "
+            "SmolVLM's prompt has the number of samples in words, and num2words is missing;  "
             "pip install 'sali-cache[smolvlm]'"
         ) from error
     length = timedelta(seconds=int(footage.duration_s))

@@ -151,7 +151,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     monkeypatch.setitem(sys.modules, "num2words", None)
     family = open_family(str(folder))
     with pytest.raises(
-        ModelError, match=r"num2words is missing; pip install 'sali-cache\[smolvlm\]'"
+        ModelError, match=r"num2words is missing;  pip install 'sali-cache\[smolvlm\]'"
     ):
         family.layout(Footage.steady(geometry_of(family), 2))
 
