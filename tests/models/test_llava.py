@@ -1,5 +1,6 @@
 """LLaVA-1.5 against transformers' own processor and forward, an image for each sample."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_the_picture_is_the_image_processors(folder: Path, size: tuple[int, int]
     theirs = images(Image.fromarray(frame), do_normalize=False, do_rescale=False)
     ours = geometry_of(open_family(str(folder))).apply(frame)
     np.testing.assert_array_equal(ours, theirs["pixel_values"][0].transpose(1, 2, 0))
+
+
+def test_what_the_processors_file_leaves_out_is_its_default(tmp_path: Path) -> None:
+    file = tiny.llava(tmp_path) / "processor_config.json"
+    processor = json.loads(file.read_text())
+    stated = {"image_processor_type", "size", "crop_size"}
+    images = {key: value for key, value in processor["image_processor"].items() if key in stated}
+    file.write_text(json.dumps({**processor, "image_processor": images}))
+    family = parity.loaded(tmp_path)
+    pixels = AutoProcessor.from_pretrained(tmp_path).image_processor(list(FRAMES))["pixel_values"]
+    with torch.inference_mode():
+        theirs = family.model.model.get_image_features(torch.tensor(np.array(pixels)))
+        ours = family.features(FRAMES, geometry_of(family))
+    torch.testing.assert_close(ours, torch.stack(theirs.pooler_output))
 
 
 def test_a_painted_cell_is_the_one_the_model_sees_changed(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.models import open_family
 from batch.video import Footage
@@ -14,7 +15,7 @@ from tests.tiny import llava as tiny
 
 PAINTED = 2
 CLIPS = {"small": parity.draw_clip(5, 48, 48), "large": parity.draw_clip(2, 90, 150)}
-MEAN, DEVIATION = np.full(3, 0.5), np.full(3, 0.5)
+MEAN, DEVIATION = np.array(OPENAI_CLIP_MEAN), np.array(OPENAI_CLIP_STD)  # the defaults
 
 
 @pytest.fixture(scope="module")

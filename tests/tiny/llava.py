@@ -144,8 +144,6 @@ def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: in
             "do_pad": True,
             "image_grid_pinpoints": [[side_px, 2 * side_px]],
             "size": {"height": side_px, "width": side_px},
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
         },
     )
     processor = {
