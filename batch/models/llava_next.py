@@ -103,7 +103,7 @@ class LlavaNext(Family):
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
         inner = self.model.model
         embedded: Tensor = inner.get_input_embeddings()(token_ids)
-        newline = inner.image_newline.to(embedded.dtype)
+        newline = inner.image_newline.to(embedded)
         return torch.where((token_ids == self._image_id)[:, None], newline, embedded)
 
     @property

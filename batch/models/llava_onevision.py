@@ -94,7 +94,7 @@ class LlavaOnevision(Family):
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
         inner = self.model.model
         embedded: Tensor = inner.get_input_embeddings()(token_ids)
-        newline = inner.image_newline.to(embedded.dtype)
+        newline = inner.image_newline.to(embedded)
         return torch.where((token_ids == self._video_id)[:, None], newline, embedded)
 
     @property
