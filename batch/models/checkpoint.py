@@ -18,7 +18,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from batch.errors import ModelError
 from batch.models.placement import Device
-from batch.models.weights import dtype_name, load_model, probe_tensors, shard_names
+from batch.models.weights import (
+    count_parameters,
+    dtype_name,
+    load_model,
+    probe_tensors,
+    shard_names,
+)
 
 DEMO = "demo"
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
@@ -97,6 +103,22 @@ class Checkpoint:
         """Type that the config says to compute in."""
         return dtype_name(self.config.dtype or "float16")
 
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the weights, before they were quantised; from the config alone."""
+        return count_parameters(self.config)
+
+    def weights_bytes(self, dtype: torch.dtype) -> int | None:
+        """Size of the weights in memory; needs their files only if they are quantised.
+
+        Returns:
+            None if they are quantised and their files are not there.
+        """
+        if self.quantised_by is None:
+            return self.parameters * dtype.itemsize
+        shards = [self.folder / name for name in shard_names(self.folder)]
+        return sum(shard.stat().st_size for shard in shards) if _all_exist(shards) else None
+
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
         """Load the model with its weights on their devices.
 
@@ -110,7 +132,7 @@ class Checkpoint:
 
     def _shards(self) -> list[Path]:
         shards = [self.folder / name for name in shard_names(self.folder)]
-        if self.revision is not None and not all(shard.exists() for shard in shards):
+        if self.revision is not None and not _all_exist(shards):
             _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
         missing = [shard.name for shard in shards if not shard.exists()]
         if missing:
@@ -171,6 +193,10 @@ def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> s
     older = _read_json(folder / "chat_template.json").get("chat_template")
     found = older or processor.get("chat_template") or tokenizer.chat_template
     return found.get("default") if isinstance(found, dict) else found
+
+
+def _all_exist(paths: list[Path]) -> bool:
+    return all(path.exists() for path in paths)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from batch.errors import ModelError
 from batch.models.placement import Device, first_device
@@ -60,6 +60,13 @@ def probe_tensors(shard: Path) -> dict[str, list[Any]]:
                 ends += file.read(min(_PROBE_BYTES, end - begin))
             found[name] = [*kinds[name], hashlib.sha256(ends).hexdigest()]
     return found
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Numbers in the weights of a model, tied ones once, from its config alone."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]  # untyped in 5.23
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_model(
