@@ -173,6 +173,11 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
         raise ModelError(f"{name}: not a checkpoint with config and tokenizer: {error}") from error
     if chat_template is None:
         raise ModelError(f"{name}: the checkpoint has no chat template")
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name}: an adapter lies beside the weights; merge it (merge_and_unload of peft) and "
+            "save the whole model, so that what computes is what is identified"
+        )
     return Checkpoint(
         name=name,
         folder=folder,
