@@ -16,8 +16,9 @@ from torch import Tensor
 
 from batch.answering.fit import check_fits
 from batch.errors import BatchError, ModelError
-from batch.kv import Prefix, TieredCache, forward
+from batch.kv import Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
+from batch.models.placement import Device
 from cachefmt import CacheFile
 
 
@@ -57,8 +58,8 @@ class Answerer:
         started = time.perf_counter()
         self._cache = cache
         self._family = family
-        self._device = family.model.device
-        self._prefix = Prefix.load(cache, self._device)
+        self._device = family.device
+        self._prefix = Prefix.load(cache, family.layer_devices)
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=cache.size_bytes,
@@ -71,15 +72,18 @@ class Answerer:
         path: Path,
         *,
         model: str | None = None,
-        device: str = "cpu",
+        device: Device = "cpu",
         dtype: str | None = None,
+        attention: Kernel = "auto",
         offline: bool = False,
     ) -> Self:
         """Open a cache and load the model that wrote it.
 
         Args:
             model: where that model is; None is where it was when the cache was written.
+            device: as for `Family.load`.
             dtype: floating point type to run in; None is the one of the prefill.
+            attention: what attends to the stored tiers.
             offline: use only what is on this machine.
 
         Raises:
@@ -104,7 +108,9 @@ class Answerer:
                 f"batch answer --cache {path} --model FOLDER"
             ) from error
         check_fits(cache, family)
-        family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
+        family.load(
+            device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention
+        )
         return cls(cache, family, open_seconds=open_seconds)
 
     @property
