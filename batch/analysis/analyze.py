@@ -18,7 +18,16 @@ from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings, compare
 from batch.analysis.tiers import TierThresholds, assign
 from batch.errors import BatchError, ManifestError
-from batch.video import Geometry, GeometryRule, Sample, Sampling, VideoInfo, probe, read_samples
+from batch.video import (
+    Geometry,
+    GeometryRule,
+    Sample,
+    Sampling,
+    VideoInfo,
+    geometry_for,
+    probe,
+    read_samples,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +166,7 @@ def _header(
         decoded_s=decoded_s,
         interval_s=interval_s,
         sampling=settings.sampling,
-        geometry=settings.geometry.for_video(*info.upright_px),
+        geometry=geometry_for(settings.geometry, info, settings.sampling),
         temporal=settings.temporal,
         thresholds=settings.thresholds,
     )
@@ -222,7 +231,7 @@ class _Rows:
 
 def _analyze(path: Path, settings: AnalyzeSettings, info: VideoInfo) -> Manifest:
     start = time.perf_counter()
-    geometry = settings.geometry.for_video(*info.upright_px)
+    geometry = geometry_for(settings.geometry, info, settings.sampling)
     samples = read_samples(
         path,
         geometry=geometry,

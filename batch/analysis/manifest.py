@@ -76,9 +76,11 @@ class Manifest:
         """All samples, as a prompt needs to know them."""
         return Footage(
             geometry=self.geometry,
+            index=np.arange(len(self.pts_s)),
             pts_s=self.pts_s,
             last_pts_s=self.last_pts_s,
             interval_s=self.header.interval_s,
+            duration_s=self.header.decoded_s,
         )
 
     @property

@@ -19,8 +19,9 @@ from torch import Tensor
 from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
 from batch.answering.fit import check_fits
 from batch.errors import BatchError, ModelError
-from batch.kv import Evidence, Prefix, TieredCache, forward
+from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
+from batch.models.placement import Device
 from cachefmt import CacheFile
 
 
@@ -62,8 +63,8 @@ class Answerer:
         started = time.perf_counter()
         self._cache = cache
         self._family = family
-        self._device = family.model.device
-        self._prefix = Prefix.load(cache, self._device)
+        self._device = family.device
+        self._prefix = Prefix.load(cache, family.layer_devices)
         sample = torch.from_numpy(cache.array("token.sample").astype(np.int64))
         self._neutral: NDArray[np.float32] | None = None
         self._group = torch.where(sample < 0, cache.header.shape.samples, sample)
@@ -79,15 +80,18 @@ class Answerer:
         path: Path,
         *,
         model: str | None = None,
-        device: str = "cpu",
+        device: Device = "cpu",
         dtype: str | None = None,
+        attention: Kernel = "auto",
         offline: bool = False,
     ) -> Self:
         """Open a cache and load the model that wrote it.
 
         Args:
             model: where that model is; None is where it was when the cache was written.
+            device: as for `Family.load`.
             dtype: floating point type to run in; None is the one of the prefill.
+            attention: what attends to the stored tiers.
             offline: use only what is on this machine.
 
         Raises:
@@ -112,7 +116,9 @@ class Answerer:
                 f"batch answer --cache {path} --model FOLDER"
             ) from error
         check_fits(cache, family)
-        family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
+        family.load(
+            device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention
+        )
         return cls(cache, family, open_seconds=open_seconds)
 
     @property

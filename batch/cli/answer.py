@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,6 +41,7 @@ def answer(
     batch_size: int,
     device: str | None,
     dtype: str | None,
+    attn: Any,
     as_json: bool,
 ) -> None:
     """Answer questions about one video from its cache.
@@ -52,7 +54,12 @@ def answer(
 
     asked = _asked(questions)
     with Answerer.open(
-        cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
+        cache,
+        model=model,
+        device=choose_device(device),
+        dtype=dtype,
+        attention=attn,
+        offline=offline,
     ) as video:
         loading = video.loading
         click.echo(

@@ -3,6 +3,7 @@
 Knows transformers' cache and attention interfaces (5.23); no model code is copied or patched.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, Cache
 
 from batch.errors import ModelError
-from batch.kv.attention import attend, attend_own, fold, merge, unfold
+from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
 from batch.kv.evidence import Evidence
 from batch.kv.prefix import Prefix
 from batch.kv.suffix import SuffixLayer
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 ATTENTION = "tiered"
 """Name of our attention function in transformers' interface."""
+
+ATTENTIONS: dict[Kernel, str] = {
+    "auto": ATTENTION,
+    "torch": f"{ATTENTION}_torch",
+    "triton": f"{ATTENTION}_triton",
+}
+"""Its names by what attends to stored rows."""
 
 _SINK_FAMILIES = frozenset(
     {
@@ -99,12 +107,13 @@ def refuse_unsupported(config: "PreTrainedConfig") -> None:
 
 
 def install() -> None:
-    """Register our attention with transformers under the name `ATTENTION`.
+    """Register our attention with transformers under each name of `ATTENTIONS`.
 
-    Call when a model is prepared, before it is loaded with, or switched to, that name:
+    Call when a model is prepared, before it is loaded with, or switched to, such a name:
     `language_model.set_attn_implementation(ATTENTION)`. Calling it again changes nothing.
     """
-    AttentionInterface.register(ATTENTION, tiered_attention)
+    for kernel, name in ATTENTIONS.items():
+        AttentionInterface.register(name, partial(tiered_attention, kernel=kernel))
 
 
 @torch.no_grad()
@@ -119,7 +128,7 @@ def forward(
     """Run tokens after the prefix and the suffix of `cache`, and add them to the suffix.
 
     Args:
-        language_model: the decoder without its head, set to `ATTENTION` after `install`.
+        language_model: the decoder without its head, set to one of `ATTENTIONS` after `install`.
         embeddings: [batch, new, hidden] in the model's dtype.
         positions: int [batch, new], or [axes, batch, new] for models with several axes.
         cache: its suffix must be of the same batch, or empty.
@@ -132,7 +141,7 @@ def forward(
         The last hidden state [batch, new, hidden], after the final norm.
 
     Raises:
-        ModelError: the model is not set to `ATTENTION`.
+        ModelError: the model is set to another attention.
     """
     _check_attention(language_model)
     past = cache.get_seq_length()
@@ -162,6 +171,7 @@ def tiered_attention(
     *,
     scaling: float,
     tiers: TieredCache | None = None,
+    kernel: Kernel = "auto",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend to the prefix of `tiers` and to the own suffix (an attention function, 5.23).
@@ -173,6 +183,7 @@ def tiered_attention(
         attention_mask: float32 [batch, 1, new, keys], added to the scores.
         scaling: factor of the scores.
         tiers: handed through the model by `forward`.
+        kernel: what attends to the prefix.
         kwargs: what the model tells other attention functions.
 
     Raises:
@@ -191,7 +202,7 @@ def tiered_attention(
     output = own[0]
     if parts:
         batch, _, queries, _ = query.shape
-        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling)
+        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
         output, total = merge([shared, own])
         if tiers.evidence is not None:
@@ -222,7 +233,7 @@ def _causal(past: int, new: int, padding: Tensor | None, device: torch.device) -
 
 def _check_attention(language_model: "PreTrainedModel") -> None:
     found = language_model.config._attn_implementation
-    if found != ATTENTION:
+    if found not in ATTENTIONS.values():
         raise ModelError(
             f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
             f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"

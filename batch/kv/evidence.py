@@ -48,7 +48,7 @@ class Evidence:
             for chunk in part.chunks(query.dtype, CHUNK_ROWS):
                 keys = chunk.key.permute(1, 2, 0).float()  # [kv_heads, head_dim, rows]
                 group = self._group[start : start + keys.shape[-1]].to(query.device)
-                for row, weight in enumerate(self._weight):
+                for row, weight in enumerate(self._weight.to(query.device)):
                     own = slice(row, row + 1)
                     scores = fold(asking[own], len(keys)) @ keys - fold(total[own], len(keys))
                     if chunk.bias is not None:
@@ -56,7 +56,7 @@ class Evidence:
                     shares = scores.exp().view(heads, counted, -1)
                     paid[row].index_add_(1, group, torch.einsum("hqr,q->hr", shares, weight))
                 start += keys.shape[-1]
-        self._layers.append(paid / self._weight.sum(1)[:, None, None])
+        self._layers.append(paid.cpu() / self._weight.sum(1).cpu()[:, None, None])
 
     @property
     def mass(self) -> Tensor:

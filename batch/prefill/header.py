@@ -76,7 +76,7 @@ def make_header(
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
-        policy=_policy(manifest, pointers, block_samples),
+        policy=_policy(manifest, pointers, block_samples, family.timestamps),
         shape=Shape(
             layers=decoder.layers,
             heads=decoder.heads,
@@ -93,7 +93,9 @@ def make_header(
     )
 
 
-def _policy(manifest: Manifest, pointers: Pointers, block_samples: int) -> PolicyIdentity:
+def _policy(
+    manifest: Manifest, pointers: Pointers, block_samples: int, timestamps: bool
+) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
     is_profile = name is not None and temporal == TEMPORAL_PROFILES[name]
@@ -104,5 +106,6 @@ def _policy(manifest: Manifest, pointers: Pointers, block_samples: int) -> Polic
             **{key: value for key, value in settings.items() if value is not None},
             "count_pointers": pointers == "multiplicity",
             "block_samples": block_samples,
+            "timestamps": timestamps,
         },
     )

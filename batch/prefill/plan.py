@@ -64,17 +64,22 @@ class Plan:
         The copies that a pointer stands for come after its target, so tokens of later samples
         see them and the target's own tokens do not.
         """
-        sample = self.sample[block]
-        later = sample[:, None] > sample[None]
+        turn = self._turn[block]
+        later = turn[:, None] > turn[None]
         return np.where(later, np.log(self.multiplicity[block]), 0).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
         """Cut the rows into blocks of so many stored samples, never inside a sample."""
         stored = np.unique(self.sample[self.sample >= 0])
-        starts = np.searchsorted(self.sample, stored[samples::samples])
+        starts = np.searchsorted(self._turn, 2 * stored[samples::samples])
         edges = [0, *(int(start) for start in starts), len(self.sample)]
         for first, last in pairwise(edges):
             yield slice(first, last)
+
+    @property
+    def _turn(self) -> NDArray[np.int32]:
+        """Never falling [tokens]: 2s in sample s, 2s + 1 in text behind it that is no sample's."""
+        return 2 * np.maximum.accumulate(self.sample) + (self.sample < 0)
 
 
 def make_plan(

@@ -22,6 +22,7 @@ from batch.models import Family
 from batch.prefill.header import make_header
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.segments import Stretch
+from batch.video import geometry_for
 from cachefmt import WHOLE_VIDEO, CacheWriter, Header, Tier
 from cachefmt.layout import file_size
 
@@ -75,10 +76,11 @@ def plan_cache(
         ManifestError: the manifest was made for pictures of another geometry.
         BatchError: what is kept does not fit the model's context.
     """
-    if manifest.geometry != family.geometry.for_video(*manifest.video.upright_px):
+    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
+    if manifest.geometry != seen:
         raise ManifestError(
             f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
-            f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
+            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
             f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
         )
     part = manifest if stretch is None else manifest.part(stretch.rows)
@@ -121,8 +123,8 @@ def prefill(
         ManifestError: a picture in the manifest is damaged.
     """
     plan, shape = work.plan, work.header.shape
-    device = family.model.device
-    prefix = Prefix.allocate(shape, device)
+    device = family.device
+    prefix = Prefix.allocate(shape, family.layer_devices)
     in_file = plan.file_order
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
@@ -152,14 +154,14 @@ def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
     """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower once."""
     sample, cell = work.plan.sample[block], work.plan.cell[block]
     ids = torch.from_numpy(work.plan.token_ids[block].astype(np.int64))
-    embedded = family.text_embeddings(ids.to(family.model.device))
+    embedded = family.text_embeddings(ids.to(family.device))
     is_cell = cell >= 0
     stored, picture = np.unique(sample[is_cell], return_inverse=True)
     if len(stored):
         pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
         features = family.features(pictures, work.manifest.geometry)
         chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
-        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded.dtype)
+        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded)
     return embedded
 
 
