@@ -20,7 +20,16 @@ FORBIDDEN = {
 """Folder: what nothing in it imports, at the top of a file or inside a function."""
 
 FAMILIES = {
-    "batch/models": {"checkpoint", "family", "placement", "weights", "pictures", "prompt", "qwen_vl"},
+    "batch/models": {
+        "checkpoint",
+        "family",
+        "placement",
+        "tested",
+        "weights",
+        "pictures",
+        "prompt",
+        "qwen_vl",
+    },
     "batch/policies": set[str](),
     "cachefmt/codecs": set[str](),
 }
