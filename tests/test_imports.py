@@ -24,6 +24,7 @@ FAMILIES = {
         "checkpoint",
         "family",
         "placement",
+        "tested",
         "weights",
         "pictures",
         "prompt",
