@@ -34,6 +34,7 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
 
     Most heads look at the same samples whatever is asked. So each sample counts with its share of
     the relative entropy between the two attentions, a mean over all heads; 0 where there is less.
+    If no sample gets more, each counts with the attention itself.
 
     Args:
         mass: attention of the answer's tokens on each sample, [layers, heads, samples].
@@ -41,7 +42,7 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
     """
     gain = mass * np.log((mass + _LEAST) / (neutral + _LEAST))
     evidence: NDArray[np.float32] = np.maximum(gain.mean((0, 1)), 0)
-    return evidence
+    return evidence if evidence.any() else mass.mean((0, 1))
 
 
 def time_ranges(

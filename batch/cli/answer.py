@@ -46,8 +46,8 @@ def answer(
 ) -> None:
     """Answer questions about one video from its cache.
 
-    Prints one answer a line, in order; --json keeps the line breaks within an answer. The video
-    is not needed.
+    Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
+    --json keeps the line breaks within an answer. The video is not needed.
     """
     from batch.answering import Answerer
     from batch.cli.options import choose_device
@@ -71,7 +71,8 @@ def answer(
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
             else:
-                click.echo(" ".join(reply.answer.splitlines()))
+                times = ", ".join(map(str, reply.evidence))
+                click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

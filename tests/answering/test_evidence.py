@@ -51,10 +51,15 @@ def _eager_attention(
 
 def test_what_a_neutral_question_attends_to_as_well_is_no_evidence() -> None:
     neutral = np.full((2, 3, 4), 0.2, np.float32)
-    assert sample_evidence(neutral, neutral).tolist() == [0] * 4
     asked = neutral.copy()
     asked[1, 2] = [0.05, 0.5, 0.2, 0.05]
     assert np.flatnonzero(sample_evidence(asked, neutral)).tolist() == [1]
+
+
+def test_without_any_gain_the_attention_itself_is_the_evidence() -> None:
+    mass = np.tile(np.array([0.1, 0.4, 0.3], np.float32), (2, 3, 1))
+    np.testing.assert_allclose(sample_evidence(mass, mass), [0.1, 0.4, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(sample_evidence(mass, mass * 1.1), [0.1, 0.4, 0.3], rtol=1e-6)
 
 
 def test_the_fewest_samples_that_hold_the_share_are_named_and_neighbours_joined() -> None:
