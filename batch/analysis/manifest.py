@@ -156,6 +156,7 @@ class Manifest:
             }
         )
         first = np.arange(len(self.frame)) == 0
+        no_flow = first | ~self.header.temporal.needs_flow(self.signals.difference)
         columns = {
             "sample": np.arange(len(self.frame), dtype=np.int32),
             "frame": self.frame,
@@ -163,7 +164,7 @@ class Manifest:
             "last_pts_s": self.last_pts_s,
             "redundancy": self.signals.redundancy,
             "source": self.source,
-            "flow_px": _list_column(self.signals.flow_px, first),
+            "flow_px": _list_column(self.signals.flow_px, no_flow),
             "difference": _list_column(self.signals.difference, first),
             "saliency": _list_column(self.signals.saliency),
             "tier": _list_column(self.tier),
@@ -267,14 +268,15 @@ def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
     if flat["sample"].to_pylist() != list(range(samples)):
         raise ValueError("its samples are not 0, 1, 2, ...")
     lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
-    against = {
-        name: np.vstack([np.zeros((1, cells), np.float32), _cells(flat[name].slice(1), cells)])
-        for name in ("flow_px", "difference")
-    }
-    static = header.temporal.is_static(against["flow_px"], against["difference"])
+    first = np.arange(samples) == 0
+    difference = _cells(flat["difference"], cells, null=first)
+    no_flow = first | ~header.temporal.needs_flow(difference)
+    flow_px = _cells(flat["flow_px"], cells, null=no_flow)
+    static = header.temporal.is_static(flow_px, difference)
     static[0] = False
     signals = Signals(
-        **against,
+        flow_px=flow_px,
+        difference=difference,
         saliency=lists["saliency"],
         static=static,
         redundancy=flat["redundancy"].to_numpy(),
@@ -292,11 +294,17 @@ def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
     }
 
 
-def _cells(column: "pa.Array[Any]", cells: int) -> NDArray[Any]:
-    if column.null_count:
+def _cells(
+    column: "pa.Array[Any]", cells: int, null: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Lists as [samples, cells]; 0 in the rows that are null, which must be these."""
+    there: Any = slice(None) if null is None else ~null
+    values = np.zeros((len(column), cells), column.type.value_type.to_pandas_dtype())
+    lists = pc.list_flatten(column).to_numpy(zero_copy_only=False)  # leaves null rows out
+    if lists.size != values[there].size:
         raise ValueError("it lacks signals of a sample that must have them")
-    values: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), cells)
+    values[there] = lists.reshape(-1, cells)
+    return values
 
 
 def _analyze_seconds(cost: bytes) -> float:
