@@ -83,7 +83,7 @@ class Prefix:
         copied when the one before it is used (not run on a GPU yet).
         """
         shape = cache_file.header.shape
-        names = (name for name in tensor_specs(shape) if name.startswith("layers."))
+        names = (name for name in cache_file.names if name.startswith("layers."))
         tensors = {name: file_tensors.tensor(cache_file, name) for name in names}
         cache_file.read_ahead()
         arriving = None
