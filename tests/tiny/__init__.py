@@ -54,6 +54,7 @@ def llava_next(
     decoder: str = "mistral",
     image_px: int = 28,
     context: int = 1024,
+    head_dim: int = 8,
 ) -> Path:
     """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads."""
     torch.manual_seed(seed)
@@ -64,6 +65,7 @@ def llava_next(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": head_dim,
         "max_position_embeddings": context,
         "pad_token_id": 0,
         "bos_token_id": 1,
