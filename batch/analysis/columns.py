@@ -50,14 +50,15 @@ def read_columns(table: pa.Table, cells: int, temporal: TemporalSettings) -> dic
     if flat["sample"].to_pylist() != list(range(samples)):
         raise ValueError("its samples are not 0, 1, 2, ...")
     lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
-    against = {
-        name: np.vstack([np.zeros((1, cells), np.float32), _cells(flat[name].slice(1), cells)])
-        for name in ("flow_px", "difference")
-    }
-    static = temporal.is_static(against["flow_px"], against["difference"])
+    first = np.arange(samples) == 0
+    difference = _cells(flat["difference"], cells, null=first)
+    no_flow = first | ~temporal.needs_flow(difference)
+    flow_px = _cells(flat["flow_px"], cells, null=no_flow)
+    static = temporal.is_static(flow_px, difference)
     static[0] = False
     signals = Signals(
-        **against,
+        flow_px=flow_px,
+        difference=difference,
         saliency=lists["saliency"],
         static=static,
         redundancy=flat["redundancy"].to_numpy(),
@@ -73,8 +74,14 @@ def read_columns(table: pa.Table, cells: int, temporal: TemporalSettings) -> dic
     }
 
 
-def _cells(column: "pa.Array[Any]", cells: int) -> NDArray[Any]:
-    if column.null_count:
+def _cells(
+    column: "pa.Array[Any]", cells: int, null: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Lists as [samples, cells]; 0 in the rows that are null, which must be these."""
+    there: Any = slice(None) if null is None else ~null
+    values = np.zeros((len(column), cells), column.type.value_type.to_pandas_dtype())
+    lists = pc.list_flatten(column).to_numpy(zero_copy_only=False)  # leaves null rows out
+    if lists.size != values[there].size:
         raise ValueError("it lacks signals of a sample that must have them")
-    values: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), cells)
+    values[there] = lists.reshape(-1, cells)
+    return values

@@ -171,6 +171,7 @@ class Manifest:
             }
         )
         first = np.arange(len(self.frame)) == 0
+        no_flow = first | ~self.header.temporal.needs_flow(self.signals.difference)
         columns = {
             "sample": np.arange(len(self.frame), dtype=np.int32),
             "frame": self.frame,
@@ -178,7 +179,7 @@ class Manifest:
             "last_pts_s": self.last_pts_s,
             "redundancy": self.signals.redundancy,
             "source": self.source,
-            "flow_px": list_column(self.signals.flow_px, first),
+            "flow_px": list_column(self.signals.flow_px, no_flow),
             "difference": list_column(self.signals.difference, first),
             "saliency": list_column(self.signals.saliency),
             "tier": list_column(self.tier),

@@ -12,7 +12,8 @@ class Signals:
     """What was measured of a video's samples and cells.
 
     - flow_px, difference, saliency: float32 [samples, cells]; flow and difference of the first
-      sample, which has no reference, are 0.
+      sample, which has no reference, are 0; so is the flow of a sample that is told from its
+      difference alone.
     - static: bool [samples, cells], against the sample's reference; False in the first sample.
     - redundancy: float32 [samples], share of static cells, 0..1.
     - source: int32 [samples], the sample's own index if it is kept, else the earlier kept sample

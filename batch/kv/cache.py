@@ -13,6 +13,7 @@ from transformers import AttentionInterface, Cache
 from batch.errors import ModelError
 from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
 from batch.kv.evidence import Evidence
+from batch.kv.packing import Packing
 from batch.kv.prefix import Prefix
 from batch.kv.suffix import SuffixLayer
 
@@ -57,6 +58,17 @@ class TieredCache(Cache):
         super().__init__(layers=[*self._suffixes])
         self.prefix = prefix
         self.evidence = evidence
+        self.packing: Packing | None = None
+        """How the forward pass that is running lays out its tokens; None: a column each."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append states of a layer, unpacked; returns views of its whole suffix."""
+        if self.packing is not None:
+            key_states = self.packing.unpack_heads(key_states)
+            value_states = self.packing.unpack_heads(value_states)
+        return self._suffixes[layer_idx].update(key_states, value_states)
 
     def suffix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Key and value [batch, kv_heads, length, head_dim], views valid until the next forward.
@@ -133,8 +145,8 @@ def forward(
         positions: int [batch, new], or [axes, batch, new] for models with several axes.
         cache: its suffix must be of the same batch, or empty.
         padding: int [batch], columns of padding at the left of each sequence's suffix, the same
-            in every call until the suffix is cleared; None = none. What comes out at padding is
-            finite and without meaning; no other column sees it.
+            in every call until the suffix is cleared; None = none. Nothing is computed for it,
+            no other column sees it, and 0 comes out.
         bias: float32 [new, suffix + new], added to the scores of the suffix; None = zero.
 
     Returns:
@@ -144,22 +156,26 @@ def forward(
         ModelError: the model is set to another attention.
     """
     _check_attention(language_model)
-    past = cache.get_seq_length()
-    scores = _causal(past, embeddings.shape[1], padding, embeddings.device)
+    past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
+    scores = _causal(past, new, padding, embeddings.device)
     if bias is not None:
         scores = scores + bias
+    packing = cache.packing = _packing(past, new, padding, embeddings.device)
+    if packing is not None:
+        embeddings = packing.pack(embeddings)
+        positions = packing.pack_positions(positions)
     output = language_model(
         inputs_embeds=embeddings,
         position_ids=positions,
         # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
         # transformers would give an attention it does not know no mask at all.
-        attention_mask=scores.expand(embeddings.shape[0], -1, -1, -1),
+        attention_mask=scores.expand(batch, -1, -1, -1),
         past_key_values=cache,
         use_cache=True,
         tiers=cache,
     )
     hidden: Tensor = output.last_hidden_state
-    return hidden
+    return hidden if packing is None else packing.unpack(hidden)
 
 
 def tiered_attention(
@@ -197,7 +213,7 @@ def tiered_attention(
         if kwargs.get(name) is not None:
             raise ModelError(f"attention over tiers: the model asks for {name}; expected none")
     layer = _layer_index(module)
-    own = attend_own(query, key, value, attention_mask, scaling=scaling)
+    own = _attend_own(query, key, value, attention_mask, scaling, tiers.packing)
     parts = [part for part in tiers.prefix.layer(layer) if len(part)]
     output = own[0]
     if parts:
@@ -206,8 +222,33 @@ def tiered_attention(
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
         output, total = merge([shared, own])
         if tiers.evidence is not None:
-            tiers.evidence.add(layer, query, total, scaling)
+            tiers.evidence.add(layer, *_unpacked(tiers.packing, query, total), scaling)
     return output.to(query.dtype).transpose(1, 2), None
+
+
+def _attend_own(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, packing: Packing | None
+) -> tuple[Tensor, Tensor]:
+    """`attend_own` for a query that may be packed; output and lse are laid out as it is."""
+    if packing is None:
+        return attend_own(query, key, value, mask, scaling=scaling)
+    output, lse = attend_own(packing.unpack_heads(query), key, value, mask, scaling=scaling)
+    return packing.pack_heads(output), packing.pack_heads(lse)
+
+
+def _unpacked(packing: Packing | None, query: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """A query that may be packed and its log-sum-exp, a column for each column of the batch."""
+    if packing is None:
+        return query, lse
+    return packing.unpack_heads(query), packing.unpack_heads(lse)
+
+
+def _packing(past: int, new: int, padding: Tensor | None, device: torch.device) -> Packing | None:
+    """How to leave padding out of the new columns; None if none of them is padding."""
+    if padding is None:
+        return None
+    is_real = torch.arange(past, past + new, device=device) >= padding.to(device)[:, None]
+    return None if bool(is_real.all()) else Packing(is_real)
 
 
 def _layer_index(module: torch.nn.Module) -> int:

@@ -55,6 +55,7 @@ def llava_next(
     image_px: int = 28,
     context: int = 1024,
     width: int = 1,
+    head_dim: int | None = None,
 ) -> Path:
     """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads.
 
@@ -68,6 +69,7 @@ def llava_next(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": head_dim or 8 * width,
         "max_position_embeddings": context,
         "pad_token_id": 0,
         "bos_token_id": 1,
