@@ -21,34 +21,12 @@ from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
-
-SPREAD = {
-    "model.image_newline": "cpu",
-    "model.vision_tower": "disk",
-    "model.multi_modal_projector": "cpu",
-    "model.language_model.embed_tokens": "cpu",
-    "model.language_model.layers.0": "cpu",
-    "model.language_model.layers.1": "disk",
-    "model.language_model.norm": "disk",
-    "model.language_model.rotary_emb": "cpu",
-    "lm_head": "disk",
-}
-"""Parts on the disk are brought to the CPU by accelerate's hooks, as to a GPU of several."""
+from tests.models.test_families import TINY
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.llava_next(tmp_path_factory.mktemp("llava"))
-
-
-def scores(family: Family, path: Path, seed: int = 3) -> Tensor:
-    """Scores of the first answer token from a cache of three samples."""
-    geometry = geometry_of(family)
-    manifest = make_manifest(random_pictures(3, geometry, seed), geometry)
-    work = plan_cache(manifest, family, dtype="float32", raw_dtype="F32", block_samples=2)
-    prefill(work, family, path)
-    with CacheFile.open(path) as cache:
-        return Answerer(cache, family).next_token_scores(parity.QUESTION)
 
 
 def loaded(folder: Path, device: Device) -> Family:
@@ -57,19 +35,50 @@ def loaded(folder: Path, device: Device) -> Family:
     return family
 
 
-# accelerate 1.15 does not know that image_newline is a parameter and no module.
+def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") -> Tensor:
+    """Scores of the first answer token from a cache of three samples."""
+    geometry = family.geometry.for_video(64, 64, 3 * family.geometry.frames)
+    manifest = make_manifest(random_pictures(3, geometry, seed), geometry)
+    raw_dtype = "F32" if dtype == "float32" else None
+    work = plan_cache(manifest, family, dtype=dtype, raw_dtype=raw_dtype, block_samples=2)
+    prefill(work, family, folder / "x.safetensors")
+    with CacheFile.open(folder / "x.safetensors") as cache:
+        return Answerer(cache, family).next_token_scores(parity.QUESTION)
+
+
+def spread(whole: Family) -> dict[str, str | int]:
+    """A device_map: the tower, the final norm and all but the first layer wait on the disk.
+
+    Accelerate's hooks bring them to the CPU when they compute, as they do to one GPU of several.
+    """
+    inner, decoder = whole.model.model, whole.model.get_decoder()
+    text = next(name for name, part in whole.model.named_modules() if part is decoder)
+    places: dict[str, str | int] = {
+        f"model.{name}": "disk" for name, part in inner.named_children() if part is not decoder
+    }
+    places |= {f"model.{name}": "cpu" for name, _ in inner.named_parameters(recurse=False)}
+    for name, part in decoder.named_children():
+        places[f"{text}.{name}"] = "disk" if name == "norm" else "cpu"
+        for number, _ in part.named_children():
+            places[f"{text}.{name}.{number}"] = "cpu" if number == "0" else "disk"
+    del places[f"{text}.layers"]
+    return {**places, "lm_head": "cpu"}
+
+
+# accelerate 1.15 does not know that LLaVA's image_newline is a parameter and no module.
 @pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning")
+@pytest.mark.parametrize("model_type", TINY)
 def test_a_model_spread_over_memory_and_disk_scores_as_in_one_place(
-    folder: Path, tmp_path: Path
+    model_type: str, tmp_path: Path
 ) -> None:
-    spread = loaded(folder, SPREAD)
-    assert {weight.device.type for weight in spread.model.parameters()} == {"cpu", "meta"}
-    assert spread.layer_devices == [torch.device("cpu")] * 2
-    got = scores(spread, tmp_path / "spread.safetensors")
-    whole = loaded(folder, "cpu")
-    expected = scores(whole, tmp_path / "whole.safetensors")
+    TINY[model_type](tmp_path)
+    whole = loaded(tmp_path, "cpu")
+    expected, other = (scores(whole, tmp_path, seed) for seed in (3, 4))
+    parts = loaded(tmp_path, spread(whole))
+    assert {weight.device.type for weight in parts.model.parameters()} == {"cpu", "meta"}
+    assert set(parts.layer_devices) == {torch.device("cpu")}
+    got = scores(parts, tmp_path)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
-    other = scores(whole, tmp_path / "other.safetensors", seed=4)
     assert (got - other).abs().max() > 1e-2
 
 
@@ -78,7 +87,7 @@ def test_auto_takes_what_devices_there_are(folder: Path) -> None:
     assert loaded(folder, "auto").device == first
 
 
-@pytest.mark.parametrize("device", ["auto", SPREAD])
+@pytest.mark.parametrize("device", ["auto", {"": "cpu"}])
 def test_without_accelerate_a_spread_model_is_refused_with_the_command_that_helps(
     folder: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +146,23 @@ def quantise(folder: Path, out: Path, settings: dict[str, Any]) -> None:
     )
     model.save_pretrained(out)
     AutoProcessor.from_pretrained(folder).save_pretrained(out)
+
+
+TOLERANCE = {"bfloat16": 0.03, "float16": 0.01}
+
+
+@pytest.mark.parametrize("model_type", TINY)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_16_bits_score_as_32_within_their_rounding(
+    model_type: str, dtype: str, tmp_path: Path
+) -> None:
+    TINY[model_type](tmp_path)
+    expected, other = (scores(loaded(tmp_path, "cpu"), tmp_path, seed) for seed in (3, 4))
+    family = open_family(str(tmp_path))
+    family.load(device="cpu", dtype=getattr(torch, dtype))
+    got = scores(family, tmp_path, dtype=dtype)
+    torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE[dtype])
+    assert (got - other).abs().max() > 5 * TOLERANCE[dtype]
 
 
 def claim(folder: Path, out: Path, method: str) -> None:
