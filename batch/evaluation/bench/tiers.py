@@ -19,7 +19,7 @@ from cachefmt import CacheFile
 RATIOS = {
     "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
     "prefill_peak_memory": "peak of K, V and activations, the same two",
-    "prefill_memory_growth": "prefill peak beyond stored bytes, longest / shortest and buffers",
+    "prefill_memory_growth": "prefill peak beyond the stored bytes, longest / shortest and buffers",
     "first_answer_speedup": "first answer from the video, uncompressed / from the file",
     "load_rate": "raw read of a long cache into new memory / opening it and touching all rows",
     "load_rate_reused_buffer": "the same, read into a buffer that is there already",
