@@ -23,7 +23,16 @@ from batch.analysis.temporal import (
 )
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import BatchError, ManifestError
-from batch.video import Geometry, GeometryRule, Sample, Sampling, VideoInfo, probe, read_samples
+from batch.video import (
+    Geometry,
+    GeometryRule,
+    Sample,
+    Sampling,
+    VideoInfo,
+    geometry_for,
+    probe,
+    read_samples,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +187,7 @@ def _header(
         decoded_s=decoded_s,
         interval_s=interval_s,
         sampling=settings.sampling,
-        geometry=settings.geometry.for_video(*info.upright_px),
+        geometry=geometry_for(settings.geometry, info, settings.sampling),
         temporal=settings.temporal,
         thresholds=settings.thresholds,
     )
@@ -248,7 +257,7 @@ def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
         VideoError: it cannot be opened or decoded.
     """
     start = time.perf_counter()
-    geometry = settings.geometry.for_video(*info.upright_px)
+    geometry = geometry_for(settings.geometry, info, settings.sampling)
     samples = read_samples(
         info.path,
         geometry=geometry,

@@ -12,7 +12,9 @@ from batch.answering.fit import check_fits
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import Shelf, Store
 from batch.errors import BatchError
+from batch.kv import Kernel
 from batch.models import Family, open_family
+from batch.models.placement import Device
 from cachefmt import CacheFile, CacheFileError
 
 
@@ -34,13 +36,21 @@ def choose_work(store: Store, id: str | None) -> Shelf:
 
 
 def load_model(
-    work: Shelf, *, model: str | None, device: str, dtype: str | None, offline: bool
+    work: Shelf,
+    *,
+    model: str | None,
+    device: Device,
+    dtype: str | None,
+    attention: Kernel,
+    offline: bool,
 ) -> Family:
     """Load the model of a work.
 
     Args:
         model: where it is now; None is where it was.
+        device: as for `Family.load`.
         dtype: floating point type to run in; None is the one of the caches.
+        attention: what attends to the stored tiers.
 
     Raises:
         ModelError: it is not there, or cannot be loaded.
@@ -48,7 +58,7 @@ def load_model(
     asked = work.asked()
     revision = None if model else asked["revision"]
     family = open_family(model or asked["model"], revision=revision, offline=offline)
-    family.load(device=device, dtype=getattr(torch, dtype or asked["dtype"]))
+    family.load(device=device, dtype=getattr(torch, dtype or asked["dtype"]), attention=attention)
     return family
 
 

@@ -16,10 +16,12 @@ def describe(task: Describe) -> ModelFacts:
     order = task.order
     family = open_family(order.model, revision=order.revision, offline=order.offline)
     checkpoint = family.checkpoint
+    if order.timestamps:
+        family.use_timestamps()
     weights_sha256 = dtype = block_samples = None
     if task.weights:
         weights_sha256 = checkpoint.weights_sha256
-        dtype = choose_dtype(order.dtype, choose_device(task.device))
+        dtype = choose_dtype(order.dtype, choose_device(task.device), checkpoint)
         block_samples = order.block_samples or BLOCK_SAMPLES
     return ModelFacts(
         name=checkpoint.name,

@@ -7,7 +7,7 @@ has ended. A row is believed as long as the file's size, time and inode are thos
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -18,6 +18,7 @@ from jobs.whole import write_whole
 
 _BASE = "base"
 _SUFFIX = ".jsonl"
+_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
 Kind = Literal["new", "video", "failed", "other"]
 
 
@@ -81,6 +82,8 @@ class FileRow:
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
         values["stat"] = Stat(*values["stat"])
+        if set(values.get("facts", _FACTS)) != _FACTS:
+            raise ValueError("facts of another version")
         if "reason" in values:
             values["reason"] = Reason(values["reason"])
         return cls(**values)

@@ -25,4 +25,7 @@ class Order:
     reference: Reference | None
     positions: Literal["compact", "original"]
     pointers: Literal["multiplicity", "nothing"]
+    timestamps: bool
     block_samples: int | None
+    attn: Literal["auto", "torch", "triton"]
+    """What attends; no part of the identity, for it changes rounding only."""

@@ -33,8 +33,10 @@ class Prefiller:
         torch.set_num_threads(threads)
         self._order = order
         self._device = choose_device(device)
-        self._dtype = choose_dtype(order.dtype, self._device)
         self._family = open_family(order.model, revision=order.revision, offline=order.offline)
+        self._dtype = choose_dtype(order.dtype, self._device, self._family.checkpoint)
+        if order.timestamps:
+            self._family.use_timestamps()
 
     def load(self) -> None:
         """Load the weights.
@@ -43,7 +45,11 @@ class Prefiller:
             ModelError: they are missing or damaged.
         """
         if not self._family.is_loaded:
-            self._family.load(device=self._device, dtype=getattr(torch, self._dtype))
+            self._family.load(
+                device=self._device,
+                dtype=getattr(torch, self._dtype),
+                attention=self._order.attn,
+            )
 
     def prefill(self, task: Prefill) -> Staged:
         """Write a cache to a temporary place, in smaller blocks if memory runs out.

@@ -62,6 +62,7 @@ def work_of(order: Order, model: ModelFacts) -> Work:
         "dtype": model.dtype,
         "positions": order.positions,
         "pointers": order.pointers,
+        "timestamps": order.timestamps,
         "block_samples": model.block_samples,
         "format": f"{version.major}.{version.minor}",
     }

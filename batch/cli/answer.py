@@ -52,13 +52,14 @@ def answer(
     batch_size: int,
     device: str | None,
     dtype: str | None,
+    attn: Any,
     as_json: bool,
 ) -> None:
     """Answer questions about one video from its cache, or about all videos of an archive.
 
-    Prints one answer a line, in order; --json keeps the line breaks within an answer. An archive
-    gives a JSON object for each video, and exit code 3 if some cache could not be used. No video
-    is needed.
+    Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
+    --json keeps the line breaks within an answer. An archive gives a JSON object for each video,
+    and exit code 3 if some cache could not be used. No video is needed.
     """
     if (cache is None) == (archive is None):
         raise click.UsageError("give --cache FILE or --archive FOLDER")
@@ -67,6 +68,7 @@ def answer(
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
+    run["attention"] = attn
     if archive is not None:
         _ask_archive(archive, work, asked, match, run, ask)
     elif cache is not None:
@@ -121,7 +123,8 @@ def _ask_cache(
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
             else:
-                click.echo(" ".join(reply.answer.splitlines()))
+                times = ", ".join(map(str, reply.evidence))
+                click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

@@ -56,7 +56,14 @@ def _size(text: str) -> int:
     multiple=True,
     help="As torch names it; repeat it for a process and a copy of the model on each.",
 )
-@click.option("--dtype", type=click.Choice(options.DTYPES), help="Default: by the device.")
+@click.option("--dtype", type=click.Choice(options.DTYPES), help="Default: as for prefill.")
+@click.option(
+    "--attn",
+    type=click.Choice(options.ATTENTIONS),
+    default="auto",
+    show_default=True,
+    help="Attention to the tiers.",
+)
 @click.option(
     "--phase",
     type=click.Choice(PHASES),

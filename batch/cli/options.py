@@ -10,6 +10,7 @@ from batch.errors import BatchError
 
 PROFILES = ("default", "paper", "none")
 DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("auto", "torch", "triton")
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -33,11 +34,24 @@ def model_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """--device and --dtype: where and in which type a model runs."""
+    """--device, --dtype and --attn: where, in which type and by which attention a model runs."""
     for option in (
-        click.option("--dtype", type=click.Choice(DTYPES), help="Default: by the device."),
         click.option(
-            "--device", help="As torch names it; default: cuda if there is one, else cpu."
+            "--attn",
+            type=click.Choice(ATTENTIONS),
+            default="auto",
+            show_default=True,
+            help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Default: that of quantised weights, else by the device.",
+        ),
+        click.option(
+            "--device",
+            help="As torch names it, or auto to spread the model over all there are; "
+            "default: cuda if there is one, else cpu.",
         ),
     ):
         command = option(command)
@@ -74,6 +88,12 @@ def prefill_options(command: Command) -> Command:
     """What of a plan is stored, and how."""
     for option in (
         click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
+        click.option(
+            "--timestamps",
+            is_flag=True,
+            help="Write its time before each sample, as <12.0 seconds>, where the model's prompt "
+            "has room.",
+        ),
         click.option(
             "--pointers",
             type=click.Choice(["multiplicity", "nothing"]),
