@@ -10,6 +10,7 @@ from batch.models import Family, open_family
 from batch.prefill import Memory, Prefill, expect_memory, plan_cache, prefill
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.models.test_families import TINY
 
 CPU = torch.device("cpu")
 
@@ -44,6 +45,20 @@ def test_weights_are_exact_and_a_prefill_takes_what_was_expected(
     taken = peak_allocated(lambda: prefill(work, family, path))
     assert promised.peak_bytes is not None
     assert 0.75 * taken < promised.peak_bytes - weights < 1.25 * taken
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_every_family_takes_half_to_twice_of_what_was_expected(
+    model_type: str, tmp_path: Path
+) -> None:
+    family = open_family(str(TINY[model_type](tmp_path)))
+    family.load(device="cpu", dtype=torch.float32)
+    geometry = family.geometry.for_video(128, 128, 16)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    work = plan_cache(manifest, family, dtype="float32")
+    taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
+    promised = expect_memory(work, family, CPU)
+    assert 0.5 * taken < promised.tiers_bytes + promised.block_bytes < 2 * taken
 
 
 def test_only_the_tiers_grow_with_the_video(family: Family) -> None:
