@@ -1,5 +1,6 @@
 """What a planned prefill will hold in memory, from the config alone."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,15 +64,19 @@ def _decoder_bytes(work: Prefill, family: Family, dtype: torch.dtype, device: to
 
 
 def _vision_bytes(work: Prefill, family: Family, dtype: torch.dtype) -> int:
-    """The pictures of a block in the vision tower, if it keeps the states of all its layers.
+    """The pictures of a block in the vision tower: pixels, and the states of their patches.
 
-    Source: CLIP towers of 4 and 24 layers allocated 18 and 38 times the states of one layer on
-    the CPU, a SigLIP tower of 24 layers 34 times; Qwen-VL's, which keep none, take less.
+    Source: on the CPU, CLIP towers of 4 and 24 layers allocated 18 and 38 times the states of one
+    layer, since they keep those of all (a SigLIP tower of 24 layers: 34); Qwen-VL's, which keep
+    none, 15 times.
     """
     vision, geometry = family.config.vision_config, work.manifest.geometry
     side = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
-    patches = geometry.frames * (geometry.height_px // side) * (geometry.width_px // side)
+    # Where a sample has several frames, the tower merges them before its first layer.
+    patches = (geometry.height_px // side) * (geometry.width_px // side)
     hidden = getattr(vision, "embed_dim", None) or vision.hidden_size  # Qwen2-VL's and the others'
-    layers = getattr(vision, "depth", None) or vision.num_hidden_layers
+    kept = vision.num_hidden_layers if hasattr(family.config, "vision_feature_layer") else 0
+    states = patches * hidden * (kept + 14) * dtype.itemsize
+    pixels = 3 * math.prod(geometry.picture_shape) * _FLOAT32_BYTES
     pictures = min(work.block_samples, int(work.manifest.kept.sum()))
-    return int(pictures * patches * hidden * (layers + 14) * dtype.itemsize)
+    return int(pictures * (states + pixels))
