@@ -2,13 +2,14 @@
 
 from batch.prefill.header import make_header, same_work
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
-from batch.prefill.run import Prefill, plan_cache, prefill
+from batch.prefill.run import Prefill, Seconds, plan_cache, prefill
 
 __all__ = [
     "Plan",
     "Pointers",
     "Positions",
     "Prefill",
+    "Seconds",
     "make_header",
     "make_plan",
     "plan_cache",
