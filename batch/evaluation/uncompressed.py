@@ -5,6 +5,7 @@ the plan, the tiers or the attention over them.
 """
 
 import copy
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,28 +13,56 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
 
 
 class Uncompressed:
-    """Answers from a full KV cache that transformers filled."""
+    """Answers from a full KV cache that transformers filled.
 
-    def __init__(self, family: Family, pictures: NDArray[np.uint8]) -> None:
-        """Run the prefix of all samples, uint8 RGB [samples, height, width, 3]."""
+    `encode_seconds` and `forward_seconds` are what the vision tower and the decoder took.
+    """
+
+    def __init__(
+        self, family: Family, pictures: NDArray[np.uint8], *, mass: AttentionMass | None = None
+    ) -> None:
+        """Run the prefix of all samples, uint8 RGB [samples, height, width, 3].
+
+        Args:
+            mass: told of the attention in every layer.
+        """
         self._family = family
         self._samples = len(pictures)
-        family.language_model.set_attn_implementation("sdpa")
+        observe = {} if mass is None else {"mass": mass}
+        install()
+        family.language_model.set_attn_implementation(OBSERVED if observe else "sdpa")
+        started = time.perf_counter()
         layout = family.layout(self._samples)
         with torch.inference_mode():
             tokens = torch.from_numpy(layout.token_ids).long()
             embedded = family.text_embeddings(tokens.to(family.model.device))
             is_cell = torch.from_numpy(layout.cell >= 0)
             embedded[is_cell] = family.features(pictures).flatten(0, 1).to(embedded.dtype)
+            encoded = time.perf_counter()
             self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
             family.language_model(
-                inputs_embeds=embedded[None], past_key_values=self._prefix, use_cache=True
+                inputs_embeds=embedded[None],
+                past_key_values=self._prefix,
+                use_cache=True,
+                **observe,
             )
+        self.encode_seconds = encoded - started
+        self.forward_seconds = time.perf_counter() - encoded
+        family.language_model.set_attn_implementation("sdpa")
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Key and value of the prefix, [kv_heads, slots, head_dim]; not copied."""
+        held = self._prefix.layers[layer]
+        if not isinstance(held, DynamicLayer) or held.keys is None or held.values is None:
+            raise TypeError(f"layer {layer}: got {type(held).__name__}, expected plain K and V")
+        return held.keys[0], held.values[0]
 
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:

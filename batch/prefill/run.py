@@ -31,8 +31,6 @@ Source: measured on the demo model, one thread, a film of 7 stored samples: bloc
 take 111, 86, 68, 62 ms and at most 1.4, 2.3, 3.7, 6.6 MB above the weights.
 """
 
-_TORCH_RAW = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-
 
 @dataclass(kw_only=True)
 class Seconds:
@@ -185,7 +183,6 @@ def _store(
     cache: TieredCache, prefix: Prefix, writer: CacheWriter, tiers: Tensor, seconds: Seconds
 ) -> None:
     """Quantise a block's keys and values by tier, append them to the prefix and the file."""
-    raw = _TORCH_RAW[prefix.shape.raw_dtype]
     chosen = {tier: torch.nonzero(tiers == tier).flatten() for tier in Tier if tier != Tier.PRUNE}
     for layer in range(prefix.shape.layers):
         # [batch 1, heads, tokens, head_dim] to rows of tokens
@@ -194,7 +191,7 @@ def _store(
             row = prefix.filled(layer, tier)
             picked = (states[rows.to(states.device)] for states in (key, value))
             if tier is Tier.FP16:
-                picked = (states.to(raw) for states in picked)
+                picked = (states.to(prefix.raw_dtype) for states in picked)
             started = time.perf_counter()
             stored = prefix.append(layer, tier, *picked)
             quantised = _finished(key.device)
