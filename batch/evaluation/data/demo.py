@@ -1,0 +1,42 @@
+"""Held-out films of the demo world, in several variants, each hard in its own way."""
+
+from pathlib import Path
+
+import numpy as np
+
+from batch.demo.clip import write_clip
+from batch.demo.questions import ask
+from batch.demo.world import imagine
+from batch.evaluation.data.question_set import Question, QuestionSet
+
+DEMO_VARIANTS = {"plain": (4, 16)}
+"""Name to the fewest and the most samples of a film."""
+
+
+def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionSet:
+    """Film demo worlds and ask all that can be asked about them.
+
+    The same arguments give the same films and questions; a film that is there stays.
+
+    Args:
+        variant: one of DEMO_VARIANTS.
+        folder: where the films go.
+        videos: how many.
+        seed: 0 trained the model and 1 is the demo.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shortest, longest = DEMO_VARIANTS[variant]
+    questions = []
+    for number in range(videos):
+        rng = np.random.default_rng([seed, number])
+        world = imagine(rng, int(rng.integers(shortest, longest + 1)))
+        film = folder / f"{variant}-{seed}-{number}.mp4"
+        if not film.exists():
+            unfinished = film.with_name(f".{film.stem}.tmp.mp4")
+            write_clip(world, unfinished)
+            unfinished.replace(film)
+        questions += [
+            Question(video=film, question=one.text, answer=one.answer, kind=one.kind)
+            for one in ask(world, rng)
+        ]
+    return QuestionSet(name=f"demo {variant}", questions=tuple(questions))
