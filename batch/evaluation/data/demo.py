@@ -6,11 +6,10 @@ import numpy as np
 
 from batch.demo.clip import write_clip
 from batch.demo.questions import ask
-from batch.demo.world import imagine
+from batch.demo.variants import VARIANTS as DEMO_VARIANTS
 from batch.evaluation.data.question_set import Question, QuestionSet
 
-DEMO_VARIANTS = {"plain": (4, 16)}
-"""Name to the fewest and the most samples of a film."""
+__all__ = ["DEMO_VARIANTS", "demo_set"]
 
 
 def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionSet:
@@ -25,11 +24,10 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
         seed: 0 trained the model and 1 is the demo.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shortest, longest = DEMO_VARIANTS[variant]
     questions = []
     for number in range(videos):
         rng = np.random.default_rng([seed, number])
-        world = imagine(rng, int(rng.integers(shortest, longest + 1)))
+        world = DEMO_VARIANTS[variant].imagine(rng)
         film = folder / f"{variant}-{seed}-{number}.mp4"
         if not film.exists():
             unfinished = film.with_name(f".{film.stem}.tmp.mp4")
