@@ -7,6 +7,7 @@ import numpy as np
 from batch.demo.clip import write_clip
 from batch.demo.questions import ask
 from batch.demo.variants import VARIANTS as DEMO_VARIANTS
+from batch.errors import BatchError
 from batch.evaluation.data.question_set import Question, QuestionSet
 
 __all__ = ["DEMO_VARIANTS", "demo_set"]
@@ -22,7 +23,12 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
         folder: where the films go.
         videos: how many.
         seed: 0 trained the model and 1 is the demo.
+
+    Raises:
+        BatchError: no such variant.
     """
+    if variant not in DEMO_VARIANTS:
+        raise BatchError(f"got the variant {variant!r}, there are {', '.join(DEMO_VARIANTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     questions = []
     for number in range(videos):

@@ -19,11 +19,9 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("question", "answer"):
             if not getattr(self, name).strip():
-                raise ValueError(f"{self.video}: a question has no {name}")
+                raise ValueError(f"got an empty {name}")
         if self.options and self.answer not in self.options:
-            raise ValueError(
-                f"{self.video}: the answer {self.answer!r} is none of the options {self.options}"
-            )
+            raise ValueError(f"the answer {self.answer!r} is none of the options {self.options}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +30,5 @@ class QuestionSet:
 
     name: str
     questions: tuple[Question, ...]
+    absent: tuple[Path, ...] = ()
+    """Videos that were asked about and are not here; their questions are left out."""
