@@ -7,9 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.analysis.manifest import Manifest
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, fp16_bytes
 from batch.evaluation.data import Question, QuestionSet
@@ -20,6 +23,10 @@ from batch.evaluation.viewing import Viewing
 from batch.models import Family
 from batch.policies import Policy
 from batch.video import Sampling
+from cachefmt.tiers import Tier
+
+FATES = (*(tier.name for tier in Tier), "POINTER")
+"""What can become of a cell; all cells of a sample that is no more there are POINTER."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,8 @@ class Run:
     """Seconds by the names of `PARTS`; None where only the whole is known."""
     tokens: dict[str, int] | None
     """Stored tokens by tier; None where there are no such tiers."""
+    by_sample: NDArray[np.int64] | None
+    """Cells of each sample by fate, [samples, FATES]; None for methods that choose no cells."""
     peak_bytes: int | None
     """Of prefill, above the weights; measured on the first video of each set only."""
     asked: tuple[Asked, ...]
@@ -146,9 +155,15 @@ def _runs(
             seconds=sum(stored.seconds.values()),
             parts=stored.seconds,
             tokens=stored.tokens,
+            by_sample=None if stored.manifest is None else _by_sample(stored.manifest),
             peak_bytes=peak_allocated(make) if has_peak else None,
             asked=_compare(questions, reference, replies),
         )
+
+
+def _by_sample(manifest: Manifest) -> NDArray[np.int64]:
+    fates = np.where(manifest.kept[:, None], manifest.tier, len(Tier))
+    return np.stack([np.bincount(one, minlength=len(FATES)) for one in fates])
 
 
 class _Replies(NamedTuple):
