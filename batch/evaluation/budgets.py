@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batch.errors import BatchError
 from batch.policies import Budget, Prices, Unit
@@ -69,6 +70,21 @@ def kv_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
     """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
     specs = tensor_specs(replace(work.header.shape, tokens=tokens))
     return sum(spec.size_bytes for name, spec in specs.items() if name.startswith("layers."))
+
+
+def sample_kv_bytes(work: Prefill) -> NDArray[np.int64]:
+    """Bytes of K and V of each sample, separators included; int64 [samples]."""
+    plan = work.plan
+    token = np.array([kv_bytes(_one(tier), work) for tier in STORED_TIERS], np.int64)
+    inside = plan.sample >= 0
+    held = np.bincount(
+        plan.sample[inside], token[plan.tier[inside]], minlength=work.header.shape.samples
+    )
+    return held.astype(np.int64)
+
+
+def _one(tier: Tier) -> dict[str, int]:
+    return {stored.name: int(stored == tier) for stored in STORED_TIERS}
 
 
 def size_bytes(tokens: Mapping[str, int], work: Prefill) -> int:

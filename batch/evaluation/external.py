@@ -57,6 +57,7 @@ def _run(label: Label, reference: Run, found: dict[tuple[str, str], dict[str, An
         parts=None,
         tokens=None,
         by_sample=None,
+        sample_bytes=None,
         peak_bytes=None,
         asked=tuple(
             Asked(

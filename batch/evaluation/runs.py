@@ -14,7 +14,7 @@ from torch import Tensor
 
 from batch.analysis.manifest import Manifest
 from batch.evaluation.bench.measuring import peak_allocated
-from batch.evaluation.budgets import Limit, fp16_bytes
+from batch.evaluation.budgets import Limit, fp16_bytes, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.scoring import prompt
 from batch.evaluation.store import store, store_uncompressed
@@ -90,6 +90,8 @@ class Run:
     """Stored tokens by tier; None where there are no such tiers."""
     by_sample: NDArray[np.int64] | None
     """Cells of each sample by fate, [samples, FATES]; None for methods that choose no cells."""
+    sample_bytes: NDArray[np.int64] | None
+    """K and V of each sample, [samples]; None for methods that choose no cells."""
     peak_bytes: int | None
     """Of prefill, above the weights; measured on the first video of each set only."""
     asked: tuple[Asked, ...]
@@ -155,7 +157,8 @@ def _runs(
             seconds=sum(stored.seconds.values()),
             parts=stored.seconds,
             tokens=stored.tokens,
-            by_sample=None if stored.manifest is None else _by_sample(stored.manifest),
+            by_sample=None if stored.work is None else _by_sample(stored.work.manifest),
+            sample_bytes=None if stored.work is None else sample_kv_bytes(stored.work),
             peak_bytes=peak_allocated(make) if has_peak else None,
             asked=_compare(questions, reference, replies),
         )

@@ -67,7 +67,7 @@ def _prefill(policy: CellPolicy, viewing: Viewing, budget: Budget | None, path: 
             quantise=took.quantise,
             write=took.write,
         ),
-        manifest=work.manifest,
+        work=work,
     )
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.evaluation.uncompressed import Uncompressed
+from batch.prefill import Prefill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,5 +20,5 @@ class Stored:
     """Stored tokens by tier."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By the names of `PARTS`; a part that the method lacks is 0."""
-    manifest: Manifest | None = None
-    """The tiers, of methods that choose cells."""
+    work: Prefill | None = None
+    """What was written, of methods that choose cells."""

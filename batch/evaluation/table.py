@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batch.evaluation.measure import Figure, measure, reference_right, right
-from batch.evaluation.runs import Asked, Label, Run
+from batch.evaluation.measure import Figure, measure, right
+from batch.evaluation.runs import Label, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,6 @@ def accuracy_by_set(runs: Sequence[Run]) -> dict[Label, dict[str, float]]:
             name: _share_right([run for run in own if run.data == name]) for name in names
         }
     return found
-
-
-def lost(runs: Sequence[Run]) -> list[tuple[Run, Asked]]:
-    """Questions that the uncompressed model answers rightly and the method of the runs does not."""
-    return [
-        (run, one) for run in runs for one in run.asked if reference_right(one) and not right(one)
-    ]
 
 
 def _row(label: Label, runs: list[Run], void: str | None) -> Row:

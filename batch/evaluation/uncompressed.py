@@ -19,6 +19,17 @@ from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
 
 
+@torch.inference_mode()
+def embed(family: Family, pictures: NDArray[np.uint8]) -> Tensor:
+    """Embeddings [slots, hidden] of the prefix of all samples [samples, height, width, 3]."""
+    layout = family.layout(len(pictures))
+    tokens = torch.from_numpy(layout.token_ids).long()
+    embedded = family.text_embeddings(tokens.to(family.model.device))
+    is_cell = torch.from_numpy(layout.cell >= 0)
+    embedded[is_cell] = family.features(pictures).flatten(0, 1).to(embedded.dtype)
+    return embedded
+
+
 class Uncompressed:
     """Answers from a full KV cache that transformers filled.
 
@@ -39,12 +50,8 @@ class Uncompressed:
         install()
         family.language_model.set_attn_implementation(OBSERVED if observe else "sdpa")
         started = time.perf_counter()
-        layout = family.layout(self._samples)
         with torch.inference_mode():
-            tokens = torch.from_numpy(layout.token_ids).long()
-            embedded = family.text_embeddings(tokens.to(family.model.device))
-            is_cell = torch.from_numpy(layout.cell >= 0)
-            embedded[is_cell] = family.features(pictures).flatten(0, 1).to(embedded.dtype)
+            embedded = embed(family, pictures)
             encoded = time.perf_counter()
             self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
             family.language_model(
