@@ -14,6 +14,7 @@ TORCH = ("torch", "transformers", "triton")
 FORBIDDEN = {
     "cachefmt": ("batch", "jobs"),
     "jobs": ("batch", "cachefmt", *TORCH),
+    "rivals": ("batch", "cachefmt", "jobs"),
     "batch/video": TORCH,
     "batch/analysis": TORCH,
 }
@@ -21,7 +22,7 @@ FORBIDDEN = {
 
 FAMILIES = {
     "batch/models": {"checkpoint", "family"},
-    "batch/policies": set[str](),
+    "batch/policies": {"budget", "cells", "rows"},
     "cachefmt/codecs": set[str](),
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""
