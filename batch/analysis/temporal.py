@@ -24,6 +24,8 @@ class TemporalSettings(Settings):
       without computing it. 0 computes it everywhere.
     - flow_threshold_px, difference_threshold: a cell below both is static.
     - redundancy_threshold: theta_R; a sample with a larger share of static cells is redundant.
+    - still_samples: of a still stretch, its first sample included, so many samples are kept before
+      the rest become pointers.
     - change_threshold: a sample in which any cell's difference is larger is kept, whatever the
       share. None: the paper's rule, by which a small object in a still scene is lost.
 
@@ -42,11 +44,14 @@ class TemporalSettings(Settings):
     flow_threshold_px: float = 0.5
     difference_threshold: float = 0.04
     redundancy_threshold: float = 0.9
+    still_samples: int = 1
     change_threshold: float | None = 0.04
 
     def __post_init__(self) -> None:
         if self.reference not in ("kept", "previous"):
             raise ValueError(f"reference: got {self.reference!r}, supported are kept, previous")
+        if self.still_samples < 1:
+            raise ValueError(f"still_samples: got {self.still_samples}, expected 1 or more")
         numbers = (
             self.still_threshold,
             self.flow_threshold_px,

@@ -8,7 +8,7 @@ from batch.errors import BatchError
 from batch.evaluation.budgets import Limit
 from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.runs import Entry
-from batch.policies import ABLATIONS, METHODS, Policy
+from batch.policies import ABLATIONS, METHODS
 
 SUITES = {"methods": METHODS, "ablations": ABLATIONS}
 DEFAULT_BYTES = "25%"
@@ -51,14 +51,9 @@ def choose_entries(suite: str, names: Sequence[str], limits: Sequence[Limit]) ->
         Entry(policy=policy, limit=limit)
         for limit in limits
         for policy in chosen
-        if _takes_budget(policy)
+        if policy.takes_budget
     ]
     return [*free, *within]
-
-
-def _takes_budget(policy: Policy) -> bool:
-    """A full cache under a budget would be another method."""
-    return policy.name != "full"
 
 
 def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) -> list[QuestionSet]:

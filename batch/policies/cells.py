@@ -34,6 +34,7 @@ class CellPolicy(ABC):
     """Whether it says nothing of how much to keep."""
     reads_signals: ClassVar[bool]
     """Whether it needs phase 1, or the pictures alone."""
+    takes_budget: ClassVar[bool] = True
 
     temporal: TemporalSettings = TEMPORAL_PROFILES["none"]
     thresholds: TierThresholds = PROFILES["none"]
@@ -77,6 +78,13 @@ def all_cells(manifest: Manifest) -> NDArray[np.int64]:
     return np.arange(manifest.tier.size)
 
 
+def cells_of(order: NDArray[np.int64], manifest: Manifest) -> NDArray[np.int64]:
+    """All cells of samples, sample by sample in this order."""
+    cells = manifest.tier.shape[1]
+    first_cells: NDArray[np.int64] = order[:, None] * cells
+    return (first_cells + np.arange(cells)).ravel()
+
+
 def best_first(score: NDArray[np.floating]) -> NDArray[np.int64]:
     """Cells in order of a score [samples, cells], the highest first; ties stay in order."""
     return np.argsort(-score.ravel(), kind="stable")
@@ -93,5 +101,4 @@ def spread_samples(
         count = min(max((budget.amount - prices.fixed) // whole, 1), samples)
         chosen = np.linspace(0, samples - 1, count).round().astype(np.int64)
         order = np.concatenate([chosen, np.setdiff1d(order, chosen)])
-    first_cells: NDArray[np.int64] = order[:, None] * cells
-    return (first_cells + np.arange(cells)).ravel()
+    return cells_of(order, manifest)

@@ -19,6 +19,7 @@ class Full(CellPolicy):
     name: ClassVar[str] = "full"
     needs_budget: ClassVar[bool] = False
     reads_signals: ClassVar[bool] = False
+    takes_budget: ClassVar[bool] = False
 
     def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
         return [Wish(Tier.FP16, all_cells(manifest))]

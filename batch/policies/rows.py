@@ -24,6 +24,7 @@ class RowPolicy(ABC):
 
     name: ClassVar[str]
     needs_budget: ClassVar[bool] = True
+    takes_budget: ClassVar[bool] = True
     profile: ClassVar[str | None] = None
 
     @property
