@@ -4,7 +4,8 @@ import re
 import string
 from collections.abc import Sequence
 
-_LETTER = re.compile(r"\W*([A-Za-z])(?:\W|$)")
+_LETTER = re.compile(r"\W*([A-Za-z])(?:[.:,)]|\W*$)")
+"""Alone, or with a mark behind it: "a car" begins with an article."""
 
 
 def prompt(question: str, options: Sequence[str]) -> str:

@@ -59,6 +59,7 @@ def _score(counts: list[int]) -> float:
         counts[_ORDERS : 2 * _ORDERS],
         sys_len=words,
         ref_len=reference_words,
+        smooth_method="exp",  # sacrebleu's own default for a corpus
         effective_order=True,
     )
     return found.score / 100
