@@ -1,5 +1,6 @@
 """`batch evaluate`: methods side by side on the same videos, questions and model."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -13,11 +14,13 @@ import click
 from batch.cli import options
 from batch.cli.options import json_option, model_options, run_options
 from batch.cli.progress import progress
+from batch.errors import BatchError
 
 if TYPE_CHECKING:
     from batch.evaluation.comparison import Comparison
     from batch.models import Family
 SUITES = ("methods", "ablations")
+EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 
 
 @click.command()
@@ -80,12 +83,15 @@ def evaluate(
     """
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    _require_extra()
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare
     from batch.evaluation.publish import publish
     from batch.evaluation.viewing import Viewing
     from batch.video import Sampling
 
+    if out is not None:
+        options.make_folder(out)
     entries = choose_entries(suite, methods, choose_limits(budget_tokens, budget_bytes))
     sampling = Sampling(rate_hz=fps, max_samples=max_samples)
     family = _load(**checkpoint)
@@ -98,10 +104,17 @@ def evaluate(
                 family, sets, entries, rows, folder=folder, sampling=sampling, tell=tell
             )
         if out is not None:
-            options.make_folder(out)
             publish(found, out, _command(), lambda video: Viewing(video, family, sampling))
     for line in _report(found, as_json):
         click.echo(line)
+
+
+def _require_extra() -> None:
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BatchError(
+            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
+        )
 
 
 def _load(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.analysis.manifest import Manifest
+from batch.errors import BatchError
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, fp16_bytes, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
@@ -142,8 +143,11 @@ def _runs(
     }
     reference: _Replies | None = None
     for label, make in makers.items():
-        stored = make()
-        replies = _ask(stored, questions)
+        try:
+            stored = make()
+            replies = _ask(stored, questions)
+        except BatchError as error:
+            raise BatchError(f"{viewing.path.name}, {label}: {error}") from error
         reference = reference or replies
         yield Run(
             label=label,
