@@ -35,7 +35,7 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
-	find batch cachefmt jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find batch cachefmt jobs rivals tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and by itself, so that its build is chosen by the pinned version alone.
 $(SET_UP): pyproject.toml constraints.txt
