@@ -37,13 +37,15 @@ clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find batch cachefmt jobs rivals tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# torch first and by itself, so that its build is chosen by the pinned version alone.
+# torch first and by itself, so that its build is chosen by the pinned version alone. torchvision
+# is for tests/models/reference.py, which says why it lies apart.
 $(SET_UP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sali-cache needs Python 3.11 or newer, got " + sys.version)'
 	@echo "setting up .venv (minutes, once)" >&2
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps --target .venv/torchvision --upgrade torchvision==0.28.0
 	@touch $@
 
 $(RIVALS)/%/.set-up: rivals/%.txt

@@ -51,16 +51,18 @@ def tensor_specs(shape: Shape) -> dict[str, TensorSpec]:
     Larger items come first, so each tensor starts at a multiple of its item size.
     """
     specs = _table_specs(shape)
+    of_rows = _row_specs(shape)
     for layer in range(shape.layers):
         for kind in _KINDS:
-            specs |= _layer_specs(shape, f"layers.{layer}.{kind}")
+            prefix = f"layers.{layer}.{kind}."
+            specs |= {prefix + name: spec for name, spec in of_rows.items()}
     by_item_bytes = sorted(specs, key=lambda name: -ITEM_BYTES[specs[name].dtype])  # stable
     return {name: specs[name] for name in by_item_bytes}
 
 
 def tensor_count(shape: Shape) -> int:
     """How many tensors `tensor_specs` names, without naming them."""
-    one_layer = len(_KINDS) * len(_layer_specs(shape, ""))
+    one_layer = len(_KINDS) * len(_row_specs(shape))
     return len(_table_specs(shape)) + shape.layers * one_layer
 
 
@@ -74,9 +76,8 @@ def data_offsets(specs: dict[str, TensorSpec]) -> dict[str, tuple[int, int]]:
     return offsets
 
 
-def tensor_table(shape: Shape) -> dict[str, dict[str, Any]]:
+def tensor_table(specs: dict[str, TensorSpec]) -> dict[str, dict[str, Any]]:
     """The safetensors table: dtype, shape and data_offsets of each tensor, in file order."""
-    specs = tensor_specs(shape)
     return {
         name: {
             "dtype": specs[name].dtype,
@@ -96,7 +97,7 @@ def header_bytes(header: Header) -> bytes:
         ValueError: the header holds a number that is not finite, or is too large for
             safetensors.
     """
-    table = tensor_table(header.shape)
+    table = tensor_table(tensor_specs(header.shape))
     checksums = dict.fromkeys(table, ZERO_DIGEST) if header.checksums is None else header.checksums
     complete = dataclasses.replace(header, checksums=checksums, header_sha256=ZERO_DIGEST)
     parts = {"__metadata__": {METADATA_KEY: complete.to_json()}, **table}
@@ -151,14 +152,15 @@ def _table_specs(shape: Shape) -> dict[str, TensorSpec]:
     }
 
 
-def _layer_specs(shape: Shape, prefix: str) -> dict[str, TensorSpec]:
+def _row_specs(shape: Shape) -> dict[str, TensorSpec]:
+    """Of the keys, or the values, of any layer, by the end of their names."""
     fp16, int8, int4 = (shape.tokens[name] for name in ("FP16", "INT8", "INT4"))
     heads, head_dim, groups = shape.heads, shape.head_dim, shape.groups
     return {
-        f"{prefix}.fp16": TensorSpec(dtype=shape.raw_dtype, shape=(fp16, heads, head_dim)),
-        f"{prefix}.int8": TensorSpec(dtype="I8", shape=(int8, heads, head_dim)),
-        f"{prefix}.int8.scale": TensorSpec(dtype="F16", shape=(int8, heads, groups)),
-        f"{prefix}.int4": TensorSpec(dtype="U8", shape=(int4, heads, head_dim // 2)),
-        f"{prefix}.int4.scale": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
-        f"{prefix}.int4.minimum": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
+        "fp16": TensorSpec(dtype=shape.raw_dtype, shape=(fp16, heads, head_dim)),
+        "int8": TensorSpec(dtype="I8", shape=(int8, heads, head_dim)),
+        "int8.scale": TensorSpec(dtype="F16", shape=(int8, heads, groups)),
+        "int4": TensorSpec(dtype="U8", shape=(int4, heads, head_dim // 2)),
+        "int4.scale": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
+        "int4.minimum": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
     }

@@ -35,6 +35,11 @@ class MappedTensors:
         self._specs = specs
         self._offsets = data_offsets(specs)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order of the file."""
+        return list(self._specs)
+
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read-only rows [start, stop) of a tensor, to its end without stop.
 

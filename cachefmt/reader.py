@@ -15,11 +15,12 @@ from typing import Any, NoReturn, Self
 from numpy.typing import NDArray
 
 from cachefmt.errors import CacheFileError
-from cachefmt.header import Header, Shape
+from cachefmt.header import Header
 from cachefmt.layout import (
     LENGTH_BYTES,
     MAX_JSON_BYTES,
     METADATA_KEY,
+    TensorSpec,
     header_digest,
     tensor_count,
     tensor_specs,
@@ -58,14 +59,14 @@ class CacheFile:
         try:
             first_bytes, table = _read_table(mapped)
             header = _read_header(table)
-            _check_table(table, header)
-            _check_length(len(mapped), len(first_bytes), header.shape)
+            specs = _check_table(table, header)
+            _check_length(len(mapped), len(first_bytes), specs)
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
         except ValueError as error:
             mapped.close()
             raise CacheFileError(path, str(error)) from error
-        tensors = MappedTensors(mapped, len(first_bytes), tensor_specs(header.shape))
+        tensors = MappedTensors(mapped, len(first_bytes), specs)
         return cls(path, header, len(mapped), tensors)
 
     def __enter__(self) -> Self:
@@ -82,6 +83,15 @@ class CacheFile:
     def close(self) -> None:
         """Let go of the file. Arrays and tensors taken from it stay valid and keep it mapped."""
         self._tensors = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order in which their bytes stand in the file.
+
+        Raises:
+            ValueError: the file is closed.
+        """
+        return self._open_tensors().names
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of a tensor, to its end without stop: a read-only view, no copy.
@@ -111,8 +121,7 @@ class CacheFile:
         Raises:
             CacheFileError: names the first tensor that is damaged or breaks a rule.
         """
-        names = tensor_specs(self.header.shape)
-        self._verify(name for name in names if name.startswith(("token.", "sample.")))
+        self._verify(name for name in self.names if name.startswith(("token.", "sample.")))
 
     def verify(self) -> None:
         """Read everything: checksum of each tensor, then the rules of the tables.
@@ -120,7 +129,7 @@ class CacheFile:
         Raises:
             CacheFileError: names the first tensor that is damaged or breaks a rule.
         """
-        self._verify(tensor_specs(self.header.shape))
+        self._verify(self.names)
 
     def _verify(self, names: Iterable[str]) -> None:
         tensors = self._open_tensors()
@@ -199,13 +208,14 @@ def _read_header(table: dict[str, Any]) -> Header:
     return header
 
 
-def _check_table(table: dict[str, Any], header: Header) -> None:
-    """Compare the table of tensors, and the names of the checksums, with the shape."""
+def _check_table(table: dict[str, Any], header: Header) -> dict[str, TensorSpec]:
+    """Compare the table of tensors, and the names of the checksums, with the shape's specs."""
     # Counted first: a header may claim so many layers that naming them takes for ever.
     count = tensor_count(header.shape)
     if count > len(table) + 1_000:
         _refuse(f"has {len(table)} tensors, its shape asks for {count}")
-    expected = tensor_table(header.shape)
+    specs = tensor_specs(header.shape)
+    expected = tensor_table(specs)
     for kind, names in (("tensor", table), ("checksum of", header.checksums or {})):
         for name in expected:
             if name not in names:
@@ -220,10 +230,11 @@ def _check_table(table: dict[str, Any], header: Header) -> None:
         for key, value in entry.items():
             if got[key] != value:
                 _refuse(f"{name}: wrong {key}: got {got[key]!r}, expected {value!r}")
+    return specs
 
 
-def _check_length(size_bytes: int, data_start: int, shape: Shape) -> None:
-    expected = data_start + sum(spec.size_bytes for spec in tensor_specs(shape).values())
+def _check_length(size_bytes: int, data_start: int, specs: dict[str, TensorSpec]) -> None:
+    expected = data_start + sum(spec.size_bytes for spec in specs.values())
     if size_bytes < expected:
         _refuse(f"is truncated: {size_bytes} bytes, its header describes {expected}")
     if size_bytes > expected:

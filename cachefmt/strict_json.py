@@ -1,6 +1,7 @@
 """JSON to frozen dataclasses and back, where anything unexpected is an error."""
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -35,7 +36,7 @@ def build(record: type[Record], value: object, where: str) -> Record:
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(record)
+    hints = _hints(record)  # type: ignore[arg-type]  # mypy: a class is hashable
     for key in value:
         if key not in hints:
             raise ValueError(f"unknown key {where}.{key}")
@@ -45,7 +46,14 @@ def build(record: type[Record], value: object, where: str) -> Record:
     return record(**{key: _convert(hints[key], value[key], f"{where}.{key}") for key in hints})
 
 
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
 def _convert(hint: Any, value: object, where: str) -> Any:
+    if type(value) is hint:  # isinstance would take True for an int
+        return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     origin = typing.get_origin(hint)
@@ -60,8 +68,6 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return tuple(_convert(arguments[0], item, where) for item in value)
     elif origin is Mapping and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    elif type(value) is hint:  # isinstance would take True for an int
-        return value
     raise ValueError(f"{where} has the wrong type: got {type(value).__name__}")
 
 

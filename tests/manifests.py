@@ -11,12 +11,19 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES
+from batch.models import Family
 from batch.video import Geometry, Sampling, VideoInfo
 from cachefmt.tiers import Tier
 
 
+def geometry_of(family: Family) -> Geometry:
+    """The geometry of a family that has one for all videos."""
+    assert isinstance(family.geometry, Geometry)
+    return family.geometry
+
+
 def random_pictures(samples: int, geometry: Geometry, seed: int = 3) -> NDArray[np.uint8]:
-    shape = (samples, geometry.height_px, geometry.width_px, 3)
+    shape = (samples, *geometry.picture_shape)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -44,6 +51,7 @@ def make_manifest(
         height_px=geometry.height_px,
         rotation_degrees=0,
         duration_s=float(samples),
+        span_s=float(samples * geometry.frames),
     )
     return Manifest(
         header=ManifestHeader(
@@ -51,13 +59,15 @@ def make_manifest(
             video=video,
             broken_frames=0,
             decoded_s=float(samples),
+            interval_s=1.0,
             sampling=Sampling(),
             geometry=geometry,
             temporal=TemporalSettings(),
             thresholds=PROFILES["paper"],
         ),
         frame=np.arange(samples, dtype=np.int64),
-        pts_s=np.arange(samples, dtype=np.float64),
+        pts_s=np.arange(samples, dtype=np.float64) * geometry.frames,
+        last_pts_s=np.arange(1, samples + 1, dtype=np.float64) * geometry.frames - 1,
         signals=Signals(
             flow_px=blank,
             difference=blank,

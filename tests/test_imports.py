@@ -21,7 +21,16 @@ FORBIDDEN = {
 """Folder: what nothing in it imports, at the top of a file or inside a function."""
 
 FAMILIES = {
-    "batch/models": {"checkpoint", "family"},
+    "batch/models": {
+        "checkpoint",
+        "family",
+        "pictures",
+        "placement",
+        "prompt",
+        "qwen_vl",
+        "tested",
+        "weights",
+    },
     "batch/policies": {"budget", "cells", "rows"},
     "cachefmt/codecs": set[str](),
 }

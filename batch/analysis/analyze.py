@@ -18,14 +18,23 @@ from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings, compare
 from batch.analysis.tiers import TierThresholds, assign
 from batch.errors import BatchError, ManifestError
-from batch.video import Geometry, Sample, Sampling, VideoInfo, probe, read_samples
+from batch.video import (
+    Geometry,
+    GeometryRule,
+    Sample,
+    Sampling,
+    VideoInfo,
+    geometry_for,
+    probe,
+    read_samples,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeSettings:
     """All that decides what a manifest says of a given video."""
 
-    geometry: Geometry
+    geometry: GeometryRule
     sampling: Sampling
     temporal: TemporalSettings
     thresholds: TierThresholds
@@ -49,7 +58,7 @@ class Analyzed:
 def analyze_video(
     path: Path,
     *,
-    geometry: Geometry,
+    geometry: GeometryRule,
     sampling: Sampling,
     temporal: TemporalSettings,
     thresholds: TierThresholds,
@@ -134,7 +143,8 @@ def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force:
 
 def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
     found = Manifest.read(target).header
-    if found.same_work(_header(settings, info, found.broken_frames, found.decoded_s)):
+    read = (found.broken_frames, found.decoded_s, found.interval_s)
+    if found.same_work(_header(settings, info, *read)):
         return True
     differs = "video" if found.video.sha256 != info.sha256 else "settings"
     raise ManifestError(
@@ -143,15 +153,20 @@ def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
 
 
 def _header(
-    settings: AnalyzeSettings, info: VideoInfo, broken_frames: int, decoded_s: float
+    settings: AnalyzeSettings,
+    info: VideoInfo,
+    broken_frames: int,
+    decoded_s: float,
+    interval_s: float,
 ) -> ManifestHeader:
     return ManifestHeader(
         tool=batch.__version__,
         video=info,
         broken_frames=broken_frames,
         decoded_s=decoded_s,
+        interval_s=interval_s,
         sampling=settings.sampling,
-        geometry=settings.geometry,
+        geometry=geometry_for(settings.geometry, info, settings.sampling),
         temporal=settings.temporal,
         thresholds=settings.thresholds,
     )
@@ -163,6 +178,7 @@ class _Rows:
 
     frame: list[int]
     pts_s: list[float]
+    last_pts_s: list[float]
     flow_px: list[NDArray[np.float32]]
     difference: list[NDArray[np.float32]]
     saliency: list[NDArray[np.float32]]
@@ -173,13 +189,18 @@ class _Rows:
     """Samples since the one that changed last, which counts too."""
 
     def add(
-        self, sample: Sample, reference: NDArray[np.uint8] | None, settings: AnalyzeSettings
+        self,
+        sample: Sample,
+        reference: NDArray[np.uint8] | None,
+        geometry: Geometry,
+        settings: AnalyzeSettings,
     ) -> bool:
         """Measure a sample against its reference; whether it is the next one's reference."""
-        geometry, temporal = settings.geometry, settings.temporal
+        temporal = settings.temporal
         pointable = False
         self.frame.append(sample.frame)
         self.pts_s.append(sample.pts_s)
+        self.last_pts_s.append(sample.last_pts_s)
         self.saliency.append(cell_saliency(sample.rgb, geometry))
         if reference is None:
             self.flow_px.append(np.zeros(geometry.cells, np.float32))
@@ -214,22 +235,26 @@ class _Rows:
 
 def _analyze(path: Path, settings: AnalyzeSettings, info: VideoInfo) -> Manifest:
     start = time.perf_counter()
+    geometry = geometry_for(settings.geometry, info, settings.sampling)
     samples = read_samples(
         path,
-        geometry=settings.geometry,
+        geometry=geometry,
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,
     )
-    rows = _Rows([], [], [], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [], [], [])
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
-        if rows.add(sample, reference, settings):
+        if rows.add(sample, reference, geometry, settings):
             reference = sample.rgb
     signals = rows.signals(settings.temporal)
     return Manifest(
-        header=_header(settings, info, samples.broken_frames, samples.decoded_s),
+        header=_header(
+            settings, info, samples.broken_frames, samples.decoded_s, samples.interval_s
+        ),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
+        last_pts_s=np.array(rows.last_pts_s, np.float64),
         signals=signals,
         tier=assign(signals, settings.thresholds),
         pictures=rows.pictures,

@@ -12,6 +12,7 @@ from batch.video import Geometry, Sampling, VideoInfo
 VERSION = 1
 _KEYS = {"version", "tool", "video", "sampling", "geometry", "temporal", "tiers"}
 _VIDEO_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
+_SAMPLING = {field.name for field in fields(Sampling)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,15 @@ class ManifestHeader:
     """The video and how it was analysed.
 
     `tool` is the version of the writer; `broken_frames` counts what of the video could not be
-    decoded whole, `decoded_s` is the length of what could be read. Of the video's path only the
-    name is stored.
+    decoded whole, `decoded_s` is the length of what could be read; `interval_s` is the time from
+    one sampled frame to the next. Of the video's path only the name is stored.
     """
 
     tool: str
     video: VideoInfo
     broken_frames: int
     decoded_s: float
+    interval_s: float
     sampling: Sampling
     geometry: Geometry
     temporal: TemporalSettings
@@ -68,7 +70,7 @@ class ManifestHeader:
                 "broken_frames": self.broken_frames,
                 "decoded_s": self.decoded_s,
             },
-            "sampling": self.sampling.to_dict(),
+            "sampling": {**self.sampling.to_dict(), "interval_s": self.interval_s},
             "geometry": self.geometry.to_dict(),
             "temporal": self.temporal.to_dict(),
             "tiers": {
@@ -92,13 +94,16 @@ class ManifestHeader:
         _check_keys("header", data, _KEYS)
         _check_keys("tiers", data["tiers"], {"profile", "thresholds"})
         _check_keys("video", data["video"], _VIDEO_FACTS | {"name", "broken_frames", "decoded_s"})
+        sampling = data["sampling"]
+        _check_keys("sampling", sampling, _SAMPLING | {"interval_s"})
         facts = {key: data["video"][key] for key in _VIDEO_FACTS}
         return cls(
             tool=data["tool"],
             video=VideoInfo(path=Path(data["video"]["name"]), **facts),
             broken_frames=data["video"]["broken_frames"],
             decoded_s=data["video"]["decoded_s"],
-            sampling=Sampling.from_dict(data["sampling"]),
+            interval_s=sampling["interval_s"],
+            sampling=Sampling.from_dict({key: sampling[key] for key in _SAMPLING}),
             geometry=Geometry.from_dict(data["geometry"]),
             temporal=TemporalSettings.from_dict(data["temporal"]),
             thresholds=TierThresholds.from_dict(data["tiers"]["thresholds"]),

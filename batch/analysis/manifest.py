@@ -6,20 +6,20 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from batch.analysis.columns import list_column, read_columns, schema_of
 from batch.analysis.header import ManifestHeader
 from batch.analysis.signals import Signals
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
-from batch.video import Geometry, VideoInfo
+from batch.video import Footage, Geometry, VideoInfo
 
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
@@ -30,7 +30,8 @@ _SHA256_KEY = b"sali-cache.sha256"
 class Manifest:
     """A row for each sample of a video.
 
-    - frame: int64 [samples], decoded frame; pts_s: float64 [samples], its time in the file.
+    - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time in the file;
+      last_pts_s: float64 [samples], time of the sample's last frame.
     - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
     - pictures: PNG of each kept sample in the model's geometry, None for pointers.
     - analyze_seconds: what making it took; not part of `sha256`.
@@ -39,6 +40,7 @@ class Manifest:
     header: ManifestHeader
     frame: NDArray[np.int64]
     pts_s: NDArray[np.float64]
+    last_pts_s: NDArray[np.float64]
     signals: Signals
     tier: NDArray[np.uint8]
     pictures: list[bytes | None]
@@ -46,14 +48,15 @@ class Manifest:
 
     def __post_init__(self) -> None:
         samples, cells = self.signals.saliency.shape
-        lengths = {len(self.frame), len(self.pts_s), len(self.pictures), samples}
+        times = (self.pts_s, self.last_pts_s)
+        lengths = {len(self.frame), *map(len, times), len(self.pictures), samples}
         if len(lengths) != 1 or self.tier.shape != (samples, cells):
             raise ValueError(f"manifest: got lengths {lengths}, tier {self.tier.shape}")
         if cells != self.geometry.cells:
             raise ValueError(f"manifest: got {cells} cells, expected {self.geometry.cells}")
         if [png is not None for png in self.pictures] != self.kept.tolist():
             raise ValueError("manifest: a kept sample has no picture, or a pointer has one")
-        if not np.isfinite(self.pts_s).all() or (np.diff(self.frame) < 0).any():
+        if not np.isfinite(times).all() or (np.diff(self.frame) < 0).any():
             raise ValueError("manifest: samples are not in order of time")
         if (self.tier > 3).any() or (self.tier[~self.kept] != 3).any():
             raise ValueError("manifest: unknown tier, or a pointer with stored cells")
@@ -67,6 +70,18 @@ class Manifest:
     def geometry(self) -> Geometry:
         """The picture and grid of all samples."""
         return self.header.geometry
+
+    @property
+    def footage(self) -> Footage:
+        """All samples, as a prompt needs to know them."""
+        return Footage(
+            geometry=self.geometry,
+            index=np.arange(len(self.pts_s)),
+            pts_s=self.pts_s,
+            last_pts_s=self.last_pts_s,
+            interval_s=self.header.interval_s,
+            duration_s=self.header.decoded_s,
+        )
 
     @property
     def source(self) -> NDArray[np.int32]:
@@ -84,18 +99,18 @@ class Manifest:
         return self.signals.multiplicity
 
     def picture(self, sample: int) -> NDArray[np.uint8]:
-        """RGB uint8 [height_px, width_px, 3] of a kept sample.
+        """RGB uint8 [frames * height_px, width_px, 3] of a kept sample.
 
         Raises:
             ManifestError: the sample is a pointer, or its picture is damaged.
         """
         png = self.pictures[sample]
-        name, size = self.video.name, self.geometry
+        name = self.video.name
         if png is None:
             source = self.source[sample]
             raise ManifestError(f"{name}: sample {sample} is a pointer, take {source} instead")
         bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None or bgr.shape != (size.height_px, size.width_px, 3):
+        if bgr is None or bgr.shape != self.geometry.picture_shape:
             raise ManifestError(f"{name}: the picture of sample {sample} is damaged; analyze again")
         rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return rgb
@@ -118,13 +133,27 @@ class Manifest:
         header = replace(self.header, thresholds=thresholds)
         return replace(self, header=header, tier=assign(self.signals, thresholds))
 
+    def part(self, samples: slice) -> Self:
+        """The manifest of some samples in a row; the first of them must be kept."""
+        return replace(
+            self,
+            frame=self.frame[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+            signals=self.signals.part(samples),
+            tier=self.tier[samples],
+            pictures=self.pictures[samples],
+            analyze_seconds=self.analyze_seconds * len(self.frame[samples]) / len(self.frame),
+        )
+
     @cached_property
     def sha256(self) -> str:
         """Digest of all content but `analyze_seconds`: equal for equal work on equal input."""
         digest = hashlib.sha256(self.header.to_json().encode())
         signals = self.signals
         for array in (
-            *(self.frame, self.pts_s, self.tier, signals.source, signals.redundancy),
+            *(self.frame, self.pts_s, self.last_pts_s, self.tier),
+            *(signals.source, signals.redundancy),
             *(signals.flow_px, signals.difference, signals.saliency),
         ):
             digest.update(array.tobytes())
@@ -134,7 +163,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        schema = _schema(self.geometry.cells).with_metadata(
+        schema = schema_of(self.geometry.cells).with_metadata(
             {
                 _HEADER_KEY: self.header.to_json().encode(),
                 _COST_KEY: f'{{"analyze_seconds":{self.analyze_seconds:.3f}}}'.encode(),
@@ -142,16 +171,18 @@ class Manifest:
             }
         )
         first = np.arange(len(self.frame)) == 0
+        no_flow = first | ~self.header.temporal.needs_flow(self.signals.difference)
         columns = {
             "sample": np.arange(len(self.frame), dtype=np.int32),
             "frame": self.frame,
             "pts_s": self.pts_s,
+            "last_pts_s": self.last_pts_s,
             "redundancy": self.signals.redundancy,
             "source": self.source,
-            "flow_px": _list_column(self.signals.flow_px, first),
-            "difference": _list_column(self.signals.difference, first),
-            "saliency": _list_column(self.signals.saliency),
-            "tier": _list_column(self.tier),
+            "flow_px": list_column(self.signals.flow_px, no_flow),
+            "difference": list_column(self.signals.difference, first),
+            "saliency": list_column(self.signals.saliency),
+            "tier": list_column(self.tier),
             "picture": pa.array(self.pictures, pa.binary()),
         }
         table = pa.table(columns, schema=schema)
@@ -182,9 +213,13 @@ class Manifest:
             with path.open("rb") as file:
                 table = pq.read_table(file, use_threads=False)
             header = _header(table.schema)
-            if not table.schema.equals(_schema(header.geometry.cells)):
+            if not table.schema.equals(schema_of(header.geometry.cells)):
                 raise ValueError("its columns are not a manifest's")
-            manifest = cls(header=header, **_arrays(table, header))
+            manifest = cls(
+                header=header,
+                **read_columns(table, header.geometry.cells, header.temporal),
+                analyze_seconds=_analyze_seconds(table.schema),
+            )
             if table.schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
                 raise ValueError("its content does not match its digest, it was changed or damaged")
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
@@ -213,23 +248,6 @@ def _broken(path: Path, error: Exception) -> ManifestError:
     )
 
 
-def _schema(cells: int) -> pa.Schema:
-    floats, codes = pa.list_(pa.float32(), cells), pa.list_(pa.uint8(), cells)
-    fields: list[pa.Field[Any]] = [
-        pa.field("sample", pa.int32(), nullable=False),
-        pa.field("frame", pa.int64(), nullable=False),
-        pa.field("pts_s", pa.float64(), nullable=False),
-        pa.field("redundancy", pa.float32(), nullable=False),
-        pa.field("source", pa.int32(), nullable=False),
-        pa.field("flow_px", floats),
-        pa.field("difference", floats),
-        pa.field("saliency", floats, nullable=False),
-        pa.field("tier", codes, nullable=False),
-        pa.field("picture", pa.binary()),
-    ]
-    return pa.schema(fields)
-
-
 def _header(schema: pa.Schema) -> ManifestHeader:
     metadata = schema.metadata or {}
     if _HEADER_KEY not in metadata:
@@ -237,50 +255,5 @@ def _header(schema: pa.Schema) -> ManifestHeader:
     return ManifestHeader.from_json(metadata[_HEADER_KEY].decode())
 
 
-def _list_column(
-    values: NDArray[Any], null: NDArray[np.bool_] | None = None
-) -> "pa.FixedSizeListArray[Any, Any]":
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    mask = None if null is None else pa.array(null)
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
-
-
-def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
-    cells, samples = header.geometry.cells, table.num_rows
-    flat = {name: table[name].combine_chunks() for name in table.column_names}
-    if flat["sample"].to_pylist() != list(range(samples)):
-        raise ValueError("its samples are not 0, 1, 2, ...")
-    lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
-    against = {
-        name: np.vstack([np.zeros((1, cells), np.float32), _cells(flat[name].slice(1), cells)])
-        for name in ("flow_px", "difference")
-    }
-    static = header.temporal.is_static(against["flow_px"], against["difference"])
-    static[0] = False
-    signals = Signals(
-        **against,
-        saliency=lists["saliency"],
-        static=static,
-        redundancy=flat["redundancy"].to_numpy(),
-        source=flat["source"].to_numpy(),
-    )
-    cost = (table.schema.metadata or {}).get(_COST_KEY, b"{}")
-    return {
-        "frame": flat["frame"].to_numpy(),
-        "pts_s": flat["pts_s"].to_numpy(),
-        "signals": signals,
-        "tier": lists["tier"],
-        "pictures": flat["picture"].to_pylist(),
-        "analyze_seconds": _analyze_seconds(cost),
-    }
-
-
-def _cells(column: "pa.Array[Any]", cells: int) -> NDArray[Any]:
-    if column.null_count:
-        raise ValueError("it lacks signals of a sample that must have them")
-    values: NDArray[Any] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), cells)
-
-
-def _analyze_seconds(cost: bytes) -> float:
-    return float(json.loads(cost)["analyze_seconds"])
+def _analyze_seconds(schema: pa.Schema) -> float:
+    return float(json.loads(schema.metadata[_COST_KEY])["analyze_seconds"])

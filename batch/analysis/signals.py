@@ -1,6 +1,7 @@
 """The signals of one video as arrays. Knows no thresholds and no files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ class Signals:
     """What was measured of a video's samples and cells.
 
     - flow_px, difference, saliency: float32 [samples, cells]; flow and difference of the first
-      sample, which has no reference, are 0.
+      sample, which has no reference, are 0; so is the flow of a sample that is told from its
+      difference alone.
     - static: bool [samples, cells], against the sample's reference; False in the first sample.
     - redundancy: float32 [samples], share of static cells, 0..1.
     - source: int32 [samples], the sample's own index if it is kept, else the earlier kept sample
@@ -40,6 +42,18 @@ class Signals:
             raise ValueError("signals: a source is not its own or an earlier sample")
         if (self.source[self.source] != self.source).any():
             raise ValueError("signals: a pointer points to a pointer")
+
+    def part(self, samples: slice) -> Self:
+        """Those of some samples in a row; the first of them must be kept."""
+        return replace(
+            self,
+            flow_px=self.flow_px[samples],
+            difference=self.difference[samples],
+            saliency=self.saliency[samples],
+            static=self.static[samples],
+            redundancy=self.redundancy[samples],
+            source=self.source[samples] - samples.start,
+        )
 
     @property
     def kept(self) -> NDArray[np.bool_]:

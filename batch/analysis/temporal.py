@@ -20,9 +20,10 @@ class TemporalSettings(Settings):
 
     - reference: "kept" compares with the last kept sample, "previous" with the previous one (the
       paper; a slow drift is then never noticed).
-    - still_threshold: below this difference nothing but noise changed: the flow is taken as 0
-      without computing it. 0 computes it everywhere.
-    - flow_threshold_px, difference_threshold: a cell below both is static.
+    - still_threshold: below this difference nothing but noise changed: the flow is taken as 0.
+    - flow_threshold_px, difference_threshold: a cell below both is static. So the flow decides
+      only between still_threshold and difference_threshold; a sample without a cell there is
+      told from its difference alone, and its flow is not computed.
     - redundancy_threshold: theta_R; a sample with a larger share of static cells is redundant.
     - still_samples: of a still stretch, its first sample included, so many samples are kept before
       the rest become pointers.
@@ -69,6 +70,11 @@ class TemporalSettings(Settings):
         )
         return static
 
+    def needs_flow(self, difference: Cells) -> NDArray[np.bool_]:
+        """Whether the flow decides if any cell is static; [...] of differences [..., cells]."""
+        undecided = (difference >= self.still_threshold) & (difference < self.difference_threshold)
+        return np.asarray(undecided.any(axis=-1))
+
     def is_redundant(self, redundancy: float, difference: Cells) -> bool:
         """Whether a sample with this share of static cells [cells] becomes a pointer. Eq. 6."""
         if self.change_threshold is not None and difference.max() > self.change_threshold:
@@ -82,7 +88,10 @@ TEMPORAL_PROFILES = {"none": TemporalSettings(), "paper": PAPER, "default": Temp
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A sample against its reference: flow_px and difference [cells], redundancy 0..1."""
+    """A sample against its reference: flow_px and difference [cells], redundancy 0..1.
+
+    flow_px is 0 where the sample needs no flow, see `TemporalSettings.needs_flow`.
+    """
 
     flow_px: Cells
     difference: Cells
@@ -90,12 +99,20 @@ class Change:
 
 
 def compare(rgb: Rgb, reference: Rgb, geometry: Geometry, settings: TemporalSettings) -> Change:
-    """Measure what changed between two samples of one geometry."""
-    difference = cell_difference(rgb, reference, geometry)
-    moved = difference >= settings.still_threshold
+    """Measure what changed between the pictures of two samples of one geometry.
+
+    Frame by frame, the first against the reference's first; a cell changed as much as it did in
+    the frame where it changed most.
+    """
+    pairs = list(zip(geometry.split(rgb), geometry.split(reference), strict=True))
+    apart = [cell_difference(frame, before, geometry) for frame, before in pairs]
+    difference: Cells = np.max(apart, axis=0)
     flow_px = np.zeros(geometry.cells, np.float32)
-    if moved.any():
-        flow_px[moved] = cell_flow_px(rgb, reference, geometry)[moved]
+    if settings.needs_flow(difference):
+        for (frame, before), its_difference in zip(pairs, apart, strict=True):
+            moved = its_difference >= settings.still_threshold
+            flow = cell_flow_px(frame, before, geometry)
+            flow_px[moved] = np.maximum(flow_px, flow)[moved]
     static = settings.is_static(flow_px, difference)
     return Change(flow_px=flow_px, difference=difference, redundancy=float(np.mean(static)))
 
@@ -106,9 +123,10 @@ def cell_difference(rgb: Rgb, reference: Rgb, geometry: Geometry) -> Cells:
     Source: eq. 5 is the L2 norm of the patch's difference; divided by the root of the number of
     its values, so that one threshold serves cells of any size.
     """
-    apart = cv2.absdiff(rgb, reference).astype(np.float32) / 255
-    squares: NDArray[np.float32] = np.einsum("hwc,hwc->hw", apart, apart) / 3
-    return np.sqrt(geometry.cell_means(squares))
+    apart = cv2.absdiff(rgb, reference)
+    squares = cv2.multiply(apart, apart, dtype=cv2.CV_32F)
+    means = cv2.transform(squares, np.full((1, 3), 1 / (3 * 255**2)))
+    return np.sqrt(geometry.cell_means(means.astype(np.float32, copy=False)))
 
 
 def cell_flow_px(rgb: Rgb, reference: Rgb, geometry: Geometry) -> Cells:

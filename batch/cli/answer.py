@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,19 +41,25 @@ def answer(
     batch_size: int,
     device: str | None,
     dtype: str | None,
+    attn: Any,
     as_json: bool,
 ) -> None:
     """Answer questions about one video from its cache.
 
-    Prints one answer a line, in order; --json keeps the line breaks within an answer. The video
-    is not needed.
+    Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
+    --json keeps the line breaks within an answer. The video is not needed.
     """
     from batch.answering import Answerer
     from batch.cli.options import choose_device
 
     asked = _asked(questions)
     with Answerer.open(
-        cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
+        cache,
+        model=model,
+        device=choose_device(device),
+        dtype=dtype,
+        attention=attn,
+        offline=offline,
     ) as video:
         loading = video.loading
         click.echo(
@@ -64,7 +71,8 @@ def answer(
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
             else:
-                click.echo(" ".join(reply.answer.splitlines()))
+                times = ", ".join(map(str, reply.evidence))
+                click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

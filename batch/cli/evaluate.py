@@ -118,7 +118,12 @@ def _require_extra() -> None:
 
 
 def _load(
-    model: str, revision: str | None, offline: bool, device: str | None, dtype: str | None
+    model: str,
+    revision: str | None,
+    offline: bool,
+    device: str | None,
+    dtype: str | None,
+    attn: Any,
 ) -> "Family":
     import torch
 
@@ -126,7 +131,8 @@ def _load(
 
     device = options.choose_device(device)
     family = open_family(model, revision=revision, offline=offline)
-    family.load(device=device, dtype=getattr(torch, options.choose_dtype(dtype, device)))
+    dtype = options.choose_dtype(dtype, device, family.checkpoint)
+    family.load(device=device, dtype=getattr(torch, dtype), attention=attn)
     return family
 
 

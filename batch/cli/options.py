@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batch.errors import BatchError, ModelError
 
+if TYPE_CHECKING:
+    from batch.models import Checkpoint
+
 PROFILES = ("default", "paper", "none")
 DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("auto", "torch", "triton")
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -33,11 +37,24 @@ def model_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """--device and --dtype: where and in which type a model runs."""
+    """--device, --dtype and --attn: where, in which type and by which attention a model runs."""
     for option in (
-        click.option("--dtype", type=click.Choice(DTYPES), help="Default: by the device."),
         click.option(
-            "--device", help="As torch names it; default: cuda if there is one, else cpu."
+            "--attn",
+            type=click.Choice(ATTENTIONS),
+            default="auto",
+            show_default=True,
+            help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Default: that of quantised weights, else by the device.",
+        ),
+        click.option(
+            "--device",
+            help="As torch names it, or auto to spread the model over all there are; "
+            "default: cuda if there is one, else cpu.",
         ),
     ):
         command = option(command)
@@ -87,7 +104,7 @@ def make_folder(folder: Path) -> None:
 
 
 def choose_device(device: str | None) -> str:
-    """The device asked for, or the best there is.
+    """The device asked for ("auto" is left to the model), or the best there is.
 
     Raises:
         ModelError: torch cannot use it here.
@@ -96,6 +113,8 @@ def choose_device(device: str | None) -> str:
 
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return device
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
@@ -104,6 +123,15 @@ def choose_device(device: str | None) -> str:
     return device
 
 
-def choose_dtype(dtype: str | None, device: str) -> str:
-    """The type asked for, or float32 on the CPU and bfloat16 elsewhere."""
-    return dtype or ("float32" if device.split(":")[0] == "cpu" else "bfloat16")
+def choose_dtype(dtype: str | None, device: str, checkpoint: "Checkpoint") -> str:
+    """The type asked for; else the checkpoint's if it is quantised, else by the device.
+
+    That is float32 on the CPU and bfloat16 elsewhere.
+    """
+    from batch.models.placement import first_device
+
+    if dtype is not None:
+        return dtype
+    if checkpoint.quantised_by is not None:
+        return checkpoint.own_dtype
+    return "float32" if first_device(device).type == "cpu" else "bfloat16"

@@ -101,7 +101,7 @@ def _ask_uncompressed(family: Family, film: Path, texts: list[str]) -> list[str]
         thresholds=PROFILES["none"],
     )
     pictures = np.stack([every.picture(sample) for sample in range(len(every.frame))])
-    return Uncompressed(family, pictures).ask(texts)
+    return Uncompressed(family, pictures, every.footage).ask(texts)
 
 
 def _ask_cache(

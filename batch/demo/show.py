@@ -141,12 +141,15 @@ def _uncompressed(film: Path, questions: list[Question]) -> list[str]:
 
     from batch.evaluation.uncompressed import Uncompressed
     from batch.models import open_family
-    from batch.video import read_samples
+    from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
-    pictures = np.stack([s.rgb for s in read_samples(film, geometry=family.geometry)])
-    return Uncompressed(family, pictures).ask([question.text for question in questions])
+    geometry = geometry_for(family.geometry, probe(film), Sampling())
+    pictures = np.stack([sample.rgb for sample in read_samples(film, geometry=geometry)])
+    footage = Footage.steady(geometry, len(pictures))
+    texts = [question.text for question in questions]
+    return Uncompressed(family, pictures, footage).ask(texts)
 
 
 def _run(folder: Path, *arguments: str, stdin: str = "") -> str:

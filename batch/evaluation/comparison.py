@@ -85,7 +85,7 @@ def compare(
         circumstances={
             "model": family.checkpoint.name,
             "dtype": str(family.model.dtype).removeprefix("torch."),
-            "device": family.model.device.type,
+            "device": family.device.type,
             "sets": [_describe(data) for data in sets],
             "machine": machine(),
             "versions": versions(),

@@ -26,7 +26,7 @@ def evict(policy: RowPolicy, viewing: Viewing, budget: Budget | None) -> Stored:
     """
     everything, family = viewing.everything, viewing.family
     mass = None if policy.observed_queries == 0 else AttentionMass(policy.observed_queries)
-    full = Uncompressed(family, viewing.pictures, mass=mass)
+    full = Uncompressed(family, viewing.pictures, viewing.footage, mass=mass)
     started = time.perf_counter()
     count = _rows_within(budget, everything)
     shape = everything.header.shape

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -22,8 +21,9 @@ from batch.evaluation.choosing import choose_sets
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.scoring import prompt
 from batch.evaluation.uncompressed import embed
+from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family
-from batch.video import read_samples
+from batch.video import Sampling
 
 
 def write_films(family: Family, sets: Sequence[QuestionSet], folder: Path) -> Iterator[Path]:
@@ -45,10 +45,11 @@ def write_films(family: Family, sets: Sequence[QuestionSet], folder: Path) -> It
 def _write_film(
     family: Family, video: Path, questions: list[Question], folder: Path
 ) -> dict[str, Any]:
+    viewing = Viewing(video, family, Sampling())
+    footage = viewing.footage
     started = time.perf_counter()
-    pictures = np.stack([sample.rgb for sample in read_samples(video, geometry=family.geometry)])
-    prefix = embed(family, pictures)
-    seconds = time.perf_counter() - started
+    prefix = embed(family, viewing.pictures, footage)
+    seconds = viewing.decode_seconds + time.perf_counter() - started
     name = f"{video.stem}.safetensors"
     save_file({"prefix": prefix.float()}, folder / name)
     return {
@@ -56,7 +57,7 @@ def _write_film(
         "prefix": name,
         "seconds": seconds,
         "questions": {
-            one.question: family.question_ids(prompt(one.question, one.options), len(pictures))
+            one.question: family.question_ids(prompt(one.question, one.options))
             for one in questions
         },
     }

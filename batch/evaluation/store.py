@@ -19,7 +19,7 @@ from cachefmt import CacheFile
 def store_uncompressed(viewing: Viewing) -> Stored:
     """Transformers' own forward over every slot."""
     everything = viewing.everything
-    full = Uncompressed(viewing.family, viewing.pictures)
+    full = Uncompressed(viewing.family, viewing.pictures, viewing.footage)
     whole = fp16_bytes(everything)
     return Stored(
         answerer=full,

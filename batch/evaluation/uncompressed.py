@@ -17,16 +17,23 @@ from transformers.cache_utils import DynamicLayer
 
 from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
+from batch.video import Footage
 
 
 @torch.inference_mode()
-def embed(family: Family, pictures: NDArray[np.uint8]) -> Tensor:
-    """Embeddings [slots, hidden] of the prefix of all samples [samples, height, width, 3]."""
-    layout = family.layout(len(pictures))
+def embed(family: Family, pictures: NDArray[np.uint8], footage: Footage) -> Tensor:
+    """Embeddings [slots, hidden] of the prefix of all samples.
+
+    Args:
+        pictures: uint8 RGB [samples, frames * height, width, 3].
+        footage: of the same samples.
+    """
+    layout = family.layout(footage)
     tokens = torch.from_numpy(layout.token_ids).long()
-    embedded = family.text_embeddings(tokens.to(family.model.device))
+    embedded = family.text_embeddings(tokens.to(family.device))
     is_cell = torch.from_numpy(layout.cell >= 0)
-    embedded[is_cell] = family.features(pictures).flatten(0, 1).to(embedded.dtype)
+    features = family.features(pictures, footage.geometry)
+    embedded[is_cell] = features.flatten(0, 1).to(embedded.dtype)
     return embedded
 
 
@@ -37,29 +44,33 @@ class Uncompressed:
     """
 
     def __init__(
-        self, family: Family, pictures: NDArray[np.uint8], *, mass: AttentionMass | None = None
+        self,
+        family: Family,
+        pictures: NDArray[np.uint8],
+        footage: Footage,
+        *,
+        mass: AttentionMass | None = None,
     ) -> None:
-        """Run the prefix of all samples, uint8 RGB [samples, height, width, 3].
+        """Run the prefix of all samples.
 
         Args:
+            pictures: uint8 RGB [samples, frames * height, width, 3].
+            footage: of the same samples.
             mass: told of the attention in every layer.
         """
         self._family = family
-        self._samples = len(pictures)
-        observe = {} if mass is None else {"mass": mass}
         install()
-        family.language_model.set_attn_implementation(OBSERVED if observe else "sdpa")
+        family.language_model.set_attn_implementation("sdpa" if mass is None else OBSERVED)
         started = time.perf_counter()
+        layout = family.layout(footage)
+        embedded = embed(family, pictures, footage)
+        encoded = time.perf_counter()
+        self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
+        observed = {} if mass is None else {"mass": mass}
         with torch.inference_mode():
-            embedded = embed(family, pictures)
-            encoded = time.perf_counter()
-            self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
-            family.language_model(
-                inputs_embeds=embedded[None],
-                past_key_values=self._prefix,
-                use_cache=True,
-                **observe,
-            )
+            positions = torch.from_numpy(layout.positions.T)
+            self._run(embedded, positions, self._prefix, **observed)
+        self._start = torch.tensor(layout.next_position)[:, None]
         self.encode_seconds = encoded - started
         self.forward_seconds = time.perf_counter() - encoded
         family.language_model.set_attn_implementation("sdpa")
@@ -74,7 +85,7 @@ class Uncompressed:
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = self._family.question_ids(question, self._samples)
+        ids = self._family.question_ids(question)
         return self._step(ids, copy.deepcopy(self._prefix)).float()
 
     def ask(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
@@ -84,7 +95,7 @@ class Uncompressed:
     @torch.inference_mode()
     def _answer(self, question: str, max_new_tokens: int) -> str:
         cache = copy.deepcopy(self._prefix)
-        step: Sequence[int] = self._family.question_ids(question, self._samples)
+        step: Sequence[int] = self._family.question_ids(question)
         tokens: list[int] = []
         while len(tokens) < max_new_tokens:
             tokens.append(int(self._step(step, cache).argmax()))
@@ -95,9 +106,27 @@ class Uncompressed:
         return text.strip()
 
     def _step(self, ids: Sequence[int], cache: DynamicCache) -> Tensor:
-        tokens = torch.tensor(ids, device=self._family.model.device)
-        embedded = self._family.text_embeddings(tokens)[None]
-        hidden = self._family.language_model(
-            inputs_embeds=embedded, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        return self._family.logits(hidden[0, -1])
+        tokens = torch.tensor(ids, device=self._family.device)
+        asked = cache.get_seq_length() - self._prefix.get_seq_length()
+        positions = self._start + asked + torch.arange(len(ids))
+        hidden = self._run(self._family.text_embeddings(tokens), positions, cache)
+        return self._family.logits(hidden[-1])
+
+    def _run(
+        self,
+        embedded: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        **observed: AttentionMass,
+    ) -> Tensor:
+        """Last states [new, hidden] of embeddings [new, hidden] at positions [axes, new]."""
+        positions = positions.long().to(embedded.device)
+        output = self._family.language_model(
+            inputs_embeds=embedded[None],
+            position_ids=positions if len(positions) == 1 else positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            **observed,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden

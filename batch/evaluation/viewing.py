@@ -14,7 +14,7 @@ from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill import Prefill, plan_cache
-from batch.video import Sampling, read_samples
+from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
 PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
 """Where the time of a method goes; evicting rows counts as quantising."""
@@ -23,8 +23,13 @@ PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
 class Viewing:
     """The samples of a video in the geometry of a loaded model, and what phase 1 says of them."""
 
-    def __init__(self, path: Path, family: Family, sampling: Sampling) -> None:
+    def __init__(
+        self, path: Path, family: Family, sampling: Sampling, *, attention: str = ATTENTION
+    ) -> None:
         """Decode the video.
+
+        Args:
+            attention: name of the attention over tiers, after transformers' own was in use.
 
         Raises:
             VideoError: it cannot be opened or decoded.
@@ -32,10 +37,12 @@ class Viewing:
         self.path = path
         self.family = family
         self._sampling = sampling
+        self._attention = attention
+        geometry = geometry_for(family.geometry, probe(path), sampling)
         started = time.perf_counter()
         samples = read_samples(
             path,
-            geometry=family.geometry,
+            geometry=geometry,
             rate_hz=sampling.rate_hz,
             max_samples=sampling.max_samples,
         )
@@ -55,6 +62,11 @@ class Viewing:
                 thresholds=thresholds,
             )
         return self._manifests[settings]
+
+    @property
+    def footage(self) -> Footage:
+        """When the samples were taken."""
+        return self._whole.footage
 
     @property
     def dtype(self) -> str:
@@ -78,8 +90,8 @@ class Viewing:
     def attend_over_tiers(self) -> None:
         """Give the model our attention back after transformers' own."""
         decoder = self.family.language_model
-        if decoder.config._attn_implementation != ATTENTION:
-            decoder.set_attn_implementation(ATTENTION)
+        if decoder.config._attn_implementation != self._attention:
+            decoder.set_attn_implementation(self._attention)
 
     @property
     def _whole(self) -> Manifest:

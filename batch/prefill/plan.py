@@ -3,7 +3,7 @@
 Pure numpy, so the exact size of a cache is known before any weight is loaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
 from batch.models.family import Layout
+from batch.video import Footage
 from cachefmt.tiers import Tier
 
 Positions = Literal["compact", "original"]
@@ -40,6 +41,8 @@ class Plan:
     """[tokens], codes of Tier; never PRUNE."""
     multiplicity: NDArray[np.int32]
     """[tokens]; how many identical samples a cell stands for."""
+    samples: int
+    """Samples of the manifest, pointers included."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -61,70 +64,89 @@ class Plan:
         The copies that a pointer stands for come after its target, so tokens of later samples
         see them and the target's own tokens do not.
         """
-        sample = self.sample[block]
-        later = sample[:, None] > sample[None]
+        turn = self._turn[block]
+        later = turn[:, None] > turn[None]
         return np.where(later, np.log(self.multiplicity[block]), 0).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
         """Cut the rows into blocks of so many stored samples, never inside a sample."""
         stored = np.unique(self.sample[self.sample >= 0])
-        starts = np.searchsorted(self.sample, stored[samples::samples])
+        starts = np.searchsorted(self._turn, 2 * stored[samples::samples])
         edges = [0, *(int(start) for start in starts), len(self.sample)]
         for first, last in pairwise(edges):
             yield slice(first, last)
 
+    @property
+    def _turn(self) -> NDArray[np.int32]:
+        """Never falling [tokens]: 2s in sample s, 2s + 1 in text behind it that is no sample's."""
+        return 2 * np.maximum.accumulate(self.sample) + (self.sample < 0)
+
 
 def make_plan(
     manifest: Manifest,
-    layout: Layout,
+    lay_out: Callable[[Footage], Layout],
     *,
     context: int,
     positions: Positions = "compact",
     pointers: Pointers = "multiplicity",
 ) -> Plan:
-    """Drop from the layout what the manifest prunes or points elsewhere.
+    """Drop from the prefix what the manifest prunes or points elsewhere.
 
     A pointer sample loses all its slots, its separators too. Text is stored as FP16.
 
     Args:
+        lay_out: the model family's layout of some samples.
         context: positions the decoder was trained for.
-        positions: "original" keeps the layout's positions. "compact" closes the gaps that pointer
-            samples leave, so that the rest stands as if they had never been sampled; inside a
-            sample every cell keeps its place.
+        positions: "original" keeps the positions of the layout of all samples. "compact" lays out
+            the kept samples as if pointers had never been sampled; inside a sample every cell
+            keeps its place.
         pointers: "multiplicity" counts a cell once more for each pointer to its sample,
             "nothing" counts it once.
 
     Raises:
         BatchError: the positions do not fit the model's context.
     """
-    in_sample = layout.sample >= 0
+    footage, kept = manifest.footage, manifest.kept
+    layout = whole = lay_out(footage)
+    sample = whole.sample
+    if positions == "compact" and not kept.all():
+        layout = lay_out(footage.select(kept))
+        stored = np.flatnonzero(kept).astype(np.int32)
+        sample = np.where(layout.sample >= 0, stored[layout.sample], -1).astype(np.int32)
     is_cell = layout.cell >= 0
-    in_pointer = in_sample & ~manifest.kept[layout.sample]
-    tier = np.full(len(layout.token_ids), Tier.FP16, np.uint8)
-    tier[is_cell] = manifest.tier[layout.sample[is_cell], layout.cell[is_cell]]
-    tier[in_pointer] = Tier.PRUNE
-    entering = tier != Tier.PRUNE
-    multiplicity = np.ones(len(tier), np.int32)
+    tier = np.full(len(sample), Tier.FP16, np.uint8)
+    tier[is_cell] = manifest.tier[sample[is_cell], layout.cell[is_cell]]
+    entering = ((sample < 0) | kept[sample]) & (tier != Tier.PRUNE)
+    multiplicity = np.ones(len(sample), np.int32)
     if pointers == "multiplicity":
-        multiplicity[is_cell] = manifest.multiplicity[layout.sample[is_cell]]
-    closed = np.cumsum(in_pointer, dtype=np.int32) * (positions == "compact")
-    next_position = tuple(int(place - closed[-1]) for place in layout.next_position)
-    _check_fits(manifest, max(next_position), context, positions)
+        multiplicity[is_cell] = manifest.multiplicity[sample[is_cell]]
+    _check_fits(manifest, layout, context, positions)
     return Plan(
         token_ids=layout.token_ids[entering],
-        sample=layout.sample[entering],
+        sample=sample[entering],
         cell=layout.cell[entering],
-        positions=(layout.positions - closed[:, None])[entering].astype(np.int32),
+        positions=layout.positions[entering],
         tier=tier[entering],
         multiplicity=multiplicity[entering],
-        slots=len(tier),
+        samples=len(footage),
+        slots=len(whole.sample),
         numbering=positions,
-        next_position=next_position,
+        next_position=layout.next_position,
     )
 
 
-def _check_fits(manifest: Manifest, needed: int, context: int, positions: Positions) -> None:
-    if needed + ROOM_FOR_ANSWER > context:
+def fits(layout: Layout, context: int) -> bool:
+    """Whether a prefix leaves room for a question and its answer."""
+    return _positions(layout) + ROOM_FOR_ANSWER <= context
+
+
+def _positions(layout: Layout) -> int:
+    return max(int(layout.positions.max()) + 1, *layout.next_position)
+
+
+def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
+    if not fits(layout, context):
+        needed = _positions(layout)
         rest = " or close the gaps of pointers (--positions compact)"
         raise BatchError(
             f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "

@@ -1,15 +1,21 @@
 """Reading videos: identity, facts, samples in a model's geometry. The only user of a decoder."""
 
+from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
+from batch.video.footage import Footage
 from batch.video.geometry import Geometry
 from batch.video.open import VideoInfo, probe
 from batch.video.samples import Sample, SampleReader, Sampling, read_samples
 
 __all__ = [
+    "DynamicGeometry",
+    "Footage",
     "Geometry",
+    "GeometryRule",
     "Sample",
     "SampleReader",
     "Sampling",
     "VideoInfo",
+    "geometry_for",
     "probe",
     "read_samples",
 ]

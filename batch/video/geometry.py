@@ -9,6 +9,8 @@ from PIL import Image
 
 from batch.video.settings import Settings
 
+Resample = Literal["bicubic", "bilinear", "lanczos"]
+
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -18,31 +20,60 @@ _RESAMPLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry(Settings):
-    """How a frame becomes a model's picture, and which pixels each cell stands for.
+    """How frames become a model's picture, and which pixels each cell stands for.
 
-    Cell (r, c) covers pixel rows [r * height_px / rows, (r + 1) * height_px / rows) and columns
-    likewise; cells are numbered row by row. `fit` "stretch" does not keep the aspect ratio
-    (LLaVA-1.6's base image).
+    A sample is `frames` frames of height_px x width_px, one below the other in its picture of
+    [frames * height_px, width_px, 3]. Cell (r, c) covers the same pixels of each frame: of the
+    covered part (from the top left; None: all) rows [r * height / rows, (r + 1) * height / rows)
+    and columns likewise; cells are numbered row by row.
+
+    `fit` "stretch" does not keep the aspect ratio (LLaVA-1.6's base image), even if the frame is
+    first brought to a longer side of `longest_px` (SmolVLM); "crop" brings the shorter side to
+    `shortest_px` and cuts the middle out (CLIP).
     """
 
     height_px: int
     width_px: int
     rows: int
     columns: int
-    fit: Literal["stretch"] = "stretch"
-    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    frames: int = 1
+    covered_height_px: int | None = None
+    covered_width_px: int | None = None
+    fit: Literal["stretch", "crop"] = "stretch"
+    shortest_px: int | None = None
+    longest_px: int | None = None
+    resample: Resample = "bicubic"
 
     def __post_init__(self) -> None:
-        sizes = (self.height_px, self.width_px, self.rows, self.columns)
+        sizes = [self.height_px, self.width_px, self.rows, self.columns, self.frames, *self.covered]
         if not all(type(size) is int and size > 0 for size in sizes):
             raise ValueError(f"geometry: got sizes {sizes}, expected positive integers")
-        if self.height_px % self.rows or self.width_px % self.columns:
+        height_px, width_px = self.covered
+        if height_px % self.rows or width_px % self.columns:
             raise ValueError(
-                f"geometry: {self.height_px}x{self.width_px} px do not divide into "
+                f"geometry: {height_px}x{width_px} px do not divide into "
                 f"{self.rows}x{self.columns} cells"
             )
-        if self.fit != "stretch":
-            raise ValueError(f"geometry: got fit {self.fit!r}, supported is 'stretch'")
+        if height_px > self.height_px or width_px > self.width_px:
+            raise ValueError(
+                f"geometry: cells cover {height_px}x{width_px} px of "
+                f"{self.height_px}x{self.width_px}"
+            )
+        if self.fit not in ("stretch", "crop"):
+            raise ValueError(f"geometry: got fit {self.fit!r}, supported are stretch, crop")
+        largest = max(self.height_px, self.width_px)
+        if (self.fit == "crop") != (self.shortest_px is not None) or (
+            self.shortest_px is not None and self.shortest_px < largest
+        ):
+            raise ValueError(
+                f"geometry: got shortest_px {self.shortest_px} with fit {self.fit!r}; "
+                f"only crop has one, of at least {largest}"
+            )
+        if self.longest_px is not None and (self.fit != "stretch" or self.longest_px < 1):
+            raise ValueError(
+                f"geometry: got longest_px {self.longest_px} with fit {self.fit!r}; "
+                "only stretch has one, of at least 1"
+            )
         if self.resample not in _RESAMPLE:
             raise ValueError(
                 f"geometry: got resample {self.resample!r}, supported are {sorted(_RESAMPLE)}"
@@ -53,20 +84,64 @@ class Geometry(Settings):
         """Cells in one sample."""
         return self.rows * self.columns
 
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width of the part of each frame that its cells stand for, px."""
+        return (
+            self.height_px if self.covered_height_px is None else self.covered_height_px,
+            self.width_px if self.covered_width_px is None else self.covered_width_px,
+        )
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Shape of a sample's picture."""
+        return (self.frames * self.height_px, self.width_px, 3)
+
+    def for_video(self, height_px: int, width_px: int, frames: int) -> "Geometry":
+        """The same for every video; see DynamicGeometry."""
+        return self
+
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize uint8 [h, w, 3] to uint8 [height_px, width_px, 3].
+        """Bring one frame, uint8 [h, w, 3], to uint8 [height_px, width_px, 3].
 
         Source: bit-equal to the resize of transformers' PIL image processors (a test compares).
         """
-        resized = Image.fromarray(rgb).resize(
-            (self.width_px, self.height_px), _RESAMPLE[self.resample]
-        )
-        return np.asarray(resized)
+        image = Image.fromarray(rgb)
+        if self.longest_px is not None:
+            size = _with_longer_side(image.size, self.longest_px)
+            image = image.resize(size, _RESAMPLE[self.resample])
+        if self.shortest_px is None:
+            size = (self.width_px, self.height_px)
+            return np.asarray(image.resize(size, _RESAMPLE[self.resample]))
+        shorter = min(image.size)
+        width, height = (self.shortest_px * side // shorter for side in image.size)
+        resized = np.asarray(image.resize((width, height), _RESAMPLE[self.resample]))
+        top, left = (height - self.height_px) // 2, (width - self.width_px) // 2
+        return resized[top : top + self.height_px, left : left + self.width_px]
+
+    def split(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frames of a sample's picture; a view [frames, height_px, width_px, 3]."""
+        return picture.reshape(self.frames, self.height_px, self.width_px, 3)
 
     def cell_means(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mean over each cell of float32 [height_px, width_px]; returns [cells]."""
-        split = pixels.reshape(
-            self.rows, self.height_px // self.rows, self.columns, self.width_px // self.columns
-        )
-        means: NDArray[np.float32] = split.mean(axis=(1, 3), dtype=np.float32)
-        return means.reshape(self.cells)
+        """Mean over each cell of one frame, float32 [height_px, width_px]; returns [cells]."""
+        height_px, width_px = self.covered
+        height, width = height_px // self.rows, width_px // self.columns
+        # One axis after the other: numpy takes several times as long for both at once.
+        strips = pixels[:height_px, :width_px].reshape(self.rows, height, width_px).sum(axis=1)
+        sums: NDArray[np.float32] = strips.reshape(self.rows, self.columns, width).sum(axis=2)
+        return sums.reshape(self.cells) / np.float32(height * width)
+
+
+def _with_longer_side(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
+    """Width and height of about the same aspect ratio; the shorter side is even.
+
+    Source: SmolVLMVideoProcessor of transformers 5.23; a test compares.
+    """
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        shorter = int(longest_px / ratio)
+        return longest_px, max(1, shorter + shorter % 2)
+    shorter = int(longest_px * ratio)
+    return max(1, shorter + shorter % 2), longest_px

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,7 +21,8 @@ class VideoInfo:
     """What a video is. Width and height are as coded, before the rotation.
 
     `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
-    the container declares (None: it declares nothing), which may be wrong.
+    the container declares (None: it declares nothing), which may be wrong; `span_s` is the time
+    from its first to the end of its last packet, found without decoding.
     """
 
     path: Path
@@ -31,6 +33,13 @@ class VideoInfo:
     height_px: int
     rotation_degrees: int
     duration_s: float | None
+    span_s: float
+
+    @property
+    def upright_px(self) -> tuple[int, int]:
+        """Height and width of a frame as a player shows it."""
+        coded = (self.height_px, self.width_px)
+        return coded if self.rotation_degrees % 180 == 0 else coded[::-1]
 
     @property
     def name(self) -> str:
@@ -124,6 +133,7 @@ def probe(path: Path) -> VideoInfo:
             height_px=frame.height,
             rotation_degrees=quarter_turns(frame) * 90,
             duration_s=_declared_duration_s(container, stream),
+            span_s=float(measure_span_s(path)),
         )
 
 
@@ -138,6 +148,42 @@ def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> 
         f"{path}: not one {stream.codec_context.codec.canonical_name} frame can be decoded "
         f"({broken.count} broken); the file is cut off or damaged, copy it again"
     )
+
+
+def measure_span_s(path: Path) -> Fraction:
+    """Time from the first to the end of the last packet, found without decoding.
+
+    Raises:
+        VideoError: the file cannot be opened.
+    """
+    starts: list[int] = []
+    end = untimed = 0
+    with open_video(path) as (container, stream):
+        try:
+            for packet in container.demux(stream):
+                start = packet.pts if packet.pts is not None else packet.dts
+                if start is None:
+                    untimed += packet.size > 0
+                    continue
+                if packet.is_discard:
+                    continue
+                starts.append(start)
+                end = max(end, start + (packet.duration or 0))
+        except av.FFmpegError as error:
+            if not starts and not untimed:
+                raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
+        ticks = end - min(starts) if starts else untimed * default_gap(stream)
+        return ticks * time_base(stream)
+
+
+def time_base(stream: VideoStream) -> Fraction:
+    """Length of a tick of the stream's clock, s."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def default_gap(stream: VideoStream) -> int:
+    """Ticks from frame to frame at the stream's nominal rate, for streams without times."""
+    return max(1, round(1 / (stream.guessed_rate or 25) / time_base(stream)))
 
 
 def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:

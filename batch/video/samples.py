@@ -1,33 +1,35 @@
 """Samples of a video at a steady rate, in a model's geometry. Knows no signals."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from batch.errors import VideoError
 from batch.video.geometry import Geometry
 from batch.video.open import (
     BrokenFrames,
     decode_frames,
+    default_gap,
+    measure_span_s,
     nothing_decodable,
     open_video,
     quarter_turns,
+    time_base,
 )
 from batch.video.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Settings):
-    """How often to sample; `max_samples` lowers the rate evenly for long videos."""
+    """How often to take a frame; `max_samples` lowers the rate evenly for long videos."""
 
     rate_hz: float = 1.0
     max_samples: int | None = None
@@ -38,19 +40,37 @@ class Sampling(Settings):
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples: got {self.max_samples}, expected 1 or more")
 
+    def interval_s(self, span_s: Fraction, together: int) -> Fraction:
+        """Time from one frame taken to the next in a video of this length.
+
+        Args:
+            together: frames that a sample holds.
+        """
+        asked_s = 1 / Fraction(self.rate_hz).limit_denominator(1_000_000)
+        if self.max_samples is None:
+            return asked_s
+        return max(asked_s, span_s / (self.max_samples * together))
+
+    def frames(self, span_s: float, together: int) -> int:
+        """Frames taken from a video of this length; arguments as of `interval_s`."""
+        span = Fraction(span_s).limit_denominator(1_000_000)
+        return max(1, math.ceil(span / self.interval_s(span, together)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One sample of a video.
 
     `frame` counts decoded frames from 0; `pts_s` is that frame's own time in the file, so a frame
-    that stays on screen long gives several samples with one `pts_s`. `rgb` is read-only uint8
-    [height_px, width_px, 3] in the model's geometry.
+    that stays on screen long gives several samples with one `pts_s`. `last_pts_s` is the time of
+    the sample's last frame. `rgb` is its picture in the model's geometry, read-only uint8
+    [frames * height_px, width_px, 3].
     """
 
     index: int
     frame: int
     pts_s: float
+    last_pts_s: float
     rgb: NDArray[np.uint8]
 
 
@@ -63,6 +83,7 @@ class SampleReader(Iterator[Sample]):
         self._sampling = sampling
         self._broken = BrokenFrames()
         self._decoded_s = Fraction(0)
+        self._interval_s = sampling.interval_s(Fraction(0), geometry.frames)
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -78,32 +99,67 @@ class SampleReader(Iterator[Sample]):
         """Length of what could be read; far below the declared one where a file is damaged."""
         return float(self._decoded_s)
 
+    @property
+    def interval_s(self) -> float:
+        """Time from one sampled frame to the next."""
+        return float(self._interval_s)
+
     def _read(self) -> Iterator[Sample]:
-        interval_s = 1 / Fraction(self._sampling.rate_hz).limit_denominator(1_000_000)
-        most = self._sampling.max_samples
+        """Group the frames into samples; the last sample repeats its last frame where it must."""
+        together, index = self._geometry.frames, 0
+        group: list[_Taken] = []
+        for taken in self._take():
+            group.append(taken)
+            if len(group) == together:
+                yield _sample(index, group)
+                index, group = index + 1, []
+        if group:
+            yield _sample(index, group + group[-1:] * (together - len(group)))
+
+    def _take(self) -> Iterator["_Taken"]:
+        most, together = self._sampling.max_samples, self._geometry.frames
         if most is not None:
-            interval_s = max(interval_s, _span_s(self._path) / most)
-        index = 0
+            most *= together
+            self._interval_s = self._sampling.interval_s(measure_span_s(self._path), together)
+        count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
                 self._decoded_s = shown.until_s
                 rgb: NDArray[np.uint8] | None = None
-                while shown.until_s > index * interval_s and index != most:
+                while shown.until_s > count * self._interval_s and count != most:
                     if rgb is None:
                         rgb = self._picture(shown.frame)
-                    pts_s = float(shown.pts_s)
-                    yield Sample(index=index, frame=shown.index, pts_s=pts_s, rgb=rgb)
-                    index += 1
-            if index == 0:
+                    yield _Taken(frame=shown.index, pts_s=float(shown.pts_s), rgb=rgb)
+                    count += 1
+            if count == 0:
                 raise nothing_decodable(self._path, stream, self._broken)
 
     def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame upright and in the model's geometry."""
         rgb = frame.to_ndarray(format="rgb24", threads=1)
         upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
-        picture = self._geometry.apply(upright)
-        picture.flags.writeable = False
-        return picture
+        return self._geometry.apply(upright)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    """A frame taken at the sampling rate, in the model's geometry."""
+
+    frame: int
+    pts_s: float
+    rgb: NDArray[np.uint8]
+
+
+def _sample(index: int, group: list[_Taken]) -> Sample:
+    picture = np.concatenate([taken.rgb for taken in group])
+    picture.flags.writeable = False
+    return Sample(
+        index=index,
+        frame=group[0].frame,
+        pts_s=group[0].pts_s,
+        last_pts_s=group[-1].pts_s,
+        rgb=picture,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +177,11 @@ def read_samples(
 ) -> SampleReader:
     """Decode a video in order and yield its samples.
 
-    Sample k is the frame on screen k / rate_hz seconds after the first frame: the last one whose
-    time is not later. The last frame stays on screen for its own duration, or for the median
-    gap between frames where it has none. With `max_samples`, the rate is lowered evenly over the
-    true duration, so that no more come. The file is opened when the first sample is asked for.
+    Frame k of the samples is the one on screen k / rate_hz seconds after the first: the last one
+    whose time is not later; a sample holds as many in turn as the geometry says. The video's last
+    frame stays on screen for its own duration, or for the median gap between frames where it has
+    none. With `max_samples`, the rate is lowered evenly over the true duration, so that no more
+    come. The file is opened when the first sample is asked for.
 
     Raises:
         VideoError: from the iteration; the file cannot be opened, or no frame decoded.
@@ -140,8 +197,7 @@ def _shown_frames(
     container: InputContainer, stream: VideoStream, broken: BrokenFrames
 ) -> Iterator[_Shown]:
     """Pair each frame with the end of its time on screen; times that go back are broken."""
-    base = _time_base(stream)
-    default_gap = _default_gap(stream)
+    base, usual_gap = time_base(stream), default_gap(stream)
     gaps: list[int] = []
     first: int | None = None
     held: tuple[VideoFrame, int, int] | None = None
@@ -149,7 +205,7 @@ def _shown_frames(
         if held is None:
             pts = first = frame.pts or 0
         else:
-            pts = frame.pts if frame.pts is not None else held[2] + default_gap
+            pts = frame.pts if frame.pts is not None else held[2] + usual_gap
             if pts <= held[2]:
                 broken.count += 1
                 continue
@@ -158,41 +214,6 @@ def _shown_frames(
             yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
         held = (frame, index, pts)
     if held is not None:
-        stay = held[0].duration or round(statistics.median(gaps or [default_gap]))
+        stay = held[0].duration or round(statistics.median(gaps or [usual_gap]))
         until_s = (held[2] + stay - (first or 0)) * base
         yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
-
-
-def _span_s(path: Path) -> Fraction:
-    """Time from the first to the end of the last packet, found without decoding.
-
-    Raises:
-        VideoError: the file cannot be opened.
-    """
-    starts: list[int] = []
-    end = untimed = 0
-    with open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
-                start = packet.pts if packet.pts is not None else packet.dts
-                if start is None:
-                    untimed += packet.size > 0
-                    continue
-                if packet.is_discard:
-                    continue
-                starts.append(start)
-                end = max(end, start + (packet.duration or 0))
-        except av.FFmpegError as error:
-            if not starts and not untimed:
-                raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
-        ticks = end - min(starts) if starts else untimed * _default_gap(stream)
-        return ticks * _time_base(stream)
-
-
-def _time_base(stream: VideoStream) -> Fraction:
-    return stream.time_base or Fraction(1, av.time_base)
-
-
-def _default_gap(stream: VideoStream) -> int:
-    """Ticks from frame to frame at the stream's nominal rate, for streams without times."""
-    return max(1, round(1 / (stream.guessed_rate or 25) / _time_base(stream)))

@@ -43,6 +43,13 @@ def written(manifest, tmp_path):
     return path
 
 
+def test_footage_tells_a_prompt_when_samples_were_taken_and_how_long_the_video_is(manifest):
+    footage = manifest.footage.select(manifest.kept)
+    assert (footage.geometry, footage.interval_s, footage.duration_s) == (GEOMETRY, 1.0, 5.0)
+    assert footage.index.tolist() == [0, 3]
+    assert (footage.pts_s.tolist(), footage.last_pts_s.tolist()) == ([0, 3], [0, 3])
+
+
 def test_a_manifest_is_read_back_as_it_was_written(manifest, written):
     read = Manifest.read(written)
     assert replace(read.header, video=manifest.video) == manifest.header
@@ -69,6 +76,7 @@ def test_the_file_opens_with_arrow_alone_and_has_the_columns_of_the_contract(wri
         "sample": "int32",
         "frame": "int64",
         "pts_s": "double",
+        "last_pts_s": "double",
         "redundancy": "float",
         "source": "int32",
         "flow_px": "fixed_size_list<element: float>[16]",
@@ -77,7 +85,7 @@ def test_the_file_opens_with_arrow_alone_and_has_the_columns_of_the_contract(wri
         "tier": "fixed_size_list<element: uint8>[16]",
         "picture": "binary",
     }
-    assert [row is None for row in table["flow_px"].to_pylist()] == [True] + [False] * 4
+    assert table["flow_px"].to_pylist() == [None] * 5  # the differences tell all
     assert [row is None for row in table["difference"].to_pylist()] == [True] + [False] * 4
     nulls = [row is None for row in table["picture"].to_pylist()]
     assert nulls == [False, True, True, False, True]
@@ -182,7 +190,7 @@ def rewrite(path, *, columns=None, header=None) -> None:
         ({"geometry": {**GEOMETRY.to_dict(), "depth": 3}}, "depth"),
         ({"geometry": {**GEOMETRY.to_dict(), "rows": 2}}, "columns"),
         ({"sampling": {"rate_hz": 1.0}}, "max_samples"),
-        ({"sampling": 7}, "expected an object"),
+        ({"sampling": 7}, "sampling: got keys int"),
     ],
 )
 def test_a_header_that_is_not_understood_is_refused(written, header, message):
@@ -202,7 +210,8 @@ def test_a_header_that_is_not_understood_is_refused(written, header, message):
         ({"tier": [[9] * 16] * 5}, "unknown tier"),
         ({"tier": [[0] * 16] * 5}, "pointer with stored cells"),
         ({"saliency": [[float("nan")] * 16] * 5}, "NaN"),
-        ({"flow_px": [None, None] + [[0.0] * 16] * 3}, "lacks signals"),
+        ({"difference": [None, None] + [[0.0] * 16] * 3}, "lacks signals"),
+        ({"difference": [None] + [[0.036] * 16] * 4}, "lacks signals"),  # these need flow
         ({"picture": [None] * 5}, "has no picture"),
     ],
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -97,13 +99,29 @@ def test_h264_artefacts_leave_a_still_scene_redundant(tmp_path, geometry, crf):
         assert OURS.is_redundant(change.redundancy, change.difference)
 
 
-def test_the_flow_of_cells_that_stand_still_is_not_computed(monkeypatch):
+def test_the_flow_is_not_computed_where_the_difference_tells_all(monkeypatch):
     picture = clips.texture(112, 112)
     monkeypatch.setattr(cv2, "calcOpticalFlowFarneback", _refuse)
-    change = compare(clips.noisy(picture, 5, seed=1), picture, SMALL, OURS)
-    assert not change.flow_px.any()
+    still, cut = clips.noisy(picture, 5, seed=1), clips.texture(112, 112, seed=1)
+    assert compare(still, picture, SMALL, OURS).redundancy == 1
+    assert compare(cut, picture, SMALL, OURS).redundancy == 0
     with pytest.raises(AssertionError, match="computed"):
-        compare(clips.noisy(picture, 5, seed=1), picture, SMALL, PAPER)
+        compare(still, picture, SMALL, PAPER)
+
+
+@pytest.mark.parametrize("settings", [OURS, PAPER], ids=["ours", "paper"])
+def test_leaving_flow_out_changes_no_cell(settings):
+    before, *others = clips.moving(12, height_px=112, width_px=112, step_px=0.1)
+    decided = 0
+    for after in others:
+        change = compare(after, before, SMALL, settings)
+        difference = cell_difference(after, before, SMALL)
+        flow_px = cell_flow_px(after, before, SMALL)
+        flow_px[difference < settings.still_threshold] = 0
+        expected = settings.is_static(flow_px, difference)
+        assert np.array_equal(settings.is_static(change.flow_px, difference), expected)
+        decided += np.count_nonzero(expected != (difference < settings.difference_threshold))
+    assert decided > 0
 
 
 def _refuse(*_: object) -> None:
@@ -114,7 +132,7 @@ def test_still_cells_have_no_flow_beside_moving_ones():
     before = clips.texture(112, 112)
     after = before.copy()
     after[28:84, 28:84] = before[28:84, 24:80]
-    change = compare(after, before, SMALL, OURS)
+    change = compare(after, before, SMALL, replace(OURS, difference_threshold=1.0))
     flow_px = change.flow_px.reshape(8, 8)
     assert flow_px[3:5, 3:5] == pytest.approx(4, abs=0.5)
     assert not flow_px[0].any()

@@ -2,46 +2,16 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from batch.answering import Answerer
 from batch.errors import BatchError, ModelError
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
 from cachefmt import CacheFile, CacheFileError
 from tests import tiny
-from tests.manifests import make_manifest, random_pictures
 
 QUESTIONS = ["what is the red star doing ?", "a", "b c d a b c", "the star ?", "d . d"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava_next(tmp_path_factory.mktemp("llava"))
-
-
-@pytest.fixture(scope="module")
-def family(checkpoint: Path) -> Family:
-    opened = open_family(str(checkpoint))
-    opened.load(device="cpu", dtype=torch.float32)
-    return opened
-
-
-@pytest.fixture(scope="module")
-def cache(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("caches") / "x.safetensors"
-    tiers = np.random.default_rng(1).integers(0, 4, (6, family.geometry.cells), dtype=np.uint8)
-    pictures = random_pictures(6, family.geometry)
-    manifest = make_manifest(pictures, family.geometry, tier=tiers, source=[0, 0, 2, 3, 3, 5])
-    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
-    return path
-
-
-@pytest.fixture
-def answerer(cache: Path, family: Family) -> Answerer:
-    return Answerer(CacheFile.open(cache), family)
 
 
 def test_a_batch_answers_as_one_by_one(answerer: Answerer) -> None:
@@ -71,8 +41,7 @@ def test_a_plain_transformers_cache_continues_the_same(answerer: Answerer, famil
     with CacheFile.open(answerer.path) as file:
         plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
         start = file.header.layout.next_position[0]
-        samples = file.header.shape.samples
-    ids = torch.tensor([family.question_ids(QUESTIONS[0], samples)])
+    ids = torch.tensor([family.question_ids(QUESTIONS[0])])
     expected = answerer.next_token_scores(QUESTIONS[0])
     own = open_family(str(family.checkpoint.folder))
     own.load(device="cpu", dtype=torch.float32)
@@ -122,7 +91,7 @@ def test_a_damaged_table_is_refused_before_any_answer(cache: Path, tmp_path: Pat
 def test_answers_do_not_change_when_others_in_the_batch_end(
     answerer: Answerer, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [family.question_ids(question, 6) for question in QUESTIONS]
+    ids = [family.question_ids(question) for question in QUESTIONS]
     alone = [answerer.generate([one], 12)[0] for one in ids]
     seen = {token for reply in alone for token in reply}
     ends = {stop: {[*reply, stop].index(stop) for reply in alone} for stop in seen}

@@ -211,7 +211,7 @@ def broken_models(model: Path, tmp_path: Path) -> dict[str, tuple[Path, str]]:
     save_file(tensors, found["lacking weights"] / weights, {"format": "pt"})
     text(tmp_path / "file")
     return {
-        "no config": (found["no config"], "not a checkpoint with config and processor"),
+        "no config": (found["no config"], "not a checkpoint with config and tokenizer"),
         "no weights": (found["no weights"], "no *.safetensors weights"),
         "cut weights": (found["cut weights"], "the weights cannot be loaded"),
         "lacking weights": (found["lacking weights"], "1 weights are missing, as "),

@@ -11,6 +11,8 @@ from batch.demo.lessons import IGNORED, Lessons, Stage, prefix_ids
 from batch.demo.pupil import right_answers
 from batch.demo.train import train
 from batch.models import open_family
+from batch.video import Footage
+from tests.manifests import geometry_of
 
 STAGES = (
     Stage(name="cells", steps=2, shortest=1, longest=1, slots=2 * 65, rates=(1e-3, 1e-3)),
@@ -20,11 +22,11 @@ STAGES = (
 
 def test_training_and_the_product_lay_out_a_video_alike() -> None:
     family = open_family("demo")
-    layout = family.layout(3)
+    layout = family.layout(Footage.steady(geometry_of(family), 3))
     assert prefix_ids(3, new_tokenizer()) == layout.token_ids.tolist()
     text = "what colour is the star ?"
     asked = new_tokenizer()(f"{text} assistant", add_special_tokens=False).input_ids
-    assert family.question_ids(text, 3) == asked
+    assert family.question_ids(text) == asked
 
 
 def test_questions_behind_one_prefix_are_packed_with_their_answers() -> None:

@@ -15,7 +15,7 @@ from batch.models import open_family
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.cachefmt.files import write_file
-from tests.manifests import make_manifest, random_pictures
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROOT = Path(__file__).parents[2]
 LONG_SAMPLES = 300
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long_manifest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest whose prefill takes a while, one sample a block."""
-    geometry = open_family(str(model)).geometry
+    geometry = geometry_of(open_family(str(model)))
     path = tmp_path_factory.mktemp("long") / "long.parquet"
     make_manifest(random_pictures(LONG_SAMPLES, geometry), geometry).write(path)
     return path

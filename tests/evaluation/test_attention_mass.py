@@ -1,16 +1,17 @@
 """The attention that rows get is transformers' own, summed."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from batch.evaluation import attention_mass
 from batch.evaluation.attention_mass import AttentionMass
 from batch.evaluation.uncompressed import Uncompressed, embed
 from batch.models import Family, open_family
+from batch.video import Footage
 from tests import tiny
-from tests.manifests import random_pictures
+from tests.manifests import geometry_of, random_pictures
 
 SAMPLES = 5
 
@@ -22,10 +23,15 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return opened
 
 
+def video(family: Family) -> tuple[NDArray[np.uint8], Footage]:
+    geometry = geometry_of(family)
+    return random_pictures(SAMPLES, geometry), Footage.steady(geometry, SAMPLES)
+
+
 def weights(family: Family) -> list[torch.Tensor]:
     """Attention of every layer, [heads, queries, keys], as transformers' eager path has it."""
     family.language_model.set_attn_implementation("eager")
-    embedded = embed(family, random_pictures(SAMPLES, family.geometry))
+    embedded = embed(family, *video(family))
     with torch.inference_mode():
         output = family.language_model(inputs_embeds=embedded[None], output_attentions=True)
     return [layer[0] for layer in output.attentions]
@@ -38,7 +44,7 @@ def test_mass_is_the_sum_of_the_attention_of_the_last_queries(
 ) -> None:
     monkeypatch.setattr(attention_mass, "BLOCK_SCORES", block)
     mass = AttentionMass(queries)
-    Uncompressed(family, random_pictures(SAMPLES, family.geometry), mass=mass)
+    Uncompressed(family, *video(family), mass=mass)
     shape = family.decoder
     for got, layer in zip(mass.of_layers, weights(family), strict=True):
         grouped = layer.view(shape.heads, -1, *layer.shape[1:])
@@ -47,8 +53,7 @@ def test_mass_is_the_sum_of_the_attention_of_the_last_queries(
         assert (got - grouped[:, :, :1].sum(dim=(1, 2))).abs().max() > 1e-2
 
 
-def test_observing_changes_no_answer(family: Family, tmp_path: Path) -> None:
-    pictures = random_pictures(SAMPLES, family.geometry)
-    plain = Uncompressed(family, pictures).next_token_scores("a b c")
-    seen = Uncompressed(family, pictures, mass=AttentionMass(None)).next_token_scores("a b c")
-    assert torch.equal(plain, seen)
+def test_observing_changes_no_answer(family: Family) -> None:
+    plain = Uncompressed(family, *video(family))
+    seen = Uncompressed(family, *video(family), mass=AttentionMass(None))
+    assert torch.equal(plain.next_token_scores("a b c"), seen.next_token_scores("a b c"))

@@ -16,9 +16,10 @@ from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import attention
 from batch.models import Family, open_family
 from batch.prefill import plan_cache, prefill
+from batch.video import Footage
 from cachefmt import CacheFile, Tier
 from tests import tiny
-from tests.manifests import make_manifest, random_pictures
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 SHORT, LONG = 16, 64
 TIERS = [Tier.INT8, Tier.INT4]
@@ -37,13 +38,13 @@ def small_buffers(family: Family, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of the buffers for keys and for values, which the short video fills too."""
     numbers = 1 << 14
     shape = family.decoder
-    assert SHORT * family.geometry.cells * shape.heads * shape.head_dim >= numbers
+    assert SHORT * geometry_of(family).cells * shape.heads * shape.head_dim >= numbers
     monkeypatch.setattr(attention, "CHUNK_NUMBERS", numbers)
     return 2 * numbers * 4
 
 
 def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
-    geometry = family.geometry
+    geometry = geometry_of(family)
     tiers = np.full((samples, geometry.cells), tier, np.uint8)
     return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers)
 
@@ -64,10 +65,14 @@ def test_prefill_allocates_the_stored_rows_and_one_block(
 def test_the_same_measure_sees_an_uncompressed_prefill_grow(family: Family) -> None:
     other = open_family(str(family.checkpoint.folder))
     other.load(device="cpu", dtype=torch.float32)
-    short, long = (
-        peak_allocated(lambda: Uncompressed(other, random_pictures(samples, family.geometry)))  # noqa: B023  # called at once
-        for samples in (SHORT, LONG)
-    )
+    geometry = geometry_of(family)
+
+    def peak(samples: int) -> int:
+        footage = Footage.steady(geometry, samples)
+        pictures = random_pictures(samples, geometry)
+        return peak_allocated(lambda: Uncompressed(other, pictures, footage))
+
+    short, long = peak(SHORT), peak(LONG)
     assert long > 3 * short
 
 

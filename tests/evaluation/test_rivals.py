@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache
@@ -13,8 +12,9 @@ from transformers import DynamicCache
 from batch.evaluation.data import QuestionSet, demo_set
 from batch.evaluation.rivals import write_films
 from batch.evaluation.uncompressed import Uncompressed
+from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family
-from batch.video import read_samples
+from batch.video import Sampling
 from rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
 
 MODEL = Path(__file__).parents[2] / "batch" / "models" / "demo"
@@ -64,9 +64,9 @@ def test_a_cache_of_everything_answers_as_the_model_does(
     for film in films:
         asked = [q for q in data.questions if q.video.name == film.video]
         assert list(film.questions) == [q.question for q in asked]
-        samples = read_samples(asked[0].video, geometry=family.geometry)
-        pictures = np.stack([sample.rgb for sample in samples])
-        expected = Uncompressed(family, pictures).ask(film.questions)
+        viewing = Viewing(asked[0].video, family, Sampling())
+        whole = Uncompressed(family, viewing.pictures, viewing.footage)
+        expected = whole.ask(film.questions)
         assert [row["answer"] for row in ask(decoder, everything(), film)] == expected
 
 

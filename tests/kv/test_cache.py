@@ -121,13 +121,30 @@ def test_what_stands_in_the_padding_does_not_matter():
     over_tiers = tiered(decoder("llama"))
     prefix, padding = filled_prefix(over_tiers), torch.tensor([3])
     question, positions = tokens(1, 6, seed=1), after(PREFIX, 1, 6)
-    other = question.clone()
+    other, changed = question.clone(), question.clone()
     other[:, :3] = (other[:, :3] + 1) % SIZES["vocab_size"]
+    changed[:, 3] = (changed[:, 3] + 1) % SIZES["vocab_size"]
     got = [
-        ask(over_tiers, TieredCache(prefix), ids, positions, padding) for ids in (question, other)
+        ask(over_tiers, TieredCache(prefix), ids, positions, padding)
+        for ids in (question, other, changed)
     ]
-    assert torch.equal(got[0][:, 3:], got[1][:, 3:])
-    assert not torch.equal(got[0][:, :3], got[1][:, :3])
+    assert torch.equal(got[0], got[1])
+    assert not got[0][:, :3].any()
+    assert not torch.equal(got[0][:, 3:], got[2][:, 3:])
+
+
+def test_nothing_is_computed_for_padding(monkeypatch):
+    over_tiers = tiered(decoder("llama"))
+    cache = TieredCache(filled_prefix(over_tiers))
+    computed, attention = [], ALL_ATTENTION_FUNCTIONS[ATTENTION]
+
+    def spy(module, query, *others, **kwargs):
+        computed.append(query.shape[0] * query.shape[2])
+        return attention(module, query, *others, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, ATTENTION, spy)
+    ask(over_tiers, cache, tokens(3, 6), after(PREFIX, 3, 6), torch.tensor([0, 4, 5]))
+    assert computed == [6 + 2 + 1] * SIZES["num_hidden_layers"]
 
 
 def test_a_question_leaves_no_trace():
@@ -229,6 +246,11 @@ def test_positions_of_several_axes_reach_the_model(axes):
         for part in (slice(0, 7), slice(7, 12))
     ]
     torch.testing.assert_close(torch.cat(got, 1), expected, rtol=0, atol=1e-4)
+    padded = torch.nn.functional.pad(embeddings, (0, 0, 2, 0)).repeat(2, 1, 1)
+    places = torch.nn.functional.pad(positions, (2, 0)).repeat(*[1] * (positions.ndim - 2), 2, 1)
+    cache.clear_suffix()
+    behind_padding = forward(model, padded, places, cache, torch.tensor([2, 0]))[0, 2:]
+    torch.testing.assert_close(behind_padding, expected[0], rtol=0, atol=1e-4)
 
 
 def test_a_model_prepared_in_inference_mode_serves_outside_of_it():

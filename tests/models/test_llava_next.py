@@ -14,8 +14,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from batch.errors import ModelError
 from batch.models import Family, open_family
 from batch.prefill import plan_cache
+from batch.video import Footage
 from tests import tiny
-from tests.manifests import make_manifest
+from tests.manifests import geometry_of, make_manifest
 
 QUESTION = "what is the red star doing ?"
 
@@ -36,6 +37,10 @@ def frames(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(3).integers(0, 256, (count, 40, 60, 3), dtype=np.uint8)
 
 
+def footage(family: Family, samples: int) -> Footage:
+    return Footage.steady(geometry_of(family), samples)
+
+
 def own_ids(folder: Path, question: str, samples: int, cells: int) -> list[int]:
     """Token ids of the whole conversation with every picture's placeholders in the text."""
     processor = AutoProcessor.from_pretrained(folder)
@@ -52,14 +57,14 @@ def own_ids(folder: Path, question: str, samples: int, cells: int) -> list[int]:
 def test_prefix_and_question_are_the_ids_of_the_whole_conversation(
     folder: Path, family: Family, samples: int
 ) -> None:
-    layout = family.layout(samples)
-    ids = [*layout.token_ids, *family.question_ids(QUESTION, samples)]
-    assert ids == own_ids(folder, QUESTION, samples, family.geometry.cells)
+    layout = family.layout(footage(family, samples))
+    ids = [*layout.token_ids, *family.question_ids(QUESTION)]
+    assert ids == own_ids(folder, QUESTION, samples, geometry_of(family).cells)
     assert layout.next_position == (len(layout.token_ids),)
 
 
 def test_every_cell_of_every_sample_has_one_slot_in_order(family: Family) -> None:
-    layout = family.layout(3)
+    layout = family.layout(footage(family, 3))
     cells = layout.cell >= 0
     assert layout.cell[cells].tolist() == [*range(4)] * 3
     assert layout.sample[cells].tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -69,7 +74,7 @@ def test_every_cell_of_every_sample_has_one_slot_in_order(family: Family) -> Non
 def test_the_geometry_is_the_image_processors(folder: Path, family: Family) -> None:
     images = AutoProcessor.from_pretrained(folder).image_processor
     for frame in frames(2):
-        ours = family.geometry.apply(frame)
+        ours = geometry_of(family).apply(frame)
         theirs = images(Image.fromarray(frame), do_normalize=False, do_rescale=False)
         base = np.asarray(theirs["pixel_values"][0][0]).transpose(1, 2, 0)
         np.testing.assert_array_equal(ours, base)
@@ -77,7 +82,7 @@ def test_the_geometry_is_the_image_processors(folder: Path, family: Family) -> N
 
 def test_logits_equal_transformers_own_forward(folder: Path, family: Family) -> None:
     samples = frames(3)
-    ids = torch.tensor([own_ids(folder, QUESTION, 3, family.geometry.cells)])
+    ids = torch.tensor([own_ids(folder, QUESTION, 3, geometry_of(family).cells)])
     ours = _our_logits(family, samples, ids)
     theirs = _their_logits(folder, samples, ids)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -86,11 +91,13 @@ def test_logits_equal_transformers_own_forward(folder: Path, family: Family) -> 
 
 
 def _our_logits(family: Family, samples: NDArray[np.uint8], ids: torch.Tensor) -> torch.Tensor:
-    layout = family.layout(len(samples))
-    pictures = np.stack([family.geometry.apply(frame) for frame in samples])
+    layout = family.layout(footage(family, len(samples)))
+    pictures = np.stack([geometry_of(family).apply(frame) for frame in samples])
     with torch.inference_mode():
         embedded = family.text_embeddings(ids[0])
-        embedded[np.flatnonzero(layout.cell >= 0)] = family.features(pictures).flatten(0, 1)
+        embedded[np.flatnonzero(layout.cell >= 0)] = family.features(
+            pictures, geometry_of(family)
+        ).flatten(0, 1)
         family.language_model.set_attn_implementation("sdpa")
         return family.logits(family.language_model(inputs_embeds=embedded[None]).last_hidden_state)
 
@@ -164,7 +171,7 @@ def test_a_checkpoint_of_the_hub_is_used_offline_and_known_as_its_folder(
     without = open_family("somebody/tiny", offline=True)
     with pytest.raises(ModelError, match="without --offline"):
         without.load(device="cpu", dtype=torch.float32)
-    manifest = make_manifest(frames(2)[:, :28, :28].copy(), without.geometry)
+    manifest = make_manifest(frames(2)[:, :28, :28].copy(), geometry_of(without))
     work = plan_cache(manifest, without, dtype="float32", identify_weights=False)
     assert work.size_bytes == plan_cache(manifest, opened, dtype="float32").size_bytes
 

@@ -16,10 +16,10 @@ from batch.demo.world import imagine
 from batch.evaluation.uncompressed import Uncompressed
 from batch.models import Family, open_family
 from batch.prefill import Plan, make_plan, plan_cache, prefill
-from batch.video import Geometry
+from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests import tiny
-from tests.manifests import make_manifest, random_pictures
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 QUESTIONS = ["what is the red star doing ?", "a b c", "the star ?"]
 SAMPLES = 5
@@ -72,6 +72,10 @@ def mixed_tiers(geometry: Geometry, seed: int = 5) -> NDArray[np.uint8]:
     return rng.integers(0, 4, (SAMPLES, geometry.cells), dtype=np.uint8)
 
 
+def uncompressed(family: Family, pictures: NDArray[np.uint8]) -> Uncompressed:
+    return Uncompressed(family, pictures, Footage.steady(geometry_of(family), len(pictures)))
+
+
 @pytest.mark.parametrize("decoder", tiny.DECODERS)
 @pytest.mark.parametrize("block_samples", [1, 2, 8])
 def test_with_nothing_pruned_the_scores_are_transformers_own(
@@ -79,11 +83,11 @@ def test_with_nothing_pruned_the_scores_are_transformers_own(
 ) -> None:
     folder = str(tiny.llava_next(tmp_path / "model", decoder=decoder))
     family = loaded(folder)
-    pictures = random_pictures(SAMPLES, family.geometry)
-    own = Uncompressed(loaded(folder), pictures)
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    own = uncompressed(loaded(folder), pictures)
     expected = torch.stack([own.next_token_scores(question) for question in QUESTIONS])
     work = plan_cache(
-        make_manifest(pictures, family.geometry),
+        make_manifest(pictures, geometry_of(family)),
         family,
         dtype="float32",
         block_samples=block_samples,
@@ -92,23 +96,23 @@ def test_with_nothing_pruned_the_scores_are_transformers_own(
     prefill(work, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
         torch.testing.assert_close(scores(cache, family), expected, atol=1e-4, rtol=1e-4)
-    other = Uncompressed(loaded(folder), pictures[::-1].copy())
+    other = uncompressed(loaded(folder), pictures[::-1].copy())
     assert (other.next_token_scores(QUESTIONS[0]) - expected[0]).abs().max() > 1e-2
 
 
 def test_pruned_cells_answer_as_if_the_model_had_never_seen_them(
     family: Family, checkpoint: str, write: Write
 ) -> None:
-    pictures = random_pictures(SAMPLES, family.geometry)
-    tiers = np.where(mixed_tiers(family.geometry) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
     manifest = make_manifest(
-        pictures, family.geometry, tier=tiers.astype(np.uint8), source=[0, 1, 1, 3, 4]
+        pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 1, 1, 3, 4]
     )
     got = scores(write(manifest, pointers="nothing"), family)
-    plan = make_plan(manifest, family.layout(SAMPLES), context=1024, pointers="nothing")
+    plan = make_plan(manifest, family.layout, context=1024, pointers="nothing")
     expected = _scores_of_kept_slots(loaded(checkpoint), plan, pictures)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-    full = scores(write(make_manifest(pictures, family.geometry)), family)
+    full = scores(write(make_manifest(pictures, geometry_of(family))), family)
     assert (got - full).abs().max() > 1e-2
 
 
@@ -119,9 +123,11 @@ def _scores_of_kept_slots(family: Family, plan: Plan, pictures: NDArray[np.uint8
     with torch.inference_mode():
         prefix = family.text_embeddings(torch.from_numpy(plan.token_ids).long())
         cells = plan.cell >= 0
-        prefix[cells] = family.features(pictures)[plan.sample[cells], plan.cell[cells]]
+        prefix[cells] = family.features(pictures, geometry_of(family))[
+            plan.sample[cells], plan.cell[cells]
+        ]
         for question in QUESTIONS:
-            ids = torch.tensor(family.question_ids(question, SAMPLES))
+            ids = torch.tensor(family.question_ids(question))
             embedded = torch.cat([prefix, family.text_embeddings(ids)])
             own = plan.next_position[0] + np.arange(len(ids))
             positions = torch.from_numpy(np.append(plan.positions[:, 0], own)).long()
@@ -139,10 +145,10 @@ def _scores_of_kept_slots(family: Family, plan: Plan, pictures: NDArray[np.uint8
 def test_the_size_of_a_block_changes_nothing(
     family: Family, write: Write, source: list[int]
 ) -> None:
-    tiers = np.where(mixed_tiers(family.geometry) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
     manifest = make_manifest(
-        random_pictures(SAMPLES, family.geometry),
-        family.geometry,
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
         tier=tiers.astype(np.uint8),
         source=source,
     )
@@ -152,19 +158,21 @@ def test_the_size_of_a_block_changes_nothing(
 
 
 def test_a_pointer_counts_as_a_copy_only_if_asked(family: Family, write: Write) -> None:
-    pictures = random_pictures(SAMPLES, family.geometry)
-    manifest = make_manifest(pictures, family.geometry, source=[0, 0, 0, 3, 4])
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    manifest = make_manifest(pictures, geometry_of(family), source=[0, 0, 0, 3, 4])
     counted = scores(write(manifest), family)
     once = scores(write(manifest, pointers="nothing"), family)
     assert (counted - once).abs().max() > 1e-3
 
 
 def test_quantised_tiers_stay_near_and_int4_is_the_coarser(family: Family, write: Write) -> None:
-    pictures = random_pictures(SAMPLES, family.geometry)
-    shape = (SAMPLES, family.geometry.cells)
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    shape = (SAMPLES, geometry_of(family).cells)
     found = {
         tier: scores(
-            write(make_manifest(pictures, family.geometry, tier=np.full(shape, tier, np.uint8))),
+            write(
+                make_manifest(pictures, geometry_of(family), tier=np.full(shape, tier, np.uint8))
+            ),
             family,
         )
         for tier in (Tier.FP16, Tier.INT8, Tier.INT4)
@@ -177,10 +185,10 @@ def test_quantised_tiers_stay_near_and_int4_is_the_coarser(family: Family, write
 def test_a_file_holds_the_rows_of_each_sample_and_tier_together(
     family: Family, write: Write
 ) -> None:
-    tiers = mixed_tiers(family.geometry)
+    tiers = mixed_tiers(geometry_of(family))
     manifest = make_manifest(
-        random_pictures(SAMPLES, family.geometry),
-        family.geometry,
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
         tier=tiers,
         source=[0, 1, 1, 3, 4],
     )
@@ -204,9 +212,9 @@ def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
     family: Family, write: Write
 ) -> None:
     manifest = make_manifest(
-        random_pictures(SAMPLES, family.geometry),
-        family.geometry,
-        tier=mixed_tiers(family.geometry),
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
+        tier=mixed_tiers(geometry_of(family)),
     )
     one, two = write(manifest), write(manifest)
     assert one.header.checksums is not None
@@ -222,12 +230,12 @@ def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
 def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
     family: Family, write: Write
 ) -> None:
-    pictures = random_pictures(SAMPLES, family.geometry)
-    tiers = np.where(mixed_tiers(family.geometry) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
     pointing = make_manifest(
-        pictures, family.geometry, tier=tiers.astype(np.uint8), source=[0, 0, 2, 2, 4]
+        pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 0, 2, 2, 4]
     )
-    sparse = make_manifest(pictures[::2], family.geometry, tier=tiers[::2].astype(np.uint8))
+    sparse = make_manifest(pictures[::2], geometry_of(family), tier=tiers[::2].astype(np.uint8))
     got = scores(write(pointing, pointers="nothing"), family)
     torch.testing.assert_close(got, scores(write(sparse), family), atol=1e-5, rtol=1e-5)
     gappy = scores(write(pointing, pointers="nothing", positions="original"), family)
@@ -237,14 +245,14 @@ def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
 def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path: Path) -> None:
     family = loaded("demo")
     world = imagine(np.random.default_rng([4, 0]), 5)
-    pictures = np.stack([family.geometry.apply(draw(world, k, 224)) for k in range(5)])
+    pictures = np.stack([geometry_of(family).apply(draw(world, k, 224)) for k in range(5)])
     question = "what colour is the bead ?"
-    expected = Uncompressed(loaded("demo"), pictures).next_token_scores(question)
-    manifest = make_manifest(pictures, family.geometry)
+    expected = uncompressed(loaded("demo"), pictures).next_token_scores(question)
+    manifest = make_manifest(pictures, geometry_of(family))
     work = plan_cache(manifest, family, dtype="float32", block_samples=2, raw_dtype="F32")
     prefill(work, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
         got = Answerer(cache, family).next_token_scores(question)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-    other = Uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
+    other = uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
     assert (got - other).abs().max() > 1e-2

@@ -30,30 +30,32 @@ def measure_decoding(subject: Subject, repeats: int) -> Found:
     rows = subject.size.rows
     with CacheFile.open(subject.films[0].cache) as cache:
         film, slots = cache.header.shape, cache.header.layout.slots
+    device = subject.size.device
     ratios, figures = {}, {}
     for tier in (Tier.INT8, Tier.INT4):
-        prefix = _fill(film, {stored: rows * (stored is tier) for stored in STORED_TIERS})
+        prefix = _fill(film, {stored: rows * (stored is tier) for stored in STORED_TIERS}, device)
         plain = prefix.to_dynamic_cache(DTYPE)
         name = tier.name.lower()
         ratios[name], figures[name] = _compare(subject, prefix, plain, repeats)
     share = rows / film.token_count
-    prefix = _fill(film, {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS})
-    full = _fill(film, {Tier.FP16: int(slots * share), Tier.INT8: 0, Tier.INT4: 0})
+    mix = {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS}
+    prefix = _fill(film, mix, device)
+    full = _fill(film, {Tier.FP16: int(slots * share), Tier.INT8: 0, Tier.INT4: 0}, device)
     mixed, figures["film"] = _compare(subject, prefix, full.to_dynamic_cache(DTYPE), repeats)
     found = {"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed}
     return found, {"rows": rows, "slots": int(slots * share), "steps": STEPS, **figures}
 
 
-def _fill(like: Shape, tokens: dict[Tier, int]) -> Prefix:
+def _fill(like: Shape, tokens: dict[Tier, int], device: str) -> Prefix:
     """A prefix of random rows."""
     counts = {tier.name: count for tier, count in tokens.items()}
     shape = replace(like, tokens=counts, raw_dtype="BF16")
-    prefix = Prefix.allocate(shape, "cpu")
-    generator = torch.Generator().manual_seed(0)
+    prefix = Prefix.allocate(shape, device)
+    generator = torch.Generator(device).manual_seed(0)
     for layer in range(shape.layers):
         for tier, count in tokens.items():
             size = (2, count, shape.heads, shape.head_dim)
-            key, value = torch.randn(size, generator=generator).to(DTYPE)
+            key, value = torch.randn(size, generator=generator, device=device).to(DTYPE)
             prefix.append(layer, tier, key, value)
     return prefix
 
@@ -65,7 +67,8 @@ def _compare(
     model = subject.family.language_model
     tiered = TieredCache(prefix)
     hidden = model.config.hidden_size
-    embedded = torch.randn(1, 1, hidden, generator=torch.Generator().manual_seed(1)).to(DTYPE)
+    embedded = torch.randn(1, 1, hidden, generator=torch.Generator().manual_seed(1))
+    embedded = embedded.to(model.device, DTYPE)
     start = plain.get_seq_length()
 
     def step_tiered(place: Tensor) -> None:
@@ -81,12 +84,15 @@ def _compare(
                 subject.attend_over_tiers()
             else:
                 model.set_attn_implementation("sdpa")
-            took = _median_step(step, start + number * STEPS)
+            took = _median_step(step, _places(start + number * STEPS, model.device))
             taken[name] += [took] if number else []
     return ratio(taken["tiered_seconds"], taken["plain_seconds"]), taken
 
 
 @torch.inference_mode()
-def _median_step(step: Callable[[Tensor], None], start: int) -> float:
-    places = [torch.tensor([[start + number]]) for number in range(STEPS)]
+def _median_step(step: Callable[[Tensor], None], places: list[Tensor]) -> float:
     return statistics.median(seconds(lambda place=place: step(place)) for place in places)  # type: ignore[misc]  # a default binds the loop's value
+
+
+def _places(start: int, device: torch.device) -> list[Tensor]:
+    return [torch.tensor([[start + number]], device=device) for number in range(STEPS)]

@@ -33,8 +33,8 @@ def measure_loading(subject: Subject, repeats: int) -> Found:
     buffer = np.ones(path.stat().st_size, np.uint8)  # ones: its pages are there before the clock
     taken = side_by_side(
         {
-            "load_seconds": lambda: _touch(_load(path)),
-            "open_seconds": lambda: _load(path),
+            "load_seconds": lambda: _touch(_load(path, subject.size.device)),
+            "open_seconds": lambda: _load(path, subject.size.device),
             "raw_read_seconds": lambda: _read(path, np.empty(len(buffer), np.uint8)),
             "reused_buffer_seconds": lambda: _read(path, buffer),
         },
@@ -48,10 +48,10 @@ def measure_loading(subject: Subject, repeats: int) -> Found:
     return ratios, {"file_bytes": len(buffer), "tokens": tokens, **taken}
 
 
-def _load(path: Path) -> Prefix:
+def _load(path: Path, device: str) -> Prefix:
     with CacheFile.open(path) as cache:
         cache.verify_tables()
-        return Prefix.load(cache, "cpu")
+        return Prefix.load(cache, device)
 
 
 def _touch(prefix: Prefix) -> None:

@@ -12,12 +12,13 @@ PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads torch uses, memory, kernel, load."""
+    """Processor, cores this process may use, threads torch uses, memory, GPU, kernel, load."""
     return {
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None,
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": _memory_bytes(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
         "load_1min": os.getloadavg()[0],
     }

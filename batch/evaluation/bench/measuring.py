@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 Work = Callable[[], object]
@@ -16,10 +17,17 @@ Found = tuple[dict[str, float], dict[str, Any]]
 
 
 def seconds(work: Work) -> float:
-    """Wall time of a call."""
+    """Wall time of a call, until a GPU that it used is done."""
+    _wait_for_gpu()
     started = time.perf_counter()
     work()
+    _wait_for_gpu()
     return time.perf_counter() - started
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch 2.13
+        torch.cuda.synchronize()
 
 
 def side_by_side(works: dict[str, Work], repeats: int) -> dict[str, list[float]]:
@@ -36,13 +44,24 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def peak_allocated(work: Work) -> int:
-    """Most bytes that torch held at one moment of a call, above what it held before.
+def peak_allocated(work: Work, device: str = "cpu") -> int:
+    """Most bytes that torch held on a device at one moment of a call, above what it held before.
 
-    Every allocation of torch's CPU allocator is counted, also those inside operations. Not seen:
+    Every allocation of torch's allocator is counted, also those inside operations. Not seen:
     memory of other libraries (the decoder, OpenCV, numpy) and pages of mapped files.
     """
     gc.collect()
+    return _peak_on_gpu(work) if device == "cuda" else _peak_on_cpu(work)
+
+
+def _peak_on_gpu(work: Work) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_on_cpu(work: Work) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     results = profiler.profiler.kineto_results

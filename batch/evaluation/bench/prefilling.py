@@ -62,7 +62,7 @@ def measure_memory(subject: Subject) -> Found:
         "compressed": lambda: subject.compress(film),
         "uncompressed": lambda: subject.uncompressed(film),
     }
-    allocated = {name: peak_allocated(work) for name, work in works.items()}
+    allocated = {name: peak_allocated(work, subject.size.device) for name, work in works.items()}
     resident = {name: peak_resident(work) for name, work in works.items()}
     ratios = {"prefill_peak_memory": allocated["compressed"] / allocated["uncompressed"]}
     return ratios, {"peak_allocated_bytes": allocated, "peak_resident_bytes": resident}

@@ -1,23 +1,11 @@
 """The models that are measured, and on how much."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    LlavaNextConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
-
-from batch.demo.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
-from batch.models import Checkpoint, Family, open_checkpoint, open_family
-from batch.models.llava_next import LlavaNext
+from batch.evaluation.bench.random_models import half_billion, seven_billion
+from batch.models import Family, open_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,74 +26,11 @@ class Size:
     """Rows behind which a decode step is measured."""
     load_tokens: int
     """Tokens in the file whose loading is measured."""
-
-
-@dataclass(frozen=True)
-class RandomCheckpoint(Checkpoint):
-    """A checkpoint whose weights are drawn from a seed, not read."""
-
-    seed: int = 0
-
-    @cached_property
-    def weights_sha256(self) -> str:
-        return hashlib.sha256(f"random weights, seed {self.seed}".encode()).hexdigest()
-
-    def load_weights(self, *, dtype: torch.dtype) -> PreTrainedModel:
-        """Draw the model's weights."""
-        torch.manual_seed(self.seed)
-        model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
-            self.config, dtype=dtype
-        )
-        return model
-
-
-def half_billion(folder: Path) -> Family:
-    """LLaVA-1.6 around the decoder of LLaVA-OneVision-0.5B, with random weights.
-
-    The decoder is Qwen2-0.5B's, vocabulary included: 24 layers, hidden 896, intermediate 4,864, 14
-    query and 2 key/value heads of 64 channels; a sample has OneVision's 14x14 cells. The vision
-    tower is SigLIP's width (1,152) with 2 layers where the real one has 27, so both ways are
-    charged less for pictures than they would be. Only the words of the demo are known.
-
-    Source: config.json of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
-    """
-    cells = 14
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1152,
-            intermediate_size=4304,
-            num_hidden_layers=2,
-            num_attention_heads=16,
-            image_size=cells * PATCH_PX,
-            patch_size=PATCH_PX,
-            projection_dim=1152,
-        ),
-        text_config=Qwen2Config(
-            vocab_size=151_936,
-            hidden_size=896,
-            intermediate_size=4864,
-            num_hidden_layers=24,
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            max_position_embeddings=32_768,
-            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        ),
-        image_token_index=SPECIAL.index("<image>"),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        image_grid_pinpoints=[[cells * PATCH_PX, cells * PATCH_PX]],
-        image_seq_length=cells**2,
-        tie_word_embeddings=True,
-    )
-    config.save_pretrained(folder)
-    new_processor(new_tokenizer(), cells * PATCH_PX).save_pretrained(folder)
-    files = open_checkpoint(str(folder))
-    parts = {part.name: getattr(files, part.name) for part in fields(files)}
-    return LlavaNext(RandomCheckpoint(**parts))
+    lengths: tuple[int, ...]
+    """How often the first film runs in the videos, shortest first, whose peaks are compared."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    """Of all but the decode steps, which are in bfloat16."""
 
 
 SIZES = {
@@ -120,6 +45,7 @@ SIZES = {
             answer_tokens=64,
             rows=8192,
             load_tokens=4096,
+            lengths=(1, 4, 16),
         ),
         Size(
             name="0.5b",
@@ -130,6 +56,20 @@ SIZES = {
             answer_tokens=4,
             rows=8192,
             load_tokens=32_768,
+            lengths=(1, 4),
+        ),
+        Size(
+            name="7b",
+            about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
+            open=seven_billion,
+            films=1,
+            samples=16,
+            answer_tokens=4,
+            rows=32_768,
+            load_tokens=32_768,
+            lengths=(1, 4),
+            device="cuda",
+            dtype="bfloat16",
         ),
     )
 }

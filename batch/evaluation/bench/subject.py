@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from batch.analysis.analyze import analyze_video
+from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import Answerer, Reply
@@ -14,15 +15,15 @@ from batch.demo.clip import write_clip
 from batch.demo.questions import ask
 from batch.demo.show import HELD_OUT
 from batch.demo.world import imagine
+from batch.errors import ModelError
 from batch.evaluation.bench.sizes import Size
 from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill import Prefill, plan_cache, prefill
-from batch.video import Sampling, read_samples
+from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
 
-DTYPE = "float32"
 PROFILE = "default"
 
 
@@ -42,31 +43,44 @@ class Subject:
     """A loaded model and the films it is measured on."""
 
     def __init__(self, size: Size, folder: Path) -> None:
-        """Load the model on the CPU and draw the films into the folder."""
+        """Load the model and draw the films into the folder.
+
+        Raises:
+            ModelError: torch cannot use the size's device here.
+        """
         self.size = size
         self.family: Family = size.open(folder)
-        self.family.load(device="cpu", dtype=getattr(torch, DTYPE))
+        _check_device(size)
+        self.family.load(device=size.device, dtype=getattr(torch, size.dtype))
         self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
+        # All films are drawn in one size.
+        film = probe(self.films[0].path)
+        self._geometry = geometry_for(self.family.geometry, film, Sampling())
 
     def compress(self, film: Film) -> Prefill:
         """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""
         self.attend_over_tiers()
-        manifest = analyze_video(
+        manifest = self.analyze(film)
+        manifest.write(film.path.with_suffix(".parquet"))
+        work = plan_cache(manifest, self.family, dtype=self.size.dtype)
+        prefill(work, self.family, film.cache)
+        return work
+
+    def analyze(self, film: Film) -> Manifest:
+        """Decode a film and measure its samples."""
+        return analyze_video(
             film.path,
             geometry=self.family.geometry,
             sampling=Sampling(),
             temporal=TEMPORAL_PROFILES[PROFILE],
             thresholds=PROFILES[PROFILE],
         )
-        manifest.write(film.path.with_suffix(".parquet"))
-        work = plan_cache(manifest, self.family, dtype=DTYPE)
-        prefill(work, self.family, film.cache)
-        return work
 
     def uncompressed(self, film: Film) -> Uncompressed:
         """Decode a film and run transformers' own forward (SDPA) over all its slots."""
-        samples = read_samples(film.path, geometry=self.family.geometry)
-        return Uncompressed(self.family, np.stack([sample.rgb for sample in samples]))
+        geometry = self._geometry
+        pictures = np.stack([sample.rgb for sample in read_samples(film.path, geometry=geometry)])
+        return Uncompressed(self.family, pictures, Footage.steady(geometry, len(pictures)))
 
     def answerer(self, film: Film) -> Answerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
@@ -86,6 +100,14 @@ class Subject:
         model = self.family.language_model
         if model.config._attn_implementation != ATTENTION:
             model.set_attn_implementation(ATTENTION)
+
+
+def _check_device(size: Size) -> None:
+    if size.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none here; "
+            "the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
+        )
 
 
 def _draw(folder: Path, number: int, samples: int) -> Film:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from batch.evaluation.bench.decoding import measure_decoding
+from batch.evaluation.bench.lengths import measure_lengths
 from batch.evaluation.bench.loading import measure_loading
 from batch.evaluation.bench.machine import machine, versions
 from batch.evaluation.bench.measuring import Found
 from batch.evaluation.bench.prefilling import measure_batch, measure_films, measure_memory
 from batch.evaluation.bench.sizes import Size
-from batch.evaluation.bench.subject import DTYPE, PROFILE, Subject
+from batch.evaluation.bench.subject import PROFILE, Subject
 from cachefmt import CacheFile
 
 RATIOS = {
     "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
     "prefill_peak_memory": "peak of K, V and activations, the same two",
+    "prefill_memory_growth": "prefill peak beyond the stored bytes, longest / shortest and buffers",
     "first_answer_speedup": "first answer from the video, uncompressed / from the file",
     "load_rate": "raw read of a long cache into new memory / opening it and touching all rows",
     "load_rate_reused_buffer": "the same, read into a buffer that is there already",
@@ -42,11 +44,17 @@ def measure_tiers(size: Size, folder: Path, repeats: int, say: Callable[[str], o
     subject = Subject(size, folder)
     subject.compress(subject.films[0])  # the first run of everything is slower
     ratios: dict[str, float] = {}
-    figures: dict[str, Any] = {"about": size.about, **_film_figures(subject)}
+    figures: dict[str, Any] = {
+        "about": size.about,
+        "device": size.device,
+        "dtype": size.dtype,
+        **_film_figures(subject),
+    }
     # Decoding comes last: it turns the model into bfloat16.
     works: dict[str, Callable[[], Found]] = {
         "timing": lambda: measure_films(subject, repeats),
         "memory": lambda: measure_memory(subject),
+        "lengths": lambda: measure_lengths(subject),
         "batch": lambda: measure_batch(subject, repeats),
         "loading": lambda: measure_loading(subject, repeats),
         "decoding": lambda: measure_decoding(subject, repeats),
@@ -72,7 +80,6 @@ def run_tiers(
         "machine": before,
         "versions": versions(),
         "repeats": repeats,
-        "dtype": DTYPE,
         "profile": PROFILE,
         "ratios": {name: one.ratios for name, one in found.items()},
         "figures": {name: one.figures for name, one in found.items()},

@@ -1,0 +1,142 @@
+"""Models of published shapes with random weights: as large and as slow as the real ones."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlavaNextConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from batch.demo.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
+from batch.models import Checkpoint, Family, open_checkpoint
+from batch.models.llava_next import LlavaNext
+from batch.models.placement import Device, first_device
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint(Checkpoint):
+    """A checkpoint whose weights are drawn from a seed, not read."""
+
+    seed: int = 0
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return hashlib.sha256(f"random weights, seed {self.seed}".encode()).hexdigest()
+
+    def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
+        """Draw the model's weights."""
+        torch.manual_seed(self.seed)
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
+            self.config, dtype=dtype
+        )
+        torch.nn.Module.to(model, first_device(device))
+        return model
+
+
+def half_billion(folder: Path) -> Family:
+    """LLaVA-1.6 around the decoder of LLaVA-OneVision-0.5B.
+
+    The decoder is Qwen2-0.5B's, vocabulary included: 24 layers, hidden 896, intermediate 4,864, 14
+    query and 2 key/value heads of 64 channels; a sample has OneVision's 14x14 cells. The vision
+    tower is SigLIP's width (1,152) with 2 layers where the real one has 27, so both ways are
+    charged less for pictures than they would be.
+
+    Source: config.json of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
+    """
+    decoder = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    tower = CLIPVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        image_size=14 * PATCH_PX,
+        patch_size=PATCH_PX,
+        projection_dim=1152,
+    )
+    return _llava(folder, decoder, tower, cells=14, vision_layer=-1)
+
+
+def seven_billion(folder: Path) -> Family:
+    """LLaVA-1.6-Mistral-7B's own shape, vision tower included.
+
+    The decoder has 32 layers, hidden 4,096, intermediate 14,336, 32 query and 8 key/value heads of
+    128 channels; the tower is CLIP ViT-L/14 at 336 px, so a sample has 24x24 cells.
+
+    Source: config.json of llava-hf/llava-v1.6-mistral-7b-hf.
+    """
+    decoder = MistralConfig(
+        vocab_size=32_064,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        sliding_window=None,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    tower = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=24 * PATCH_PX,
+        patch_size=PATCH_PX,
+        projection_dim=768,
+    )
+    return _llava(folder, decoder, tower, cells=24, vision_layer=-2)
+
+
+def _llava(
+    folder: Path,
+    decoder: PreTrainedConfig,
+    tower: CLIPVisionConfig,
+    *,
+    cells: int,
+    vision_layer: int,
+) -> Family:
+    """Write config and processor of a LLaVA-1.6 with cells x cells a sample, and open it.
+
+    It knows only the demo's words.
+    """
+    side_px = cells * PATCH_PX
+    config = LlavaNextConfig(
+        vision_config=tower,
+        text_config=decoder,
+        image_token_index=SPECIAL.index("<image>"),
+        vision_feature_layer=vision_layer,
+        vision_feature_select_strategy="default",
+        image_grid_pinpoints=[[side_px, side_px]],
+        image_seq_length=cells**2,
+        tie_word_embeddings=decoder.tie_word_embeddings,
+    )
+    config.save_pretrained(folder)
+    new_processor(new_tokenizer(), side_px).save_pretrained(folder)
+    files = open_checkpoint(str(folder))
+    parts = {part.name: getattr(files, part.name) for part in fields(files)}
+    return LlavaNext(RandomCheckpoint(**parts))
