@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SET_UP := .venv/.set-up
+RIVALS := build/rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench rivals clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -26,9 +27,15 @@ check: $(SET_UP) ## formatting, lint, types, tests
 bench: $(SET_UP) ## measure time, size and agreement on this machine
 	@$(BIN)/batch bench
 
+# FILMS chooses others, as batch evaluate does: make rivals FILMS="--data demo:long --videos 60".
+rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answers of other tools' caches, for batch evaluate --rows
+	@$(BIN)/python -m batch.evaluation.rivals --out $(RIVALS)/asked $(FILMS)
+	@$(RIVALS)/kvpress/bin/python -m rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
+	@$(RIVALS)/quantized/bin/python -m rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
+
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
-	find batch cachefmt jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find batch cachefmt jobs rivals tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and by itself, so that its build is chosen by the pinned version alone. torchvision
 # is for tests/models/reference.py, which says why it lies apart.
@@ -39,4 +46,11 @@ $(SET_UP): pyproject.toml constraints.txt
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps --target .venv/torchvision --upgrade torchvision==0.28.0
+	@touch $@
+
+$(RIVALS)/%/.set-up: rivals/%.txt
+	@echo "setting up $(@D) (minutes, once)" >&2
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -r $<
 	@touch $@

@@ -14,6 +14,7 @@ TORCH = ("torch", "transformers", "triton")
 FORBIDDEN = {
     "cachefmt": ("batch", "jobs"),
     "jobs": ("batch", "cachefmt", *TORCH),
+    "rivals": ("batch", "cachefmt", "jobs"),
     "batch/video": TORCH,
     "batch/analysis": TORCH,
 }
@@ -31,7 +32,7 @@ FAMILIES = {
         "tested",
         "weights",
     },
-    "batch/policies": set[str](),
+    "batch/policies": {"budget", "cells", "rows"},
     "cachefmt/codecs": set[str](),
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""

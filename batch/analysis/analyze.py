@@ -206,6 +206,8 @@ class _Rows:
     redundancy: list[float]
     source: list[int]
     pictures: list[bytes | None]
+    still: int = 0
+    """Samples since the one that changed last, which counts too."""
 
     def add(
         self,
@@ -214,9 +216,9 @@ class _Rows:
         geometry: Geometry,
         settings: AnalyzeSettings,
     ) -> bool:
-        """Measure a sample against its reference; whether it is kept."""
+        """Measure a sample against its reference; whether it is the next one's reference."""
         temporal = settings.temporal
-        kept = True
+        pointable = False
         self.frame.append(sample.frame)
         self.pts_s.append(sample.pts_s)
         self.last_pts_s.append(sample.last_pts_s)
@@ -231,10 +233,12 @@ class _Rows:
             self.difference.append(change.difference)
             self.redundancy.append(change.redundancy)
             redundant = temporal.is_redundant(change.redundancy, change.difference)
-            kept = not (settings.thresholds.pointers and redundant)
+            pointable = settings.thresholds.pointers and redundant
+        self.still = self.still + 1 if pointable else 1
+        kept = self.still <= temporal.still_samples
         self.source.append(sample.index if kept else self.source[-1])
         self.pictures.append(_png(sample.rgb) if kept else None)
-        return kept
+        return not pointable or temporal.reference == "previous"
 
     def signals(self, temporal: TemporalSettings) -> Signals:
         flow_px, difference = np.stack(self.flow_px), np.stack(self.difference)
@@ -267,8 +271,7 @@ def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
     rows = _Rows([], [], [], [], [], [], [], [], [])
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
-        kept = rows.add(sample, reference, geometry, settings)
-        if kept or settings.temporal.reference == "previous":
+        if rows.add(sample, reference, geometry, settings):
             reference = sample.rgb
     signals = rows.signals(settings.temporal)
     return Manifest(

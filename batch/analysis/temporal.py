@@ -27,6 +27,8 @@ class TemporalSettings(Settings):
       only between still_threshold and difference_threshold; a sample without a cell there is
       told from its difference alone, and its flow is not computed.
     - redundancy_threshold: theta_R; a sample with a larger share of static cells is redundant.
+    - still_samples: of a still stretch, its first sample included, so many samples are kept before
+      the rest become pointers.
     - change_threshold: a sample in which any cell's difference is larger is kept, whatever the
       share. None: the paper's rule, by which a small object in a still scene is lost.
 
@@ -45,11 +47,14 @@ class TemporalSettings(Settings):
     flow_threshold_px: float = 0.5
     difference_threshold: float = 0.04
     redundancy_threshold: float = 0.9
+    still_samples: int = 1
     change_threshold: float | None = 0.04
 
     def __post_init__(self) -> None:
         if self.reference not in ("kept", "previous"):
             raise ValueError(f"reference: got {self.reference!r}, supported are kept, previous")
+        if self.still_samples < 1:
+            raise ValueError(f"still_samples: got {self.still_samples}, expected 1 or more")
         numbers = (
             self.still_threshold,
             self.flow_threshold_px,

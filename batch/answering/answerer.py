@@ -51,7 +51,122 @@ class Loading:
     """What analysis, encoding and prefill took when the file was written."""
 
 
-class Answerer:
+class PrefixAnswerer:
+    """Answers questions over a prefix in memory, wherever it came from."""
+
+    def __init__(
+        self, prefix: Prefix, family: Family, *, next_position: tuple[int, ...], name: str
+    ) -> None:
+        """Use a filled prefix with the loaded model whose keys and values it holds.
+
+        Args:
+            next_position: of a question's first token, one number per axis.
+            name: what errors call the prefix.
+        """
+        self._prefix = prefix
+        self._family = family
+        self._device = family.device
+        self._next_position = next_position
+        self._name = name
+
+    def ask(
+        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> Iterator[Reply]:
+        """Answer questions in order, a batch at a time.
+
+        Raises:
+            BatchError: a question is empty, holds the model's image token, or does not fit the
+                model's context behind the prefix together with its answer.
+        """
+        asked = list(questions)
+        ids = [self._question_ids(question) for question in asked]
+        needed = max(map(len, ids), default=0) + max_new_tokens
+        room = self._family.decoder.context - max(self._next_position)
+        if needed > room:
+            raise BatchError(
+                f"{self._name}: a question and its answer may take {needed} positions, but the "
+                f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
+            )
+        for first in range(0, len(asked), batch_size):
+            batch = slice(first, first + batch_size)
+            answers = self.generate(ids[batch], max_new_tokens)
+            evidence = self._evidence(ids[batch], answers)
+            for question, tokens, times in zip(asked[batch], answers, evidence, strict=True):
+                text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
+                yield Reply(
+                    question=question,
+                    answer=text.strip(),
+                    tokens=len(tokens),
+                    complete=tokens[-1] in self._family.stop_ids,
+                    evidence=tuple(times),
+                )
+
+    @torch.inference_mode()
+    def generate(self, questions: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Continue each question's token ids greedily up to a stop token, which is included."""
+        cache = TieredCache(self._prefix)
+        step, padding = self._padded(questions)
+        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
+        replies: list[list[int]] = [[] for _ in questions]
+        running = list(range(len(questions)))  # the question of each row of the batch
+        for _ in range(max_new_tokens):
+            chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
+            tokens = chosen.tolist()
+            for question, token in zip(running, tokens, strict=True):
+                replies[question].append(token)
+            rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
+            if not rows:
+                break
+            step, place = chosen[:, None], place[:, -1:] + 1
+            if len(rows) < len(running):
+                going_on = torch.tensor(rows, device=self._device)
+                step, place, padding = step[going_on], place[going_on], padding[going_on]
+                cache.keep(going_on)
+                running = [running[row] for row in rows]
+        return replies
+
+    @torch.inference_mode()
+    def next_token_scores(self, question: str) -> Tensor:
+        """Scores of the first token of the answer, float32 [vocabulary]."""
+        ids = torch.tensor([self._question_ids(question)], device=self._device)
+        place = torch.arange(ids.shape[1], device=self._device)[None]
+        padding = torch.zeros(1, dtype=torch.long, device=self._device)
+        return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
+
+    def _evidence(
+        self, questions: list[list[int]], answers: list[list[int]]
+    ) -> Iterator[list[TimeRange]]:
+        """The times that each answer rests on; rows that nobody placed have none."""
+        yield from ([] for _ in answers)
+
+    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        padding = lengths.max() - lengths
+        rows = [[0] * int(p) + ids for p, ids in zip(padding, sequences, strict=True)]
+        return torch.tensor(rows, device=self._device), padding.to(self._device)
+
+    def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
+        """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
+        embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
+        start = torch.tensor(self._next_position, device=self._device)
+        positions = start[:, None, None] + place[None]
+        positions = positions[0] if len(positions) == 1 else positions
+        hidden = forward(self._family.language_model, embedded, positions, cache, padding)
+        return self._family.logits(hidden[:, -1])
+
+    def _question_ids(self, question: str) -> list[int]:
+        if not question.strip():
+            raise BatchError("a question is empty; give it with -q, or one per line of stdin")
+        placeholder = self._family.placeholder
+        if placeholder in question:
+            raise BatchError(
+                f"a question holds the model's image token {placeholder!r}: {question!r}"
+            )
+        return self._family.question_ids(question)
+
+
+class Answerer(PrefixAnswerer):
     """Answers questions about one video from its cache."""
 
     def __init__(self, cache: CacheFile, family: Family, *, open_seconds: float = 0.0) -> None:
@@ -61,10 +176,13 @@ class Answerer:
             open_seconds: what opening the cache took, for `loading`.
         """
         started = time.perf_counter()
+        super().__init__(
+            Prefix.load(cache, family.layer_devices),
+            family,
+            next_position=cache.header.layout.next_position,
+            name=str(cache.path),
+        )
         self._cache = cache
-        self._family = family
-        self._device = family.device
-        self._prefix = Prefix.load(cache, family.layer_devices)
         sample = torch.from_numpy(cache.array("token.sample").astype(np.int64))
         self._neutral: NDArray[np.float32] | None = None
         self._group = torch.where(sample < 0, cache.header.shape.samples, sample)
@@ -137,70 +255,6 @@ class Answerer:
     ) -> None:
         self._cache.close()
 
-    def ask(
-        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
-    ) -> Iterator[Reply]:
-        """Answer questions in order, a batch at a time.
-
-        Raises:
-            BatchError: a question is empty, holds the model's image token, or does not fit the
-                model's context behind the prefix together with its answer.
-        """
-        asked = list(questions)
-        ids = [self._question_ids(question) for question in asked]
-        needed = max(map(len, ids), default=0) + max_new_tokens
-        room = self._family.decoder.context - max(self._cache.header.layout.next_position)
-        if needed > room:
-            raise BatchError(
-                f"{self.path}: a question and its answer may take {needed} positions, but the "
-                f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
-            )
-        for first in range(0, len(asked), batch_size):
-            batch = slice(first, first + batch_size)
-            answers = self.generate(ids[batch], max_new_tokens)
-            evidence = self._evidence(ids[batch], answers)
-            for question, tokens, times in zip(asked[batch], answers, evidence, strict=True):
-                text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
-                yield Reply(
-                    question=question,
-                    answer=text.strip(),
-                    tokens=len(tokens),
-                    complete=tokens[-1] in self._family.stop_ids,
-                    evidence=tuple(times),
-                )
-
-    @torch.inference_mode()
-    def generate(self, questions: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Continue each question's token ids greedily up to a stop token, which is included."""
-        cache = TieredCache(self._prefix)
-        step, padding = self._padded(questions)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        replies: list[list[int]] = [[] for _ in questions]
-        running = list(range(len(questions)))  # the question of each row of the batch
-        for _ in range(max_new_tokens):
-            chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
-            tokens = chosen.tolist()
-            for question, token in zip(running, tokens, strict=True):
-                replies[question].append(token)
-            rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
-            if not rows:
-                break
-            step, place = chosen[:, None], place[:, -1:] + 1
-            if len(rows) < len(running):
-                going_on = torch.tensor(rows, device=self._device)
-                step, place, padding = step[going_on], place[going_on], padding[going_on]
-                cache.keep(going_on)
-                running = [running[row] for row in rows]
-        return replies
-
-    @torch.inference_mode()
-    def next_token_scores(self, question: str) -> Tensor:
-        """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = torch.tensor([self._question_ids(question)], device=self._device)
-        place = torch.arange(ids.shape[1], device=self._device)[None]
-        padding = torch.zeros(1, dtype=torch.long, device=self._device)
-        return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
-
     @torch.inference_mode()
     def attention(self, questions: list[list[int]], answers: list[list[int]]) -> Tensor:
         """Attention that the tokens of each answer pay to each sample, a mean over them.
@@ -237,29 +291,3 @@ class Answerer:
             found, self._neutral = found[:-1], found[-1]
         for mass in found:
             yield time_ranges(sample_evidence(mass, self._neutral), time_s, source)
-
-    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        padding = lengths.max() - lengths
-        rows = [[0] * int(p) + ids for p, ids in zip(padding, sequences, strict=True)]
-        return torch.tensor(rows, device=self._device), padding.to(self._device)
-
-    def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
-        """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
-        embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
-        start = torch.tensor(self._cache.header.layout.next_position, device=self._device)
-        positions = start[:, None, None] + place[None]
-        positions = positions[0] if len(positions) == 1 else positions
-        hidden = forward(self._family.language_model, embedded, positions, cache, padding)
-        return self._family.logits(hidden[:, -1])
-
-    def _question_ids(self, question: str) -> list[int]:
-        if not question.strip():
-            raise BatchError("a question is empty; give it with -q, or one per line of stdin")
-        placeholder = self._family.placeholder
-        if placeholder in question:
-            raise BatchError(
-                f"a question holds the model's image token {placeholder!r}: {question!r}"
-            )
-        return self._family.question_ids(question)

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "Show what a cache holds.",
     "verify": "Check every checksum of caches.",
     "models": "List the model families that are supported, and their limits.",
+    "evaluate": "Compare methods on the same videos, questions and model.",
     "bench": "Measure what the cache costs and saves on this machine.",
     "demo": "Draw videos, cache them, and answer questions about them.",
 }

@@ -73,11 +73,25 @@ def draw_ground(scene: Scene, size_px: int) -> Rgb:
         texture += strength * cv2.resize(grid, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
     ground = np.asarray(_GROUND[scene.ground], np.float32) + texture[..., None]
     clipped: Rgb = np.clip(ground, 0, 255).astype(np.uint8)
+    for _ in range(scene.look.specks):
+        centre = tuple(rng.uniform(0, size_px, 2))
+        grey = int(rng.integers(60, 200))
+        _disc(clipped, centre, rng.uniform(0.006, 0.018) * size_px, (grey, grey, grey))
     return clipped
 
 
 def draw_scene(picture: Rgb, scene: Scene, time_s: float) -> None:
     """Draw everything that stands or moves in a scene onto its ground, in place."""
+    if scene.look.contrast < 1:
+        ground = picture.copy()
+        _draw_things(picture, scene, time_s)
+        share = scene.look.contrast
+        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
+    else:
+        _draw_things(picture, scene, time_s)
+
+
+def _draw_things(picture: Rgb, scene: Scene, time_s: float) -> None:
     size = picture.shape[0]
     if scene.dots is not None and scene.dots_place is not None:
         for dx, dy in _DOTS[: scene.dots]:
@@ -87,7 +101,7 @@ def draw_scene(picture: Rgb, scene: Scene, time_s: float) -> None:
         _disc(picture, centre, 0.042 * size, (20, 20, 20))
         _disc(picture, centre, 0.03 * size, INK[scene.bead_colour])
     if scene.digit is not None and scene.digit_place is not None:
-        _card(picture, scene.digit, _at(scene.digit_place, size))
+        _card(picture, scene.digit, _at(scene.digit_place, size), scene.look.card)
     for thing in scene.things:
         _thing(picture, thing, time_s)
     if scene.spark is not None and scene.spark.seen(time_s):
@@ -176,9 +190,8 @@ def _spark(
         cv2.line(picture, _fixed(centre), _fixed(tip), colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def _card(picture: Rgb, digit: int, centre: tuple[float, float]) -> None:
-    size = picture.shape[0]
-    dot = size / 56
+def _card(picture: Rgb, digit: int, centre: tuple[float, float], scale: float) -> None:
+    dot = scale * picture.shape[0] / 56
     outline = [(-0.72, -1.0), (0.72, -1.0), (0.72, 1.0), (-0.72, 1.0)]
     _polygon(picture, centre, 4.6 * dot, 0.0, outline, (250, 250, 250))
     for row, line in enumerate(_GLYPHS[digit].split()):

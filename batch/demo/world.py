@@ -80,6 +80,18 @@ class Spark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """How hard a scene is to see; as it stands, as in training."""
+
+    contrast: float = 1.0
+    """Of all things against their ground, 0..1."""
+    specks: int = 0
+    """Grey blots on the ground that mean nothing."""
+    card: float = 1.0
+    """Size of the card with the digit, of its usual."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A stretch of video between two cuts: samples [first_sample, first_sample + samples)."""
 
@@ -95,6 +107,7 @@ class Scene:
     dots: int | None = None
     dots_place: Place | None = None
     spark: Spark | None = None
+    look: Look = Look()
 
     @property
     def caption(self) -> str:

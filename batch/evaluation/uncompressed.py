@@ -5,6 +5,7 @@ the plan, the tiers or the attention over them.
 """
 
 import copy
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,28 +13,74 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
 from batch.video import Footage
 
 
-class Uncompressed:
-    """Answers from a full KV cache that transformers filled."""
+@torch.inference_mode()
+def embed(family: Family, pictures: NDArray[np.uint8], footage: Footage) -> Tensor:
+    """Embeddings [slots, hidden] of the prefix of all samples.
 
-    def __init__(self, family: Family, pictures: NDArray[np.uint8], footage: Footage) -> None:
-        """Run the prefix of all samples, uint8 RGB [samples, frames * height, width, 3]."""
+    Args:
+        pictures: uint8 RGB [samples, frames * height, width, 3].
+        footage: of the same samples.
+    """
+    layout = family.layout(footage)
+    tokens = torch.from_numpy(layout.token_ids).long()
+    embedded = family.text_embeddings(tokens.to(family.device))
+    is_cell = torch.from_numpy(layout.cell >= 0)
+    features = family.features(pictures, footage.geometry)
+    embedded[is_cell] = features.flatten(0, 1).to(embedded.dtype)
+    return embedded
+
+
+class Uncompressed:
+    """Answers from a full KV cache that transformers filled.
+
+    `encode_seconds` and `forward_seconds` are what the vision tower and the decoder took.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        pictures: NDArray[np.uint8],
+        footage: Footage,
+        *,
+        mass: AttentionMass | None = None,
+    ) -> None:
+        """Run the prefix of all samples.
+
+        Args:
+            pictures: uint8 RGB [samples, frames * height, width, 3].
+            footage: of the same samples.
+            mass: told of the attention in every layer.
+        """
         self._family = family
-        family.language_model.set_attn_implementation("sdpa")
+        install()
+        family.language_model.set_attn_implementation("sdpa" if mass is None else OBSERVED)
+        started = time.perf_counter()
         layout = family.layout(footage)
+        embedded = embed(family, pictures, footage)
+        encoded = time.perf_counter()
+        self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
+        observed = {} if mass is None else {"mass": mass}
         with torch.inference_mode():
-            tokens = torch.from_numpy(layout.token_ids).long()
-            embedded = family.text_embeddings(tokens.to(family.device))
-            is_cell = torch.from_numpy(layout.cell >= 0)
-            features = family.features(pictures, footage.geometry)
-            embedded[is_cell] = features.flatten(0, 1).to(embedded.dtype)
-            self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
-            self._run(embedded, torch.from_numpy(layout.positions.T), self._prefix)
+            positions = torch.from_numpy(layout.positions.T)
+            self._run(embedded, positions, self._prefix, **observed)
         self._start = torch.tensor(layout.next_position)[:, None]
+        self.encode_seconds = encoded - started
+        self.forward_seconds = time.perf_counter() - encoded
+        family.language_model.set_attn_implementation("sdpa")
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Key and value of the prefix, [kv_heads, slots, head_dim]; not copied."""
+        held = self._prefix.layers[layer]
+        if not isinstance(held, DynamicLayer) or held.keys is None or held.values is None:
+            raise TypeError(f"layer {layer}: got {type(held).__name__}, expected plain K and V")
+        return held.keys[0], held.values[0]
 
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
@@ -65,7 +112,13 @@ class Uncompressed:
         hidden = self._run(self._family.text_embeddings(tokens), positions, cache)
         return self._family.logits(hidden[-1])
 
-    def _run(self, embedded: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def _run(
+        self,
+        embedded: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        **observed: AttentionMass,
+    ) -> Tensor:
         """Last states [new, hidden] of embeddings [new, hidden] at positions [axes, new]."""
         positions = positions.long().to(embedded.device)
         output = self._family.language_model(
@@ -73,6 +126,7 @@ class Uncompressed:
             position_ids=positions if len(positions) == 1 else positions[:, None],
             past_key_values=cache,
             use_cache=True,
+            **observed,
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden

@@ -119,6 +119,11 @@ class Prefix:
         return self._filled[layer][tier]
 
     @property
+    def raw_dtype(self) -> torch.dtype:
+        """What rows of the FP16 tier must be of."""
+        return _DTYPES[self.shape.raw_dtype]
+
+    @property
     def tokens(self) -> int:
         """Rows filled in every layer, all tiers together."""
         return min(sum(filled.values()) for filled in self._filled)
@@ -229,9 +234,8 @@ class Prefix:
         for kind, states in (("key", key), ("value", value)):
             if states.shape != expected:
                 raise ValueError(f"{kind}: got shape {tuple(states.shape)}, expected {expected}")
-            raw_dtype = self._tensors["layers.0.key.fp16"].dtype
-            if tier is Tier.FP16 and states.dtype != raw_dtype:
-                raise ValueError(f"{kind}: got {states.dtype}, the file keeps {raw_dtype}")
+            if tier is Tier.FP16 and states.dtype != self.raw_dtype:
+                raise ValueError(f"{kind}: got {states.dtype}, the file keeps {self.raw_dtype}")
 
     def _encode(self, tier: Tier, states: Tensor) -> dict[str, Tensor]:
         """Encoded rows by the end of their tensor's name."""

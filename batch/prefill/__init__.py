@@ -3,7 +3,7 @@
 from batch.prefill.header import make_header, same_work
 from batch.prefill.memory import Memory, expect_memory
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
-from batch.prefill.run import Prefill, plan_cache, prefill
+from batch.prefill.run import Prefill, Seconds, plan_cache, prefill
 from batch.prefill.segments import Stretch, cut
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Pointers",
     "Positions",
     "Prefill",
+    "Seconds",
     "Stretch",
     "cut",
     "expect_memory",

@@ -1,0 +1,148 @@
+"""`batch evaluate`: methods side by side on the same videos, questions and model."""
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch.cli import options
+from batch.cli.options import json_option, model_options, run_options
+from batch.cli.progress import progress
+from batch.errors import BatchError
+
+if TYPE_CHECKING:
+    from batch.evaluation.comparison import Comparison
+    from batch.models import Family
+SUITES = ("methods", "ablations")
+EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
+
+
+@click.command()
+@click.option(
+    "--data",
+    "data",
+    multiple=True,
+    default=["demo:plain"],
+    show_default=True,
+    help="demo:VARIANT, a JSONL file, or the local folder of a benchmark; repeat for more.",
+)
+@click.option(
+    "--videos", type=click.IntRange(1), default=20, show_default=True, help="Of each set, at most."
+)
+@click.option(
+    "--seed", type=click.IntRange(2), default=2, show_default=True, help="Of the drawn films."
+)
+@click.option("--suite", type=click.Choice(SUITES), default="methods", show_default=True)
+@click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
+@click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
+@click.option(
+    "--budget-bytes",
+    multiple=True,
+    help="A number, or a share of the FP16 K and V of all slots.  [default: 25%]",
+)
+@click.option(
+    "--rows", multiple=True, type=options.EXISTING_FILE, help="Answers of methods run elsewhere."
+)
+@click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(1e-5, 1000),
+    default=1.0,
+    show_default=True,
+    help="Samples a second.",
+)
+@click.option("--max-samples", type=click.IntRange(1), help="Lower the rate of longer videos.")
+@model_options
+@run_options
+@json_option
+def evaluate(
+    data: tuple[str, ...],
+    videos: int,
+    seed: int,
+    suite: str,
+    methods: tuple[str, ...],
+    budget_tokens: tuple[str, ...],
+    budget_bytes: tuple[str, ...],
+    rows: tuple[Path, ...],
+    out: Path | None,
+    fps: float,
+    max_samples: int | None,
+    as_json: bool,
+    **checkpoint: Any,
+) -> None:
+    """Compare methods on the same videos, questions and model.
+
+    Each method runs as it is, if it knows how much to keep, and within each budget. Prints a row
+    a method; seed 0 trained the demo model and 1 draws the films of batch demo.
+    """
+    # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    _require_extra()
+    from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
+    from batch.evaluation.comparison import compare
+    from batch.evaluation.publish import publish
+    from batch.evaluation.viewing import Viewing
+    from batch.video import Sampling
+
+    if out is not None:
+        options.make_folder(out)
+    entries = choose_entries(suite, methods, choose_limits(budget_tokens, budget_bytes))
+    sampling = Sampling(rate_hz=fps, max_samples=max_samples)
+    family = _load(**checkpoint)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sets = choose_sets(data, folder, videos=videos, seed=seed)
+        total = len({question.video for one in sets for question in one.questions})
+        with progress("evaluate", total, "videos") as tell:
+            found = compare(
+                family, sets, entries, rows, folder=folder, sampling=sampling, tell=tell
+            )
+        if out is not None:
+            publish(found, out, _command(), lambda video: Viewing(video, family, sampling))
+    for line in _report(found, as_json):
+        click.echo(line)
+
+
+def _require_extra() -> None:
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BatchError(
+            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
+        )
+
+
+def _load(
+    model: str,
+    revision: str | None,
+    offline: bool,
+    device: str | None,
+    dtype: str | None,
+    attn: Any,
+) -> "Family":
+    import torch
+
+    from batch.models import open_family
+
+    device = options.choose_device(device)
+    family = open_family(model, revision=revision, offline=offline)
+    dtype = options.choose_dtype(dtype, device, family.checkpoint)
+    family.load(device=device, dtype=getattr(torch, dtype), attention=attn)
+    return family
+
+
+def _command() -> str:
+    return shlex.join(["batch", *sys.argv[1:]])
+
+
+def _report(found: "Comparison", as_json: bool) -> list[str]:
+    if as_json:
+        return [json.dumps(row.to_dict()) for row in found.rows]
+    lines = [line for grid in found.grids for line in ["", grid.title, *grid.to_text()]]
+    void = found.rows[0].void
+    return lines[1:] if void is None else [f"VOID: {void}", *lines]

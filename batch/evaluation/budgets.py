@@ -1,0 +1,121 @@
+"""Budgets as people give them, and what they mean for one video."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.errors import BatchError
+from batch.policies import Budget, Prices, Unit
+from batch.prefill import Prefill
+from cachefmt.layout import file_size, tensor_specs
+from cachefmt.tiers import STORED_TIERS, Tier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A budget for every video: an amount, or a share of what the whole video takes, 0..1.
+
+    The whole is all slots, or FP16 K and V of all slots.
+    """
+
+    unit: Unit
+    amount: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.amount is None) == (self.share is None):
+            raise ValueError("a limit is an amount or a share")
+        if not (self.amount or self.share or 0) > 0:
+            raise ValueError(f"limit: got {self}, expected more than 0")
+
+    @classmethod
+    def parse(cls, text: str, unit: Unit) -> "Limit":
+        """Read "784" or "25%".
+
+        Raises:
+            BatchError: neither.
+        """
+        try:
+            if text.endswith("%"):
+                return cls(unit=unit, share=float(text[:-1]) / 100)
+            return cls(unit=unit, amount=int(text))
+        except ValueError as error:
+            raise BatchError(
+                f"--budget-{unit}: got {text!r}, expected a number like 784 or a share like 25%"
+            ) from error
+
+    @property
+    def label(self) -> str:
+        """As given, with the unit."""
+        what = f"{100 * self.share:g}%" if self.share is not None else f"{self.amount}"
+        return f"{what} {self.unit}"
+
+    def of(self, everything: Prefill) -> Budget:
+        """The budget of the video whose every slot is in this plan."""
+        if self.share is None:
+            return Budget(amount=self.amount or 0, unit=self.unit)
+        whole = fp16_bytes(everything) if self.unit == "bytes" else everything.plan.slots
+        return Budget(amount=int(self.share * whole), unit=self.unit)
+
+
+def fp16_bytes(work: Prefill) -> int:
+    """FP16 K and V of all slots, pruned or not: what every compression is measured against."""
+    shape = work.header.shape
+    return 4 * work.plan.slots * shape.layers * shape.heads * shape.head_dim
+
+
+def kv_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
+    """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
+    specs = tensor_specs(replace(work.header.shape, tokens=tokens))
+    return sum(spec.size_bytes for name, spec in specs.items() if name.startswith("layers."))
+
+
+def sample_kv_bytes(work: Prefill) -> NDArray[np.int64]:
+    """Bytes of K and V of each sample, separators included; int64 [samples]."""
+    plan = work.plan
+    token = np.array([kv_bytes(_one(tier), work) for tier in STORED_TIERS], np.int64)
+    inside = plan.sample >= 0
+    held = np.bincount(
+        plan.sample[inside], token[plan.tier[inside]], minlength=work.header.shape.samples
+    )
+    return held.astype(np.int64)
+
+
+def _one(tier: Tier) -> dict[str, int]:
+    return {stored.name: int(stored == tier) for stored in STORED_TIERS}
+
+
+def size_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
+    """Size of the cache file of so many tokens by tier, exact."""
+    shape = replace(work.header.shape, tokens=tokens)
+    return file_size(replace(work.header, shape=shape))
+
+
+def prices(everything: Prefill, unit: Unit) -> Prices:
+    """What storing costs in the video whose every slot is in this plan.
+
+    The header's JSON grows by a digit here and there; it is priced at its shortest.
+    """
+    plan, shape = everything.plan, everything.header.shape
+    in_sample = (plan.cell < 0) & (plan.sample >= 0)
+    separators = np.bincount(plan.sample[in_sample], minlength=shape.samples).astype(np.int64)
+    text = int((plan.sample < 0).sum())
+    if unit == "tokens":
+        one = dict.fromkeys(STORED_TIERS, 1)
+        return Prices(token=one, fixed=text, separators=separators)
+    token = {tier: _row_bytes(everything, tier) for tier in STORED_TIERS}
+    nothing = size_bytes({tier.name: 0 for tier in STORED_TIERS}, everything)
+    raw = token[Tier.FP16]
+    return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)
+
+
+def _row_bytes(work: Prefill, tier: Tier) -> int:
+    """A token of a tier in all tensors that have a row of it."""
+    specs = tensor_specs(work.header.shape)
+    return sum(
+        spec.row_bytes
+        for name, spec in specs.items()
+        if name.startswith("token.") or f".{tier.name.lower()}" in name
+    )

@@ -1,0 +1,10 @@
+"""Questions about videos, with their true answers: drawn films, files of one's own, benchmarks.
+
+Knows no model. Nothing is downloaded.
+"""
+
+from batch.evaluation.data.demo import DEMO_VARIANTS, demo_set
+from batch.evaluation.data.question_set import Question, QuestionSet
+from batch.evaluation.data.reading import read_set
+
+__all__ = ["DEMO_VARIANTS", "Question", "QuestionSet", "demo_set", "read_set"]

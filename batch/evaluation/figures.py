@@ -1,0 +1,94 @@
+"""Figures of a comparison as PNG, drawn with matplotlib (of the extra `evaluate`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from batch.evaluation.runs import FATES, Run
+from batch.evaluation.table import Row
+from batch.report.tiers_drawn import INK
+from cachefmt.tiers import Tier
+
+_POINTER_INK = (200, 200, 200)
+_INKS = [*(INK[tier] for tier in Tier), _POINTER_INK]
+_SIZE_INCHES = (8.0, 4.5)
+_OURS = "sali-cache"
+
+
+def draw_pareto(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against bytes, a point for each row, the budgets of one method joined."""
+    figure, axes = _start("share of the FP16 K and V of all slots", "accuracy")
+    points: dict[tuple[str, str | None], list[Row]] = {}
+    for row in rows:
+        points.setdefault((row.label.method, row.label.profile), []).append(row)
+    colours = mpl.colormaps["tab20"]
+    for number, (names, own) in enumerate(points.items()):
+        _draw_method(axes, " ".join(filter(None, names)), own, colours(number % colours.N))
+    axes.set_xscale("log")
+    ticks = [0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.7, 1.0]
+    axes.set_xticks(ticks, [f"1/{1 / tick:.3g}" if tick < 1 else "1" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize="x-small", ncols=2, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def draw_tiers_over_time(run: Run, path: Path) -> None:
+    """The paper's Figure 2: what becomes of the cells of each sample of one video."""
+    if run.by_sample is None:
+        raise ValueError(f"{run.label}: this method chooses no cells")
+    figure, axes = _start("sample", "share of cells")
+    shares = run.by_sample / run.by_sample.sum(axis=1, keepdims=True)
+    places, bottom = np.arange(run.samples), np.zeros(run.samples)
+    for fate, ink, share in zip(FATES, _INKS, shares.T, strict=True):
+        axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=fate)
+        bottom += share
+    axes.set_title(f"{run.video}, {run.label}", fontsize="small")
+    axes.legend(fontsize="x-small", ncols=len(FATES), loc="lower center")
+    figure.savefig(path, dpi=150)
+
+
+def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
+    """The paper's Figure 3: bytes of K and V as one video goes on, a line for each method."""
+    figure, axes = _start("samples seen", "K and V, MB")
+    for run in runs:
+        if run.sample_bytes is not None:
+            held = np.cumsum(run.sample_bytes) / 1e6
+            ours = run.label.method == _OURS
+            axes.plot(range(1, run.samples + 1), held, label=str(run.label), lw=2.5 if ours else 1)
+    axes.set_title(runs[0].video, fontsize="small")
+    axes.legend(fontsize="x-small")
+    figure.savefig(path, dpi=150)
+
+
+def _draw_method(axes: Axes, name: str, rows: Sequence[Row], colour: object) -> None:
+    ordered = sorted(rows, key=lambda row: row.figures["compression_fp16"].value or 0.0)
+    shares = [1 / (row.figures["compression_fp16"].value or 1.0) for row in ordered]
+    accuracy = [row.figures["accuracy"] for row in ordered]
+    values = np.array([figure.value or 0.0 for figure in accuracy])
+    lows = np.array([figure.low or 0.0 for figure in accuracy])
+    highs = np.array([figure.high or 0.0 for figure in accuracy])
+    ours = name.startswith(_OURS)
+    axes.errorbar(
+        shares,
+        values,
+        yerr=[np.maximum(values - lows, 0), np.maximum(highs - values, 0)],
+        label=name,
+        color=colour,
+        marker="*" if ours else "o",
+        markersize=11 if ours else 5,
+        linewidth=1.6 if ours else 0.8,
+        elinewidth=0.5,
+    )
+
+
+def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    return figure, axes

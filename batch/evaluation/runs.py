@@ -1,0 +1,201 @@
+"""Methods run over question sets: what each stored of each video, and what it answered."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from batch.analysis.manifest import Manifest
+from batch.errors import BatchError
+from batch.evaluation.bench.measuring import peak_allocated
+from batch.evaluation.budgets import Limit, fp16_bytes, sample_kv_bytes
+from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.scoring import prompt
+from batch.evaluation.store import store, store_uncompressed
+from batch.evaluation.stored import Stored
+from batch.evaluation.viewing import Viewing
+from batch.models import Family
+from batch.policies import Policy
+from batch.video import Sampling
+from cachefmt.tiers import Tier
+
+FATES = (*(tier.name for tier in Tier), "POINTER")
+"""What can become of a cell; all cells of a sample that is no more there are POINTER."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What a row of a table is called by."""
+
+    method: str
+    profile: str | None = None
+    budget: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.method, self.profile, self.budget) if part)
+
+
+UNCOMPRESSED = Label(method="uncompressed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method as it enters a comparison."""
+
+    policy: Policy
+    limit: Limit | None = None
+
+    @property
+    def label(self) -> Label:
+        """What its rows are called by."""
+        budget = None if self.limit is None else self.limit.label
+        return Label(method=self.policy.name, profile=self.policy.profile, budget=budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question, its truth, the answer of the uncompressed model, and that of a method."""
+
+    question: Question
+    reference: str
+    answer: str
+    kl: float | None
+    """Of the first answer token's distribution against the uncompressed model's, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One method on one video."""
+
+    label: Label
+    data: str
+    """Name of the question set."""
+    video: str
+    samples: int
+    fp16_bytes: int
+    """FP16 K and V of all slots."""
+    slots: int
+    size_bytes: int
+    kv_bytes: int
+    seconds: float
+    parts: dict[str, float] | None
+    """Seconds by the names of `PARTS`; None where only the whole is known."""
+    tokens: dict[str, int] | None
+    """Stored tokens by tier; None where there are no such tiers."""
+    by_sample: NDArray[np.int64] | None
+    """Cells of each sample by fate, [samples, FATES]; None for methods that choose no cells."""
+    sample_bytes: NDArray[np.int64] | None
+    """K and V of each sample, [samples]; None for methods that choose no cells."""
+    peak_bytes: int | None
+    """Of prefill, above the weights; measured on the first video of each set only."""
+    asked: tuple[Asked, ...]
+
+
+def evaluate(
+    family: Family,
+    sets: Sequence[QuestionSet],
+    entries: Sequence[Entry],
+    *,
+    folder: Path,
+    sampling: Sampling | None = None,
+    tell: Callable[[int], object] = lambda videos: None,
+) -> Iterator[Run]:
+    """Run the uncompressed model and every method over every video, on the same questions.
+
+    Args:
+        family: a loaded model.
+        folder: for the one cache file that exists at a time.
+        tell: told of each finished video.
+
+    Raises:
+        BatchError: a video or a question cannot be used, or a budget holds nothing.
+    """
+    attention = family.language_model.config._attn_implementation
+    for data in sets:
+        videos = groupby(data.questions, key=lambda question: question.video)
+        for number, (path, questions) in enumerate(videos):
+            viewing = Viewing(path, family, sampling or Sampling(), attention=attention)
+            for run in _runs(viewing, list(questions), entries, folder, has_peak=number == 0):
+                yield replace(run, data=data.name)
+            tell(1)
+
+
+def _runs(
+    viewing: Viewing,
+    questions: list[Question],
+    entries: Sequence[Entry],
+    folder: Path,
+    *,
+    has_peak: bool,
+) -> Iterator[Run]:
+    makers: dict[Label, Callable[[], Stored]] = {
+        UNCOMPRESSED: partial(store_uncompressed, viewing),
+        **{
+            entry.label: partial(store, entry.policy, viewing, entry.limit, folder)
+            for entry in entries
+        },
+    }
+    reference: _Replies | None = None
+    for label, make in makers.items():
+        try:
+            stored = make()
+            replies = _ask(stored, questions)
+        except BatchError as error:
+            raise BatchError(f"{viewing.path.name}, {label}: {error}") from error
+        reference = reference or replies
+        yield Run(
+            label=label,
+            data="",
+            video=viewing.path.name,
+            samples=len(viewing.pictures),
+            fp16_bytes=fp16_bytes(viewing.everything),
+            slots=viewing.everything.plan.slots,
+            size_bytes=stored.size_bytes,
+            kv_bytes=stored.kv_bytes,
+            seconds=sum(stored.seconds.values()),
+            parts=stored.seconds,
+            tokens=stored.tokens,
+            by_sample=None if stored.work is None else _by_sample(stored.work.manifest),
+            sample_bytes=None if stored.work is None else sample_kv_bytes(stored.work),
+            peak_bytes=peak_allocated(make) if has_peak else None,
+            asked=_compare(questions, reference, replies),
+        )
+
+
+def _by_sample(manifest: Manifest) -> NDArray[np.int64]:
+    fates = np.where(manifest.kept[:, None], manifest.tier, len(Tier))
+    return np.stack([np.bincount(one, minlength=len(FATES)) for one in fates])
+
+
+class _Replies(NamedTuple):
+    """Answers, and the log-probabilities [questions, vocabulary] of their first tokens."""
+
+    answers: list[str]
+    first: Tensor
+
+
+def _ask(stored: Stored, questions: Sequence[Question]) -> _Replies:
+    prompts = [prompt(question.question, question.options) for question in questions]
+    replies = stored.answerer.ask(prompts)
+    answers = [reply if isinstance(reply, str) else reply.answer for reply in replies]
+    scores = torch.stack([stored.answerer.next_token_scores(text) for text in prompts])
+    return _Replies(answers, scores.log_softmax(-1))
+
+
+def _compare(
+    questions: Sequence[Question], reference: _Replies, replies: _Replies
+) -> tuple[Asked, ...]:
+    kl = (reference.first.exp() * (reference.first - replies.first)).sum(-1).tolist()
+    return tuple(
+        Asked(question=question, reference=own, answer=answer, kl=divergence)
+        for question, own, answer, divergence in zip(
+            questions, reference.answers, replies.answers, kl, strict=True
+        )
+    )

@@ -1,0 +1,152 @@
+"""`batch evaluate` runs methods over the same questions and writes down what it found."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from batch.cli import evaluate as command
+from tests.cli.running import batch, objects, succeed
+
+METHODS = ("--method", "sali-cache", "--method", "random")
+FEW = ("--budget-tokens", 12)
+
+
+@pytest.fixture(scope="module")
+def questions(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions of one's own about the clip."""
+    path = tmp_path_factory.mktemp("questions") / "own.jsonl"
+    lines = [
+        {"video": str(clip), "question": question, "answer": "star"}
+        for question in ("what is the red star ?", "a b c")
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes of the bundled model on two drawn films."""
+    out = tmp_path_factory.mktemp("written")
+    lines = succeed(
+        *("evaluate", "--videos", 2, "--seed", 5, *METHODS),
+        *("--budget-bytes", "40%", "--budget-tokens", 200, "--out", out),
+    )
+    assert lines[0] == "Table I: answers"
+    return out
+
+
+def test_a_method_has_a_row_as_it_is_and_one_a_budget(written: Path) -> None:
+    found = json.loads((written / "results" / "table.json").read_text())
+    rows = [(row["method"], row["profile"], row["budget"]) for row in found["methods"]]
+    assert rows == [
+        ("uncompressed", None, None),
+        ("sali-cache", "paper", None),
+        ("sali-cache", "default", None),
+        ("sali-cache", "paper", "200 tokens"),
+        ("sali-cache", "default", "200 tokens"),
+        ("random", None, "200 tokens"),
+        ("sali-cache", "paper", "40% bytes"),
+        ("sali-cache", "default", "40% bytes"),
+        ("random", None, "40% bytes"),
+    ]
+    assert found["command"].startswith("batch ")
+    assert found["sets"][0]["videos"] == 2
+    assert all(row["void"] is None for row in found["methods"])
+
+
+def test_results_show_every_table_and_picture(written: Path) -> None:
+    text = (written / "RESULTS.md").read_text()
+    page = (written / "results" / "index.html").read_text()
+    for title in ("Table I", "Table II", "Table III", "by kind of question", "by question set"):
+        assert title in text
+        assert title in page
+    pictures = {path.name for path in (written / "results").glob("*.png")}
+    assert {"pareto.png", "tiers.png", "bytes.png"} <= pictures
+    for name in pictures:
+        assert f"results/{name}" in text
+        assert f'src="{name}"' in page
+
+
+def test_every_answer_is_in_the_parquet_file(written: Path) -> None:
+    rows = pq.read_table(written / "results" / "answers.parquet").to_pylist()
+    found = json.loads((written / "results" / "table.json").read_text())
+    assert len(rows) == sum(row["n"] for row in found["methods"])
+    own = [row for row in rows if row["method"] == "uncompressed"]
+    assert all(row["answer"] == row["uncompressed"] and row["kl"] == 0 for row in own)
+    accuracy = sum(row["right"] for row in own) / len(own)
+    assert accuracy == pytest.approx(found["methods"][0]["accuracy"])
+
+
+def test_json_has_a_row_a_method_and_random_weights_are_void(questions: Path, model: Path) -> None:
+    rows = objects(
+        succeed("evaluate", "--data", questions, "--model", model, *METHODS, *FEW, "--json")
+    )
+    assert [row["method"] for row in rows] == ["uncompressed", *["sali-cache"] * 4, "random"]
+    assert {row["n"] for row in rows} == {2}
+    assert all("right more often" in row["void"] for row in rows)
+
+
+def test_a_void_comparison_says_so_first(questions: Path, model: Path) -> None:
+    lines = succeed("evaluate", "--data", questions, "--model", model, "--method", "random", *FEW)
+    assert lines[0].startswith("VOID: ")
+
+
+def test_an_ablation_takes_one_part_away(questions: Path, model: Path) -> None:
+    suite = ("--suite", "ablations", "--json")
+    rows = objects(succeed("evaluate", "--data", questions, "--model", model, *suite))
+    profiles = [row["profile"] for row in rows[1:]]
+    assert profiles[0] == "default"
+    assert all(profile.startswith("default, ") for profile in profiles[1:])
+    assert all(row["budget"] is None for row in rows)
+
+
+def test_rows_from_elsewhere_join_the_table(
+    questions: Path, model: Path, clip: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rivals.jsonl"
+    line = {"method": "knorm", "profile": "ratio 0.5", "video": clip.name, "answer": "star"}
+    asked = [json.loads(text)["question"] for text in questions.read_text().splitlines()]
+    rows.write_text(
+        "\n".join(json.dumps({**line, "question": one, "bytes": 9, "seconds": 1}) for one in asked)
+    )
+    arguments = ("--data", questions, "--model", model, "--method", "random", "--rows", rows)
+    found = objects(succeed("evaluate", *arguments, *FEW, "--json"))[-1]
+    assert (found["method"], found["accuracy"], found["bytes"]) == ("knorm", 1.0, 9)
+    assert found["kl"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--method", "magic"), "got 'magic', there are full"),
+        (("--budget-bytes", "much"), "got 'much', expected a number like 784"),
+        (("--budget-tokens", "0"), "got '0', expected a number like 784"),
+        (("--data", "nowhere.jsonl"), "nowhere.jsonl: no question set"),
+        (("--data", "demo:magic"), "got the variant 'magic'"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(arguments: tuple[str, ...], error: str) -> None:
+    result = batch("evaluate", "--videos", 1, *arguments)
+    assert result.exit_code == 1
+    assert error in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_budget_that_holds_nothing_is_named_with_its_video(
+    questions: Path, model: Path, clip: Path
+) -> None:
+    arguments = ("--data", questions, "--model", model, "--budget-bytes", 100)
+    result = batch("evaluate", *arguments, "--method", "random")
+    assert result.exit_code == 1
+    assert f"{clip.name}, random 100 bytes: a budget of 100 bytes does not hold" in result.stderr
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "EXTRA", ("no_such_package",))
+    result = batch("evaluate")
+    assert result.exit_code == 1
+    assert "pip install 'sali-cache[evaluate]'" in result.stderr

@@ -1,0 +1,68 @@
+"""Runs as a method would leave them, without a method."""
+
+from pathlib import Path
+
+import numpy as np
+
+from batch.evaluation.data import Question
+from batch.evaluation.runs import UNCOMPRESSED, Asked, Label, Run
+
+OURS = Label(method="sali-cache", profile="default")
+
+
+def asked(
+    truth: str = "red",
+    answer: str = "red",
+    *,
+    reference: str = "red",
+    kind: str = "colour",
+    options: tuple[str, ...] = (),
+    kl: float | None = 0.5,
+) -> Asked:
+    question = Question(
+        video=Path("film.mp4"),
+        question=f"what is {truth} ?",
+        answer=truth,
+        options=options,
+        kind=kind,
+    )
+    return Asked(question=question, reference=reference, answer=answer, kl=kl)
+
+
+def run(
+    *answers: Asked,
+    label: Label = OURS,
+    video: str = "film.mp4",
+    size_bytes: int = 250,
+    data: str = "films",
+) -> Run:
+    """A video of ten samples of four cells, two of them pointers."""
+    fates = np.array([[1, 1, 1, 1, 0]] * 8 + [[0, 0, 0, 0, 4]] * 2)
+    return Run(
+        label=label,
+        data=data,
+        video=video,
+        samples=10,
+        fp16_bytes=1000,
+        slots=50,
+        size_bytes=size_bytes,
+        kv_bytes=200,
+        seconds=2.0,
+        parts={
+            "decode": 1.0,
+            "analyse": 0.0,
+            "encode": 0.5,
+            "prefill": 0.5,
+            "quantise": 0.0,
+            "write": 0.0,
+        },
+        tokens={"FP16": 8, "INT8": 8, "INT4": 8},
+        by_sample=fates,
+        sample_bytes=np.array([20] * 10),
+        peak_bytes=None,
+        asked=answers,
+    )
+
+
+def uncompressed(*answers: Asked, video: str = "film.mp4") -> Run:
+    return run(*answers, label=UNCOMPRESSED, video=video, size_bytes=1000)

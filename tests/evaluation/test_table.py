@@ -1,0 +1,118 @@
+"""A row a method; a comparison that proves nothing is void."""
+
+from pathlib import Path
+
+import pytest
+
+from batch.errors import BatchError
+from batch.evaluation import grids
+from batch.evaluation.external import read_external
+from batch.evaluation.failures import failures
+from batch.evaluation.runs import UNCOMPRESSED
+from batch.evaluation.table import accuracy_by_kind, accuracy_by_set, tabulate, void_reason
+from tests.evaluation.runs import OURS, asked, run, uncompressed
+
+KEYS = {
+    *("method", "profile", "n", "accuracy", "agreement_em", "bleu", "rouge_l", "empty_share"),
+    *("bytes", "compression_fp16", "seconds_per_sample", "peak_bytes", "intervals"),
+}
+TRUTHS = ("red", "green", "blue")
+
+
+def seen(**how: str) -> list:
+    """Right answers to three questions with different truths."""
+    return [asked(truth, how.get("answer", truth), reference=truth) for truth in TRUTHS]
+
+
+def test_a_row_has_the_promised_keys() -> None:
+    rows = tabulate([uncompressed(*seen()), run(*seen())])
+    assert [row.label for row in rows] == [UNCOMPRESSED, OURS]
+    found = rows[1].to_dict()
+    assert set(found) >= KEYS
+    assert found["intervals"].keys() >= {"accuracy", "compression_fp16", "seconds_per_sample"}
+    assert found["void"] is None
+
+
+def test_answers_without_a_word_are_no_agreement() -> None:
+    silent = [asked(truth, "", reference="") for truth in TRUTHS]
+    (row, _) = tabulate([uncompressed(*silent), run(*silent)])
+    assert row.figures["agreement_em"].value == 1.0
+    assert row.void == "every answer is empty"
+    cells = grids.quality([row]).rows[0]
+    assert "void" in cells
+    assert not any("1.000" in cell for cell in cells)
+
+
+def test_methods_that_are_no_better_than_one_constant_answer_are_void() -> None:
+    constant = [asked(truth, "red", reference="red") for truth in TRUTHS]
+    assert "same answer to all (0.333)" in (void_reason([uncompressed(*constant)]) or "")
+    assert void_reason([uncompressed(*seen())]) is None
+
+
+def test_guessing_among_options_is_chance() -> None:
+    options = ("red", "green")
+    half = [
+        asked("red", "red", options=options, kind="a"),
+        asked("green", "red", options=options, kind="b"),
+    ]
+    assert void_reason([uncompressed(*half)]) is not None
+
+
+def test_accuracy_is_told_by_kind_and_by_set() -> None:
+    one = run(asked(kind="a"), asked(answer="blue", kind="b"), data="easy")
+    two = run(asked(kind="a"), data="hard")
+    assert accuracy_by_kind([one, two]) == {OURS: {"a": 1.0, "b": 0.0}}
+    assert accuracy_by_set([one, two]) == {OURS: {"easy": 0.5, "hard": 1.0}}
+
+
+def test_shares_of_cells_count_pointers_apart() -> None:
+    rows = tabulate([run(*seen())])
+    cells = grids.memory(rows, [run(*seen())]).rows[0]
+    assert cells[1:6] == ["20.0%"] * 5
+    assert cells[6:] == ["250", "4.00", "8.00", "5.00"]
+
+
+def test_failures_are_what_only_the_method_lost_the_worst_of_each_video_first() -> None:
+    lost = [asked(answer="blue", kl=kl) for kl in (1.0, 3.0)]
+    elsewhere = asked(answer="blue", kl=2.0)
+    both_wrong = asked(answer="blue", reference="blue", kl=9.0)
+    runs = [run(*lost, both_wrong, asked(), video="a"), run(elsewhere, video="b")]
+    found = [one for _, one in failures(runs, 5)]
+    assert found == [lost[1], elsewhere, lost[0]]
+    assert len(failures(runs, 2)) == 2
+
+
+def test_rows_from_elsewhere_are_measured_on_the_same_questions(tmp_path: Path) -> None:
+    path = tmp_path / "rivals.jsonl"
+    lines = [
+        _line(truth, answer) for truth, answer in zip(TRUTHS, ["red", "x", "blue"], strict=True)
+    ]
+    path.write_text("\n".join([*lines, _line("red", "red", video="other.mp4")]))
+    (found,) = read_external(path, [uncompressed(*seen())])
+    (row,) = tabulate([found])
+    assert str(row.label) == "snapkv 4 times"
+    assert row.figures["accuracy"].value == pytest.approx(2 / 3)
+    assert row.figures["compression_fp16"].value == pytest.approx(4.0)
+    assert row.figures["kl"].value is None
+
+
+def test_rows_that_lack_an_answer_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "rivals.jsonl"
+    path.write_text(_line("red", "red"))
+    with pytest.raises(BatchError, match=r"rivals.jsonl: snapkv 4 times lacks 2 of 3 answers"):
+        list(read_external(path, [uncompressed(*seen())]))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"method": "x"}'])
+def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rivals.jsonl"
+    path.write_text(f"{_line('red', 'red')}\n{text}\n")
+    with pytest.raises(BatchError, match=r"rivals.jsonl, line 2"):
+        list(read_external(path, [uncompressed(*seen())]))
+
+
+def _line(truth: str, answer: str, video: str = "film.mp4") -> str:
+    return (
+        f'{{"method": "snapkv", "profile": "4 times", "video": "{video}", '
+        f'"question": "what is {truth} ?", "answer": "{answer}", "bytes": 250, "seconds": 1.5}}'
+    )
