@@ -6,6 +6,7 @@ Knows nothing of videos, models or clusters. Importing it imports no torch; only
 
 from cachefmt.errors import CacheFileError
 from cachefmt.header import (
+    WHOLE_VIDEO,
     FormatVersion,
     Header,
     Layout,
@@ -13,6 +14,7 @@ from cachefmt.header import (
     ModelIdentity,
     PolicyIdentity,
     PromptIdentity,
+    Segment,
     Shape,
     VideoIdentity,
     default_group_size,
@@ -24,6 +26,7 @@ from cachefmt.writer import CacheWriter
 
 __all__ = [
     "STORED_TIERS",
+    "WHOLE_VIDEO",
     "CacheFile",
     "CacheFileError",
     "CacheWriter",
@@ -34,6 +37,7 @@ __all__ = [
     "ModelIdentity",
     "PolicyIdentity",
     "PromptIdentity",
+    "Segment",
     "Shape",
     "TensorSpec",
     "Tier",

@@ -108,6 +108,30 @@ class ManifestIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Which stretch of the video the file is about; a short video is one segment."""
+
+    number: int
+    """0, 1, ... in order of time."""
+    count: int
+    """Segments of the whole video."""
+    first_sample: int
+    """Sample of the video that is sample 0 of the file."""
+
+    def __post_init__(self) -> None:
+        for name in ("number", "first_sample"):
+            _require_at_least(0, f"segment.{name}", getattr(self, name))
+        _require_at_least(self.number + 1, "segment.count", self.count)
+        if self.number == 0 and self.first_sample != 0:
+            raise ValueError(
+                f"segment.first_sample of segment 0 must be 0, got {self.first_sample}"
+            )
+
+
+WHOLE_VIDEO = Segment(number=0, count=1, first_sample=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyIdentity:
     """The way the tokens and their tiers were chosen."""
 
@@ -195,6 +219,7 @@ class Header:
     prompt: PromptIdentity
     video: VideoIdentity
     manifest: ManifestIdentity
+    segment: Segment
     policy: PolicyIdentity
     shape: Shape
     layout: Layout

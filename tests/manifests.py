@@ -51,6 +51,7 @@ def make_manifest(
         height_px=geometry.height_px,
         rotation_degrees=0,
         duration_s=float(samples),
+        span_s=float(samples * geometry.frames),
     )
     return Manifest(
         header=ManifestHeader(

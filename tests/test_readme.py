@@ -9,10 +9,15 @@ import torch
 from transformers import DynamicCache
 
 from batch.cli import COMMANDS
-from batch.models import open_family
+from batch.models import Family, open_family
 from batch.prefill import plan_cache, prefill
+from batch.prefill.plan import ROOM_FOR_ANSWER
+from batch.video import Geometry
+from cachefmt import STORED_TIERS, Tier, tensor_specs
+from cachefmt.header import Shape, default_group_size
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +41,41 @@ def test_the_columns_of_a_manifest_are_those_of_the_table(tmp_path: Path) -> Non
     section = README.split("### Columns of a manifest")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\w+) \|", section, re.MULTILINE)
     assert rows[1:] == pq.read_schema(tmp_path / "x.parquet").names
+
+
+def size_of_a_minute(family: Family, geometry: Geometry, tier: Tier) -> int:
+    """Bytes of a minute's cells if all are of one tier, at a frame a second."""
+    decoder, samples = family.decoder, 60 // geometry.frames
+    tokens = {other.name: 0 for other in STORED_TIERS} | {tier.name: samples * geometry.cells}
+    shape = Shape(
+        layers=decoder.layers,
+        heads=decoder.heads,
+        head_dim=decoder.head_dim,
+        group_size=default_group_size(decoder.head_dim),
+        raw_dtype="F16",
+        position_axes=1,
+        samples=samples,
+        rows=geometry.rows,
+        columns=geometry.columns,
+        tokens=tokens,
+    )
+    return sum(spec.size_bytes for spec in tensor_specs(shape).values())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_of_published_checkpoints_follow_from_their_configs(name: str) -> None:
+    family = PUBLISHED[name].family(name)
+    geometry = family.geometry.for_video(720, 1280, 60)
+    sizes = (size_of_a_minute(family, geometry, tier) / 1e9 for tier in STORED_TIERS)
+    fitting = f"{(family.decoder.context - ROOM_FOR_ANSWER) // geometry.cells}"
+    row = [
+        name,
+        f"{family.checkpoint.parameters * 2 / 1e9:.1f} GB",
+        f"{60 // geometry.frames} x {geometry.cells}",
+        *(f"{size:.2f} GB" for size in sizes),
+        fitting if isinstance(family.geometry, Geometry) else "see below",
+    ]
+    assert f"| {' | '.join(row)} |" in README.splitlines()
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

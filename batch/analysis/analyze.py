@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -15,10 +15,24 @@ from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest, read_header
 from batch.analysis.saliency import cell_saliency
 from batch.analysis.signals import Signals
-from batch.analysis.temporal import TemporalSettings, compare
-from batch.analysis.tiers import TierThresholds, assign
+from batch.analysis.temporal import (
+    TEMPORAL_PROFILES,
+    Reference,
+    TemporalSettings,
+    compare,
+)
+from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import BatchError, ManifestError
-from batch.video import Geometry, GeometryRule, Sample, Sampling, VideoInfo, probe, read_samples
+from batch.video import (
+    Geometry,
+    GeometryRule,
+    Sample,
+    Sampling,
+    VideoInfo,
+    geometry_for,
+    probe,
+    read_samples,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +43,22 @@ class AnalyzeSettings:
     sampling: Sampling
     temporal: TemporalSettings
     thresholds: TierThresholds
+
+
+def settings_of_profile(
+    profile: str, geometry: GeometryRule, sampling: Sampling, reference: Reference | None = None
+) -> AnalyzeSettings:
+    """The settings that a profile's name stands for.
+
+    Args:
+        reference: sample that redundancy is measured against; None goes by the profile.
+    """
+    temporal = TEMPORAL_PROFILES[profile]
+    if reference is not None:
+        temporal = replace(temporal, reference=reference)
+    return AnalyzeSettings(
+        geometry=geometry, sampling=sampling, temporal=temporal, thresholds=PROFILES[profile]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +92,7 @@ def analyze_video(
     settings = AnalyzeSettings(
         geometry=geometry, sampling=sampling, temporal=temporal, thresholds=thresholds
     )
-    return _analyze(path, settings, probe(path))
+    return analyze_probed(probe(path), settings)
 
 
 def manifest_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -116,7 +146,7 @@ def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force:
         info = probe(path)
         skipped = not force and target.exists() and _is_done(target, settings, info)
         if not skipped:
-            _analyze(path, settings, info).write(target)
+            analyze_probed(info, settings).write(target)
         warning = read_header(target).warning
     except BatchError as problem:
         error = str(problem)
@@ -157,7 +187,7 @@ def _header(
         decoded_s=decoded_s,
         interval_s=interval_s,
         sampling=settings.sampling,
-        geometry=settings.geometry.for_video(*info.upright_px),
+        geometry=geometry_for(settings.geometry, info, settings.sampling),
         temporal=settings.temporal,
         thresholds=settings.thresholds,
     )
@@ -220,11 +250,16 @@ class _Rows:
         )
 
 
-def _analyze(path: Path, settings: AnalyzeSettings, info: VideoInfo) -> Manifest:
+def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
+    """Decode a video whose digest and facts are known, and measure its samples.
+
+    Raises:
+        VideoError: it cannot be opened or decoded.
+    """
     start = time.perf_counter()
-    geometry = settings.geometry.for_video(*info.upright_px)
+    geometry = geometry_for(settings.geometry, info, settings.sampling)
     samples = read_samples(
-        path,
+        info.path,
         geometry=geometry,
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,

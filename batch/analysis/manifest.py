@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from batch.analysis.columns import list_column, read_columns, schema_of
 from batch.analysis.header import ManifestHeader
 from batch.analysis.signals import Signals
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
@@ -76,9 +76,11 @@ class Manifest:
         """All samples, as a prompt needs to know them."""
         return Footage(
             geometry=self.geometry,
+            index=np.arange(len(self.pts_s)),
             pts_s=self.pts_s,
             last_pts_s=self.last_pts_s,
             interval_s=self.header.interval_s,
+            duration_s=self.header.decoded_s,
         )
 
     @property
@@ -131,6 +133,19 @@ class Manifest:
         header = replace(self.header, thresholds=thresholds)
         return replace(self, header=header, tier=assign(self.signals, thresholds))
 
+    def part(self, samples: slice) -> Self:
+        """The manifest of some samples in a row; the first of them must be kept."""
+        return replace(
+            self,
+            frame=self.frame[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+            signals=self.signals.part(samples),
+            tier=self.tier[samples],
+            pictures=self.pictures[samples],
+            analyze_seconds=self.analyze_seconds * len(self.frame[samples]) / len(self.frame),
+        )
+
     @cached_property
     def sha256(self) -> str:
         """Digest of all content but `analyze_seconds`: equal for equal work on equal input."""
@@ -148,7 +163,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        schema = _schema(self.geometry.cells).with_metadata(
+        schema = schema_of(self.geometry.cells).with_metadata(
             {
                 _HEADER_KEY: self.header.to_json().encode(),
                 _COST_KEY: f'{{"analyze_seconds":{self.analyze_seconds:.3f}}}'.encode(),
@@ -164,10 +179,10 @@ class Manifest:
             "last_pts_s": self.last_pts_s,
             "redundancy": self.signals.redundancy,
             "source": self.source,
-            "flow_px": _list_column(self.signals.flow_px, no_flow),
-            "difference": _list_column(self.signals.difference, first),
-            "saliency": _list_column(self.signals.saliency),
-            "tier": _list_column(self.tier),
+            "flow_px": list_column(self.signals.flow_px, no_flow),
+            "difference": list_column(self.signals.difference, first),
+            "saliency": list_column(self.signals.saliency),
+            "tier": list_column(self.tier),
             "picture": pa.array(self.pictures, pa.binary()),
         }
         table = pa.table(columns, schema=schema)
@@ -198,9 +213,13 @@ class Manifest:
             with path.open("rb") as file:
                 table = pq.read_table(file, use_threads=False)
             header = _header(table.schema)
-            if not table.schema.equals(_schema(header.geometry.cells)):
+            if not table.schema.equals(schema_of(header.geometry.cells)):
                 raise ValueError("its columns are not a manifest's")
-            manifest = cls(header=header, **_arrays(table, header))
+            manifest = cls(
+                header=header,
+                **read_columns(table, header.geometry.cells, header.temporal),
+                analyze_seconds=_analyze_seconds(table.schema),
+            )
             if table.schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
                 raise ValueError("its content does not match its digest, it was changed or damaged")
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
@@ -229,24 +248,6 @@ def _broken(path: Path, error: Exception) -> ManifestError:
     )
 
 
-def _schema(cells: int) -> pa.Schema:
-    floats, codes = pa.list_(pa.float32(), cells), pa.list_(pa.uint8(), cells)
-    fields: list[pa.Field[Any]] = [
-        pa.field("sample", pa.int32(), nullable=False),
-        pa.field("frame", pa.int64(), nullable=False),
-        pa.field("pts_s", pa.float64(), nullable=False),
-        pa.field("last_pts_s", pa.float64(), nullable=False),
-        pa.field("redundancy", pa.float32(), nullable=False),
-        pa.field("source", pa.int32(), nullable=False),
-        pa.field("flow_px", floats),
-        pa.field("difference", floats),
-        pa.field("saliency", floats, nullable=False),
-        pa.field("tier", codes, nullable=False),
-        pa.field("picture", pa.binary()),
-    ]
-    return pa.schema(fields)
-
-
 def _header(schema: pa.Schema) -> ManifestHeader:
     metadata = schema.metadata or {}
     if _HEADER_KEY not in metadata:
@@ -254,58 +255,5 @@ def _header(schema: pa.Schema) -> ManifestHeader:
     return ManifestHeader.from_json(metadata[_HEADER_KEY].decode())
 
 
-def _list_column(
-    values: NDArray[Any], null: NDArray[np.bool_] | None = None
-) -> "pa.FixedSizeListArray[Any, Any]":
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    mask = None if null is None else pa.array(null)
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
-
-
-def _arrays(table: pa.Table, header: ManifestHeader) -> dict[str, Any]:
-    cells, samples = header.geometry.cells, table.num_rows
-    flat = {name: table[name].combine_chunks() for name in table.column_names}
-    if flat["sample"].to_pylist() != list(range(samples)):
-        raise ValueError("its samples are not 0, 1, 2, ...")
-    lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
-    first = np.arange(samples) == 0
-    difference = _cells(flat["difference"], cells, null=first)
-    no_flow = first | ~header.temporal.needs_flow(difference)
-    flow_px = _cells(flat["flow_px"], cells, null=no_flow)
-    static = header.temporal.is_static(flow_px, difference)
-    static[0] = False
-    signals = Signals(
-        flow_px=flow_px,
-        difference=difference,
-        saliency=lists["saliency"],
-        static=static,
-        redundancy=flat["redundancy"].to_numpy(),
-        source=flat["source"].to_numpy(),
-    )
-    cost = (table.schema.metadata or {}).get(_COST_KEY, b"{}")
-    return {
-        "frame": flat["frame"].to_numpy(),
-        "pts_s": flat["pts_s"].to_numpy(),
-        "last_pts_s": flat["last_pts_s"].to_numpy(),
-        "signals": signals,
-        "tier": lists["tier"],
-        "pictures": flat["picture"].to_pylist(),
-        "analyze_seconds": _analyze_seconds(cost),
-    }
-
-
-def _cells(
-    column: "pa.Array[Any]", cells: int, null: NDArray[np.bool_] | None = None
-) -> NDArray[Any]:
-    """Lists as [samples, cells]; 0 in the rows that are null, which must be these."""
-    there: Any = slice(None) if null is None else ~null
-    values = np.zeros((len(column), cells), column.type.value_type.to_pandas_dtype())
-    lists = pc.list_flatten(column).to_numpy(zero_copy_only=False)  # leaves null rows out
-    if lists.size != values[there].size:
-        raise ValueError("it lacks signals of a sample that must have them")
-    values[there] = lists.reshape(-1, cells)
-    return values
-
-
-def _analyze_seconds(cost: bytes) -> float:
-    return float(json.loads(cost)["analyze_seconds"])
+def _analyze_seconds(schema: pa.Schema) -> float:
+    return float(json.loads(schema.metadata[_COST_KEY])["analyze_seconds"])

@@ -1,6 +1,7 @@
 """The signals of one video as arrays. Knows no thresholds and no files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,18 @@ class Signals:
             raise ValueError("signals: a source is not its own or an earlier sample")
         if (self.source[self.source] != self.source).any():
             raise ValueError("signals: a pointer points to a pointer")
+
+    def part(self, samples: slice) -> Self:
+        """Those of some samples in a row; the first of them must be kept."""
+        return replace(
+            self,
+            flow_px=self.flow_px[samples],
+            difference=self.difference[samples],
+            saliency=self.saliency[samples],
+            static=self.static[samples],
+            redundancy=self.redundancy[samples],
+            source=self.source[samples] - samples.start,
+        )
 
     @property
     def kept(self) -> NDArray[np.bool_]:

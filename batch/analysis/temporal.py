@@ -13,6 +13,8 @@ from batch.video.settings import Settings
 Rgb = NDArray[np.uint8]
 Cells = NDArray[np.float32]
 
+Reference = Literal["kept", "previous"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalSettings(Settings):
@@ -38,7 +40,7 @@ class TemporalSettings(Settings):
     second it is poorly determined.
     """
 
-    reference: Literal["kept", "previous"] = "kept"
+    reference: Reference = "kept"
     still_threshold: float = 0.035
     flow_threshold_px: float = 0.5
     difference_threshold: float = 0.04

@@ -11,13 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
 from batch.answering.fit import check_fits
 from batch.errors import BatchError, ModelError
-from batch.kv import Prefix, TieredCache, forward
+from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
+from batch.models.placement import Device
 from cachefmt import CacheFile
 
 
@@ -31,6 +35,8 @@ class Reply:
     """Tokens generated, the end of the answer included."""
     complete: bool
     """False if `max_new_tokens` cut it off."""
+    evidence: tuple[TimeRange, ...]
+    """The times of the video that it rests on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,11 @@ class Answerer:
         started = time.perf_counter()
         self._cache = cache
         self._family = family
-        self._device = family.model.device
-        self._prefix = Prefix.load(cache, self._device)
+        self._device = family.device
+        self._prefix = Prefix.load(cache, family.layer_devices)
+        sample = torch.from_numpy(cache.array("token.sample").astype(np.int64))
+        self._neutral: NDArray[np.float32] | None = None
+        self._group = torch.where(sample < 0, cache.header.shape.samples, sample)
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=cache.size_bytes,
@@ -71,15 +80,18 @@ class Answerer:
         path: Path,
         *,
         model: str | None = None,
-        device: str = "cpu",
+        device: Device = "cpu",
         dtype: str | None = None,
+        attention: Kernel = "auto",
         offline: bool = False,
     ) -> Self:
         """Open a cache and load the model that wrote it.
 
         Args:
             model: where that model is; None is where it was when the cache was written.
+            device: as for `Family.load`.
             dtype: floating point type to run in; None is the one of the prefill.
+            attention: what attends to the stored tiers.
             offline: use only what is on this machine.
 
         Raises:
@@ -104,7 +116,9 @@ class Answerer:
                 f"batch answer --cache {path} --model FOLDER"
             ) from error
         check_fits(cache, family)
-        family.load(device=device, dtype=getattr(torch, dtype or written.dtype))
+        family.load(
+            device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention
+        )
         return cls(cache, family, open_seconds=open_seconds)
 
     @property
@@ -144,21 +158,22 @@ class Answerer:
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
             answers = self.generate(ids[batch], max_new_tokens)
-            for question, tokens in zip(asked[batch], answers, strict=True):
-                complete = bool(tokens) and tokens[-1] in self._family.stop_ids
+            evidence = self._evidence(ids[batch], answers)
+            for question, tokens, times in zip(asked[batch], answers, evidence, strict=True):
                 text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
                 yield Reply(
-                    question=question, answer=text.strip(), tokens=len(tokens), complete=complete
+                    question=question,
+                    answer=text.strip(),
+                    tokens=len(tokens),
+                    complete=tokens[-1] in self._family.stop_ids,
+                    evidence=tuple(times),
                 )
 
     @torch.inference_mode()
     def generate(self, questions: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Continue each question's token ids greedily up to a stop token, which is included."""
         cache = TieredCache(self._prefix)
-        lengths = torch.tensor([len(ids) for ids in questions])
-        padding = lengths.max() - lengths
-        step = torch.tensor([[0] * int(p) + ids for p, ids in zip(padding, questions, strict=True)])
-        step, padding = step.to(self._device), padding.to(self._device)
+        step, padding = self._padded(questions)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         replies: list[list[int]] = [[] for _ in questions]
         running = list(range(len(questions)))  # the question of each row of the batch
@@ -185,6 +200,50 @@ class Answerer:
         place = torch.arange(ids.shape[1], device=self._device)[None]
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
+
+    @torch.inference_mode()
+    def attention(self, questions: list[list[int]], answers: list[list[int]]) -> Tensor:
+        """Attention that the tokens of each answer pay to each sample, a mean over them.
+
+        Args:
+            questions: token ids of each question.
+            answers: token ids of its answer, at least one.
+
+        Returns:
+            float32 [questions, layers, heads, samples]; pointers get none.
+        """
+        # An answer's first token is chosen at the question's last, its last at the one before.
+        told = [ids + answer[:-1] for ids, answer in zip(questions, answers, strict=True)]
+        counted = max(map(len, answers))
+        weight = torch.zeros(len(told), counted, device=self._device)
+        for row, answer in enumerate(answers):
+            weight[row, counted - len(answer) :] = 1
+        evidence = Evidence(self._prefix, self._group, weight)
+        step, padding = self._padded(told)
+        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
+        cache = TieredCache(self._prefix, evidence)
+        self._scores(step, place.clamp(min=0), cache, padding)
+        return evidence.mass[..., : self._cache.header.shape.samples]
+
+    def _evidence(
+        self, questions: list[list[int]], answers: list[list[int]]
+    ) -> Iterator[list[TimeRange]]:
+        time_s, source = self._cache.array("sample.time_s"), self._cache.array("sample.source")
+        if self._neutral is None:  # asked along with the first questions: hardly dearer
+            questions = [*questions, self._family.question_ids(NEUTRAL)]
+            answers = [*answers, [0]]
+        found: NDArray[np.float32] = self.attention(questions, answers).cpu().numpy()
+        if self._neutral is None:
+            found, self._neutral = found[:-1], found[-1]
+        for mass in found:
+            yield time_ranges(sample_evidence(mass, self._neutral), time_s, source)
+
+    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        padding = lengths.max() - lengths
+        rows = [[0] * int(p) + ids for p, ids in zip(padding, sequences, strict=True)]
+        return torch.tensor(rows, device=self._device), padding.to(self._device)
 
     def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
         """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""

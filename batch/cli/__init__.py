@@ -12,9 +12,12 @@ from batch.cli.group import CommandGroup
 COMMANDS = {
     "analyze": "Sample videos and write a manifest of each.",
     "prefill": "Run a model over manifests or videos and write a cache of each.",
+    "index": "Do all of it for a whole archive, every night.",
+    "status": "Show how far an archive has come.",
     "answer": "Answer questions about one video from its cache.",
     "inspect": "Show what a cache holds.",
     "verify": "Check every checksum of caches.",
+    "models": "List the model families that are supported, and their limits.",
     "bench": "Measure what the cache costs and saves on this machine.",
     "demo": "Draw videos, cache them, and answer questions about them.",
 }

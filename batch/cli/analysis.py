@@ -1,7 +1,6 @@
 """What `analyze` and `prefill` share: analysis with the geometry of a model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from batch.cli.options import make_folder
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import Analyzed, AnalyzeSettings
+    from batch.video import Sampling
 
 
 def settings(
@@ -24,26 +24,22 @@ def settings(
     reference: str | None,
 ) -> "AnalyzeSettings":
     """Settings of an analysis in the geometry of a checkpoint."""
-    from batch.analysis.analyze import AnalyzeSettings
-    from batch.analysis.temporal import TEMPORAL_PROFILES
-    from batch.analysis.tiers import PROFILES
+    from batch.analysis.analyze import settings_of_profile
     from batch.models import open_family
+
+    chosen = sampling(fps, max_samples)
+    geometry = open_family(model, revision=revision, offline=offline).geometry
+    return settings_of_profile(profile, geometry, chosen, reference)  # type: ignore[arg-type]  # click.Choice gives str
+
+
+def sampling(fps: float, max_samples: int | None) -> "Sampling":
+    """How often to sample; a rate out of range is wrong usage."""
     from batch.video import Sampling
 
     try:
-        sampling = Sampling(rate_hz=fps, max_samples=max_samples)
+        return Sampling(rate_hz=fps, max_samples=max_samples)
     except ValueError as error:
         raise click.UsageError(f"--fps: {error}") from error
-    geometry = open_family(model, revision=revision, offline=offline).geometry
-    temporal = TEMPORAL_PROFILES[profile]
-    if reference is not None:
-        temporal = replace(temporal, reference=reference)  # type: ignore[arg-type]  # click.Choice gives str
-    return AnalyzeSettings(
-        geometry=geometry,
-        sampling=sampling,
-        temporal=temporal,
-        thresholds=PROFILES[profile],
-    )
 
 
 def analyze_all(

@@ -1,17 +1,26 @@
-"""`batch answer`: questions to replies, from a cache."""
+"""`batch answer`: questions to replies, from a cache or from all caches of an archive."""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from batch.cli.options import EXISTING_FILE, json_option, run_options
+from batch.cli.summary import PARTIAL
 
 
 @click.command()
-@click.option("--cache", required=True, type=EXISTING_FILE, help="File written by batch prefill.")
+@click.option("--cache", type=EXISTING_FILE, help="File written by batch prefill.")
+@click.option(
+    "--archive",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder written by batch index; asks all its videos.",
+)
+@click.option("--match", multiple=True, help="Only videos whose path fits, as '*/2024/*'.")
+@click.option("--work", help="Of an archive, as batch status lists them; default: the last one.")
 @click.option(
     "-q",
     "--question",
@@ -32,7 +41,10 @@ from batch.cli.options import EXISTING_FILE, json_option, run_options
 @run_options
 @json_option
 def answer(
-    cache: Path,
+    cache: Path | None,
+    archive: Path | None,
+    match: tuple[str, ...],
+    work: str | None,
     questions: tuple[str, ...],
     model: str | None,
     offline: bool,
@@ -40,31 +52,79 @@ def answer(
     batch_size: int,
     device: str | None,
     dtype: str | None,
+    attn: Any,
     as_json: bool,
 ) -> None:
-    """Answer questions about one video from its cache.
+    """Answer questions about one video from its cache, or about all videos of an archive.
 
-    Prints one answer a line, in order; --json keeps the line breaks within an answer. The video
-    is not needed.
+    Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
+    --json keeps the line breaks within an answer. An archive gives a JSON object for each video,
+    and exit code 3 if some cache could not be used. No video is needed.
     """
-    from batch.answering import Answerer
-    from batch.cli.options import choose_device
-
+    if (cache is None) == (archive is None):
+        raise click.UsageError("give --cache FILE or --archive FOLDER")
+    if cache is not None and (match or work):
+        raise click.UsageError("--match and --work go with --archive")
     asked = _asked(questions)
-    with Answerer.open(
-        cache, model=model, device=choose_device(device), dtype=dtype, offline=offline
-    ) as video:
+    ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
+    run["attention"] = attn
+    if archive is not None:
+        _ask_archive(archive, work, asked, match, run, ask)
+    elif cache is not None:
+        _ask_cache(cache, asked, run, ask, as_json=as_json)
+
+
+def _ask_archive(
+    folder: Path,
+    id: str | None,
+    questions: list[str],
+    match: tuple[str, ...],
+    run: dict[str, Any],
+    ask: dict[str, Any],
+) -> None:
+    from batch.archive.asking import ask_archive, choose_work, load_model
+    from batch.archive.store import Store
+    from batch.models.device import choose_device
+
+    store = Store(folder)
+    work = choose_work(store, id)
+    run["device"] = choose_device(run["device"])
+    failed = False
+    for found in ask_archive(store, work, load_model(work, **run), questions, match=match, **ask):
+        click.echo(json.dumps(found, ensure_ascii=False))
+        if "error" in found:
+            failed = True
+            click.echo(f"error: {found['error']}", err=True)
+    if failed:
+        raise SystemExit(PARTIAL)
+
+
+def _ask_cache(
+    cache: Path,
+    questions: list[str],
+    run: dict[str, Any],
+    ask: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    from batch.answering import Answerer
+    from batch.models.device import choose_device
+
+    run["device"] = choose_device(run["device"])
+    with Answerer.open(cache, **run) as video:
         loading = video.loading
         click.echo(
             f"{loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s; "
             f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
             err=True,
         )
-        for reply in video.ask(asked, max_new_tokens=max_new_tokens, batch_size=batch_size):
+        for reply in video.ask(questions, **ask):
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
             else:
-                click.echo(" ".join(reply.answer.splitlines()))
+                times = ", ".join(map(str, reply.evidence))
+                click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

@@ -54,6 +54,7 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn its errors into a line and an exit code."""
         from cachefmt.errors import CacheFileError
+        from jobs.errors import JobError
 
         if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8
             sys.stdout.reconfigure(errors="surrogateescape")
@@ -61,7 +62,7 @@ class CommandGroup(click.Group):
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
-        except (BatchError, CacheFileError) as error:
+        except (BatchError, CacheFileError, JobError) as error:
             raise _Failure(str(error)) from error
         except KeyboardInterrupt:
             _leave_interrupted(ctx)

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from batch.errors import BatchError, ModelError
+from batch.errors import BatchError
 
 PROFILES = ("default", "paper", "none")
 DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("auto", "torch", "triton")
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -33,11 +34,24 @@ def model_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """--device and --dtype: where and in which type a model runs."""
+    """--device, --dtype and --attn: where, in which type and by which attention a model runs."""
     for option in (
-        click.option("--dtype", type=click.Choice(DTYPES), help="Default: by the device."),
         click.option(
-            "--device", help="As torch names it; default: cuda if there is one, else cpu."
+            "--attn",
+            type=click.Choice(ATTENTIONS),
+            default="auto",
+            show_default=True,
+            help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Default: that of quantised weights, else by the device.",
+        ),
+        click.option(
+            "--device",
+            help="As torch names it, or auto to spread the model over all there are; "
+            "default: cuda if there is one, else cpu.",
         ),
     ):
         command = option(command)
@@ -70,6 +84,35 @@ def analysis_options(command: Command) -> Command:
     return command
 
 
+def prefill_options(command: Command) -> Command:
+    """What of a plan is stored, and how."""
+    for option in (
+        click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
+        click.option(
+            "--timestamps",
+            is_flag=True,
+            help="Write its time before each sample, as <12.0 seconds>, where the model's prompt "
+            "has room.",
+        ),
+        click.option(
+            "--pointers",
+            type=click.Choice(["multiplicity", "nothing"]),
+            default="multiplicity",
+            show_default=True,
+            help="Whether a cell counts once more for each pointer to its sample.",
+        ),
+        click.option(
+            "--positions",
+            type=click.Choice(["compact", "original"]),
+            default="compact",
+            show_default=True,
+            help="Whether the gaps that pointer samples leave in the prompt are closed.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 force_option = click.option("--force", is_flag=True, help="Do again what is done already.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
@@ -84,26 +127,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BatchError(f"{folder}: this folder cannot be made: {error.strerror}") from error
-
-
-def choose_device(device: str | None) -> str:
-    """The device asked for, or the best there is.
-
-    Raises:
-        ModelError: torch cannot use it here.
-    """
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise ModelError(f"--device {device}: torch cannot use it here: {reason}") from error
-    return device
-
-
-def choose_dtype(dtype: str | None, device: str) -> str:
-    """The type asked for, or float32 on the CPU and bfloat16 elsewhere."""
-    return dtype or ("float32" if device.split(":")[0] == "cpu" else "bfloat16")

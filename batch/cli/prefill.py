@@ -1,11 +1,11 @@
 """`batch prefill`: manifests or videos to caches."""
 
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from batch.cli.options import (
     force_option,
     json_option,
     model_options,
+    prefill_options,
     run_options,
 )
+from batch.cli.planned import promise, report
 from batch.cli.progress import progress
 from batch.cli.summary import Summary
 
@@ -35,22 +37,8 @@ if TYPE_CHECKING:
     type=click.Choice(options.PROFILES),
     help="Thresholds of the tiers; default: the manifest's own.",
 )
-@click.option(
-    "--positions",
-    type=click.Choice(["compact", "original"]),
-    default="compact",
-    show_default=True,
-    help="Whether the gaps that pointer samples leave in the prompt are closed.",
-)
-@click.option(
-    "--pointers",
-    type=click.Choice(["multiplicity", "nothing"]),
-    default="multiplicity",
-    show_default=True,
-    help="Whether a cell counts once more for each pointer to its sample.",
-)
-@click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
+@prefill_options
 @analysis_options
 @model_options
 @run_options
@@ -62,6 +50,7 @@ def prefill(
     profile: str | None,
     positions: str,
     pointers: str,
+    timestamps: bool,
     block_samples: int | None,
     dry_run: bool,
     model: str,
@@ -69,6 +58,7 @@ def prefill(
     offline: bool,
     device: str | None,
     dtype: str | None,
+    attn: Any,
     force: bool,
     as_json: bool,
     **analysis: Any,
@@ -77,40 +67,53 @@ def prefill(
 
     A video is analysed first; its manifest lands beside the cache. Prints the path of each cache.
     """
+    import torch
+
     from batch.models import open_family
-    from batch.prefill import plan_cache
+    from batch.models.device import choose_device, choose_dtype
+    from batch.models.placement import first_device
+    from batch.prefill import expect_memory, plan_cache
     from batch.prefill.run import BLOCK_SAMPLES
 
     _refuse_shared_names(inputs)
-    device = options.choose_device(device)
-    dtype = options.choose_dtype(dtype, device)
+    device = choose_device(device)
     family = open_family(model, revision=revision, offline=offline)
+    if timestamps:
+        family.use_timestamps()
+    dtype = choose_dtype(dtype, device, family.checkpoint)
+    load = partial(family.load, device=device, dtype=getattr(torch, dtype), attention=attn)
+    plan = partial(
+        plan_cache,
+        family=family,
+        dtype=dtype,
+        positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
+        pointers=pointers,  # type: ignore[arg-type]  # as above
+        block_samples=block_samples or BLOCK_SAMPLES,
+        identify_weights=not dry_run,
+    )
     summary, started = Summary(), time.perf_counter()
     identity = {"model": model, "revision": revision, "offline": offline}
     folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
     manifests = _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile)
     for path in manifests:
-        target = out / f"{path.stem}.safetensors"
+        target, skipped = out / f"{path.stem}.safetensors", False
         try:
-            work = plan_cache(
-                _manifest(path, profile),
-                family,
-                dtype=dtype,
-                positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
-                pointers=pointers,  # type: ignore[arg-type]  # as above
-                block_samples=block_samples or BLOCK_SAMPLES,
-                identify_weights=not dry_run,
-            )
-            skipped = not dry_run and not force and _is_done(target, work)
-            if not dry_run and not skipped:
-                _run(work, family, target, device, dtype)
+            work = plan(_manifest(path, profile))
+            if dry_run:
+                memory = expect_memory(work, family, first_device(device))
+                said = promise(target, work, memory, as_json=as_json)
+            else:
+                skipped = not force and _is_done(target, work)
+                if not skipped:
+                    _run(work, family, target, load)
+                said = report(target, work, skipped=skipped, as_json=as_json)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(_reason(path, error))
             continue
         summary.done += not skipped
         summary.skipped += skipped
         summary.size_bytes += work.size_bytes
-        click.echo(_line(target, work, dry_run, skipped, as_json))
+        click.echo(said)
     summary.seconds = time.perf_counter() - started
     summary.finish()
 
@@ -203,40 +206,10 @@ def _is_done(target: Path, work: "Prefill") -> bool:
     )
 
 
-def _run(
-    work: "Prefill",
-    family: "Family",
-    target: Path,
-    device: str,
-    dtype: str,
-) -> None:
-    import torch
-
+def _run(work: "Prefill", family: "Family", target: Path, load: Callable[[], None]) -> None:
     from batch.prefill import prefill as run_prefill
 
     if not family.is_loaded:
-        family.load(device=device, dtype=getattr(torch, dtype))
+        load()
     with progress(work.manifest.video.name, int(work.manifest.kept.sum()), "samples") as tell:
         run_prefill(work, family, target, progress=tell)
-
-
-def _line(target: Path, work: "Prefill", dry_run: bool, skipped: bool, as_json: bool) -> str:
-    shape = work.header.shape
-    if as_json:
-        return json.dumps(
-            {
-                "cache": str(target),
-                "written": not dry_run and not skipped,
-                "skipped": skipped,
-                "size_bytes": work.size_bytes,
-                "slots": work.plan.slots,
-                "tokens": dict(shape.tokens),
-                "samples": shape.samples,
-                "stored_samples": int(work.manifest.kept.sum()),
-                "positions": work.plan.numbering,
-            }
-        )
-    if dry_run:
-        tokens = ", ".join(f"{tier} {count}" for tier, count in shape.tokens.items())
-        return f"{target}: {work.size_bytes} bytes; tokens {tokens} of {work.plan.slots} slots"
-    return str(target)

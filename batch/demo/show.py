@@ -141,11 +141,11 @@ def _uncompressed(film: Path, questions: list[Question]) -> list[str]:
 
     from batch.evaluation.uncompressed import Uncompressed
     from batch.models import open_family
-    from batch.video import Footage, probe, read_samples
+    from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
-    geometry = family.geometry.for_video(*probe(film).upright_px)
+    geometry = geometry_for(family.geometry, probe(film), Sampling())
     pictures = np.stack([sample.rgb for sample in read_samples(film, geometry=geometry)])
     footage = Footage.steady(geometry, len(pictures))
     texts = [question.text for question in questions]

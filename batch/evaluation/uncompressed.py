@@ -27,7 +27,7 @@ class Uncompressed:
         layout = family.layout(footage)
         with torch.inference_mode():
             tokens = torch.from_numpy(layout.token_ids).long()
-            embedded = family.text_embeddings(tokens.to(family.model.device))
+            embedded = family.text_embeddings(tokens.to(family.device))
             is_cell = torch.from_numpy(layout.cell >= 0)
             features = family.features(pictures, footage.geometry)
             embedded[is_cell] = features.flatten(0, 1).to(embedded.dtype)
@@ -59,7 +59,7 @@ class Uncompressed:
         return text.strip()
 
     def _step(self, ids: Sequence[int], cache: DynamicCache) -> Tensor:
-        tokens = torch.tensor(ids, device=self._family.model.device)
+        tokens = torch.tensor(ids, device=self._family.device)
         asked = cache.get_seq_length() - self._prefix.get_seq_length()
         positions = self._start + asked + torch.arange(len(ids))
         hidden = self._run(self._family.text_embeddings(tokens), positions, cache)

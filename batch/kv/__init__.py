@@ -4,16 +4,28 @@ Knows tensors and transformers' attention interface; knows nothing of videos, po
 other than through `cachefmt`.
 """
 
-from batch.kv.attention import attend, attend_own, merge
-from batch.kv.cache import ATTENTION, TieredCache, forward, install, refuse_unsupported
+from batch.kv.attention import Kernel, attend, attend_own, check_kernel, merge
+from batch.kv.cache import (
+    ATTENTION,
+    ATTENTIONS,
+    TieredCache,
+    forward,
+    install,
+    refuse_unsupported,
+)
+from batch.kv.evidence import Evidence
 from batch.kv.prefix import Prefix, load
 
 __all__ = [
     "ATTENTION",
+    "ATTENTIONS",
+    "Evidence",
+    "Kernel",
     "Prefix",
     "TieredCache",
     "attend",
     "attend_own",
+    "check_kernel",
     "forward",
     "install",
     "load",

@@ -8,11 +8,18 @@ Knows tensors only; knows nothing of tiers, files or transformers.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from batch.errors import ModelError
+
+Kernel = Literal["auto", "torch", "triton"]
+"""What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers; "auto" is
+Triton's kernel for queries on CUDA, where Triton is installed, and torch elsewhere."""
 
 CHUNK_NUMBERS = 1 << 19
 """Numbers of keys, and as many of values, decoded at a time: 2 MiB each in float32.
@@ -92,7 +99,12 @@ def unfold(folded: Tensor, batch: int, queries: int) -> Tensor:
 
 
 def attend(
-    query: Tensor, parts: Iterable[Part], *, scaling: float, chunk_rows: int | None = None
+    query: Tensor,
+    parts: Iterable[Part],
+    *,
+    scaling: float,
+    chunk_rows: int | None = None,
+    kernel: Kernel = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Attend from folded queries to every row of all parts.
 
@@ -115,7 +127,7 @@ def attend(
         partial
         for part in parts
         if len(part)
-        for partial in _attend_part(query, part, scaling, chunk_rows)
+        for partial in _attend_part(query, part, scaling, chunk_rows, kernel)
     )
 
 
@@ -168,11 +180,31 @@ def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return output, lse
 
 
+def check_kernel(kernel: Kernel, device: torch.device) -> None:
+    """Refuse a kernel that cannot run on a device.
+
+    Raises:
+        ModelError: says what is missing.
+    """
+    if kernel != "triton":
+        return
+    if importlib.util.find_spec("triton") is None:
+        raise ModelError("attention by triton: not installed;  pip install 'sali-cache[triton]'")
+    from triton import knobs
+
+    if device.type != "cuda" and not knobs.runtime.interpret:
+        raise ModelError(
+            f"attention by triton: it needs CUDA, the model runs on {device}. "
+            "With --attn auto it is used where it can be."
+        )
+
+
 def _attend_part(
-    query: Tensor, part: Part, scaling: float, chunk_rows: int
+    query: Tensor, part: Part, scaling: float, chunk_rows: int, kernel: Kernel
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Attend to a part as it is stored if a kernel can, else decode it chunk by chunk."""
-    if query.device.type == "cuda" and query.dtype in _KERNEL_DTYPES:
+    can = query.device.type == "cuda" and query.dtype in _KERNEL_DTYPES
+    if kernel == "triton" or (kernel == "auto" and can):
         attend_stored = _attend_stored()
         if attend_stored is not None:
             yield attend_stored(query, part.stored(), scaling=scaling)

@@ -3,6 +3,7 @@
 Knows transformers' cache and attention interfaces (5.23); no model code is copied or patched.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from transformers import AttentionInterface, Cache
 
 from batch.errors import ModelError
-from batch.kv.attention import attend, attend_own, fold, merge, unfold
+from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
+from batch.kv.evidence import Evidence
 from batch.kv.packing import Packing
 from batch.kv.prefix import Prefix
 from batch.kv.suffix import SuffixLayer
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
 
 ATTENTION = "tiered"
 """Name of our attention function in transformers' interface."""
+
+ATTENTIONS: dict[Kernel, str] = {
+    "auto": ATTENTION,
+    "torch": f"{ATTENTION}_torch",
+    "triton": f"{ATTENTION}_triton",
+}
+"""Its names by what attends to stored rows."""
 
 _SINK_FAMILIES = frozenset(
     {
@@ -43,11 +52,12 @@ class TieredCache(Cache):
     or repeated by a forward pass.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
-        """View `prefix` with an empty suffix."""
+    def __init__(self, prefix: Prefix, evidence: Evidence | None = None) -> None:
+        """View `prefix` with an empty suffix; `evidence` counts where attention goes."""
         self._suffixes = [SuffixLayer() for _ in range(prefix.shape.layers)]
         super().__init__(layers=[*self._suffixes])
         self.prefix = prefix
+        self.evidence = evidence
         self.packing: Packing | None = None
         """How the forward pass that is running lays out its tokens; None: a column each."""
 
@@ -109,12 +119,13 @@ def refuse_unsupported(config: "PreTrainedConfig") -> None:
 
 
 def install() -> None:
-    """Register our attention with transformers under the name `ATTENTION`.
+    """Register our attention with transformers under each name of `ATTENTIONS`.
 
-    Call when a model is prepared, before it is loaded with, or switched to, that name:
+    Call when a model is prepared, before it is loaded with, or switched to, such a name:
     `language_model.set_attn_implementation(ATTENTION)`. Calling it again changes nothing.
     """
-    AttentionInterface.register(ATTENTION, tiered_attention)
+    for kernel, name in ATTENTIONS.items():
+        AttentionInterface.register(name, partial(tiered_attention, kernel=kernel))
 
 
 @torch.no_grad()
@@ -129,7 +140,7 @@ def forward(
     """Run tokens after the prefix and the suffix of `cache`, and add them to the suffix.
 
     Args:
-        language_model: the decoder without its head, set to `ATTENTION` after `install`.
+        language_model: the decoder without its head, set to one of `ATTENTIONS` after `install`.
         embeddings: [batch, new, hidden] in the model's dtype.
         positions: int [batch, new], or [axes, batch, new] for models with several axes.
         cache: its suffix must be of the same batch, or empty.
@@ -142,7 +153,7 @@ def forward(
         The last hidden state [batch, new, hidden], after the final norm.
 
     Raises:
-        ModelError: the model is not set to `ATTENTION`.
+        ModelError: the model is set to another attention.
     """
     _check_attention(language_model)
     past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
@@ -176,6 +187,7 @@ def tiered_attention(
     *,
     scaling: float,
     tiers: TieredCache | None = None,
+    kernel: Kernel = "auto",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend to the prefix of `tiers` and to the own suffix (an attention function, 5.23).
@@ -187,6 +199,7 @@ def tiered_attention(
         attention_mask: float32 [batch, 1, new, keys], added to the scores.
         scaling: factor of the scores.
         tiers: handed through the model by `forward`.
+        kernel: what attends to the prefix.
         kwargs: what the model tells other attention functions.
 
     Raises:
@@ -199,14 +212,17 @@ def tiered_attention(
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
             raise ModelError(f"attention over tiers: the model asks for {name}; expected none")
+    layer = _layer_index(module)
     own = _attend_own(query, key, value, attention_mask, scaling, tiers.packing)
-    parts = [part for part in tiers.prefix.layer(_layer_index(module)) if len(part)]
+    parts = [part for part in tiers.prefix.layer(layer) if len(part)]
     output = own[0]
     if parts:
         batch, _, queries, _ = query.shape
-        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling)
+        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
-        output, _ = merge([shared, own])
+        output, total = merge([shared, own])
+        if tiers.evidence is not None:
+            tiers.evidence.add(layer, *_unpacked(tiers.packing, query, total), scaling)
     return output.to(query.dtype).transpose(1, 2), None
 
 
@@ -218,6 +234,13 @@ def _attend_own(
         return attend_own(query, key, value, mask, scaling=scaling)
     output, lse = attend_own(packing.unpack_heads(query), key, value, mask, scaling=scaling)
     return packing.pack_heads(output), packing.pack_heads(lse)
+
+
+def _unpacked(packing: Packing | None, query: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """A query that may be packed and its log-sum-exp, a column for each column of the batch."""
+    if packing is None:
+        return query, lse
+    return packing.unpack_heads(query), packing.unpack_heads(lse)
 
 
 def _packing(past: int, new: int, padding: Tensor | None, device: torch.device) -> Packing | None:
@@ -251,7 +274,7 @@ def _causal(past: int, new: int, padding: Tensor | None, device: torch.device) -
 
 def _check_attention(language_model: "PreTrainedModel") -> None:
     found = language_model.config._attn_implementation
-    if found != ATTENTION:
+    if found not in ATTENTIONS.values():
         raise ModelError(
             f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
             f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"

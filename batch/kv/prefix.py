@@ -6,6 +6,7 @@ Knows the layout and the codecs of `cachefmt`; knows no model and no question.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,10 @@ _DTYPES = {
 }
 
 
+Devices = torch.device | str | Sequence[torch.device]
+"""One device for all layers, or that of each layer."""
+
+
 class Prefix:
     """Keys and values of everything before the question: one copy, read by any number of queries.
 
@@ -55,7 +60,10 @@ class Prefix:
         self._tensors = tensors
         self._scratch = Scratch()
         self._arriving: ArrivingLayers | None = None
-        self._bias: dict[Tier, Tensor] = {}
+        self._devices = [
+            tensors[f"layers.{layer}.key.fp16"].device for layer in range(shape.layers)
+        ]
+        self._bias: dict[Tier, dict[torch.device, Tensor]] = {}
         self._multiplicity: dict[Tier, Tensor] = {}
         self._filled = [
             {tier: self.capacity(tier) if is_filled else 0 for tier in STORED_TIERS}
@@ -63,34 +71,37 @@ class Prefix:
         ]
 
     @classmethod
-    def allocate(cls, shape: Shape, device: torch.device | str) -> Prefix:
+    def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
         """Reserve memory for all rows; nothing is filled."""
+        places = _places(shape, devices)
         # An inference tensor could not be written to outside inference mode later.
         with torch.inference_mode(False):
             tensors = {
-                name: torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device=device)
+                name: torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device=places[name])
                 for name, spec in tensor_specs(shape).items()
-                if name.startswith("layers.")
+                if name in places
             }
         return cls(shape, tensors, is_filled=False)
 
     @classmethod
-    def load(cls, cache_file: CacheFile, device: torch.device | str) -> Prefix:
+    def load(cls, cache_file: CacheFile, devices: Devices) -> Prefix:
         """Take all rows of a file.
 
         On the CPU nothing is copied: tensors lie over the mapped file, and keep it mapped after
-        it is closed; the system is asked to read ahead of the computation. On CUDA a layer is
+        it is closed; the system is asked to read ahead of the computation. To CUDA a layer is
         copied when the one before it is used (not run on a GPU yet).
         """
         shape = cache_file.header.shape
-        names = (name for name in cache_file.names if name.startswith("layers."))
-        tensors = {name: file_tensors.tensor(cache_file, name) for name in names}
+        places = _places(shape, devices)
+        tensors = {name: file_tensors.tensor(cache_file, name) for name in places}
         cache_file.read_ahead()
         arriving = None
-        if torch.device(device).type == "cuda":
-            there = {name: torch.empty_like(rows, device=device) for name, rows in tensors.items()}
-            arriving = ArrivingLayers(_by_layer(shape, tensors), _by_layer(shape, there))
-            tensors = there
+        if {place.type for place in places.values()} == {"cuda"}:
+            mapped = tensors
+            tensors = {k: torch.empty_like(rows, device=places[k]) for k, rows in mapped.items()}
+            arriving = ArrivingLayers(_by_layer(shape, mapped), _by_layer(shape, tensors))
+        else:
+            tensors = {name: rows.to(places[name]) for name, rows in tensors.items()}
         prefix = cls(shape, tensors, is_filled=True)
         prefix._arriving = arriving
         multiplicity = file_tensors.tensor(cache_file, "token.multiplicity")
@@ -137,10 +148,10 @@ class Prefix:
         self._multiplicity.pop(tier, None)
         self._bias.pop(tier, None)
         if bool((multiplicity > 1).any()):
-            device = self._tensors[f"layers.0.key.{tier.name.lower()}"].device
-            counts = multiplicity.to(device=device, dtype=torch.int64, copy=True)
+            counts = multiplicity.to(device="cpu", dtype=torch.int64, copy=True)
             self._multiplicity[tier] = counts
-            self._bias[tier] = counts.double().log().float()
+            bias = counts.double().log().float()
+            self._bias[tier] = {device: bias.to(device) for device in set(self._devices)}
 
     def append(self, layer: int, tier: Tier, key: Tensor, value: Tensor) -> dict[str, Tensor]:
         """Encode rows and store them after those that the layer and tier hold already.
@@ -200,7 +211,7 @@ class Prefix:
                     keys.append(self._repeated(tier, index * CHUNK_ROWS, chunk.key))
                     values.append(self._repeated(tier, index * CHUNK_ROWS, chunk.value))
             shape = (0, self.shape.heads, self.shape.head_dim)
-            none = next(iter(self._tensors.values())).new_empty(shape, dtype=dtype)
+            none = torch.empty(shape, dtype=dtype, device=self._devices[layer])
             key, value = torch.cat([none, *keys]), torch.cat([none, *values])
             cache.update(key.transpose(0, 1)[None], value.transpose(0, 1)[None], layer)
         return cache
@@ -210,7 +221,8 @@ class Prefix:
         counts = self._multiplicity.get(tier)
         if counts is None:
             return rows.clone()
-        return rows.repeat_interleave(counts[start : start + rows.shape[0]], dim=0)
+        times = counts[start : start + rows.shape[0]].to(rows.device)
+        return rows.repeat_interleave(times, dim=0)
 
     def _check_rows(self, tier: Tier, key: Tensor, value: Tensor) -> None:
         expected = (key.shape[0], self.shape.heads, self.shape.head_dim)
@@ -235,7 +247,7 @@ class Prefix:
 
     def _rows(self, layer: int, tier: Tier) -> RawRows | QuantisedRows:
         filled = self._filled[layer][tier]
-        bias = self._bias[tier][:filled] if tier in self._bias else None
+        bias = self._bias[tier][self._devices[layer]][:filled] if tier in self._bias else None
         if tier is Tier.FP16:
             return RawRows(
                 key=self._tensors[f"layers.{layer}.key.fp16"][:filled],
@@ -259,7 +271,7 @@ class Prefix:
         )
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Prefix:
+def load(path: str | os.PathLike[str], devices: Devices = "cpu") -> Prefix:
     """Take the keys and values of a cache file, checked for what readers rely on.
 
     On the CPU the rows lie over the mapped file: nothing is read before it is used.
@@ -269,7 +281,15 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Pr
     """
     with CacheFile.open(path) as cache_file:
         cache_file.verify_tables()
-        return Prefix.load(cache_file, device)
+        return Prefix.load(cache_file, devices)
+
+
+def _places(shape: Shape, devices: Devices) -> dict[str, torch.device]:
+    """The device of each `layers.*` tensor, by name."""
+    if isinstance(devices, str | torch.device):
+        devices = [torch.device(devices)] * shape.layers
+    names = (name for name in tensor_specs(shape) if name.startswith("layers."))
+    return {name: devices[int(name.split(".")[1])] for name in names}
 
 
 def _by_layer(shape: Shape, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -13,25 +13,25 @@ from batch.kv.attention import Chunk, Stored, StoredRows
 
 
 class Scratch:
-    """A float32 key and a value buffer of one chunk, shared by all rows of a prefix.
+    """A float32 key and a value buffer of one chunk and device, shared by all rows of a prefix.
 
     So decoding allocates nothing per chunk. A chunk is overwritten by the next one: one prefix
     must not be read from two threads at once.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def take(self, name: str, like: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
         """A buffer [rows, heads, head_dim] for rows of `like` [rows, heads, ...], on its device."""
         rows, heads = like.shape[:2]
         size = rows * heads * head_dim
-        buffer = self._buffers.get((name, dtype))
-        if buffer is None or buffer.numel() < size or buffer.device != like.device:
+        buffer = self._buffers.get((name, dtype, like.device))
+        if buffer is None or buffer.numel() < size:
             # An inference tensor could not be written to outside inference mode later.
             with torch.inference_mode(False):
                 buffer = torch.empty(size, dtype=dtype, device=like.device)
-            self._buffers[name, dtype] = buffer
+            self._buffers[name, dtype, like.device] = buffer
         return buffer[:size].view(rows, heads, head_dim)
 
 

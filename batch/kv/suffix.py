@@ -69,6 +69,7 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
         if self.keys is None or self.values is None:
             return
         with torch.inference_mode(False):  # as in _with_room
+            sequences = sequences.to(self.keys.device)
             self.keys, self.values = self.keys[sequences], self.values[sequences]
 
     def reset(self) -> None:

@@ -7,12 +7,28 @@ One file a family; which one serves a checkpoint is decided by its config's `mod
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint, open_checkpoint
 from batch.models.family import Family, Layout
+from batch.models.internvl import InternVL
+from batch.models.llava import Llava
 from batch.models.llava_next import LlavaNext
+from batch.models.llava_next_video import LlavaNextVideo
+from batch.models.llava_onevision import LlavaOnevision
+from batch.models.qwen2_5_vl import Qwen2_5VL
+from batch.models.qwen2_vl import Qwen2VL
+from batch.models.qwen3_vl import Qwen3VL
+from batch.models.smolvlm import SmolVLM
 
 __all__ = ["FAMILIES", "Checkpoint", "Family", "Layout", "open_checkpoint", "open_family"]
 
 FAMILIES: dict[str, type[Family]] = {
+    "internvl": InternVL,
+    "llava": Llava,
     "llava_next": LlavaNext,
+    "llava_next_video": LlavaNextVideo,
+    "llava_onevision": LlavaOnevision,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen2_5VL,
+    "qwen3_vl": Qwen3VL,
+    "smolvlm": SmolVLM,
 }
 """By the config's `model_type`."""
 

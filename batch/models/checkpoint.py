@@ -14,20 +14,20 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from batch.errors import ModelError
+from batch.models.placement import Device
+from batch.models.weights import (
+    count_parameters,
+    dtype_name,
+    load_model,
+    probe_tensors,
+    shard_names,
+)
 
 DEMO = "demo"
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
-_PROBE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -89,39 +89,59 @@ class Checkpoint:
         """
         found = {}
         for shard in self._shards():
-            found.update(_probe_tensors(shard))
+            found.update(probe_tensors(shard))
         return _digest(found)
 
-    def load_weights(self, *, dtype: torch.dtype) -> PreTrainedModel:
-        """Load the model with its weights on the CPU.
+    @property
+    def quantised_by(self) -> str | None:
+        """The method by which the weights are quantised already, None if they are not."""
+        settings = getattr(self.config, "quantization_config", None)
+        return None if settings is None else str(settings.get("quant_method", "bitsandbytes"))
+
+    @property
+    def own_dtype(self) -> str:
+        """Type that the config says to compute in."""
+        return dtype_name(self.config.dtype or "float16")
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the weights, before they were quantised; from the config alone."""
+        return count_parameters(self.config)
+
+    def weights_bytes(self, dtype: torch.dtype) -> int | None:
+        """Size of the weights in memory; needs their files only if they are quantised.
+
+        Returns:
+            None if they are quantised and their files are not there.
+        """
+        if self.quantised_by is None:
+            return self.parameters * dtype.itemsize
+        shards = [self.folder / name for name in shard_names(self.folder)]
+        return sum(shard.stat().st_size for shard in shards) if _all_exist(shards) else None
+
+    def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
+        """Load the model with its weights on their devices.
 
         Raises:
-            ModelError: the weights are missing, damaged or do not fit the config.
+            ModelError: as `load_model` does.
         """
         self._shards()
-        try:
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                self.folder, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
-        model: PreTrainedModel = loaded[0]
-        missing = sorted(loaded[1]["missing_keys"])
-        if missing:  # transformers 5.23 fills them with random numbers
-            raise ModelError(f"{self.name}: {len(missing)} weights are missing, as {missing[0]}")
-        return model
+        return load_model(
+            self.name, self.folder, dtype=dtype, device=device, quantised_by=self.quantised_by
+        )
 
     def _shards(self) -> list[Path]:
-        if not self.folder.joinpath("model.safetensors").exists() and self.revision is not None:
-            _fetch(self.name, self.revision, self.offline, [*_SMALL_FILES, "*.safetensors"])
-        shards = sorted(self.folder.glob("*.safetensors"))
-        if not shards:
+        shards = [self.folder / name for name in shard_names(self.folder)]
+        if self.revision is not None and not _all_exist(shards):
+            _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
+        missing = [shard.name for shard in shards if not shard.exists()]
+        if missing:
             advice = (
                 "convert the checkpoint with save_pretrained, which writes safetensors"
                 if self.revision is None
                 else "without --offline they are fetched from the hub, if it has them"
             )
-            raise ModelError(f"{self.name}: no *.safetensors weights in {self.folder}; {advice}")
+            raise ModelError(f"{self.name}: no {', '.join(missing)} in {self.folder}; {advice}")
         return shards
 
 
@@ -153,6 +173,11 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
         raise ModelError(f"{name}: not a checkpoint with config and tokenizer: {error}") from error
     if chat_template is None:
         raise ModelError(f"{name}: the checkpoint has no chat template")
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name}: an adapter lies beside the weights; merge it (merge_and_unload of peft) and "
+            "save the whole model, so that what computes is what is identified"
+        )
     return Checkpoint(
         name=name,
         folder=folder,
@@ -173,6 +198,10 @@ def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> s
     older = _read_json(folder / "chat_template.json").get("chat_template")
     found = older or processor.get("chat_template") or tokenizer.chat_template
     return found.get("default") if isinstance(found, dict) else found
+
+
+def _all_exist(paths: list[Path]) -> bool:
+    return all(path.exists() for path in paths)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -198,31 +227,6 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
             "Give the folder of a checkpoint, or --model demo for the bundled one."
         ) from error
     return Path(folder)
-
-
-def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
-    """Type, shape and the ends of the data of each tensor of a safetensors file."""
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > shard.stat().st_size:
-            raise ModelError(
-                f"{shard}: not a safetensors file; if it is a Git LFS pointer, run git lfs pull"
-            )
-        try:
-            table: dict[str, Any] = json.loads(file.read(length))
-            table.pop("__metadata__", None)
-            places = {name: entry["data_offsets"] for name, entry in table.items()}
-            kinds = {name: [entry["dtype"], entry["shape"]] for name, entry in table.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{shard}: not a safetensors file") from error
-        found = {}
-        for name, (begin, end) in places.items():
-            ends = b""
-            for at in (begin, max(begin, end - _PROBE_BYTES)):
-                file.seek(8 + length + at)
-                ends += file.read(min(_PROBE_BYTES, end - begin))
-            found[name] = [*kinds[name], hashlib.sha256(ends).hexdigest()]
-    return found
 
 
 def _digest(value: object) -> str:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from batch.errors import ModelError
-from batch.kv import ATTENTION, install, refuse_unsupported
+from batch.kv import ATTENTIONS, Kernel, check_kernel, install, refuse_unsupported
 from batch.models.checkpoint import Checkpoint
+from batch.models.placement import Device, device_of, first_device, layer_devices
 from batch.video import Footage, Geometry, GeometryRule
 
 
@@ -105,10 +106,15 @@ class Family(ABC):
     """A checkpoint of one family; its weights are absent until `load`."""
 
     model_type: ClassVar[str]
+    limits: ClassVar[str]
+    """What of the family is not supported or done otherwise; printed by `batch models`."""
+    no_timestamps: ClassVar[str | None] = "a video is one block of cells, without text inside"
+    """Why times cannot be put before samples; None where they can."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
+        self.timestamps = False
         self._model: PreTrainedModel | None = None
 
     @property
@@ -159,33 +165,65 @@ class Family(ABC):
             context=text.max_position_embeddings,
         )
 
-    def conversation_ids(self, content: list[dict[str, Any]]) -> NDArray[np.int64]:
-        """Token ids of a conversation in which the user sends this, up to the answer."""
-        checkpoint = self.checkpoint
-        text: str = checkpoint.tokenizer.apply_chat_template(
+    def use_timestamps(self) -> None:
+        """Put its time before every sample that is laid out from now on.
+
+        Raises:
+            ModelError: the family's prompts have no place for it, or tell times anyway.
+        """
+        if self.no_timestamps is not None:
+            raise ModelError(
+                f"{self.checkpoint.name}: {self.model_type} takes no timestamps: "
+                f"{self.no_timestamps}. Leave out --timestamps."
+            )
+        self.timestamps = True
+
+    def times(self, footage: Footage) -> list[str]:
+        """What to put before each sample: its time since the video's first frame, or nothing.
+
+        Source: the wording of Qwen3-VL, which was trained with it (transformers 5.23).
+        """
+        if not self.timestamps:
+            return [""] * len(footage)
+        return [f"<{seconds:.1f} seconds>" for seconds in footage.pts_s - footage.pts_s[0]]
+
+    def conversation_text(self, content: list[dict[str, Any]]) -> str:
+        """A conversation in which the user sends this, up to the answer."""
+        text: str = self.checkpoint.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
-            chat_template=checkpoint.chat_template,
+            chat_template=self.checkpoint.chat_template,
             add_generation_prompt=True,
             tokenize=False,
         )
-        bos = checkpoint.tokenizer.bos_token
-        opened = bos is not None and text.startswith(bos)
-        return np.asarray(checkpoint.tokenizer(text, add_special_tokens=not opened).input_ids)
+        return text
 
-    def load(self, *, device: str, dtype: torch.dtype) -> None:
-        """Load the weights onto a device, ready for attention over tiers.
+    def token_ids(self, text: str) -> NDArray[np.int64]:
+        """Token ids of the text of a conversation."""
+        tokenizer = self.checkpoint.tokenizer
+        bos = tokenizer.bos_token
+        opened = bos is not None and text.startswith(bos)
+        return np.asarray(tokenizer(text, add_special_tokens=not opened).input_ids)
+
+    def conversation_ids(self, content: list[dict[str, Any]]) -> NDArray[np.int64]:
+        """Token ids of a conversation in which the user sends this, up to the answer."""
+        return self.token_ids(self.conversation_text(content))
+
+    def load(self, *, device: Device, dtype: torch.dtype, attention: Kernel = "auto") -> None:
+        """Load the weights onto their devices, ready for attention over tiers.
+
+        Args:
+            dtype: type to compute in; of a quantised checkpoint, what is not quantised has it.
+            attention: what attends to the stored tiers.
 
         Raises:
-            ModelError: the weights are missing or damaged, or the decoder has a feature that
-                attention over tiers does not support.
+            ModelError: the weights are missing or damaged, the decoder has a feature that
+                attention over tiers does not support, or the device cannot do what is asked.
         """
         refuse_unsupported(self.config)
+        check_kernel(attention, first_device(device))
         install()
-        model = self.checkpoint.load_weights(dtype=dtype)
-        nn.Module.to(model, device)
-        model.train(False)
-        self._model = model
-        self.language_model.set_attn_implementation(ATTENTION)
+        self._model = self.checkpoint.load_weights(dtype=dtype, device=device)
+        self.language_model.set_attn_implementation(ATTENTIONS[attention])
 
     @property
     def is_loaded(self) -> bool:
@@ -198,11 +236,21 @@ class Family(ABC):
             raise ModelError(f"{self.checkpoint.name}: the weights are not loaded")
         return self._model
 
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings come from and scores go to; the first of a sharded model."""
+        return device_of(self.model.get_input_embeddings())
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer of the decoder keeps its keys and values."""
+        return layer_devices(self.language_model, self.decoder.layers)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, [..., vocabulary], of the decoder's last states."""
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]  # untyped in 5.23
         scores: Tensor = head(hidden)
-        return scores
+        return scores.to(self.device)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -223,13 +271,14 @@ def pixel_values(
     Args:
         frames: RGB [frames, height, width, 3].
         settings: `image_mean`, `image_std` and `rescale_factor`, as `Checkpoint.pictures` has them.
-        model: tells device and dtype.
+        model: tells device (a sharded one moves them on by itself) and dtype.
 
     Returns:
         [frames, 3, height, width].
     """
-    pixels = torch.from_numpy(frames).to(model.device).permute(0, 3, 1, 2)
-    mean = torch.tensor(settings["image_mean"], device=model.device)[:, None, None]
-    deviation = torch.tensor(settings["image_std"], device=model.device)[:, None, None]
+    device = device_of(model.get_input_embeddings())
+    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
+    mean = torch.tensor(settings["image_mean"], device=device)[:, None, None]
+    deviation = torch.tensor(settings["image_std"], device=device)[:, None, None]
     normal: Tensor = (pixels * settings["rescale_factor"] - mean) / deviation
     return normal.to(model.dtype)

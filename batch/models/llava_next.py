@@ -6,25 +6,44 @@ newline embedding, the layout of the single-tile branch of transformers' `pack_i
 """
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import get_size_dict
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
+from batch.models.pictures import square_geometry
+from batch.models.prompt import before_pictures, texts_around
 from batch.video import Footage, Geometry
+
+_DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": 3,  # bicubic
+    "rescale_factor": 1 / 255,
+    "image_mean": OPENAI_CLIP_MEAN,
+    "image_std": OPENAI_CLIP_STD,
+}
+"""Source: LlavaNextImageProcessor of transformers 5.23."""
 
 
 class LlavaNext(Family):
     """LLaVA-1.6 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_next"
+    limits: ClassVar[str] = "the base image alone, without the high-resolution tiles"
+    no_timestamps: ClassVar[str | None] = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -33,6 +52,7 @@ class LlavaNext(Family):
                 f"{checkpoint.name}: vision_feature_select_strategy is "
                 f"{self.config.vision_feature_select_strategy!r}, supported is 'default'"
             )
+        self._pictures = _DEFAULTS | checkpoint.pictures("image")
         self._image_id: int = self.config.image_token_id
 
     @property
@@ -43,47 +63,37 @@ class LlavaNext(Family):
     @cached_property
     def geometry(self) -> Geometry:
         vision = self.config.vision_config
-        images = self.checkpoint.pictures("image")
-        side = images["size"].get("shortest_edge") or images["size"].get("height")
-        if side != vision.image_size:
-            raise ModelError(
-                f"{self.checkpoint.name}: the processor makes pictures of {side} px, "
-                f"the vision tower expects {vision.image_size}"
-            )
+        size = get_size_dict(self._pictures["size"], default_to_square=False)
+        side = size.get("shortest_edge") or size.get("height")
         cells = vision.image_size // vision.patch_size
-        return Geometry(
-            height_px=side,
-            width_px=side,
-            rows=cells,
-            columns=cells,
-            fit="stretch",
-            resample=Image.Resampling(images["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
+        return square_geometry(
+            self.checkpoint.name,
+            # The base image is stretched to a square, also where `size` is the shortest edge.
+            {**self._pictures, "size": {"height": side, "width": side}},
+            side_px=vision.image_size,
+            covered_px=cells * vision.patch_size,
+            cells_across=cells,
         )
 
     def layout(self, footage: Footage) -> Layout:
-        ids = self.conversation_ids([{"type": "image"}] * len(footage))
-        pictures = np.flatnonzero(ids == self._image_id)
-        if len(pictures) != len(footage):
-            raise ModelError(
-                f"{self.checkpoint.name}: the chat template gives {len(pictures)} image tokens "
-                f"for {len(footage)} pictures"
-            )
-        slots, separators = Slots(), np.split(ids, pictures)
-        for sample, separator in enumerate(separators[:-1]):
+        text = self.conversation_text([{"type": "image"}] * len(footage))
+        ids = self.token_ids(before_pictures(text, self.placeholder, self.times(footage)))
+        texts = texts_around(self.checkpoint.name, ids, self._image_id, len(footage))
+        slots = Slots()
+        for sample, before in enumerate(texts[:-1]):
             # Text before a picture belongs to it, text before the first picture to no sample.
-            slots.text(separator[1:] if sample else separator, sample or -1)
+            slots.text(before, sample or -1)
             slots.cells(self._image_id, sample, footage.geometry.cells)
             slots.text([self._image_id], sample)  # the newline
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
         ids = self.conversation_ids([{"type": "image"}, {"type": "text", "text": question}])
-        last = np.flatnonzero(ids == self._image_id)[-1]
-        return [int(token) for token in ids[last + 1 :]]
+        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._image_id, 1)[-1]]
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         inner = self.model.model
-        pixels = pixel_values(pictures, self.checkpoint.pictures("image"), self.model)
+        pixels = pixel_values(pictures, self._pictures, self.model)
         states = inner.vision_tower(pixels, output_hidden_states=True).hidden_states
         layers = self.config.vision_feature_layer
         chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
@@ -93,7 +103,7 @@ class LlavaNext(Family):
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
         inner = self.model.model
         embedded: Tensor = inner.get_input_embeddings()(token_ids)
-        newline = inner.image_newline.to(embedded.dtype)
+        newline = inner.image_newline.to(embedded)
         return torch.where((token_ids == self._image_id)[:, None], newline, embedded)
 
     @property

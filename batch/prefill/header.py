@@ -15,6 +15,7 @@ from cachefmt.header import (
     ModelIdentity,
     PolicyIdentity,
     PromptIdentity,
+    Segment,
     Shape,
     VideoIdentity,
     default_group_size,
@@ -32,7 +33,7 @@ def same_work(one: Header, other: Header) -> bool:
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
-    made_of = (header.tool, header.video.sha256, header.manifest, header.policy)
+    made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
     return (*computed_by, *made_of, header.shape, header.layout)
 
 
@@ -41,6 +42,7 @@ def make_header(
     manifest: Manifest,
     family: Family,
     *,
+    segment: Segment,
     dtype: str,
     pointers: Pointers,
     block_samples: int,
@@ -50,6 +52,8 @@ def make_header(
     """Describe the cache of a plan; its exact size follows from it.
 
     Args:
+        manifest: of the whole video.
+        segment: which stretch of it the plan is about.
         dtype: type the model runs in, a key of RAW_DTYPES.
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
         identify_weights: False leaves their digest blank, where they are not at hand.
@@ -71,7 +75,8 @@ def make_header(
         ),
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
-        policy=_policy(manifest, pointers, block_samples),
+        segment=segment,
+        policy=_policy(manifest, pointers, block_samples, family.timestamps),
         shape=Shape(
             layers=decoder.layers,
             heads=decoder.heads,
@@ -79,7 +84,7 @@ def make_header(
             group_size=default_group_size(decoder.head_dim),
             raw_dtype=raw_dtype or RAW_DTYPES[dtype],
             position_axes=plan.positions.shape[1],
-            samples=len(manifest.frame),
+            samples=plan.samples,
             rows=geometry.rows,
             columns=geometry.columns,
             tokens={tier.name: count for tier, count in plan.tokens.items()},
@@ -88,7 +93,9 @@ def make_header(
     )
 
 
-def _policy(manifest: Manifest, pointers: Pointers, block_samples: int) -> PolicyIdentity:
+def _policy(
+    manifest: Manifest, pointers: Pointers, block_samples: int, timestamps: bool
+) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
     is_profile = name is not None and temporal == TEMPORAL_PROFILES[name]
@@ -99,5 +106,6 @@ def _policy(manifest: Manifest, pointers: Pointers, block_samples: int) -> Polic
             **{key: value for key, value in settings.items() if value is not None},
             "count_pointers": pointers == "multiplicity",
             "block_samples": block_samples,
+            "timestamps": timestamps,
         },
     )

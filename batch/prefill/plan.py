@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.errors import BatchError
+from batch.errors import ContextError
 from batch.models.family import Layout
 from batch.video import Footage
 from cachefmt.tiers import Tier
@@ -41,6 +41,8 @@ class Plan:
     """[tokens], codes of Tier; never PRUNE."""
     multiplicity: NDArray[np.int32]
     """[tokens]; how many identical samples a cell stands for."""
+    samples: int
+    """Samples of the manifest, pointers included."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -62,17 +64,22 @@ class Plan:
         The copies that a pointer stands for come after its target, so tokens of later samples
         see them and the target's own tokens do not.
         """
-        sample = self.sample[block]
-        later = sample[:, None] > sample[None]
+        turn = self._turn[block]
+        later = turn[:, None] > turn[None]
         return np.where(later, np.log(self.multiplicity[block]), 0).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
         """Cut the rows into blocks of so many stored samples, never inside a sample."""
         stored = np.unique(self.sample[self.sample >= 0])
-        starts = np.searchsorted(self.sample, stored[samples::samples])
+        starts = np.searchsorted(self._turn, 2 * stored[samples::samples])
         edges = [0, *(int(start) for start in starts), len(self.sample)]
         for first, last in pairwise(edges):
             yield slice(first, last)
+
+    @property
+    def _turn(self) -> NDArray[np.int32]:
+        """Never falling [tokens]: 2s in sample s, 2s + 1 in text behind it that is no sample's."""
+        return 2 * np.maximum.accumulate(self.sample) + (self.sample < 0)
 
 
 def make_plan(
@@ -97,7 +104,7 @@ def make_plan(
             "nothing" counts it once.
 
     Raises:
-        BatchError: the positions do not fit the model's context.
+        ContextError: the positions do not fit the model's context.
     """
     footage, kept = manifest.footage, manifest.kept
     layout = whole = lay_out(footage)
@@ -121,17 +128,27 @@ def make_plan(
         positions=layout.positions[entering],
         tier=tier[entering],
         multiplicity=multiplicity[entering],
+        samples=len(footage),
         slots=len(whole.sample),
         numbering=positions,
         next_position=layout.next_position,
     )
 
 
+def fits(layout: Layout, context: int) -> bool:
+    """Whether a prefix leaves room for a question and its answer."""
+    return _positions(layout) + ROOM_FOR_ANSWER <= context
+
+
+def _positions(layout: Layout) -> int:
+    return max(int(layout.positions.max()) + 1, *layout.next_position)
+
+
 def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
-    needed = max(int(layout.positions.max()) + 1, *layout.next_position)
-    if needed + ROOM_FOR_ANSWER > context:
+    if not fits(layout, context):
+        needed = _positions(layout)
         rest = " or close the gaps of pointers (--positions compact)"
-        raise BatchError(
+        raise ContextError(
             f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "
             f"question and answer do not fit the model's context of {context}. Take fewer samples "
             f"(batch analyze --force with --fps or --max-samples)"

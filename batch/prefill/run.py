@@ -21,7 +21,9 @@ from batch.kv import Prefix, TieredCache, forward
 from batch.models import Family
 from batch.prefill.header import make_header
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
-from cachefmt import CacheWriter, Header, Tier
+from batch.prefill.segments import Stretch
+from batch.video import geometry_for
+from cachefmt import WHOLE_VIDEO, CacheWriter, Header, Tier
 from cachefmt.layout import file_size
 
 BLOCK_SAMPLES = 4
@@ -39,6 +41,7 @@ class Prefill:
     """A cache about to be written: what goes in, and the header that fixes its size."""
 
     manifest: Manifest
+    """Of the samples that go in."""
     plan: Plan
     header: Header
     block_samples: int
@@ -60,25 +63,29 @@ def plan_cache(
     block_samples: int = BLOCK_SAMPLES,
     raw_dtype: str | None = None,
     identify_weights: bool = True,
+    stretch: Stretch | None = None,
 ) -> Prefill:
-    """Plan the cache of a manifest; the weights need not be loaded.
+    """Plan the cache of a manifest, or of a stretch of it; the weights need not be loaded.
 
     Args:
         identify_weights: False does without the weights' files; the size stays exact, but the
             plan cannot be run.
+        stretch: one of `cut`; None is the whole video.
 
     Raises:
         ManifestError: the manifest was made for pictures of another geometry.
-        BatchError: what is kept does not fit the model's context.
+        ContextError: what is kept does not fit the model's context.
     """
-    if manifest.geometry != family.geometry.for_video(*manifest.video.upright_px):
+    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
+    if manifest.geometry != seen:
         raise ManifestError(
             f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
-            f"but {family.checkpoint.name} sees {family.geometry}. Analyse the video for this "
+            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
             f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
         )
+    part = manifest if stretch is None else manifest.part(stretch.rows)
     plan = make_plan(
-        manifest,
+        part,
         family.layout,
         context=family.decoder.context,
         positions=positions,
@@ -88,13 +95,14 @@ def plan_cache(
         plan,
         manifest,
         family,
+        segment=WHOLE_VIDEO if stretch is None else stretch.segment,
         dtype=dtype,
         pointers=pointers,
         block_samples=block_samples,
         raw_dtype=raw_dtype,
         identify_weights=identify_weights,
     )
-    return Prefill(manifest=manifest, plan=plan, header=header, block_samples=block_samples)
+    return Prefill(manifest=part, plan=plan, header=header, block_samples=block_samples)
 
 
 @torch.inference_mode()
@@ -115,8 +123,8 @@ def prefill(
         ManifestError: a picture in the manifest is damaged.
     """
     plan, shape = work.plan, work.header.shape
-    device = family.model.device
-    prefix = Prefix.allocate(shape, device)
+    device = family.device
+    prefix = Prefix.allocate(shape, family.layer_devices)
     in_file = plan.file_order
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
@@ -146,14 +154,14 @@ def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
     """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower once."""
     sample, cell = work.plan.sample[block], work.plan.cell[block]
     ids = torch.from_numpy(work.plan.token_ids[block].astype(np.int64))
-    embedded = family.text_embeddings(ids.to(family.model.device))
+    embedded = family.text_embeddings(ids.to(family.device))
     is_cell = cell >= 0
     stored, picture = np.unique(sample[is_cell], return_inverse=True)
     if len(stored):
         pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
         features = family.features(pictures, work.manifest.geometry)
         chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
-        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded.dtype)
+        embedded[torch.from_numpy(is_cell)] = chosen.to(embedded)
     return embedded
 
 

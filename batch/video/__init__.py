@@ -1,6 +1,6 @@
 """Reading videos: identity, facts, samples in a model's geometry. The only user of a decoder."""
 
-from batch.video.dynamic import DynamicGeometry, GeometryRule
+from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
 from batch.video.footage import Footage
 from batch.video.geometry import Geometry
 from batch.video.open import VideoInfo, probe
@@ -15,6 +15,7 @@ __all__ = [
     "SampleReader",
     "Sampling",
     "VideoInfo",
+    "geometry_for",
     "probe",
     "read_samples",
 ]

@@ -1,49 +1,102 @@
-"""Pictures whose size follows the aspect ratio of each video (Qwen-VL). Knows no models."""
+"""Pictures whose size follows each video (Qwen-VL). Knows no models."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+from batch.errors import VideoError
 from batch.video.geometry import Geometry, Resample
+from batch.video.open import VideoInfo
+from batch.video.samples import Sampling
+
+MOST_ELONGATED = 200
+"""Largest aspect ratio. Source: the Qwen-VL processors (transformers 5.23) refuse more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicGeometry:
     """Rule that gives each video a geometry of whole cells near its own size and aspect ratio.
 
-    A frame has between least_px and most_px pixels in all, where its aspect ratio allows.
+    least_px and most_px bound the pixels of a frame, or (`bounds` "video") of all frames of a
+    video together, where its aspect ratio allows; a longer video then has smaller frames.
     """
 
     cell_px: int
     frames: int
     least_px: int
     most_px: int
+    bounds: Literal["frame", "video"] = "frame"
     resample: Resample = "bicubic"
 
-    def for_video(self, height_px: int, width_px: int) -> Geometry:
-        """The geometry of a video whose upright frames have this size.
+    def __post_init__(self) -> None:
+        if not 0 < self.least_px <= self.most_px:
+            raise ValueError(
+                f"geometry: got {self.least_px} to {self.most_px} pixels, "
+                "expected positive numbers, the smaller one first"
+            )
+        self._cells(1, 1)
 
-        Source: "smart resize" of the Qwen-VL processors (transformers 5.23; a test compares).
+    def for_video(self, height_px: int, width_px: int, frames: int) -> Geometry:
+        """The geometry of a video of so many sampled frames that have this size when upright.
+
+        Raises:
+            ValueError: one side is more than MOST_ELONGATED times the other.
+
+        Source: "smart resize" of the video processors of Qwen2-VL (a frame) and Qwen3-VL (a
+        video), transformers 5.23; a test compares.
         """
+        if max(height_px, width_px) > MOST_ELONGATED * min(height_px, width_px):
+            raise ValueError(
+                f"frames of {height_px}x{width_px} px: one side may be at most "
+                f"{MOST_ELONGATED} times the other"
+            )
         cell = self.cell_px
-        height = max(cell, round(height_px / cell) * cell)
-        width = max(cell, round(width_px / cell) * cell)
-        if height * width > self.most_px:
-            ratio = math.sqrt(height_px * width_px / self.most_px)
-            height = max(cell, math.floor(height_px / ratio / cell) * cell)
-            width = max(cell, math.floor(width_px / ratio / cell) * cell)
-        elif height * width < self.least_px:
-            ratio = math.sqrt(self.least_px / (height_px * width_px))
-            height = math.ceil(height_px * ratio / cell) * cell
-            width = math.ceil(width_px * ratio / cell) * cell
+        counted = merged = 1
+        if self.bounds == "video":
+            height_px, width_px = _enlarged(height_px, width_px, cell)
+            counted = max(frames, self.frames)
+            merged = round(counted / self.frames) * self.frames
+        height, width = (round(side / cell) * cell for side in (height_px, width_px))
+        pixels = merged * height * width
+        if pixels > self.most_px:
+            shrink = math.sqrt(counted * height_px * width_px / self.most_px)
+            height, width = (
+                max(cell, math.floor(side / shrink / cell) * cell) for side in (height_px, width_px)
+            )
+        elif pixels < self.least_px:
+            grow = math.sqrt(self.least_px / (counted * height_px * width_px))
+            height, width = (math.ceil(side * grow / cell) * cell for side in (height_px, width_px))
+        return self._cells(height // cell, width // cell)
+
+    def _cells(self, rows: int, columns: int) -> Geometry:
         return Geometry(
-            height_px=height,
-            width_px=width,
-            rows=height // cell,
-            columns=width // cell,
+            height_px=rows * self.cell_px,
+            width_px=columns * self.cell_px,
+            rows=rows,
+            columns=columns,
             frames=self.frames,
             resample=self.resample,
         )
 
 
+def _enlarged(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:
+    """The size brought up to a cell on its shorter side."""
+    scale = max(1.0, cell_px / min(height_px, width_px))
+    return int(height_px * scale), int(width_px * scale)
+
+
 GeometryRule = Geometry | DynamicGeometry
 """What a model family says of pictures: one geometry, or how to find that of a video."""
+
+
+def geometry_for(rule: GeometryRule, video: VideoInfo, sampling: Sampling) -> Geometry:
+    """The geometry in which a video's samples are taken.
+
+    Raises:
+        VideoError: the rule has none for frames of this shape.
+    """
+    frames = sampling.frames(video.span_s, rule.frames)
+    try:
+        return rule.for_video(*video.upright_px, frames)
+    except ValueError as error:
+        raise VideoError(f"{video.path}: {error}") from error

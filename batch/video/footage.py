@@ -14,13 +14,17 @@ class Footage:
     """When the samples of a video were taken.
 
     - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
+    - index: int64 [samples], number of each among all samples of the video.
     - interval_s: time from one sampled frame to the next, before any sample was left out.
+    - duration_s: length of the video.
     """
 
     geometry: Geometry
+    index: NDArray[np.int64]
     pts_s: NDArray[np.float64]
     last_pts_s: NDArray[np.float64]
     interval_s: float
+    duration_s: float
 
     @classmethod
     def steady(cls, geometry: Geometry, samples: int, interval_s: float = 1.0) -> Self:
@@ -28,9 +32,11 @@ class Footage:
         first = np.arange(samples, dtype=np.float64) * (geometry.frames * interval_s)
         return cls(
             geometry=geometry,
+            index=np.arange(samples),
             pts_s=first,
             last_pts_s=first + (geometry.frames - 1) * interval_s,
             interval_s=interval_s,
+            duration_s=samples * geometry.frames * interval_s,
         )
 
     def __len__(self) -> int:
@@ -38,4 +44,9 @@ class Footage:
 
     def select(self, samples: NDArray[np.bool_]) -> Self:
         """Only some samples; bool [samples]."""
-        return replace(self, pts_s=self.pts_s[samples], last_pts_s=self.last_pts_s[samples])
+        return replace(
+            self,
+            index=self.index[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+        )

@@ -27,8 +27,9 @@ class Geometry(Settings):
     covered part (from the top left; None: all) rows [r * height / rows, (r + 1) * height / rows)
     and columns likewise; cells are numbered row by row.
 
-    `fit` "stretch" does not keep the aspect ratio (LLaVA-1.6's base image); "crop" brings the
-    shorter side to `shortest_px` and cuts the middle out (CLIP).
+    `fit` "stretch" does not keep the aspect ratio (LLaVA-1.6's base image), even if the frame is
+    first brought to a longer side of `longest_px` (SmolVLM); "crop" brings the shorter side to
+    `shortest_px` and cuts the middle out (CLIP).
     """
 
     height_px: int
@@ -40,6 +41,7 @@ class Geometry(Settings):
     covered_width_px: int | None = None
     fit: Literal["stretch", "crop"] = "stretch"
     shortest_px: int | None = None
+    longest_px: int | None = None
     resample: Resample = "bicubic"
 
     def __post_init__(self) -> None:
@@ -67,6 +69,11 @@ class Geometry(Settings):
                 f"geometry: got shortest_px {self.shortest_px} with fit {self.fit!r}; "
                 f"only crop has one, of at least {largest}"
             )
+        if self.longest_px is not None and (self.fit != "stretch" or self.longest_px < 1):
+            raise ValueError(
+                f"geometry: got longest_px {self.longest_px} with fit {self.fit!r}; "
+                "only stretch has one, of at least 1"
+            )
         if self.resample not in _RESAMPLE:
             raise ValueError(
                 f"geometry: got resample {self.resample!r}, supported are {sorted(_RESAMPLE)}"
@@ -90,7 +97,7 @@ class Geometry(Settings):
         """Shape of a sample's picture."""
         return (self.frames * self.height_px, self.width_px, 3)
 
-    def for_video(self, height_px: int, width_px: int) -> "Geometry":
+    def for_video(self, height_px: int, width_px: int, frames: int) -> "Geometry":
         """The same for every video; see DynamicGeometry."""
         return self
 
@@ -100,6 +107,9 @@ class Geometry(Settings):
         Source: bit-equal to the resize of transformers' PIL image processors (a test compares).
         """
         image = Image.fromarray(rgb)
+        if self.longest_px is not None:
+            size = _with_longer_side(image.size, self.longest_px)
+            image = image.resize(size, _RESAMPLE[self.resample])
         if self.shortest_px is None:
             size = (self.width_px, self.height_px)
             return np.asarray(image.resize(size, _RESAMPLE[self.resample]))
@@ -121,3 +131,17 @@ class Geometry(Settings):
         strips = pixels[:height_px, :width_px].reshape(self.rows, height, width_px).sum(axis=1)
         sums: NDArray[np.float32] = strips.reshape(self.rows, self.columns, width).sum(axis=2)
         return sums.reshape(self.cells) / np.float32(height * width)
+
+
+def _with_longer_side(size: tuple[int, int], longest_px: int) -> tuple[int, int]:
+    """Width and height of about the same aspect ratio; the shorter side is even.
+
+    Source: SmolVLMVideoProcessor of transformers 5.23; a test compares.
+    """
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        shorter = int(longest_px / ratio)
+        return longest_px, max(1, shorter + shorter % 2)
+    shorter = int(longest_px * ratio)
+    return max(1, shorter + shorter % 2), longest_px

@@ -1,9 +1,11 @@
 """Opening a video: its streams, identity and facts. Knows PyAV; knows no samples."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,7 +14,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from batch.errors import VideoError
+from batch.errors import Reason, VideoError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class VideoInfo:
     """What a video is. Width and height are as coded, before the rotation.
 
     `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
-    the container declares (None: it declares nothing), which may be wrong.
+    the container declares (None: it declares nothing), which may be wrong; `span_s` is the time
+    from its first to the end of its last packet, found without decoding.
     """
 
     path: Path
@@ -31,6 +34,7 @@ class VideoInfo:
     height_px: int
     rotation_degrees: int
     duration_s: float | None
+    span_s: float
 
     @property
     def upright_px(self) -> tuple[int, int]:
@@ -59,20 +63,21 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         VideoError: the file is missing, empty, no video, or has only sound.
     """
     if not path.is_file():
-        raise VideoError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        what = "not a file" if path.exists() else "no such file"
+        raise VideoError(f"{path}: {what}", Reason.UNREADABLE)
     if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty; copy or download it again")
+        raise VideoError(f"{path}: the file is empty; copy or download it again", Reason.EMPTY)
     try:
         # An absolute path cannot be taken for a protocol; metadata is often not valid UTF-8.
         container = av.open(str(path.absolute()), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path}: not a video, or cut off before its index ({error.strerror}); "
-            f"`ffprobe {path.name}` shows more"
+            f"`ffprobe {path.name}` shows more",
+            Reason.NOT_VIDEO if os.access(path, os.R_OK) else Reason.UNREADABLE,
         ) from error
     with container:
-        if container.format.name == "tty":  # av 18 plays any *.txt or *.nfo as a terminal
-            raise VideoError(f"{path}: a text file, expected video")
+        _refuse_other_content(path, container.format.name)
         streams = [
             stream
             for stream in container.streams.video
@@ -80,9 +85,22 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ]
         if not streams:
             kinds = sorted({stream.type for stream in container.streams})
-            raise VideoError(f"{path}: got streams {', '.join(kinds) or 'none'}, expected video")
+            raise VideoError(
+                f"{path}: got streams {', '.join(kinds) or 'none'}, expected video",
+                Reason.NO_PICTURE,
+            )
         streams[0].thread_count = 1
         yield container, streams[0]
+
+
+def _refuse_other_content(path: Path, format_name: str) -> None:
+    """Refuse what av 18 plays although it is no video, or not one file."""
+    if format_name == "tty":  # any *.txt or *.nfo, as a terminal
+        raise VideoError(f"{path}: a text file, expected video", Reason.NOT_VIDEO)
+    if format_name == "image2" or format_name.endswith("_pipe"):
+        raise VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
+    if format_name in ("concat", "dash", "hls"):
+        raise VideoError(f"{path}: a list of other files, expected video", Reason.NOT_VIDEO)
 
 
 def decode_frames(
@@ -130,6 +148,7 @@ def probe(path: Path) -> VideoInfo:
             height_px=frame.height,
             rotation_degrees=quarter_turns(frame) * 90,
             duration_s=_declared_duration_s(container, stream),
+            span_s=float(measure_span_s(path)),
         )
 
 
@@ -144,6 +163,42 @@ def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> 
         f"{path}: not one {stream.codec_context.codec.canonical_name} frame can be decoded "
         f"({broken.count} broken); the file is cut off or damaged, copy it again"
     )
+
+
+def measure_span_s(path: Path) -> Fraction:
+    """Time from the first to the end of the last packet, found without decoding.
+
+    Raises:
+        VideoError: the file cannot be opened.
+    """
+    starts: list[int] = []
+    end = untimed = 0
+    with open_video(path) as (container, stream):
+        try:
+            for packet in container.demux(stream):
+                start = packet.pts if packet.pts is not None else packet.dts
+                if start is None:
+                    untimed += packet.size > 0
+                    continue
+                if packet.is_discard:
+                    continue
+                starts.append(start)
+                end = max(end, start + (packet.duration or 0))
+        except av.FFmpegError as error:
+            if not starts and not untimed:
+                raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
+        ticks = end - min(starts) if starts else untimed * default_gap(stream)
+        return ticks * time_base(stream)
+
+
+def time_base(stream: VideoStream) -> Fraction:
+    """Length of a tick of the stream's clock, s."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def default_gap(stream: VideoStream) -> int:
+    """Ticks from frame to frame at the stream's nominal rate, for streams without times."""
+    return max(1, round(1 / (stream.guessed_rate or 25) / time_base(stream)))
 
 
 def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:

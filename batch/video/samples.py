@@ -1,26 +1,28 @@
 """Samples of a video at a steady rate, in a model's geometry. Knows no signals."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from batch.errors import VideoError
 from batch.video.geometry import Geometry
 from batch.video.open import (
     BrokenFrames,
     decode_frames,
+    default_gap,
+    measure_span_s,
     nothing_decodable,
     open_video,
     quarter_turns,
+    time_base,
 )
 from batch.video.settings import Settings
 
@@ -37,6 +39,22 @@ class Sampling(Settings):
             raise ValueError(f"rate_hz: got {self.rate_hz}, expected 0.00001 to 1000")
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples: got {self.max_samples}, expected 1 or more")
+
+    def interval_s(self, span_s: Fraction, together: int) -> Fraction:
+        """Time from one frame taken to the next in a video of this length.
+
+        Args:
+            together: frames that a sample holds.
+        """
+        asked_s = 1 / Fraction(self.rate_hz).limit_denominator(1_000_000)
+        if self.max_samples is None:
+            return asked_s
+        return max(asked_s, span_s / (self.max_samples * together))
+
+    def frames(self, span_s: float, together: int) -> int:
+        """Frames taken from a video of this length; arguments as of `interval_s`."""
+        span = Fraction(span_s).limit_denominator(1_000_000)
+        return max(1, math.ceil(span / self.interval_s(span, together)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +83,7 @@ class SampleReader(Iterator[Sample]):
         self._sampling = sampling
         self._broken = BrokenFrames()
         self._decoded_s = Fraction(0)
-        self._interval_s = 1 / Fraction(sampling.rate_hz).limit_denominator(1_000_000)
+        self._interval_s = sampling.interval_s(Fraction(0), geometry.frames)
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -99,10 +117,10 @@ class SampleReader(Iterator[Sample]):
             yield _sample(index, group + group[-1:] * (together - len(group)))
 
     def _take(self) -> Iterator["_Taken"]:
-        most = self._sampling.max_samples
+        most, together = self._sampling.max_samples, self._geometry.frames
         if most is not None:
-            most *= self._geometry.frames
-            self._interval_s = max(self._interval_s, _span_s(self._path) / most)
+            most *= together
+            self._interval_s = self._sampling.interval_s(measure_span_s(self._path), together)
         count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
@@ -179,8 +197,7 @@ def _shown_frames(
     container: InputContainer, stream: VideoStream, broken: BrokenFrames
 ) -> Iterator[_Shown]:
     """Pair each frame with the end of its time on screen; times that go back are broken."""
-    base = _time_base(stream)
-    default_gap = _default_gap(stream)
+    base, usual_gap = time_base(stream), default_gap(stream)
     gaps: list[int] = []
     first: int | None = None
     held: tuple[VideoFrame, int, int] | None = None
@@ -188,7 +205,7 @@ def _shown_frames(
         if held is None:
             pts = first = frame.pts or 0
         else:
-            pts = frame.pts if frame.pts is not None else held[2] + default_gap
+            pts = frame.pts if frame.pts is not None else held[2] + usual_gap
             if pts <= held[2]:
                 broken.count += 1
                 continue
@@ -197,41 +214,6 @@ def _shown_frames(
             yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
         held = (frame, index, pts)
     if held is not None:
-        stay = held[0].duration or round(statistics.median(gaps or [default_gap]))
+        stay = held[0].duration or round(statistics.median(gaps or [usual_gap]))
         until_s = (held[2] + stay - (first or 0)) * base
         yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
-
-
-def _span_s(path: Path) -> Fraction:
-    """Time from the first to the end of the last packet, found without decoding.
-
-    Raises:
-        VideoError: the file cannot be opened.
-    """
-    starts: list[int] = []
-    end = untimed = 0
-    with open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
-                start = packet.pts if packet.pts is not None else packet.dts
-                if start is None:
-                    untimed += packet.size > 0
-                    continue
-                if packet.is_discard:
-                    continue
-                starts.append(start)
-                end = max(end, start + (packet.duration or 0))
-        except av.FFmpegError as error:
-            if not starts and not untimed:
-                raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
-        ticks = end - min(starts) if starts else untimed * _default_gap(stream)
-        return ticks * _time_base(stream)
-
-
-def _time_base(stream: VideoStream) -> Fraction:
-    return stream.time_base or Fraction(1, av.time_base)
-
-
-def _default_gap(stream: VideoStream) -> int:
-    """Ticks from frame to frame at the stream's nominal rate, for streams without times."""
-    return max(1, round(1 / (stream.guessed_rate or 25) / _time_base(stream)))

@@ -43,6 +43,13 @@ def written(manifest, tmp_path):
     return path
 
 
+def test_footage_tells_a_prompt_when_samples_were_taken_and_how_long_the_video_is(manifest):
+    footage = manifest.footage.select(manifest.kept)
+    assert (footage.geometry, footage.interval_s, footage.duration_s) == (GEOMETRY, 1.0, 5.0)
+    assert footage.index.tolist() == [0, 3]
+    assert (footage.pts_s.tolist(), footage.last_pts_s.tolist()) == ([0, 3], [0, 3])
+
+
 def test_a_manifest_is_read_back_as_it_was_written(manifest, written):
     read = Manifest.read(written)
     assert replace(read.header, video=manifest.video) == manifest.header

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cachefmt import (
     STORED_TIERS,
+    WHOLE_VIDEO,
     CacheWriter,
     Header,
     Layout,
@@ -56,6 +57,7 @@ def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
         prompt=PromptIdentity(processor_sha256="3" * 64, chat_template_sha256="4" * 64),
         video=VideoIdentity(sha256="5" * 64, name=name),
         manifest=ManifestIdentity(sha256="6" * 64),
+        segment=WHOLE_VIDEO,
         policy=PolicyIdentity(
             name="saliency", parameters={"int8": 0.25, "bias": True, "reference": "kept", "top": 3}
         ),

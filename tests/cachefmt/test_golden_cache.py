@@ -16,7 +16,7 @@ from cachefmt.memory import numpy_dtype
 from tests.cachefmt.files import SHAPE, Arrays, make_header, make_tables, split_file, write_file
 
 RECORDED_HEADER = Path(__file__).with_name("golden_header.txt")
-RECORDED_FILE_SHA256 = "bc5133c37561d555bb7f989b7e9eb331ed67abfc081426151dc8e0d5f444098d"
+RECORDED_FILE_SHA256 = "a9bd3f00ef6e8f0bb32939719c57ce730b7b5a33ad84a05c838a4628d7d05ec7"
 GOLDEN_SHAPE = replace(SHAPE, layers=1)
 
 

@@ -43,12 +43,26 @@ def test_json_lines_have_stable_keys(cache: Path) -> None:
         "answer", "--cache", cache, "-q", "a", "-q", "what ?", "--json", "--max-new-tokens", 2
     )
     found = objects(lines)
-    keys = ["question", "answer", "tokens", "complete"]
+    keys = ["question", "answer", "tokens", "complete", "evidence"]
     keys += ["load_seconds", "load_bytes", "reencode_seconds"]
     assert [list(reply) for reply in found] == [keys, keys]
     assert all(reply["load_bytes"] == cache.stat().st_size for reply in found)
     assert [reply["question"] for reply in found] == ["a", "what ?"]
     assert all(1 <= reply["tokens"] <= 2 for reply in found)
+    times = [time for reply in found for time in reply["evidence"]]
+    assert times
+    assert all(0 <= time["start_s"] < time["stop_s"] for time in times)
+
+
+def test_behind_an_answer_stand_the_times_it_rests_on(cache: Path) -> None:
+    (line,) = succeed("answer", "--cache", cache, "-q", "what is the red star doing ?")
+    (reply,) = objects(
+        succeed("answer", "--cache", cache, "-q", "what is the red star doing ?", "--json")
+    )
+    text, times = line.split("\t")
+    assert text == reply["answer"]
+    clock = [f"00:00:{int(time['start_s']):02}" for time in reply["evidence"]]
+    assert [span.split("-")[0] for span in times.removeprefix("at ").split(", ")] == clock
 
 
 def test_the_video_and_the_manifest_are_not_needed(
@@ -81,7 +95,8 @@ def test_an_answer_of_several_lines_is_one_line_but_for_json(
     command = ("answer", "--cache", tmp_path / "clip.safetensors", "-q", "x", "-q", "y z")
     whole = [reply["answer"] for reply in objects(succeed(*command, "--json"))]
     assert all("\n" in answer for answer in whole)
-    assert succeed(*command) == [answer.replace("\n", " ") for answer in whole]
+    lines = [line.split("\t")[0] for line in succeed(*command)]
+    assert lines == [answer.replace("\n", " ") for answer in whole]
 
 
 def test_a_model_that_was_moved_is_asked_for_and_accepted(

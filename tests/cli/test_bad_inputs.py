@@ -212,7 +212,7 @@ def broken_models(model: Path, tmp_path: Path) -> dict[str, tuple[Path, str]]:
     text(tmp_path / "file")
     return {
         "no config": (found["no config"], "not a checkpoint with config and tokenizer"),
-        "no weights": (found["no weights"], "no *.safetensors weights"),
+        "no weights": (found["no weights"], "no model.safetensors in "),
         "cut weights": (found["cut weights"], "the weights cannot be loaded"),
         "lacking weights": (found["lacking weights"], "1 weights are missing, as "),
         "file": (tmp_path / "file", "neither a folder nor an id on the hub"),

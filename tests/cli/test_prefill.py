@@ -1,5 +1,6 @@
 """`batch prefill`: from manifests and from videos; what it prints, writes, skips and refuses."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import batch.prefill as batch_prefill
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
+from tests.tiny.llava import llava_onevision
 
 
 def inspected(cache: Path) -> dict[str, Any]:
@@ -145,6 +147,68 @@ def test_a_dry_run_writes_nothing_and_knows_the_size_to_the_byte(
     assert (promised["written"], promised["skipped"]) == (False, False)
 
 
+def test_a_dry_run_needs_no_weights_and_says_what_a_minute_and_memory_take(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    command = ("prefill", clip, "--out", tmp_path / "out", "--model", bare, "--dry-run")
+    (found,) = objects(succeed(*command, "--json"))
+    memory, minute = found["memory"], found["per_minute"]
+    assert memory["peak_bytes"] == sum(
+        memory[part] for part in ("weights_bytes", "tiers_bytes", "block_bytes")
+    )
+    assert memory["tiers_bytes"] < found["size_bytes"]
+    clip_s = 4
+    for part, whole in (("size", found["size_bytes"]), ("tiers", memory["tiers_bytes"])):
+        assert minute[f"{part}_bytes"] == pytest.approx(whole * 60 / clip_s, abs=1)
+    (line,) = succeed(*command)
+    assert f"; a minute of video takes {minute['size_bytes']:,} bytes; memory: " in line
+    assert f"{memory['weights_bytes']:,} weights, {memory['tiers_bytes']:,} tiers" in line
+    (half,) = objects(succeed(*command, "--json", "--dtype", "bfloat16"))
+    assert half["memory"]["weights_bytes"] == memory["weights_bytes"] // 2
+
+
+def test_weights_of_a_quantised_checkpoint_are_those_of_its_files(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    quantised = tmp_path / "quantised"
+    shutil.copytree(model, quantised)
+    config = json.loads((quantised / "config.json").read_bytes())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (quantised / "config.json").write_text(json.dumps(config))
+    weights = quantised / "model.safetensors"
+    command = ("prefill", clip, "--out", tmp_path / "out", "--model", quantised, "--dry-run")
+    (found,) = objects(succeed(*command, "--json"))
+    assert found["memory"]["weights_bytes"] == weights.stat().st_size
+    weights.unlink()
+    (found,) = objects(succeed(*command, "--json"))
+    assert (found["memory"]["weights_bytes"], found["memory"]["peak_bytes"]) == (None, None)
+    assert "memory: unknown weights, " in succeed(*command)[0]
+
+
+@pytest.mark.parametrize("options", [["--device", "auto"], ["--attn", "torch"]])
+def test_where_a_model_lies_and_how_it_attends_leave_no_trace_in_the_cache(
+    model: Path, manifest: Path, cache: Path, tmp_path: Path, options: list[str]
+) -> None:
+    succeed("prefill", manifest, "--out", tmp_path, "--model", model, *options)
+    one, other = inspected(tmp_path / "clip.safetensors"), inspected(cache)
+    del one["cache"], other["cache"], one["seconds"], other["seconds"]
+    assert one == other
+    answer = ("answer", "--cache", tmp_path / "clip.safetensors", "-q", "what is red ?")
+    assert succeed(*answer, *options) == succeed(*answer)
+
+
+def test_an_attention_that_cannot_run_here_is_refused(
+    model: Path, manifest: Path, cache: Path, tmp_path: Path
+) -> None:
+    chosen = ("--device", "cpu", "--attn", "triton")
+    refused = batch("prefill", manifest, "--out", tmp_path, "--model", model, *chosen)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "attention by triton: " in refused.stderr
+    assert batch("answer", "--cache", cache, "-q", "what ?", *chosen).exit_code == 1
+
+
 def test_a_dry_run_over_finished_work_changes_nothing(
     model: Path, clip: Path, tmp_path: Path
 ) -> None:
@@ -261,3 +325,29 @@ def test_an_unforeseen_failure_of_one_video_is_named_and_the_others_go_on(
     assert result.exit_code == 3
     assert f"error: {twin}: ValueError: int8: got NaN" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.safetensors"]
+
+
+def test_times_in_the_prompt_are_another_cache_of_more_slots(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", manifest, "--out", tmp_path, "--model", model)
+    (timed,) = objects(succeed(*command, "--timestamps", "--dry-run", "--json"))
+    (plain,) = objects(succeed(*command, "--json"))
+    assert timed["slots"] > plain["slots"]
+    assert timed["samples"] == plain["samples"]
+    refused = batch(*command, "--timestamps")
+    assert refused.exit_code == 1
+    assert "another model, video or settings; --force replaces it" in refused.stderr
+    succeed(*command, "--timestamps", "--force")
+    assert inspected(tmp_path / "clip.safetensors")["policy"]["parameters"]["timestamps"] is True
+
+
+def test_times_are_refused_before_any_work_where_the_prompt_has_no_room(
+    clip: Path, tmp_path: Path
+) -> None:
+    model = llava_onevision(tmp_path / "model")
+    out = tmp_path / "out"
+    refused = batch("prefill", clip, "--out", out, "--model", model, "--timestamps")
+    assert refused.exit_code == 1
+    assert "llava_onevision takes no timestamps: a video is one block" in refused.stderr
+    assert not out.exists()

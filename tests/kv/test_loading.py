@@ -91,6 +91,18 @@ def test_a_buffer_is_used_again_only_when_its_layer_has_arrived(current):
     assert not current.waited[1].is_synchronized
 
 
+def test_layers_of_one_device_share_a_stream_and_no_other_waits_for_it(monkeypatch, current):
+    own = {"meta": Stream(), "cpu": current}
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: own[device.type])
+    sources, targets = layers()
+    for layer in targets[3:]:
+        layer.update({name: rows.to("meta") for name, rows in layer.items()})
+    arriving = ArrivingLayers(sources, targets)
+    for layer in range(LAYERS):
+        arriving.wait(layer)
+    assert [len(own[device].waited) for device in ("cpu", "meta")] == [3, 2]
+
+
 @pytest.mark.needs_gpu
 def test_a_file_on_cuda_holds_what_it_holds_on_the_cpu(tmp_path: Path):
     path = write_file(tmp_path / "x.safetensors")

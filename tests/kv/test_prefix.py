@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import (
+    WHOLE_VIDEO,
     CacheFile,
     CacheWriter,
     Header,
@@ -79,6 +80,7 @@ def written(path, prefix, names, multiplicity):
         prompt=PromptIdentity(processor_sha256=digest("c"), chat_template_sha256=digest("d")),
         video=VideoIdentity(sha256=digest("e"), name="clip.mp4"),
         manifest=ManifestIdentity(sha256=digest("f")),
+        segment=WHOLE_VIDEO,
         policy=PolicyIdentity(name="saliency", parameters={}),
         shape=prefix.shape,
         layout=Layout(slots=count, positions="original", next_position=(count,)),
@@ -287,3 +289,14 @@ def test_each_row_of_a_long_prefix_is_repeated_as_often_as_it_counts():
 def test_an_empty_prefix_expands_into_an_empty_cache():
     plain = allocate().to_dynamic_cache(torch.float32)
     assert plain.get_seq_length() == 0
+
+
+def test_each_layer_keeps_its_rows_where_it_attends():
+    sizes = shape(*SIZES.values())
+    devices = [torch.device("cpu"), *[torch.device("meta")] * (sizes.layers - 1)]
+    prefix = Prefix.allocate(sizes, devices)
+    prefix.set_multiplicity(Tier.INT8, torch.full((SIZES[Tier.INT8],), 2))
+    prefix.append(0, Tier.INT8, *states(SIZES[Tier.INT8]))
+    for layer, device in enumerate(devices):
+        assert {rows.device for rows in stored(prefix, layer).values()} == {device}
+        assert prefix.layer(layer)[1].bias.device == device

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from batch.kv import attention
+from batch.errors import ModelError
+from batch.kv import attention, check_kernel
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = "tests/kv/triton_cases.py"
@@ -65,20 +66,24 @@ class Part:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "has_kernel", "asked"),
+    ("chosen", "device", "dtype", "has_kernel", "asked"),
     [
-        ("cuda", torch.float16, True, "stored"),
-        ("cuda", torch.float16, False, "chunks"),
-        ("cuda", torch.float64, True, "chunks"),
-        ("cpu", torch.float16, True, "chunks"),
+        ("auto", "cuda", torch.float16, True, "stored"),
+        ("auto", "cuda", torch.float16, False, "chunks"),
+        ("auto", "cuda", torch.float64, True, "chunks"),
+        ("auto", "cpu", torch.float16, True, "chunks"),
+        ("torch", "cuda", torch.float16, True, "chunks"),
+        ("triton", "cpu", torch.float16, True, "stored"),
     ],
 )
-def test_only_queries_on_cuda_take_the_kernel(monkeypatch, device, dtype, has_kernel, asked):
+def test_queries_on_cuda_take_the_kernel_unless_told_otherwise(
+    monkeypatch, chosen, device, dtype, has_kernel, asked
+):
     kernel = (lambda query, rows, *, scaling: None) if has_kernel else None
     monkeypatch.setattr(attention, "_attend_stored", lambda: kernel)
     query = SimpleNamespace(device=torch.device(device), dtype=dtype)  # CUDA need not be there
     part = Part()
-    list(attention._attend_part(query, part, 1.0, 8))
+    list(attention._attend_part(query, part, 1.0, 8, chosen))
     assert part.asked == [asked]
 
 
@@ -90,6 +95,18 @@ def test_without_triton_there_is_no_kernel_and_no_error():
         "from batch.kv import attention\n"
         "assert attention._attend_stored() is None",
     )
+
+
+@needs_triton
+def test_kernels_asked_for_where_they_cannot_run_are_refused(monkeypatch):
+    here = torch.device("cpu")
+    with pytest.raises(ModelError, match=r"needs CUDA, the model runs on cpu.*--attn auto"):
+        check_kernel("triton", here)
+    for kernel in ("auto", "torch"):
+        check_kernel(kernel, here)
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    with pytest.raises(ModelError, match=r"pip install 'sali-cache\[triton\]'"):
+        check_kernel("triton", here)
 
 
 def test_kernels_are_not_imported_before_they_are_used():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from batch.kv import Prefix, TieredCache, attention, merge
+from batch.kv import ATTENTIONS, Prefix, TieredCache, attention, check_kernel, merge
 from batch.kv.attention import StoredRows, attend
 from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
 from batch.kv.triton_attention import attend_stored
@@ -295,7 +295,7 @@ def test_tensors_that_do_not_fit_are_refused(broken, message):
 
 
 def test_a_model_over_all_tiers_gives_the_same_logits(monkeypatch):
-    """On CUDA by the product's own choice; interpreted, the choice is made here."""
+    """On CUDA by the product's own choice; interpreted, it is told to."""
     model, rows = tiered(decoder("qwen2")), 60
     shape = dataclasses.replace(small_shape(20, 20, 20), group_size=4)
     prefix = Prefix.allocate(shape, "cpu")
@@ -307,15 +307,20 @@ def test_a_model_over_all_tiers_gives_the_same_logits(monkeypatch):
 
     attended = []
 
-    def attend_part(query, part, scaling, chunk_rows):
-        attended.append(part)
-        yield attend_stored(query, part.stored(), scaling=scaling)
+    def counted(query, stored, *, scaling):
+        attended.append(stored)
+        return attend_stored(query, stored, scaling=scaling)
 
+    monkeypatch.setattr(attention, "_attend_stored", lambda: counted)
     if INTERPRETED:
-        monkeypatch.setattr(attention, "_attend_part", attend_part)
+        model.set_attn_implementation(ATTENTIONS["triton"])
     tensors = {name: tensor.to(DEVICE) for name, tensor in prefix._tensors.items()}
     moved = Prefix(shape, tensors, is_filled=True)
     moved.set_multiplicity(Tier.INT8, multiplicity)
     got = ask(model.to(DEVICE), TieredCache(moved), question.to(DEVICE), positions.to(DEVICE))
     torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-4)
-    assert len(attended) == (3 * shape.layers if INTERPRETED else 0)
+    assert len(attended) == 3 * shape.layers
+
+
+def test_the_kernels_can_be_asked_for_where_they_run():
+    check_kernel("triton", torch.device(DEVICE))

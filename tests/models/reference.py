@@ -4,7 +4,9 @@ Its video processors need torchvision, whose build on the package index does not
 of torch: `import torchvision` fails for want of two operators that nothing here calls. So it lies
 in a folder of its own (see the Makefile) that only this program sees, and the two are declared.
 
-    python -m tests.models.reference CHECKPOINT JOB.npz OUT.npz
+    python -m tests.models.reference CHECKPOINT FOLDER
+
+runs FOLDER/job-*.npz and writes FOLDER/result-*.npz.
 """
 
 import importlib.util
@@ -18,33 +20,37 @@ import torch
 TORCHVISION = Path(sys.prefix) / "torchvision"
 
 
-def main(folder: str, job: str, out: str) -> None:
-    """Process and run the frames of a job; token ids, positions and logits go to `out`."""
+def main(checkpoint: str, folder: str) -> None:
+    """Process and run the frames of each job; ids, positions, logits and pixels go to results."""
     _operators = _import_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    asked = np.load(job)
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    kind = str(asked["kind"])
-    inputs = _inputs(processor, kind, asked["frames"], float(asked["fps"]), str(asked["question"]))
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    for job in sorted(Path(folder).glob("job-*.npz")):
+        results = _run(processor, model, np.load(job))
+        np.savez(job.with_name(job.name.replace("job", "result")), **results)
+
+
+def _run(processor: Any, model: Any, job: Any) -> dict[str, Any]:
+    kind = str(job["kind"])
+    inputs = _inputs(processor, kind, job["frames"], float(job["fps"]), str(job["question"]))
     seen: dict[str, Any] = {}
-    model.model.language_model.register_forward_pre_hook(
+    hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
     )
-    with torch.inference_mode():
+    with hook, torch.inference_mode():
         logits = model(**inputs).logits[0]
     positions = seen.get("position_ids")
     length = inputs["input_ids"].shape[1]
     positions = torch.arange(length)[None] if positions is None else positions.reshape(-1, length)
-    pixels = inputs["pixel_values_videos" if kind == "video" else "pixel_values"]
-    np.savez(
-        out,
-        token_ids=inputs["input_ids"][0].numpy(),
-        positions=positions.T.numpy(),
-        logits=logits.numpy(),
-        pixels=pixels.numpy(),
-    )
+    pixels = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
+    return {
+        "token_ids": inputs["input_ids"][0].numpy(),
+        "positions": positions.T.numpy(),
+        "logits": logits.numpy(),
+        "pixels": pixels.numpy(),
+    }
 
 
 def _inputs(processor: Any, kind: str, frames: Any, fps: float, question: str) -> Any:

@@ -54,18 +54,22 @@ def llava_next(
     decoder: str = "mistral",
     image_px: int = 28,
     context: int = 1024,
-    head_dim: int = 8,
+    width: int = 1,
+    head_dim: int | None = None,
 ) -> Path:
-    """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads."""
+    """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads.
+
+    `width` multiplies the channels.
+    """
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        "hidden_size": 32 * width,
+        "intermediate_size": 48 * width,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": head_dim,
+        "head_dim": head_dim or 8 * width,
         "max_position_embeddings": context,
         "pad_token_id": 0,
         "bos_token_id": 1,
@@ -73,13 +77,13 @@ def llava_next(
     }
     text: PretrainedConfig = DECODERS[decoder](**sizes)
     vision = CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=32,
+        hidden_size=24 * width,
+        intermediate_size=32 * width,
         num_hidden_layers=3,
         num_attention_heads=2,
         image_size=image_px,
         patch_size=14,
-        projection_dim=24,
+        projection_dim=24 * width,
     )
     config = LlavaNextConfig(
         vision_config=vision,

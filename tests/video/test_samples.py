@@ -177,3 +177,31 @@ def test_a_video_that_cannot_be_opened_is_an_error_of_the_iteration(tmp_path):
 def test_a_sampling_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)
+
+
+@pytest.mark.parametrize("name", ["steady.mp4", "steady.mkv", "raw.h264"])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(rate_hz=3.0),
+        Sampling(rate_hz=10.0),
+        Sampling(rate_hz=10.0, max_samples=3),
+        Sampling(max_samples=100),
+    ],
+)
+def test_the_number_of_frames_taken_is_known_before_decoding(tmp_path, name, frames, sampling):
+    path = clips.write_clip(tmp_path / name, shades(25), fps=10)
+    geometry = Geometry(height_px=28, width_px=28, rows=1, columns=1, frames=frames)
+    chosen = {"rate_hz": sampling.rate_hz, "max_samples": sampling.max_samples}
+    taken = list(read_samples(path, geometry=geometry, **chosen))
+    predicted = sampling.frames(probe(path).span_s, frames)
+    assert len(taken) == -(-predicted // frames)
+
+
+def test_the_number_of_frames_of_a_variable_rate_is_known_before_decoding(tmp_path):
+    times_ms = [500, 600, 900, 950, 4000, 4100, 5000, 5050]
+    path = clips.write_clip(tmp_path / "vfr.mkv", shades(8), pts_ms=times_ms)
+    taken = list(read_samples(path, geometry=GEOMETRY, rate_hz=2.0))
+    assert len(taken) == Sampling(rate_hz=2.0).frames(probe(path).span_s, 1)

@@ -19,6 +19,7 @@ from transformers import (
 from batch.demo.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
 from batch.models import Checkpoint, Family, open_checkpoint
 from batch.models.llava_next import LlavaNext
+from batch.models.placement import Device, first_device
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class RandomCheckpoint(Checkpoint):
     def weights_sha256(self) -> str:
         return hashlib.sha256(f"random weights, seed {self.seed}".encode()).hexdigest()
 
-    def load_weights(self, *, dtype: torch.dtype) -> PreTrainedModel:
+    def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
         """Draw the model's weights."""
         torch.manual_seed(self.seed)
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
             self.config, dtype=dtype
         )
+        torch.nn.Module.to(model, first_device(device))
         return model
 
 

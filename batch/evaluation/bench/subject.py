@@ -21,7 +21,7 @@ from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill import Prefill, plan_cache, prefill
-from batch.video import Footage, Sampling, probe, read_samples
+from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
 
 PROFILE = "default"
@@ -54,8 +54,8 @@ class Subject:
         self.family.load(device=size.device, dtype=getattr(torch, size.dtype))
         self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
         # All films are drawn in one size.
-        upright_px = probe(self.films[0].path).upright_px
-        self._geometry = self.family.geometry.for_video(*upright_px)
+        film = probe(self.films[0].path)
+        self._geometry = geometry_for(self.family.geometry, film, Sampling())
 
     def compress(self, film: Film) -> Prefill:
         """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""

@@ -1,0 +1,52 @@
+"""A video's manifest, as one task of many."""
+
+import errno
+import time
+
+from batch.analysis.analyze import analyze_probed
+from batch.analysis.manifest import Manifest
+from batch.archive.looking import is_same
+from batch.archive.tasks import Analyze, Staged
+from jobs.errors import NoRoomError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROOM_FOR_FOOTER = 1 << 14
+"""Of a manifest's schema, header and statistics; measured: 7 kB."""
+
+
+def analyze(task: Analyze) -> Staged | None:
+    """Write a manifest to a temporary place; None if the file is not the one looked at.
+
+    Raises:
+        VideoError: the video cannot be decoded.
+        NoRoomError: the manifest has no room.
+    """
+    began = time.monotonic()
+    manifest = analyze_probed(task.row.info, task.settings)
+    if not is_same(task.row):
+        return None
+    task.allowance.check(_most_bytes(manifest))
+    try:
+        manifest.write(task.staged)
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoRoomError(f"{task.staged}: {error.strerror}") from error
+        raise
+    facts = {
+        "samples": len(manifest.frame),
+        "stored_samples": int(manifest.kept.sum()),
+        "decoded_s": manifest.header.decoded_s,
+        "manifest_bytes": task.staged.stat().st_size,
+        "analyze_seconds": manifest.analyze_seconds,
+        "warning": manifest.header.warning,
+    }
+    return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
+
+
+def _most_bytes(manifest: Manifest) -> int:
+    """Size of the file if nothing could be compressed."""
+    signals = manifest.signals
+    arrays = (manifest.frame, manifest.pts_s, manifest.tier, signals.source, signals.redundancy)
+    cells = (signals.flow_px, signals.difference, signals.saliency)
+    pictures = sum(len(png) for png in manifest.pictures if png is not None)
+    return pictures + sum(array.nbytes for array in (*arrays, *cells)) + _ROOM_FOR_FOOTER

@@ -1,0 +1,99 @@
+"""The same questions to every video of an archive, with the model loaded once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+
+from batch.answering import Answerer
+from batch.answering.fit import check_fits
+from batch.archive.catalogue import catalogue_rows
+from batch.archive.store import Shelf, Store
+from batch.errors import BatchError
+from batch.kv import Kernel
+from batch.models import Family, open_family
+from batch.models.placement import Device
+from cachefmt import CacheFile, CacheFileError
+
+
+def choose_work(store: Store, id: str | None) -> Shelf:
+    """The work of an ID, or the one that was asked for last.
+
+    Raises:
+        BatchError: there is none.
+    """
+    works = store.works()
+    if id is not None:
+        works = [work for work in works if work.id == id]
+    if not works:
+        what = "no caches" if id is None else f"no work {id}"
+        raise BatchError(
+            f"{store.root}: {what} here; batch index writes them, batch status lists them"
+        )
+    return works[-1]
+
+
+def load_model(
+    work: Shelf,
+    *,
+    model: str | None,
+    device: Device,
+    dtype: str | None,
+    attention: Kernel,
+    offline: bool,
+) -> Family:
+    """Load the model of a work.
+
+    Args:
+        model: where it is now; None is where it was.
+        device: as for `Family.load`.
+        dtype: floating point type to run in; None is the one of the caches.
+        attention: what attends to the stored tiers.
+
+    Raises:
+        ModelError: it is not there, or cannot be loaded.
+    """
+    asked = work.asked()
+    revision = None if model else asked["revision"]
+    family = open_family(model or asked["model"], revision=revision, offline=offline)
+    family.load(device=device, dtype=getattr(torch, dtype or asked["dtype"]), attention=attention)
+    return family
+
+
+def ask_archive(
+    store: Store,
+    work: Shelf,
+    family: Family,
+    questions: Sequence[str],
+    *,
+    match: Sequence[str] = (),
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+) -> Iterator[dict[str, Any]]:
+    """Ask all videos that are done; yields plain values of one video after the other.
+
+    A cache that cannot be used gives an "error" in place of "answers", and the others go on.
+
+    Args:
+        match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
+    """
+    for row in catalogue_rows(store, work):
+        if row["status"] != "done" or not _is_chosen(row["paths"], match):
+            continue
+        found = {name: row[name] for name in ("video", "path", "cache")}
+        try:
+            with CacheFile.open(store.root / row["cache"]) as cache:
+                cache.verify_tables()
+                check_fits(cache, family)
+                replies = Answerer(cache, family).ask(
+                    questions, max_new_tokens=max_new_tokens, batch_size=batch_size
+                )
+                yield {**found, "answers": [asdict(reply) for reply in replies]}
+        except (BatchError, CacheFileError) as error:
+            yield {**found, "error": str(error)}
+
+
+def _is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch(path, pattern) for path in paths for pattern in patterns)

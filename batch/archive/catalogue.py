@@ -1,0 +1,153 @@
+"""The catalogue: a Parquet file per work with a row per video, made from records. Knows Arrow."""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.archive.inventory import FileRow, Inventory
+from batch.archive.store import Shelf, Store
+from cachefmt.tiers import STORED_TIERS
+from jobs.whole import write_whole
+
+SCHEMA = pa.schema(
+    [
+        pa.field("video", pa.string()),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("paths", pa.list_(pa.string()), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("warning", pa.string()),
+        pa.field("video_bytes", pa.int64()),
+        pa.field("codec", pa.string()),
+        pa.field("width_px", pa.int32()),
+        pa.field("height_px", pa.int32()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("samples", pa.int32()),
+        pa.field("stored_samples", pa.int32()),
+        pa.field("slots", pa.int64()),
+        *(pa.field(f"tokens_{tier.name.lower()}", pa.int64()) for tier in STORED_TIERS),
+        pa.field("block_samples", pa.int32()),
+        pa.field("manifest_bytes", pa.int64()),
+        pa.field("cache", pa.string()),
+        pa.field("cache_bytes", pa.int64()),
+        pa.field("fp16_kv_bytes", pa.int64()),
+        pa.field("compression", pa.float64()),
+        pa.field("analyze_seconds", pa.float64()),
+        pa.field("encode_seconds", pa.float64()),
+        pa.field("prefill_seconds", pa.float64()),
+        pa.field("host", pa.string()),
+        pa.field("finished", pa.string()),
+        pa.field("tool", pa.string()),
+        pa.field("torch", pa.string()),
+        pa.field("transformers", pa.string()),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("work", pa.string(), nullable=False),
+    ]
+)
+"""Columns; README says what they mean."""
+
+_ROWS_AT_ONCE = 10_000
+
+
+def catalogue_rows(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
+    """A row for each video of a work, and for each file that was to be one; read from records.
+
+    Status is "done", "failed", "analyzed" (a manifest, no cache yet), "pending" (neither), or
+    "gone": done, but no file of the archive holds it any more.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    asked = caches.asked()
+    states = _States(store.analysis(asked["analysis"]), caches)
+    for row in states.rows(Inventory.read(store.files)):
+        cache = None
+        if row["status"] in ("done", "gone"):
+            cache = str(caches.product(row["video"]).relative_to(store.root))
+        yield {**row, "cache": cache, "model": asked["model"], "work": caches.id}
+
+
+def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
+    """Make the catalogue of a work anew, whole or not at all; returns its path."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+        rows: list[dict[str, Any]] = []
+        for row in catalogue_rows(store, caches):
+            rows.append(row)
+            if len(rows) == _ROWS_AT_ONCE:
+                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    target = store.catalogue / f"{caches.id}.parquet"
+    if not target.exists() or target.read_bytes() != sink.getvalue():
+        write_whole(target, sink.getvalue(), staging)
+    return target
+
+
+class _States:
+    """What the records of an analysis and of a work say of each video."""
+
+    def __init__(self, manifests: Shelf, caches: Shelf) -> None:
+        self._manifests = manifests
+        self._caches = caches
+        self._done = caches.finished()
+        self._analyzed = manifests.finished()
+        self._failed = {
+            video: shelf for shelf in (manifests, caches) for video in shelf.ledger.failed()
+        }
+
+    def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:
+        """A row for each video and each file that failed, in order of path; then what is gone."""
+        together: dict[str, list[str]] = defaultdict(list)
+        there = inventory.there()
+        for file in there:
+            if file.kind == "video":
+                together[file.video].append(_text(file.path))
+        gone = self._done - together.keys()
+        for file in there:
+            if file.kind == "video" and (paths := together.pop(file.video, None)):
+                yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
+            elif file.kind == "failed":
+                yield _failed_file(file)
+        for video in sorted(gone):
+            record = self._done_record(video)
+            yield {"video": video, **record, "status": "gone", "path": _text(record["path"])}
+
+    def _state(self, file: FileRow) -> dict[str, Any]:
+        video = file.video
+        if video in self._done:
+            return {**self._done_record(video), "status": "done"}
+        if video in self._failed:
+            record = self._failed[video].ledger.read_failed(video)
+            return {**record, **file.public_facts, "status": "failed"}
+        if video in self._analyzed:
+            return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
+        return {**file.public_facts, "status": "pending"}
+
+    def _done_record(self, video: str) -> dict[str, Any]:
+        record = self._caches.ledger.read_done(video)
+        compression = record["fp16_kv_bytes"] / record["cache_bytes"]
+        return {**record, "compression": compression, "paths": []}
+
+
+def _failed_file(file: FileRow) -> dict[str, Any]:
+    path = _text(file.path)
+    return {
+        "path": path,
+        "paths": [path],
+        "status": "failed",
+        "reason": file.reason,
+        "message": file.message,
+        "video_bytes": file.stat.size_bytes,
+    }
+
+
+def _text(path: str) -> str:
+    """A path that need not be UTF-8, for people and Arrow."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")

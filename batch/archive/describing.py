@@ -1,0 +1,36 @@
+"""What a model says of itself. Imports torch, so it runs in a process of its own."""
+
+from batch.archive.model_facts import ModelFacts
+from batch.archive.tasks import Describe
+from batch.models import open_family
+from batch.models.device import choose_device, choose_dtype
+from batch.prefill.run import BLOCK_SAMPLES
+
+
+def describe(task: Describe) -> ModelFacts:
+    """Look at a model without loading its weights.
+
+    Raises:
+        ModelError: the model cannot be used, or not on this device.
+    """
+    order = task.order
+    family = open_family(order.model, revision=order.revision, offline=order.offline)
+    checkpoint = family.checkpoint
+    if order.timestamps:
+        family.use_timestamps()
+    weights_sha256 = dtype = block_samples = None
+    if task.weights:
+        weights_sha256 = checkpoint.weights_sha256
+        dtype = choose_dtype(order.dtype, choose_device(task.device), checkpoint)
+        block_samples = order.block_samples or BLOCK_SAMPLES
+    return ModelFacts(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        geometry=family.geometry,
+        config_sha256=checkpoint.config_sha256,
+        processor_sha256=checkpoint.processor_sha256,
+        chat_template_sha256=checkpoint.chat_template_sha256,
+        weights_sha256=weights_sha256,
+        dtype=dtype,
+        block_samples=block_samples,
+    )

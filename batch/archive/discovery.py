@@ -1,0 +1,128 @@
+"""What is in the archive now, held against what is known of it. Opens no file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batch.archive.inventory import FileRow, Inventory, Stat
+from batch.errors import BatchError
+from jobs.shards import Shard
+
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+"""A file of such a name that cannot be used is a failure; of another name, it is no video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stock:
+    """What is there now."""
+
+    rows: list[FileRow]
+    """In order of path."""
+    to_look: frozenset[str]
+    """Paths of files that must be opened to know what they are."""
+    unreadable: list[str]
+    """Folders whose files are unknown; what was known of them stands."""
+
+
+def is_named_video(path: str) -> bool:
+    """Whether a file's name promises a video."""
+    return path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def take_stock(
+    archive: Path,
+    inventory: Inventory,
+    *,
+    skip: Path,
+    shard: Shard,
+    rehash: bool = False,
+    retry_failed: bool = False,
+) -> Stock:
+    """Walk the archive and note what is new, changed, moved or gone.
+
+    A file whose size, time and inode are known at its path, or at a path that has vanished, is
+    taken for the same. Hidden files and folders are passed over, links to folders too.
+
+    Args:
+        skip: folder that is not part of the archive even if it lies in it.
+        shard: which files are this task's, by the digest of their path.
+        rehash: look at all files again.
+        retry_failed: look at those again that could not be used.
+
+    Raises:
+        BatchError: there is not one file.
+    """
+    unreadable: list[str] = []
+    found = {
+        path: stat
+        for path, stat in _walk(str(archive), str(skip), unreadable)
+        if shard.owns_name(path)
+    }
+    if not found and shard == Shard() and not unreadable:
+        raise BatchError(f"{archive}: not one file; is it mounted?")
+    gone = _gone(archive, inventory, shard, found, unreadable)
+    moved = {row.stat: row for row in gone if row.kind != "new"}
+    changed = [replace(row, is_there=False) for row in gone if row.is_there]
+    rows, to_look = [], set()
+    for path, stat in sorted(found.items()):
+        row = _known(inventory.rows.get(path), moved.get(stat), path, stat)
+        rows.append(row)
+        if row != inventory.rows.get(path):
+            changed.append(row)
+        if row.kind == "new" or rehash or (retry_failed and row.kind == "failed"):
+            to_look.add(path)
+    inventory.note(*changed)
+    return Stock(rows=rows, to_look=frozenset(to_look), unreadable=unreadable)
+
+
+def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) -> FileRow:
+    for known in (row, moved):
+        if known is not None and known.stat == stat:
+            return (
+                known if known is row and row.is_there else replace(known, path=path, is_there=True)
+            )
+    return FileRow(path=path, stat=stat)
+
+
+def _gone(
+    archive: Path,
+    inventory: Inventory,
+    shard: Shard,
+    found: dict[str, Stat],
+    unreadable: list[str],
+) -> list[FileRow]:
+    """Known files of this archive and shard that are not there, now or for long."""
+    hidden = tuple(os.path.join(folder, "") for folder in unreadable)
+    inside = os.path.join(archive, "")
+    return [
+        row
+        for path, row in inventory.rows.items()
+        if path not in found
+        and path.startswith(inside)
+        and not path.startswith(hidden)
+        and shard.owns_name(path)
+    ]
+
+
+def _walk(folder: str, skip: str, unreadable: list[str]) -> Iterator[tuple[str, Stat]]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        unreadable.append(folder)
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if entry.path != skip:
+                yield from _walk(entry.path, skip, unreadable)
+            continue
+        if not entry.is_dir():
+            # What a broken link promises must not go unnoticed, so the link stands for the file.
+            with suppress(FileNotFoundError):  # unless it vanished this moment
+                yield entry.path, Stat.of(entry.stat(follow_symlinks=entry.is_file()))

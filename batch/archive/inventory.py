@@ -1,0 +1,157 @@
+"""Which file of the archive holds which video, as far as it was looked at.
+
+Kept as JSON lines: `base.jsonl`, and a journal of each run that is folded into it when that run
+has ended. A row is believed as long as the file's size, time and inode are those of the row.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from batch.errors import Reason
+from batch.video import VideoInfo
+from jobs.runs import live_runs
+from jobs.whole import write_whole
+
+_BASE = "base"
+_SUFFIX = ".jsonl"
+_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
+Kind = Literal["new", "video", "failed", "other"]
+
+
+class Stat(NamedTuple):
+    """What tells without reading that a file is still the same."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        """Take them from the system's answer."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRow:
+    """One file: not looked at yet ("new"), a video, one that cannot be used, or something other.
+
+    `is_there` is False once the file has vanished: it may come back, or be found elsewhere.
+    `facts` are those of VideoInfo but its path.
+    """
+
+    path: str
+    stat: Stat
+    kind: Kind = "new"
+    is_there: bool = True
+    facts: dict[str, Any] | None = None
+    reason: Reason | None = None
+    message: str | None = None
+
+    @property
+    def video(self) -> str:
+        """The digest of a video's content."""
+        return str(self._facts["sha256"])
+
+    @property
+    def public_facts(self) -> dict[str, Any]:
+        """Facts of a video as records and the catalogue have them."""
+        facts = self._facts
+        known = {name: facts[name] for name in ("codec", "width_px", "height_px", "duration_s")}
+        return {"video_bytes": facts["size_bytes"], **known}
+
+    @property
+    def info(self) -> VideoInfo:
+        """The facts of a video."""
+        return VideoInfo(path=Path(self.path), **self._facts)
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        if self.facts is None:
+            raise ValueError(f"{self.path}: not a video")
+        return self.facts
+
+    def to_json(self) -> str:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        values = json.loads(text)
+        values["stat"] = Stat(*values["stat"])
+        if set(values.get("facts", _FACTS)) != _FACTS:
+            raise ValueError("facts of another version")
+        if "reason" in values:
+            values["reason"] = Reason(values["reason"])
+        return cls(**values)
+
+
+class Inventory:
+    """All rows by path, and the journal of this run."""
+
+    def __init__(self, folder: Path, rows: dict[str, FileRow], journal: Path | None = None) -> None:
+        self.rows = rows
+        self._folder = folder
+        self._journal = journal
+
+    @classmethod
+    def read(cls, folder: Path, run: str | None = None) -> Self:
+        """Read what all runs have found so far.
+
+        Args:
+            folder: where the rows are; need not exist.
+            run: name of the journal for what this run finds; None: it only reads.
+        """
+        while True:
+            try:
+                rows = {row.path: row for part in _parts(folder) for row in _read(part)}
+                break
+            except FileNotFoundError:  # folded by another run meanwhile
+                continue
+        return cls(folder, rows, None if run is None else folder / f"{run}{_SUFFIX}")
+
+    def there(self) -> list[FileRow]:
+        """Rows of files that have not vanished, in order of path."""
+        return [row for _, row in sorted(self.rows.items()) if row.is_there]
+
+    def note(self, *rows: FileRow) -> None:
+        """Remember rows, also if this process is killed the next moment."""
+        if self._journal is None:
+            raise ValueError("the inventory was opened to be read")
+        self.rows.update((row.path, row) for row in rows)
+        if rows:
+            self._journal.parent.mkdir(exist_ok=True)
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.writelines(f"{row.to_json()}\n" for row in rows)
+
+    def fold(self, root: Path, staging: Path) -> None:
+        """Make one file of all journals but those of other live runs; needs the root's lock."""
+        if self._journal is None:
+            raise ValueError("the inventory was opened to be read")
+        others = {run.id for run in live_runs(root)} - {self._journal.stem}
+        parts = [part for part in _parts(self._folder) if part.stem not in others]
+        if not parts or parts == [self._folder / f"{_BASE}{_SUFFIX}"]:
+            return
+        rows = {row.path: row for part in parts for row in _read(part)}
+        lines = "".join(f"{rows[path].to_json()}\n" for path in sorted(rows))
+        write_whole(self._folder / f"{_BASE}{_SUFFIX}", lines.encode(), staging)
+        for part in parts:
+            if part.stem != _BASE:
+                part.unlink()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The base and then the journals in order of their beginning, which their names tell."""
+    return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda part: (part.stem != _BASE, part.name))
+
+
+def _read(part: Path) -> Iterator[FileRow]:
+    with part.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield FileRow.from_json(line)
+            except (ValueError, TypeError, KeyError):  # cut off by a kill; it is looked at again
+                continue

@@ -1,0 +1,111 @@
+"""Keeps all workers busy: files are looked at and analysed while the model prefills.
+
+One process, no threads: it hands out tasks and lets follow what follows. Workers write to the
+run's own folder only, so dropping what is under way leaves nothing where others look.
+"""
+
+from collections.abc import Callable
+
+from batch.archive.backlog import Backlog
+from batch.archive.stations import Analyses, Looks, Prefills
+from batch.archive.tasks import Analyze, Load, Look
+from jobs.errors import NoRoomError
+from jobs.stopping import Stop
+from jobs.workers import Crew, Result, Worker, collect
+
+GRACE_S = 15.0
+"""What is under way may take so long to finish after a request to stop; then it is dropped.
+Slurm and Kubernetes kill 30 seconds after they asked."""
+
+AHEAD = 16
+"""Manifests that may wait for the model; more would only be written to lie there."""
+
+_TICK_S = 0.5
+
+
+class Pipeline:
+    """One run's work, from files to caches."""
+
+    def __init__(
+        self,
+        *,
+        backlog: Backlog,
+        looks: Looks,
+        analyses: Analyses | None,
+        prefills: Prefills | None,
+        videos: Crew,
+        models: Crew,
+        tick: Callable[[], None],
+    ) -> None:
+        """Begin; a station that is None is not this run's.
+
+        Args:
+            videos: does looks and analyses.
+            models: does prefills.
+            tick: called twice a second and after each result.
+        """
+        self._backlog = backlog
+        self._looks = looks
+        self._analyses = analyses
+        self._prefills = prefills
+        self._videos = videos
+        self._models = models
+        self._tick = tick
+        self._no_room: NoRoomError | None = None
+        self._is_loading = False
+
+    def run(self, stop: Stop) -> None:
+        """Work until all is done, or until the request to stop.
+
+        Raises:
+            NoRoomError: disk or quota are full; what was under way is finished if it had room.
+            BatchError: not a video is to blame, but the model or the device.
+        """
+        while True:
+            if not stop.is_asked and self._no_room is None:
+                self._feed()
+            if not (self._videos.tasks or self._models.tasks):
+                break
+            if stop.at_once or stop.waited_s > GRACE_S:
+                break
+            for worker, result in collect([self._videos, self._models], _TICK_S):
+                self._follow(worker, result)
+            self._tick()
+        if self._no_room is not None:
+            raise self._no_room
+
+    def _feed(self) -> None:
+        if self._prefills is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
+            self._feed_models(self._prefills)
+        while self._videos.is_free:
+            task = self._next_for_processor()
+            if task is None:
+                return
+            self._videos.give(task)
+
+    def _feed_models(self, prefills: Prefills) -> None:
+        if not self._is_loading:
+            self._is_loading = True
+            for worker in self._models.workers:
+                worker.give(Load())
+        while self._models.is_free and (task := prefills.next()) is not None:
+            self._models.give(task)
+
+    def _next_for_processor(self) -> Analyze | Look | None:
+        """Analysis first, for the model waits for it; looking when enough is ahead."""
+        if self._analyses is not None and len(self._backlog.to_prefill) < AHEAD:
+            analysis = self._analyses.next()
+            if analysis is not None:
+                return analysis
+        return self._looks.next()
+
+    def _follow(self, worker: Worker, result: Result) -> None:
+        try:
+            if isinstance(result.task, Look):
+                self._looks.ended(result)
+            elif isinstance(result.task, Analyze) and self._analyses is not None:
+                self._analyses.ended(result)
+            elif self._prefills is not None:
+                self._prefills.ended(worker, result)
+        except NoRoomError as error:
+            self._no_room = error

@@ -1,0 +1,90 @@
+"""What becomes of each video: files get their names, records are written last, listeners told."""
+
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from batch.archive.inventory import FileRow
+from batch.archive.store import Shelf
+from batch.archive.tally import Tally
+from batch.errors import Reason
+from jobs.errors import NoRoomError
+from jobs.room import Room
+from jobs.whole import put
+
+
+class Listener(Protocol):
+    """Who wants to know what happens."""
+
+    def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None:
+        """The last file that was asked for of a video is there."""
+
+    def failed(self, path: str, reason: Reason, message: str) -> None:
+        """A video failed just now."""
+
+    def warned(self, message: str) -> None:
+        """Something is odd, but nothing failed."""
+
+    def ticked(self, tally: Tally) -> None:
+        """Half a second went by, or something happened."""
+
+
+class Recorder:
+    """The only one in a run who writes where other runs can see it."""
+
+    def __init__(self, staging: Path, room: Room, tally: Tally, listener: Listener) -> None:
+        """Begin.
+
+        Args:
+            staging: folder for unfinished files, of this run alone.
+            room: of the folder of caches.
+        """
+        self.staging = staging
+        self.room = room
+        self.tally = tally
+        self.listener = listener
+
+    def keep(
+        self, shelf: Shelf, row: FileRow, staged: Path, facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Give a finished file its name and record it; returns the record.
+
+        Raises:
+            NoRoomError: other files took its room meanwhile; it is dropped.
+        """
+        size_bytes = staged.stat().st_size
+        try:
+            self.room.allowance().check_quota(size_bytes)
+        except NoRoomError:
+            staged.unlink()
+            raise
+        put(staged, shelf.product(row.video))
+        record = {**facts, **row.public_facts, **_signature(row)}
+        shelf.ledger.put_done(row.video, record, self.staging)
+        self.room.add(size_bytes)
+        self.tally.written_bytes += size_bytes
+        return record
+
+    def finish(self, shelf: Shelf, row: FileRow, record: Mapping[str, Any]) -> None:
+        """Count a video of which nothing more was asked for."""
+        self.tally.done += 1
+        self.listener.done(row.path, shelf.product(row.video), record)
+
+    def refuse(self, shelf: Shelf, row: FileRow, reason: Reason, message: str) -> None:
+        """Record and count a video that failed."""
+        record = {"reason": reason, "message": message, **_signature(row)}
+        shelf.ledger.put_failed(row.video, record, self.staging)
+        self.tally.given_up += 1
+        self.count_failed(row.path, reason, message)
+
+    def count_failed(self, path: str, reason: Reason, message: str) -> None:
+        """Count a file that failed; its row in the inventory is its record."""
+        self.tally.failed[reason] += 1
+        self.listener.failed(path, reason, message)
+
+
+def _signature(row: FileRow) -> dict[str, Any]:
+    finished = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return {"path": row.path, "host": socket.gethostname(), "finished": finished}

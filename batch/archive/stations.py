@@ -1,0 +1,194 @@
+"""The three kinds of task: where the next one comes from, and what follows from its result."""
+
+import time
+
+from batch.analysis.analyze import AnalyzeSettings
+from batch.archive.backlog import Backlog
+from batch.archive.failing import reason_of
+from batch.archive.intake import Intake
+from batch.archive.inventory import FileRow, Inventory
+from batch.archive.looking import refused
+from batch.archive.recording import Recorder
+from batch.archive.store import Shelf
+from batch.archive.tasks import Analyze, Load, Look, Prefill
+from batch.errors import BatchError, ManifestError, ModelError, Reason
+from jobs.errors import NoRoomError
+from jobs.workers import Died, Finished, Raised, Result, Worker
+
+IN_A_ROW = 10
+"""So many videos that end like this are not themselves to blame."""
+
+_NOT_TO_BLAME = (Reason.UNEXPECTED, Reason.WORKER_CRASHED, Reason.WORKER_KILLED)
+
+
+class Looks:
+    """Files to be opened; what they are goes to the inventory."""
+
+    def __init__(
+        self, intake: Intake, inventory: Inventory, backlog: Backlog, recorder: Recorder
+    ) -> None:
+        self._intake = intake
+        self._inventory = inventory
+        self._backlog = backlog
+        self._recorder = recorder
+        self._looked: set[str] = set()
+        self.admit()
+
+    def next(self) -> Look | None:
+        """The next task, if there is one now."""
+        return Look(row=self._intake.next_to_look()) if self._intake.unseen else None
+
+    def ended(self, result: Result) -> None:
+        """Note what a file is, and let those go on whose turn it is."""
+        if isinstance(result, Finished):
+            row = result.value
+        else:
+            row = refused(result.task.row, *reason_of(result))
+        self._inventory.note(row)
+        self._recorder.tally.looked += 1
+        self._looked.add(row.path)
+        self._intake.saw(row)
+        self.admit()
+
+    def admit(self) -> None:
+        """Pass on, in order of path, what is known."""
+        for row in self._intake.take():
+            if row.kind == "video":
+                self._backlog.admit(row)
+            elif row.path in self._looked:
+                self._recorder.count_failed(row.path, *_failure(row))
+            else:
+                self._recorder.tally.failed_before[_failure(row)[0]] += 1
+
+
+class Analyses:
+    """Videos to be analysed; they go on to be prefilled, if this run does that."""
+
+    def __init__(
+        self, settings: AnalyzeSettings, manifests: Shelf, backlog: Backlog, recorder: Recorder
+    ) -> None:
+        self._settings = settings
+        self._manifests = manifests
+        self._backlog = backlog
+        self._recorder = recorder
+
+    def next(self) -> Analyze | None:
+        """The next task, if there is one now."""
+        if not self._backlog.to_analyze:
+            return None
+        row = self._backlog.to_analyze.popleft()
+        return Analyze(
+            row=row,
+            settings=self._settings,
+            staged=self._recorder.staging / f"{row.video}.parquet",
+            allowance=self._recorder.room.allowance(),
+        )
+
+    def ended(self, result: Result) -> None:
+        """Keep the manifest, or record why there is none.
+
+        Raises:
+            NoRoomError: it has no room.
+        """
+        row, tally = result.task.row, self._recorder.tally
+        if isinstance(result, Raised) and isinstance(result.error, NoRoomError):
+            raise result.error
+        if not isinstance(result, Finished):
+            self._recorder.refuse(self._manifests, row, *reason_of(result))
+        elif result.value is None:
+            tally.given_up += 1
+            self._recorder.listener.warned(
+                f"{row.path}: it changed since; the next run looks again"
+            )
+        else:
+            facts, staged = result.value.facts, result.task.staged
+            tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
+            record = self._recorder.keep(self._manifests, row, staged, facts)
+            if facts["warning"] is not None:
+                self._recorder.listener.warned(f"{row.path}: {facts['warning']}")
+            if not self._backlog.pass_on(row):
+                self._recorder.finish(self._manifests, row, record)
+
+
+class Prefills:
+    """Videos to be prefilled."""
+
+    def __init__(
+        self, manifests: Shelf, caches: Shelf, backlog: Backlog, recorder: Recorder
+    ) -> None:
+        self._manifests = manifests
+        self._caches = caches
+        self._backlog = backlog
+        self._recorder = recorder
+        self._rows: dict[str, FileRow] = {}
+        self._free_since: dict[int, float] = {}
+        self._in_a_row = 0
+
+    def next(self) -> Prefill | None:
+        """The next task, if there is one now."""
+        if not self._backlog.to_prefill:
+            return None
+        row, ready_s = self._backlog.to_prefill.popleft()
+        return Prefill(
+            row=row,
+            ready_s=ready_s,
+            manifest=self._manifests.product(row.video),
+            staged=self._recorder.staging / f"{row.video}.safetensors",
+            allowance=self._recorder.room.allowance(),
+        )
+
+    def ended(self, worker: Worker, result: Result) -> None:
+        """Keep the cache, or record why there is none.
+
+        Raises:
+            NoRoomError: it has no room.
+            BatchError: not the video is to blame, but the model or the device.
+        """
+        if isinstance(result, Raised) and isinstance(result.error, NoRoomError | ModelError):
+            raise result.error
+        if isinstance(result.task, Load):
+            self._loaded(worker, result)
+        elif isinstance(result, Finished):
+            self._keep(worker, result)
+        elif not self._analyze_again(result):
+            self._refuse(worker, result)
+
+    def _loaded(self, worker: Worker, result: Result) -> None:
+        if not isinstance(result, Finished):
+            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
+        self._free_since[id(worker)] = time.monotonic()
+
+    def _keep(self, worker: Worker, result: Finished) -> None:
+        task, value, tally = result.task, result.value, self._recorder.tally
+        free_since = self._free_since.get(id(worker), value.began_s)
+        tally.idle_seconds += max(0.0, value.began_s - max(free_since, task.ready_s))
+        tally.seconds["prefill"] += value.ended_s - value.began_s
+        self._free_since[id(worker)] = value.ended_s
+        self._in_a_row = 0
+        analyzed = self._manifests.ledger.read_done(task.row.video)
+        facts = {**analyzed, **value.facts}
+        record = self._recorder.keep(self._caches, task.row, task.staged, facts)
+        self._recorder.finish(self._caches, task.row, record)
+
+    def _analyze_again(self, result: Raised | Died) -> bool:
+        """Whether a damaged manifest can be made anew, which is tried once."""
+        damaged = isinstance(result, Raised) and isinstance(result.error, ManifestError)
+        return damaged and self._backlog.analyze_again(result.task.row)
+
+    def _refuse(self, worker: Worker, result: Raised | Died) -> None:
+        reason, message = reason_of(result)
+        self._recorder.refuse(self._caches, result.task.row, reason, message)
+        if reason not in _NOT_TO_BLAME:
+            self._in_a_row = 0
+            return
+        worker.end(at_once=True)  # after an error of CUDA all that follows in a process fails
+        self._in_a_row += 1
+        if self._in_a_row == IN_A_ROW:
+            raise BatchError(
+                f"{IN_A_ROW} videos in a row failed in prefill, the last: {message}. Look at the "
+                "device and the model; --retry-failed takes these videos again"
+            )
+
+
+def _failure(row: FileRow) -> tuple[Reason, str]:
+    return row.reason or Reason.UNEXPECTED, row.message or ""

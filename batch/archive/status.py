@@ -1,0 +1,125 @@
+"""How far a work has come, in numbers. Reads records only."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from batch.archive.catalogue import catalogue_rows
+from batch.archive.inventory import Inventory
+from batch.archive.store import Shelf, Store
+from jobs.runs import RunInfo, live_runs
+
+RATE_OVER_S = 3600.0
+"""The rate is that of the last hour in which something was finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkStatus:
+    """Videos of one work, by what became of them."""
+
+    work: str
+    model: str
+    done: int
+    gone: int
+    analyzed: int
+    pending: int
+    failed: dict[str, int]
+    """By reason."""
+    cache_bytes: int
+    manifest_bytes: int
+    fp16_kv_bytes: int
+    seconds: dict[str, float]
+    """Of all videos that are done, by phase."""
+    videos_per_hour: float | None
+    """Over the last hour of work; None: fewer than two were done."""
+    to_go_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveStatus:
+    """The folder of caches: what is known of the archive, who is at work, each work's state."""
+
+    files: int
+    """In the archive when it was last walked."""
+    videos: int
+    """Contents, however many copies."""
+    new: int
+    """Files that nobody looked at yet."""
+    other: int
+    """Files that are no videos and are not called so."""
+    runs: list[RunInfo]
+    works: list[WorkStatus]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with stable keys."""
+        return asdict(self)
+
+
+def read_status(store: Store) -> ArchiveStatus:
+    """Read the state of all works.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    there = Inventory.read(store.files).there()
+    kinds = Counter(row.kind for row in there)
+    return ArchiveStatus(
+        files=len(there),
+        videos=len({row.video for row in there if row.kind == "video"}),
+        new=kinds["new"],
+        other=kinds["other"],
+        runs=live_runs(store.root),
+        works=[work_status(shelf, catalogue_rows(store, shelf)) for shelf in store.works()],
+    )
+
+
+def work_status(shelf: Shelf, rows: Iterable[dict[str, Any]]) -> WorkStatus:
+    """Count the rows of a catalogue."""
+    counts: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    finished: list[float] = []
+    for row in rows:
+        counts[row["status"]] += 1
+        if row["status"] == "failed":
+            failed[str(row["reason"])] += 1
+        if row["status"] in ("done", "gone"):
+            finished.append(datetime.fromisoformat(row["finished"]).timestamp())
+            for name in _SUMMED:
+                sums[name] += row[name]
+    rate = _per_hour(finished)
+    left = counts["pending"] + counts["analyzed"]
+    return WorkStatus(
+        work=shelf.id,
+        model=shelf.asked()["model"],
+        done=counts["done"],
+        gone=counts["gone"],
+        analyzed=counts["analyzed"],
+        pending=counts["pending"],
+        failed=dict(sorted(failed.items())),
+        cache_bytes=sums["cache_bytes"],
+        manifest_bytes=sums["manifest_bytes"],
+        fp16_kv_bytes=sums["fp16_kv_bytes"],
+        seconds={
+            phase: float(sums[f"{phase}_seconds"]) for phase in ("analyze", "encode", "prefill")
+        },
+        videos_per_hour=rate,
+        to_go_s=left / rate * 3600 if rate else None,
+    )
+
+
+_SUMMED = (
+    *("cache_bytes", "manifest_bytes", "fp16_kv_bytes"),
+    *("analyze_seconds", "encode_seconds", "prefill_seconds"),
+)
+
+
+def _per_hour(finished: list[float]) -> float | None:
+    if not finished:
+        return None
+    last = max(finished)
+    lately = [when for when in finished if when > last - RATE_OVER_S]
+    span_s = last - min(lately)
+    return (len(lately) - 1) / span_s * 3600 if span_s > 0 else None

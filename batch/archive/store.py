@@ -1,0 +1,90 @@
+"""Where everything lies in the folder of caches. Knows names of files, not what is in them.
+
+    files/                                 which file of the archive holds which video
+    analyses/ID/asked.json                 settings of an analysis
+                manifests/ab/VIDEO.parquet
+                done/ab/VIDEO.json, failed/ab/VIDEO.json
+    works/ID/asked.json                    model, and settings of a prefill
+             caches/ab/VIDEO.safetensors
+             done/ab/VIDEO.json, failed/ab/VIDEO.json
+    catalogue/ID.parquet                   a row per video for a work, made from the records
+    models/                                identities of models whose files stay the same
+    runs/                                  runs at work, and their unfinished files
+
+VIDEO is the digest of a video's content and ab its first two digits; ID is the digest of
+asked.json. So what is asked for with other settings or of another model has another ID, and a
+video that changed has another name.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.records import Ledger, fan_out, items_in
+from jobs.whole import write_whole
+
+_ASKED = "asked.json"
+
+
+class Shelf:
+    """The products of one analysis or work: a file of each video, and records of how it went."""
+
+    def __init__(self, folder: Path, products: str, suffix: str) -> None:
+        self.id = folder.name
+        self.folder = folder
+        self.ledger = Ledger(folder)
+        self._products = folder / products
+        self._suffix = suffix
+
+    def product(self, video: str) -> Path:
+        """Where a video's file is, or will be."""
+        return fan_out(self._products, video, self._suffix)
+
+    def finished(self) -> set[str]:
+        """Videos with a record and a file."""
+        return self.ledger.done() & items_in(self._products, self._suffix)
+
+    def is_finished(self, video: str) -> bool:
+        """Whether a video has a record and a file by now."""
+        return self.ledger.is_done(video) and self.product(video).exists()
+
+    def ask(self, asked: Mapping[str, Any], staging: Path) -> None:
+        """Write down what the ID stands for, once."""
+        if not (self.folder / _ASKED).exists():
+            text = json.dumps(asked, sort_keys=True, indent=1)
+            write_whole(self.folder / _ASKED, f"{text}\n".encode(), staging)
+
+    def asked(self) -> dict[str, Any]:
+        """What the ID stands for."""
+        asked: dict[str, Any] = json.loads((self.folder / _ASKED).read_bytes())
+        return asked
+
+
+class Store:
+    """The folder of caches."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = root / "files"
+        self.catalogue = root / "catalogue"
+        self.models = root / "models"
+
+    def analysis(self, id: str) -> Shelf:
+        """The manifests of one analysis."""
+        return Shelf(self.root / "analyses" / id, "manifests", ".parquet")
+
+    def work(self, id: str) -> Shelf:
+        """The caches of one work."""
+        return Shelf(self.root / "works" / id, "caches", ".safetensors")
+
+    def analyses(self) -> list[Shelf]:
+        """All analyses, by ID."""
+        return [self.analysis(path.parent.name) for path in self.root.glob(f"analyses/*/{_ASKED}")]
+
+    def works(self) -> list[Shelf]:
+        """All works, the one that was asked for first at first."""
+        found = sorted(
+            self.root.glob(f"works/*/{_ASKED}"), key=lambda path: path.stat().st_mtime_ns
+        )
+        return [self.work(path.parent.name) for path in found]

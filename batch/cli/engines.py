@@ -1,0 +1,139 @@
+"""Where an index runs: here, or cut into stages that another engine places."""
+
+import hashlib
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from batch.cli import options
+from jobs.engines import Engine, Stage
+
+_OWN = {
+    "local": set[str](),
+    "slurm": {"tasks", "gpu_tasks", "sbatch", "sbatch_gpu", "print_only"},
+    "ray": {"tasks", "gpu_tasks"},
+}
+"""Engine: options that are for it."""
+
+_OF_ONE_RUN = ("phase", "shard", "metrics_file")
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--engine and what belongs to it; the command itself runs if the engine is local."""
+
+    @wraps(command)
+    def run(
+        *,
+        engine: str,
+        tasks: int,
+        gpu_tasks: int,
+        sbatch: tuple[str, ...],
+        sbatch_gpu: tuple[str, ...],
+        print_only: bool,
+        **others: Any,
+    ) -> None:
+        context = click.get_current_context()
+        _refuse_what_does_not_fit(context, engine)
+        if engine == "local":
+            command(**others)
+            return
+        stages = _stages(context, tasks=tasks, gpu_tasks=gpu_tasks)
+        if engine == "ray":
+            options.make_folder(others["out"])
+            raise SystemExit(_ray().run(stages))
+        _submit(stages, others["out"].resolve(), sbatch, sbatch_gpu, print_only=print_only)
+
+    for option in (
+        click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
+        click.option("--sbatch-gpu", multiple=True, help="One of sbatch for prefill alone."),
+        click.option(
+            "--sbatch",
+            multiple=True,
+            metavar="OPTION",
+            help="An option of sbatch, as --sbatch=--account=films; repeat it for more.",
+        ),
+        click.option(
+            "--gpu-tasks",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
+        ),
+        click.option(
+            "--tasks",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+            help="Slurm and Ray: parts of the work before prefill, each of --jobs processes.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(list(_OWN)),
+            default="local",
+            show_default=True,
+            help="Where it runs; all machines must see the same folders.",
+        ),
+    ):
+        run = option(run)
+    return run
+
+
+def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
+    of_engines = set().union(*_OWN.values()) - _OWN[engine]
+    unfit = of_engines if engine == "local" else {*of_engines, *_OF_ONE_RUN}
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in unfit and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} does not go with --engine {engine}")
+
+
+def _stages(context: click.Context, *, tasks: int, gpu_tasks: int) -> list[Stage]:
+    from batch.cli.stages import stages_of
+
+    return stages_of(
+        context,
+        tasks={"identify": tasks, "analyze": tasks, "prefill": gpu_tasks},
+        leave_out=frozenset({"engine", *_OWN["slurm"]}),
+    )
+
+
+def _submit(
+    stages: list[Stage],
+    out: Path,
+    sbatch: tuple[str, ...],
+    sbatch_gpu: tuple[str, ...],
+    *,
+    print_only: bool,
+) -> None:
+    from jobs.slurm.engine import SlurmEngine
+    from jobs.slurm.program import Submission, program
+
+    submission = Submission(
+        name=hashlib.sha256(bytes(out)).hexdigest()[:8],
+        logs=out / "logs",
+        options=sbatch,
+        gpu_options=sbatch_gpu,
+    )
+    if print_only:
+        click.echo(program(stages, submission), nl=False)
+        return
+    SlurmEngine(submission, click.echo).run(stages)
+    click.echo(f"batch status {out} tells how far it is; logs: {submission.logs}", err=True)
+
+
+def _ray() -> Engine:
+    from tqdm import tqdm
+
+    from batch.cli.progress import progress
+    from jobs.ray import Ended, RayEngine
+
+    def tell(ended: Ended) -> None:
+        with tqdm.external_write_mode():
+            click.echo(ended.errors, err=True, nl=False)
+            click.echo(ended.out, nl=False)
+
+    return RayEngine(progress, tell)

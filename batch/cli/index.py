@@ -1,0 +1,175 @@
+"""`batch index`: a whole archive, again and again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batch.cli import options
+from batch.cli.engines import engine_options
+from batch.cli.options import analysis_options, json_option, model_options, prefill_options
+from batch.cli.summary import PARTIAL
+
+PHASES = ("all", "identify", "analyze", "prefill")
+
+
+class _Parsed(click.ParamType[Any]):
+    """A value with a parser that raises ValueError."""
+
+    def __init__(self, name: str, parse: Any) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _shard(text: str) -> Any:
+    from jobs.shards import Shard
+
+    return Shard.parse(text)
+
+
+def _size(text: str) -> int:
+    from jobs.room import parse_size
+
+    return parse_size(text)
+
+
+@click.command()
+@click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
+@click.option(
+    "--profile",
+    type=click.Choice(options.PROFILES),
+    default="default",
+    show_default=True,
+    help="Thresholds of the tiers.",
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="As torch names it; repeat it for a process and a copy of the model on each.",
+)
+@click.option("--dtype", type=click.Choice(options.DTYPES), help="Default: as for prefill.")
+@click.option(
+    "--attn",
+    type=click.Choice(options.ATTENTIONS),
+    default="auto",
+    show_default=True,
+    help="Attention to the tiers.",
+)
+@click.option(
+    "--phase",
+    type=click.Choice(PHASES),
+    default="all",
+    show_default=True,
+    help="Only a part: find videos, write manifests, write caches.",
+)
+@click.option(
+    "--shard",
+    type=_Parsed("index/count", _shard),
+    default="0/1",
+    show_default=True,
+    help="Only this task's share of a phase, 0/16 to 15/16.",
+)
+@click.option("--rehash", is_flag=True, help="Read all files again, even those that look the same.")
+@click.option("--retry-failed", is_flag=True, help="Do again what failed, though it is unchanged.")
+@click.option(
+    "--max-bytes",
+    type=_Parsed("size", _size),
+    help="Stop before the folder of caches holds more, as 500G.",
+)
+@click.option(
+    "--metrics-file", type=click.Path(dir_okay=False, path_type=Path), help="For Prometheus."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of what is said on stderr.",
+)
+@prefill_options
+@analysis_options
+@model_options
+@json_option
+@engine_options
+def index(
+    archive: Path,
+    out: Path,
+    devices: tuple[str, ...],
+    phase: str,
+    shard: Any,
+    jobs: int | None,
+    rehash: bool,
+    retry_failed: bool,
+    max_bytes: int | None,
+    metrics_file: Path | None,
+    log_format: str,
+    as_json: bool,
+    **order: Any,
+) -> None:
+    """Turn every video below ARCHIVE into a cache; run it every night.
+
+    What is done is skipped, whatever it is called now; what is new or changed is done; one bad
+    video is recorded and the others go on. Prints the path of each cache. Exit codes: 0 all
+    videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
+    another run is at work: the same command goes on.
+    """
+    from batch.archive.index import Request
+    from batch.archive.index import index as run_index
+    from batch.archive.phases import Phase
+    from batch.cli.reporting import Reporter
+    from jobs.errors import BusyError
+    from jobs.shards import Shard
+    from jobs.stopping import STOPPED, stop_on_signals
+
+    if phase == "all" and shard != Shard():
+        raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
+    options.make_folder(out)
+    cores = len(os.sched_getaffinity(0))
+    models = devices or (None,)
+    both = phase == "all"
+    jobs = jobs or max(1, cores - len(models) if both else cores)
+    request = Request(
+        archive=archive.resolve(),
+        out=out.resolve(),
+        order=_order(**order),
+        phase=Phase(phase),
+        shard=shard,
+        jobs=jobs,
+        devices=models,
+        threads=max(1, (cores - jobs if both else cores) // len(models)),
+        rehash=rehash,
+        retry_failed=retry_failed,
+        max_bytes=max_bytes,
+    )
+    with Reporter(log_format, as_json=as_json, metrics_file=metrics_file) as reporter:
+        with stop_on_signals() as stop:
+            try:
+                tally = run_index(request, stop, reporter)
+            except BusyError as error:
+                reporter.warned(str(error))
+                raise SystemExit(STOPPED) from error
+        reporter.end(tally, stop)
+    if stop.is_asked:
+        raise SystemExit(STOPPED)
+    if tally.failures:
+        raise SystemExit(PARTIAL)
+
+
+def _order(
+    *, profile: str, reference: Any, fps: float, max_samples: int | None, **others: Any
+) -> Any:
+    from batch.archive.order import Order
+    from batch.cli.analysis import sampling
+
+    return Order(
+        profile=profile, reference=reference, sampling=sampling(fps, max_samples), **others
+    )

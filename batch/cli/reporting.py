@@ -1,0 +1,137 @@
+"""What a run over an archive says: results on stdout, all else on stderr, numbers in a file."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import click
+from tqdm import tqdm
+
+from batch.archive.metrics import MetricsFile
+from batch.archive.tally import Tally
+from batch.errors import Reason
+from jobs.stopping import Stop
+
+LINE_EVERY_S = 60.0
+
+
+class Reporter:
+    """Listens to a run. A bar on a terminal; elsewhere a line a minute."""
+
+    def __init__(self, log_format: str, *, as_json: bool, metrics_file: Path | None) -> None:
+        """Say nothing yet.
+
+        Args:
+            log_format: "text", or "json" for an object a line.
+            as_json: of results on stdout, which are else paths.
+        """
+        self._logs_json = log_format == "json"
+        self._as_json = as_json
+        self._metrics = None if metrics_file is None else MetricsFile(metrics_file)
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty() and not self._logs_json:
+            self._bar = tqdm(total=0, desc="index", unit="videos", leave=False, file=sys.stderr)
+        self._said_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None:
+        """Print a result."""
+        line = {"file": str(file), **record} if self._as_json else file
+        with self._above_bar():
+            click.echo(json.dumps(line) if self._as_json else line)
+        if self._logs_json:
+            self._log("info", "done", f"{path}: done", path=path, file=str(file))
+
+    def failed(self, path: str, reason: Reason, message: str) -> None:
+        """Name a video that failed."""
+        text = message if message.startswith(path) else f"{path}: {message}"
+        self._log("error", "failed", text, path=path, reason=reason)
+
+    def warned(self, message: str) -> None:
+        """Name something odd."""
+        self._log("warning", "warning", message)
+
+    def ticked(self, tally: Tally) -> None:
+        """Show how far the run is."""
+        if self._metrics is not None:
+            self._metrics.update(tally)
+        if self._bar is not None:
+            self._bar.total = tally.to_do
+            self._bar.update(tally.done + tally.given_up - self._bar.n)
+        elif time.monotonic() - self._said_s >= LINE_EVERY_S:
+            self._said_s = time.monotonic()
+            rate = (tally.done + tally.given_up) / tally.elapsed_s
+            to_go = f"{tally.left / rate:.0f} s to go" if rate else "no rate yet"
+            self._log(
+                "info",
+                "progress",
+                f"index: {tally.done} of {tally.to_do} videos, {tally.failures} failed, "
+                f"{rate * 3600:.1f} an hour, {to_go}",
+                **_numbers(tally),
+            )
+
+    def end(self, tally: Tally, stop: Stop) -> None:
+        """Say what was done, and why it ended before its time if it did."""
+        if self._metrics is not None:
+            self._metrics.end(tally, success=not stop.is_asked)
+        failed = tally.failed + tally.failed_before
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        parts = {
+            "done": tally.done,
+            "skipped": tally.skipped,
+            "not analysed yet": tally.not_analyzed,
+            "left": tally.left,
+            f"failed ({reasons})": tally.failures,
+        }
+        counts = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+        text = f"{counts or '0 done'}; {tally.written_bytes:,} bytes, {tally.elapsed_s:.1f} s"
+        if stop.signal is not None:
+            text = f"stopped by {stop.signal.name}, the same command goes on; {text}"
+        self._log("info", "end", text, **_numbers(tally))
+
+    def _log(self, level: str, event: str, text: str, **values: Any) -> None:
+        if self._logs_json:
+            now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            line = {"time": now, "level": level, "event": event, "message": text, **values}
+            click.echo(json.dumps(line), err=True)
+            return
+        with self._above_bar():
+            click.echo(text if level == "info" else f"{level}: {text}", err=True)
+
+    def _above_bar(self) -> ExitStack:
+        stack = ExitStack()
+        if self._bar is not None:
+            stack.enter_context(tqdm.external_write_mode(file=sys.stderr))
+        return stack
+
+
+def _numbers(tally: Tally) -> dict[str, Any]:
+    failed = tally.failed + tally.failed_before
+    return {
+        "files": tally.files,
+        "done": tally.done,
+        "skipped": tally.skipped,
+        "left": tally.left,
+        "failed": dict(sorted(failed.items())),
+        "written_bytes": tally.written_bytes,
+        "seconds": {phase: round(spent, 3) for phase, spent in sorted(tally.seconds.items())},
+        "idle_seconds": round(tally.idle_seconds, 3),
+        "elapsed_s": round(tally.elapsed_s, 3),
+    }

@@ -1,0 +1,58 @@
+"""`batch status`: how far the caches of an archive have come."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batch.cli.options import json_option
+
+if TYPE_CHECKING:
+    from batch.archive.status import ArchiveStatus, WorkStatus
+
+
+@click.command()
+@click.argument("caches", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@json_option
+def status(caches: Path, as_json: bool) -> None:
+    """Show what is done, pending and failed in CACHES, the folder that `batch index` writes."""
+    from batch.archive.status import read_status
+    from batch.archive.store import Store
+
+    found = read_status(Store(caches))
+    for line in [json.dumps(found.to_dict())] if as_json else _lines(found):
+        click.echo(line)
+
+
+def _lines(found: "ArchiveStatus") -> list[str]:
+    lines = [
+        f"files      {found.files:,}: {found.videos:,} videos, {found.other:,} others, "
+        f"{found.new:,} not looked at yet"
+    ]
+    lines += [
+        f"running    process {run.pid} on {run.host} since {run.started}, "
+        f"shard {', '.join(f'{shard} of {kind}' for kind, shard in run.claims.items())}"
+        for run in found.runs
+    ]
+    for work in found.works:
+        lines += ["", *_work_lines(work)]
+    return lines
+
+
+def _work_lines(work: "WorkStatus") -> list[str]:
+    reasons = "".join(f"\n  {reason:15} {count:,}" for reason, count in work.failed.items())
+    size = f"{work.cache_bytes:,} bytes of caches, {work.manifest_bytes:,} of manifests"
+    smaller = f", {work.fp16_kv_bytes / work.cache_bytes:.2f}x smaller" if work.cache_bytes else ""
+    rate = "no rate yet" if work.videos_per_hour is None else f"{work.videos_per_hour:,.1f} an hour"
+    to_go = "" if not work.to_go_s else f", {work.to_go_s:,.0f} s to go"
+    seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in work.seconds.items())
+    return [
+        f"work       {work.work} with {work.model}",
+        f"done       {work.done:,}, and {work.gone:,} whose video is gone",
+        f"pending    {work.pending:,}, and {work.analyzed:,} that wait for the model",
+        f"failed     {sum(work.failed.values()):,}{reasons}",
+        f"size       {size}{smaller}",
+        f"seconds    {seconds}",
+        f"rate       {rate}{to_go}",
+    ]

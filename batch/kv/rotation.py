@@ -1,0 +1,73 @@
+"""Taking the position out of stored keys, and putting another one in.
+
+Keys are stored with their position's rotation applied (RoPE). Rotations can be undone, so rows
+that a question needs can be moved together. The angles are the model's own, M-RoPE and scaling
+included (transformers 5.23: `rotary_emb` of every decoder we support gives them ready to use).
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from batch.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+class Turn(NamedTuple):
+    """What some positions do to keys: cos and sin, float32 [tokens, channels that are turned].
+
+    Scaled rotations (YaRN) have the factor in both, so cos^2 + sin^2 is its square.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+
+def turn_of(language_model: "PreTrainedModel", positions: Tensor) -> Turn:
+    """The rotation of each position.
+
+    Args:
+        language_model: the decoder without its head.
+        positions: int [tokens, axes].
+
+    Raises:
+        ModelError: the model's angles depend on the length of the sequence, so that a key does
+            not tell by its position how it was turned.
+    """
+    kind = (language_model.config.rope_parameters or {}).get("rope_type", "default")
+    if kind in _LENGTH_DEPENDENT:
+        raise ModelError(
+            f"{language_model.config.model_type}: rotations of type {kind!r} depend on the length "
+            "of the sequence; keys cannot be moved to other positions"
+        )
+    device = language_model.device
+    ids = positions.long().T.to(device)[:, None]  # [axes, batch 1, tokens]
+    like = torch.empty(0, dtype=torch.float32, device=device)
+    with torch.no_grad():
+        embedding: Any = language_model.rotary_emb
+        cos, sin = embedding(like, ids[0] if len(ids) == 1 else ids)
+    return Turn(cos=cos[0], sin=sin[0])
+
+
+def rotate(keys: Tensor, turn: Turn) -> Tensor:
+    """Turn keys [tokens, heads, head_dim] to positions; what is not turned passes."""
+    return _apply(keys, turn.cos, turn.sin)
+
+
+def unrotate(keys: Tensor, turn: Turn) -> Tensor:
+    """Undo `rotate`; float32."""
+    square = turn.cos.square() + turn.sin.square()
+    return _apply(keys.float(), turn.cos / square, -turn.sin / square)
+
+
+def _apply(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, dim=-1)
+    crossed = torch.cat((-second, first), dim=-1)
+    moved = turned * cos[:, None] + crossed * sin[:, None]
+    return torch.cat((moved.to(keys.dtype), rest), dim=-1)

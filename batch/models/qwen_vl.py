@@ -1,0 +1,181 @@
+"""What the Qwen-VL families share: frames in the video's own shape, merged by twos, and M-RoPE.
+
+A sample is `temporal_patch_size` frames (two), which the vision tower merges; so `--fps` counts
+frames, and samples come half as often. The tower lets no sample see another. Knows no family.
+"""
+
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from batch.errors import ModelError
+from batch.models.checkpoint import Checkpoint
+from batch.models.family import Family, Layout, Slots, pixel_values
+from batch.models.prompt import texts_around
+from batch.video import DynamicGeometry, Geometry
+
+DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": 3,  # bicubic
+    "rescale_factor": 1 / 255,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "cap_pixels_per_frame": None,
+}
+"""Source: what Qwen2VLVideoProcessor and Qwen3VLVideoProcessor of transformers 5.23 agree on."""
+
+
+class MropeSlots:
+    """Collects the slots of a prefix with their positions in time, row and column.
+
+    Source: `get_rope_index` of the Qwen-VL models, transformers 5.23. There, what follows a
+    video starts behind its rows and columns, so before the times of late samples; until 5.2 it
+    started behind the last time.
+    """
+
+    def __init__(self) -> None:
+        self._slots = Slots()
+        self._positions: list[NDArray[np.int64]] = []
+        self._next = 0
+
+    def text(self, token_ids: ArrayLike, sample: int = -1) -> None:
+        """Add text; `sample` is the one it belongs to, -1 none."""
+        length = len(np.asarray(token_ids))
+        self._slots.text(token_ids, sample)
+        self._positions.append(np.arange(length)[:, None].repeat(3, axis=1) + self._next)
+        self._next += length
+
+    def video(
+        self, token_id: int, first_sample: int, times: NDArray[np.int64], geometry: Geometry
+    ) -> None:
+        """Add the cells of consecutive samples, which stand in one place at these times."""
+        for sample in range(first_sample, first_sample + len(times)):
+            self._slots.cells(token_id, sample, geometry.cells)
+        axes = (times, np.arange(geometry.rows), np.arange(geometry.columns))
+        places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        self._positions.append(places.reshape(-1, 3) + self._next)
+        self._next += max(geometry.rows, geometry.columns)
+
+    def layout(self) -> Layout:
+        """The whole prefix."""
+        return self._slots.layout(np.concatenate(self._positions).astype(np.int32), self._next)
+
+
+class QwenVL(Family):
+    """A Qwen-VL model: a video enters in one place, cells row by row, samples in turn."""
+
+    defaults: ClassVar[dict[str, Any]]
+    """What the family's video processor does where the checkpoint's file says nothing."""
+    bounds: ClassVar[Literal["frame", "video"]]
+    """What the processor's limits of pixels are for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self._pictures = self.defaults | checkpoint.pictures("video")
+        self._video_id: int = self.config.video_token_id
+        vision = self.config.vision_config
+        expected = {
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "patch_size": vision.patch_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+            "merge_size": vision.spatial_merge_size,
+        }
+        for setting, value in expected.items():
+            if self._pictures[setting] != value:
+                raise ModelError(
+                    f"{checkpoint.name}: the video processor's {setting} is "
+                    f"{self._pictures[setting]}, supported is {value}"
+                )
+        if self._pictures["cap_pixels_per_frame"]:
+            raise ModelError(
+                f"{checkpoint.name}: the video processor's cap_pixels_per_frame is true, "
+                "supported is false (what transformers 5.23 does when nothing is said)"
+            )
+
+    @property
+    def placeholder(self) -> str:
+        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._video_id)
+        return text
+
+    @cached_property
+    def geometry(self) -> DynamicGeometry:
+        vision = self.config.vision_config
+        least_px, most_px = self._pixel_limits()
+        try:
+            return DynamicGeometry(
+                cell_px=vision.patch_size * vision.spatial_merge_size,
+                frames=vision.temporal_patch_size,
+                least_px=least_px,
+                most_px=most_px,
+                bounds=self.bounds,
+                resample=Image.Resampling(self._pictures["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
+            )
+        except ValueError as error:
+            raise ModelError(f"{self.checkpoint.name}: {error}") from error
+
+    def text_before_video(self) -> NDArray[np.int64]:
+        """Token ids of all that the chat template puts before a video."""
+        ids = self.conversation_ids([{"type": "video"}])
+        return texts_around(self.checkpoint.name, ids, self._video_id, 1)[0]
+
+    def question_ids(self, question: str) -> list[int]:
+        ids = self.conversation_ids([{"type": "video"}, {"type": "text", "text": question}])
+        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._video_id, 1)[1]]
+
+    def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
+        patch = self.config.vision_config.patch_size
+        grid = [len(pictures), geometry.height_px // patch, geometry.width_px // patch]
+        found = self.model.model.get_video_features(
+            self._patches(pictures, geometry), torch.tensor([grid], device=self.device)
+        )
+        return self.cells_of(found).view(len(pictures), geometry.cells, -1)
+
+    def cells_of(self, found: Any) -> Tensor:
+        """Embeddings [cells, width] in what the vision tower says of one video."""
+        embedded: Tensor = found.pooler_output[0]
+        return embedded
+
+    def text_embeddings(self, token_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
+        return embedded
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        decoder: PreTrainedModel = self.model.model.language_model
+        return decoder
+
+    def _pixel_limits(self) -> tuple[int, int]:
+        """Fewest and most pixels, of a frame or of a video as `bounds` says."""
+        size = self._pictures["size"]
+        limits = [size.get("shortest_edge"), size.get("longest_edge")]
+        if self.bounds == "frame":  # Qwen2VLVideoProcessor alone knows, and prefers, older names
+            older = [self._pictures.get("min_pixels"), self._pictures.get("max_pixels")]
+            limits = [old or new for old, new in zip(older, limits, strict=True)]
+        if None in limits:
+            raise ModelError(
+                f"{self.checkpoint.name}: the video processor's size is {size}, "
+                "expected shortest_edge and longest_edge"
+            )
+        return limits[0], limits[1]
+
+    def _patches(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
+        """Patches [samples * patches, 3 * frames * patch * patch], the four of a cell together."""
+        vision = self.config.vision_config
+        patch, merge = vision.patch_size, vision.spatial_merge_size
+        frames = pictures.reshape(-1, geometry.height_px, geometry.width_px, 3)
+        pixels = pixel_values(frames, self._pictures, self.model)
+        split = pixels.view(
+            len(pictures), geometry.frames, 3, geometry.rows, merge, patch, -1, merge, patch
+        )
+        together = split.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return together.reshape(-1, 3 * geometry.frames * patch * patch)

@@ -1,0 +1,172 @@
+"""Stages as tasks on a Ray cluster: the one at hand, or one of this machine alone.
+
+Ray is imported when the engine runs. Every node needs this package in the same environment, at
+the same path, and the same folders.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.engines import Stage
+from jobs.errors import JobError
+from jobs.stopping import STOPPED, Stop, stop_on_signals
+
+AGAIN_AFTER_S = 30.0
+TRIES = 40
+"""A stopped task is run again after a while: one whose node died holds its shard for others of
+another host until `jobs.runs.FOREIGN_DEAD_AFTER_S` are over."""
+
+RETRIES = 3
+"""How often Ray itself runs a task again at once, when it lost the process or the node."""
+
+_LOOK_EVERY_S = 0.5
+_CANCELLED_WITHIN_S = 30.0
+_DONE, _PARTIAL = 0, 3
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
+"""Of what, how many and of which unit; gives a function that is told how many more are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A task's command line that has ended: exit code, and what it said."""
+
+    command: tuple[str, ...]
+    code: int
+    out: str
+    errors: str
+
+
+class RayEngine:
+    """Tasks of a stage side by side, as many as the cluster has cores and GPUs for."""
+
+    def __init__(self, progress: Progress, tell: Callable[[Ended], object]) -> None:
+        """Start nothing yet.
+
+        Args:
+            tell: is given each task that has ended.
+        """
+        self._progress = progress
+        self._tell = tell
+
+    def run(self, stages: Sequence[Stage]) -> int:
+        """Run all; 75 if a signal stopped it or a task was stopped again and again.
+
+        Raises:
+            JobError: there is no Ray, or no cluster where RAY_ADDRESS says.
+        """
+        ray = _connected()
+        worst = _DONE
+        try:
+            with stop_on_signals() as stop:
+                for stage in stages:
+                    code = self._run_stage(ray, stage, stop)
+                    if code not in (_DONE, _PARTIAL):
+                        return code
+                    worst = max(worst, code)
+        finally:
+            ray.shutdown()
+        return worst
+
+    def _run_stage(self, ray: Any, stage: Stage, stop: Stop) -> int:
+        """The exit code that says most of the stage."""
+        left = [stage.task(index) for index in range(stage.tasks)]
+        codes: set[int] = set()
+        with self._progress(stage.name, stage.tasks, "tasks") as done:
+            for _ in range(TRIES):
+                ended = self._run_once(ray, stage, left, stop, done)
+                codes |= {task.code for task in ended if task.code != STOPPED}
+                over = {task.command for task in ended if task.code != STOPPED}
+                left = [command for command in left if command not in over]
+                if not left or stop.is_asked:
+                    break
+                _pause(AGAIN_AFTER_S, stop)
+        serious = codes - {_DONE, _PARTIAL}
+        if serious:
+            return max(serious)
+        return STOPPED if left else max(codes)
+
+    def _run_once(
+        self,
+        ray: Any,
+        stage: Stage,
+        commands: Sequence[tuple[str, ...]],
+        stop: Stop,
+        done: Callable[[int], object],
+    ) -> list[Ended]:
+        """Run each command; those that a signal stopped are missing in what comes back."""
+        task = ray.remote(run_command).options(
+            name=stage.name, num_cpus=stage.cpus, num_gpus=stage.gpus, max_retries=RETRIES
+        )
+        running = {task.remote(command): command for command in commands}
+        ended = []
+        while running and not stop.is_asked:
+            ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
+            for reference in ready:
+                task_ended = _result(ray, reference, running.pop(reference))
+                self._tell(task_ended)
+                ended.append(task_ended)
+            done(sum(task.code != STOPPED for task in ended[len(ended) - len(ready) :]))
+        for reference in running:
+            ray.cancel(reference, force=False)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_CANCELLED_WITHIN_S)
+        return ended
+
+
+def run_command(command: tuple[str, ...]) -> Ended:
+    """Run a command line in a Ray worker; it is asked to stop when the worker ends.
+
+    A signal, and not a wait in the worker, because Ray kills workers with SIGKILL.
+    """
+    with subprocess.Popen(
+        ("setpriv", "--pdeathsig", "TERM", "--", *command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+    ) as process:
+        try:
+            out, errors = process.communicate()
+        except KeyboardInterrupt:  # what ray.cancel raises here
+            process.terminate()
+            process.communicate()
+            raise
+    return Ended(command=command, code=process.returncode, out=out, errors=errors)
+
+
+def _connected() -> Any:
+    """Ray, connected to the cluster of RAY_ADDRESS, a running one of this machine, or a new one."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise JobError("Ray is not installed: pip install 'sali-cache[ray]'") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours tells nobody of us
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    except ConnectionError as error:
+        raise JobError(
+            f"no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}; start it "
+            "with ray start, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+    return ray
+
+
+def _result(ray: Any, reference: Any, command: tuple[str, ...]) -> Ended:
+    try:
+        ended: Ended = ray.get(reference)
+    except ray.exceptions.RayError as error:  # its node or process was lost too often
+        return Ended(command=command, code=STOPPED, out="", errors=f"warning: {error}\n")
+    return ended
+
+
+def _pause(seconds: float, stop: Stop) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stop.is_asked:
+        time.sleep(_LOOK_EVERY_S)

@@ -1,0 +1,108 @@
+"""What became of each item: one small JSON file, written last and by rename.
+
+Knows items by their digest and records as JSON objects, not what they say.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import RecordError
+from jobs.whole import write_whole
+
+_DONE, _FAILED = "done", "failed"
+
+
+def fan_out(folder: Path, item: str, suffix: str) -> Path:
+    """Where a file of an item goes: in one of 256 folders, so that none grows too long."""
+    return folder / item[:2] / f"{item}{suffix}"
+
+
+def items_in(folder: Path, suffix: str) -> set[str]:
+    """Items that have a file under `fan_out`; reads names only."""
+    found = set()
+    for group in _entries(folder):
+        if group.is_dir():
+            found |= {
+                entry.name.removesuffix(suffix)
+                for entry in _entries(group.path)
+                if entry.name.endswith(suffix)
+            }
+    return found
+
+
+class Ledger:
+    """Records of one kind of work in one folder. An item is done, failed, or has no record.
+
+    Several processes may write at once: a record is whole or absent, and which items are done
+    is told by names alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self) -> set[str]:
+        """Items that were done."""
+        return items_in(self.folder / _DONE, ".json")
+
+    def failed(self) -> set[str]:
+        """Items that failed and were not done since."""
+        return items_in(self.folder / _FAILED, ".json") - self.done()
+
+    def is_done(self, item: str) -> bool:
+        """Whether an item was done by now, by whomever."""
+        return self._path(_DONE, item).exists()
+
+    def put_done(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
+        """Record that an item is done; an earlier failure is forgotten."""
+        self._put(_DONE, item, record, staging)
+        self._path(_FAILED, item).unlink(missing_ok=True)
+
+    def put_failed(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
+        """Record why an item failed."""
+        self._put(_FAILED, item, record, staging)
+
+    def read_done(self, item: str) -> dict[str, Any]:
+        """The record of an item that was done.
+
+        Raises:
+            RecordError: it is missing or no JSON object.
+        """
+        return self._read(_DONE, item)
+
+    def read_failed(self, item: str) -> dict[str, Any]:
+        """The record of an item that failed.
+
+        Raises:
+            RecordError: it is missing or no JSON object.
+        """
+        return self._read(_FAILED, item)
+
+    def _path(self, state: str, item: str) -> Path:
+        return fan_out(self.folder / state, item, ".json")
+
+    def _put(self, state: str, item: str, record: Mapping[str, Any], staging: Path) -> None:
+        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
+        write_whole(self._path(state, item), f"{text}\n".encode(), staging)
+
+    def _read(self, state: str, item: str) -> dict[str, Any]:
+        path = self._path(state, item)
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"{path}: no record ({error}); remove it, and the item is done again"
+            ) from error
+        if not isinstance(record, dict):
+            raise RecordError(f"{path}: no record; remove it, and the item is done again")
+        return record
+
+
+def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except FileNotFoundError:
+        return

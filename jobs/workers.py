@@ -1,0 +1,239 @@
+"""Processes that work on one task at a time and may die of it. Knows no tasks.
+
+A worker that is killed by the kernel or crashes in a library costs its task, which is known, and
+is replaced. A worker never outlives the process that started it.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pickle import PicklingError, dumps, loads
+from types import TracebackType
+from typing import Any, Self
+
+from jobs.stopping import SIGNALS
+
+Desk = Callable[[Any], Any]
+"""Does one task and returns what came of it."""
+OpenDesk = Callable[[], Desk]
+"""Called once in the worker, so that what is dear (a model) is loaded once; must be picklable."""
+
+_ENDS_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A task and what the desk returned."""
+
+    task: Any
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raised:
+    """A task and the error that the desk raised."""
+
+    task: Any
+    error: Exception
+
+
+@dataclass(frozen=True, kw_only=True)
+class Died:
+    """A task in the middle of which the worker ended; `signal` is None if it left by itself."""
+
+    task: Any
+    signal: signal.Signals | None
+
+
+Result = Finished | Raised | Died
+
+
+class Worker:
+    """One process; started with its first task, and anew after it died."""
+
+    def __init__(self, open_desk: OpenDesk, environment: Mapping[str, str]) -> None:
+        """Nothing is started yet.
+
+        Args:
+            environment: set in the process before it imports anything, as OMP_NUM_THREADS.
+        """
+        self._open_desk = open_desk
+        self._environment = environment
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self.task: Any = None
+        """What it works on; None: it is free."""
+
+    def give(self, task: Any) -> None:
+        """Hand a task to a free worker."""
+        if self._process is None or not self._process.is_alive():
+            self.end(at_once=True)
+            self._start()
+        self.task = task
+        with suppress(BrokenPipeError):  # it died this moment; `collect` tells
+            self.connection.send(task)
+
+    def collect(self) -> Result:
+        """Wait for what came of the task."""
+        task = self.task
+        try:
+            value, error = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            died = self._bury()
+            self.task = None
+            return Died(task=task, signal=died)
+        self.task = None
+        return Finished(task=task, value=value) if error is None else Raised(task=task, error=error)
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Let the process leave; `at_once` kills it, busy or not."""
+        if self._process is None:
+            return
+        if at_once:
+            self._process.kill()
+        self.connection.close()
+        self._process.join(_ENDS_WITHIN_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+        self._process = self._pipe = self.task = None
+
+    @property
+    def connection(self) -> Connection:
+        """Readable when the task has ended, however."""
+        if self._pipe is None:
+            raise ValueError("the worker was not started")
+        return self._pipe
+
+    def _start(self) -> None:
+        # Not forked: threads of Arrow or OpenCV in the parent would leave their locks held.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._open_desk))
+        with _environment(self._environment), _blocked_signals():
+            self._process.start()
+        theirs.close()
+
+    def _bury(self) -> signal.Signals | None:
+        """Wait for the end of a process that closed its pipe; which signal ended it."""
+        if self._process is None:
+            raise ValueError("the worker was not started")
+        self._process.join()
+        code = self._process.exitcode
+        self.end()
+        return signal.Signals(-code) if code is not None and code < 0 else None
+
+
+class Crew:
+    """Workers that can stand in for each other; a context manager that ends them.
+
+    Left by an error or with tasks under way, it kills them.
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = tuple(workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end(at_once=error is not None or bool(self.tasks))
+
+    @property
+    def tasks(self) -> list[Any]:
+        """What is under way."""
+        return [worker.task for worker in self.workers if worker.task is not None]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return len(self.tasks) < len(self.workers)
+
+    def give(self, task: Any) -> None:
+        """Hand a task to a free worker."""
+        next(worker for worker in self.workers if worker.task is None).give(task)
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Let all processes leave; `at_once` kills them in the middle of their tasks."""
+        for worker in self.workers:
+            worker.end(at_once=at_once)
+
+
+def collect(crews: Sequence[Crew], timeout_s: float) -> list[tuple[Worker, Result]]:
+    """Wait until some task of some crew has ended; empty when the time is over first."""
+    busy = {
+        worker.connection.fileno(): worker
+        for crew in crews
+        for worker in crew.workers
+        if worker.task is not None
+    }
+    ready = wait(list(busy), timeout_s)
+    return [(worker, worker.collect()) for pipe, worker in busy.items() if pipe in ready]
+
+
+def _serve(pipe: Connection, open_desk: OpenDesk) -> None:
+    """The life of a worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    desk: Desk | None = None
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            desk = open_desk() if desk is None else desk
+            value, error = desk(task), None
+        except Exception as raised:  # the boundary of one item: it is told, the others go on
+            value, error = None, _portable(raised)
+        pipe.send((value, error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or its text if it cannot cross to another process."""
+    try:
+        loads(dumps(error))
+    except (PicklingError, TypeError, AttributeError):
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """A child keeps them blocked: Ctrl-C reaches a whole terminal, but the parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

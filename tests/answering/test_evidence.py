@@ -1,0 +1,86 @@
+"""The times an answer rests on: exact attention, and what is named of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from batch.answering import Answerer
+from batch.answering.evidence import SHARE, TimeRange, sample_evidence, time_ranges
+from batch.kv import Prefix
+from batch.models import Family, open_family
+from cachefmt import CacheFile
+
+QUESTIONS = ["what is the red star doing ?", "a"]
+
+
+def test_attention_on_each_sample_is_that_of_transformers_eager_attention(
+    answerer: Answerer, family: Family
+) -> None:
+    ids = [family.question_ids(question) for question in QUESTIONS]
+    answers = answerer.generate(ids, 3)
+    found = answerer.attention(ids, answers)
+    for index, (question, answer) in enumerate(zip(ids, answers, strict=True)):
+        expected = _eager_attention(answerer, family, question, answer)
+        torch.testing.assert_close(found[index], expected, atol=1e-5, rtol=1e-4)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def _eager_attention(
+    answerer: Answerer, family: Family, question: list[int], answer: list[int]
+) -> torch.Tensor:
+    with CacheFile.open(answerer.path) as file:
+        plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
+        start = file.header.layout.next_position[0]
+        copies = file.array("token.multiplicity").astype(np.int64)
+        sample = np.repeat(file.array("token.sample"), copies)
+        samples = file.header.shape.samples
+    own = open_family(str(family.checkpoint.folder))
+    own.load(device="cpu", dtype=torch.float32)
+    own.language_model.set_attn_implementation("eager")
+    told = torch.tensor(question + answer[:-1])
+    with torch.inference_mode():
+        attentions = own.language_model(
+            inputs_embeds=own.text_embeddings(told)[None],
+            position_ids=start + torch.arange(len(told))[None],
+            past_key_values=plain,
+            output_attentions=True,
+        ).attentions
+    paid = torch.stack(attentions)[:, 0, :, -len(answer) :].mean(2)
+    return torch.stack([paid[..., np.flatnonzero(sample == s)].sum(-1) for s in range(samples)], -1)
+
+
+def test_what_a_neutral_question_attends_to_as_well_is_no_evidence() -> None:
+    neutral = np.full((2, 3, 4), 0.2, np.float32)
+    asked = neutral.copy()
+    asked[1, 2] = [0.05, 0.5, 0.2, 0.05]
+    assert np.flatnonzero(sample_evidence(asked, neutral)).tolist() == [1]
+
+
+def test_without_any_gain_the_attention_itself_is_the_evidence() -> None:
+    mass = np.tile(np.array([0.1, 0.4, 0.3], np.float32), (2, 3, 1))
+    np.testing.assert_allclose(sample_evidence(mass, mass), [0.1, 0.4, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(sample_evidence(mass, mass * 1.1), [0.1, 0.4, 0.3], rtol=1e-6)
+
+
+def test_the_fewest_samples_that_hold_the_share_are_named_and_neighbours_joined() -> None:
+    evidence = np.array([0.0, 0.3, 0.3, 0.0, 0.3, 0.1])
+    every = np.arange(6)
+    assert SHARE == 0.5
+    assert time_ranges(evidence, every * 2.0, every) == [TimeRange(start_s=2.0, stop_s=6.0)]
+    evidence[5] = 2.0
+    assert time_ranges(evidence, every * 2.0, every) == [TimeRange(start_s=10.0, stop_s=12.0)]
+    assert time_ranges(np.zeros(6), every * 2.0, every) == []
+
+
+def test_a_sample_stands_for_the_time_of_its_pointers() -> None:
+    source = np.array([0, 1, 1, 1, 4])
+    named = time_ranges(np.array([0.0, 1, 0, 0, 0]), np.arange(5.0), source)
+    assert named == [TimeRange(start_s=1.0, stop_s=4.0)]
+
+
+@pytest.mark.parametrize(
+    ("start_s", "stop_s", "text"),
+    [(751.0, 760.0, "00:12:31-00:12:40"), (3600.0, 3661.9, "01:00:00-01:01:01")],
+)
+def test_a_range_reads_as_a_clock(start_s: float, stop_s: float, text: str) -> None:
+    assert str(TimeRange(start_s=start_s, stop_s=stop_s)) == text

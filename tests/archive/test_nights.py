@@ -1,0 +1,174 @@
+"""Night after night over one archive: what is done, what is not done again."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cachefmt import CacheFile
+from tests.archive.archives import draw_video
+from tests.archive.conftest import Night
+from tests.archive.essence import catalogue
+from tests.cli.running import batch, objects, stamps
+
+
+def rows_by_path(out: Path) -> dict[str, dict[str, object]]:
+    return {row["path"]: row for row in catalogue(out)}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def second(night: Night, tmp_path: Path) -> Night:
+    """A copy of the archive and its caches, to be changed, as if it had been made there."""
+    archive, out = tmp_path / "archive", tmp_path / "caches"
+    shutil.copytree(night.archive, archive, symlinks=True)
+    shutil.copytree(night.out, out)
+    shutil.rmtree(out / "files")
+    result = batch("index", archive, "--out", out, "--model", night.model)
+    assert (result.exit_code, result.stdout) == (3, "")
+    return Night(
+        archive=archive,
+        out=out,
+        model=night.model,
+        originals={},
+        hostile={},
+        result=result,
+    )
+
+
+def test_each_content_is_done_once_under_its_first_name(night: Night) -> None:
+    originals = set(night.originals.values())
+    done = [row for row in catalogue(night.out) if row["status"] == "done"]
+    assert {row["path"] for row in done} == set(map(str, originals))
+    assert len(night.result.stdout.splitlines()) == len(originals)
+    for row in done:
+        copies = [path for path, first in night.originals.items() if str(first) == row["path"]]
+        assert row["paths"] == sorted(map(str, copies))
+        assert row["video"] == digest(Path(row["path"]))
+        with CacheFile.open(night.out / row["cache"]) as cache:
+            cache.verify()
+            assert cache.header.video.sha256 == row["video"]
+            assert cache.size_bytes == row["cache_bytes"]
+
+
+def test_every_hostile_file_is_recorded_with_its_reason_and_makes_the_exit_code_3(
+    night: Night,
+) -> None:
+    assert len(night.hostile) == 10
+    assert night.result.exit_code == 3
+    failed = {
+        row["path"]: row["reason"] for row in catalogue(night.out) if row["status"] == "failed"
+    }
+    assert failed == {str(path): reason.value for path, reason in night.hostile.items()}
+    for path in night.hostile:
+        assert f"error: {path}: " in night.result.stderr
+
+
+def test_what_is_no_video_and_is_not_called_so_is_passed_over(night: Night) -> None:
+    said = night.result.stderr + str(catalogue(night.out))
+    for name in ("notes.txt", "cover.png", ".hidden.mp4"):
+        assert name not in said
+
+
+def test_a_second_night_does_nothing_and_says_the_same_of_what_failed(night: Night) -> None:
+    before = stamps(night.out)
+    result = batch("index", night.archive, "--out", night.out, "--model", night.model)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "3 skipped, 10 failed (1 empty, 1 no_picture" in result.stderr
+    assert "error" not in result.stderr
+    assert stamps(night.out) == before
+
+
+def test_no_unfinished_file_and_one_inventory_remain(night: Night) -> None:
+    assert [path.name for path in (night.out / "runs").iterdir()] == [".lock"]
+    assert [path.name for path in (night.out / "files").iterdir()] == ["base.jsonl"]
+
+
+def test_moved_renamed_copied_and_lost_videos_are_recognised(second: Night) -> None:
+    archive, out = second.archive, second.out
+    before = stamps(out / "works")
+    (archive / "2024").rename(archive / "1999")
+    (archive / "1999" / "a.mp4").rename(archive / "1999" / "first.mp4")
+    shutil.copy(archive / "2025" / "no suffix", archive / "c2.mp4")
+    (archive / "2025" / "no suffix").unlink()
+    (archive / "z" / "deep" / "b again.mp4").unlink()
+    result = batch("index", archive, "--out", out, "--model", second.model)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert stamps(out / "works") == before
+    paths = {row["path"] for row in catalogue(out) if row["status"] == "done"}
+    assert paths == {
+        str(archive / path) for path in ("1999/first.mp4", "1999/trip/b.mkv", "c2.mp4")
+    }
+
+
+def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(second: Night) -> None:
+    changed = second.archive / "2025" / "no suffix"
+    old = digest(changed)
+    draw_video(changed, seed=33)
+    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (3, 1)
+    status = {row["video"]: row["status"] for row in catalogue(second.out) if row["video"]}
+    assert (status[digest(changed)], status[old]) == ("done", "gone")
+    assert list(status.values()).count("done") == 3
+
+
+def test_other_settings_are_other_work_and_leave_the_first_alone(second: Night) -> None:
+    before = stamps(second.out / "works")
+    command = ("index", second.archive, "--out", second.out, "--model", second.model)
+    result = batch(*command, "--positions", "original")
+    assert len(result.stdout.splitlines()) == 3
+    assert before.items() <= stamps(second.out / "works").items()
+    assert len(list((second.out / "analyses").iterdir())) == 1
+    assert len(batch(*command, "--fps", "2").stdout.splitlines()) == 3
+    assert len(list((second.out / "analyses").iterdir())) == 2
+    assert batch(*command).stdout == ""
+
+
+def test_a_cache_that_someone_removed_is_written_again(second: Night) -> None:
+    lost = next((second.out / "works").rglob("*.safetensors"))
+    lost.unlink()
+    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
+    assert result.stdout.splitlines() == [str(lost)]
+
+
+def test_files_that_look_the_same_are_read_again_only_for_rehash(second: Night) -> None:
+    """A change behind the back of size, time and inode is what the fast path cannot see."""
+    video = second.archive / "2025" / "no suffix"
+    stat = video.stat()
+    content = bytearray(video.read_bytes())
+    content[-1] ^= 1
+    video.write_bytes(bytes(content))
+    os.utime(video, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    command = ("index", second.archive, "--out", second.out, "--model", second.model)
+    assert batch(*command).stdout == ""
+    assert len(batch(*command, "--rehash").stdout.splitlines()) == 1
+    assert digest(video) in {row["video"] for row in catalogue(second.out)}
+
+
+def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(second: Night) -> None:
+    command = ("index", second.archive, "--out", second.out, "--model", second.model)
+    again = batch(*command, "--retry-failed")
+    assert again.exit_code == 3
+    assert again.stderr.count("error: ") == 10
+    draw_video(second.archive / "hostile" / "empty.mp4", seed=44)
+    result = batch(*command, "--json")
+    assert [line["path"] for line in objects(result.stdout.splitlines())] == [
+        str(second.archive / "hostile" / "empty.mp4")
+    ]
+    assert "9 failed" in result.stderr
+
+
+def test_a_missing_archive_is_not_taken_for_an_empty_one(second: Night, tmp_path: Path) -> None:
+    (second.archive / "2024").rename(tmp_path / "elsewhere")
+    for folder in ("2025", "hostile", "z"):
+        shutil.rmtree(second.archive / folder)
+    before = stamps(second.out)
+    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
+    assert result.exit_code == 1
+    assert f"{second.archive}: not one file; is it mounted?" in result.stderr
+    assert stamps(second.out) == before

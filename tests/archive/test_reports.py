@@ -1,0 +1,210 @@
+"""What a run and the status say: to people, to programs, to Prometheus, and to questions."""
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from batch.archive.metrics import MetricsFile, metrics
+from batch.archive.store import Store
+from batch.archive.tally import Tally
+from batch.cli.reporting import Reporter
+from batch.errors import BatchError, Reason
+from jobs.runs import Run
+from jobs.shards import Shard
+from jobs.stopping import Stop
+from tests import clips
+from tests.archive.conftest import Night
+from tests.archive.essence import catalogue
+from tests.cli.running import batch, objects, succeed
+
+
+def test_results_are_paths_or_records_on_stdout(night: Night, tmp_path: Path) -> None:
+    out = tmp_path / "caches"
+    shutil.copytree(night.out / "models", out / "models")
+    command = ("index", night.archive, "--out", out, "--model", night.model)
+    lines = objects(batch(*command, "--json").stdout.splitlines())
+    assert {Path(line["file"]).suffix for line in lines} == {".safetensors"}
+    assert {line["path"] for line in lines} == set(map(str, night.originals.values()))
+    assert all(line["cache_bytes"] == Path(line["file"]).stat().st_size for line in lines)
+
+
+def test_a_log_in_json_has_an_object_for_every_event(night: Night, tmp_path: Path) -> None:
+    command = ("index", night.archive, "--out", tmp_path / "out", "--phase", "identify")
+    events = objects(batch(*command, "--log-format", "json").stderr.splitlines())
+    failed = {event["path"]: event["reason"] for event in events if event["event"] == "failed"}
+    assert failed == {str(path): reason.value for path, reason in night.hostile.items()}
+    end = events[-1]
+    assert (end["event"], end["level"], sum(end["failed"].values())) == ("end", "info", 10)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", event["time"]) for event in events)
+
+
+def test_a_line_a_minute_is_said_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    reporter = Reporter("text", as_json=False, metrics_file=None)
+    tally = Tally(to_do=10, done=3, given_up=1, started_s=0.0)
+    for clock["now"] in (10.0, 59.0, 61.0, 62.0, 120.0, 122.0):
+        reporter.ticked(tally)
+    assert capsys.readouterr().err.splitlines() == [
+        "index: 3 of 10 videos, 0 failed, 236.1 an hour, 92 s to go",
+        "index: 3 of 10 videos, 0 failed, 118.0 an hour, 183 s to go",
+    ]
+
+
+def test_metrics_are_a_textfile_with_the_time_of_the_last_success(
+    night: Night, tmp_path: Path
+) -> None:
+    file = tmp_path / "sali_cache.prom"
+    command = ("index", night.archive, "--out", night.out, "--model", night.model)
+    batch(*command, "--metrics-file", file)
+    text = file.read_text()
+    assert re.search(r'^sali_cache_videos\{status="skipped"\} 3$', text, re.MULTILINE)
+    assert re.search(r'^sali_cache_failed_videos\{reason="empty"\} 1$', text, re.MULTILINE)
+    assert re.search(r"^sali_cache_last_success_timestamp_seconds \d{10}\.\d+$", text, re.MULTILINE)
+    named = re.findall(r"^# TYPE (\S+) gauge$", text, re.MULTILINE)
+    assert set(re.findall(r"^(sali_cache_\w+)", text, re.MULTILINE)) == set(named)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_run_that_did_not_succeed_keeps_the_time_of_the_one_that_did(tmp_path: Path) -> None:
+    path = tmp_path / "x.prom"
+    MetricsFile(path).end(Tally(), success=True)
+    before = last_success(path)
+    failing = MetricsFile(path)
+    failing.update(Tally())
+    failing.end(Tally(done=1), success=False)
+    assert last_success(path) == before
+    MetricsFile(path).end(Tally(), success=True)
+    assert last_success(path) > before
+
+
+def last_success(path: Path) -> float:
+    (value,) = re.findall(r"^sali_cache_last_success\S* (\S+)$", path.read_text(), re.MULTILINE)
+    return float(value)
+
+
+def test_metrics_name_seconds_and_bytes_of_the_run() -> None:
+    tally = Tally(to_do=5, done=2, given_up=1, written_bytes=7)
+    tally.failed[Reason.EMPTY] += 1
+    tally.seconds["prefill"] += 1.5
+    text = metrics(tally, None)
+    assert 'sali_cache_videos{status="pending"} 2\n' in text
+    assert "sali_cache_written_bytes 7\n" in text
+    assert 'sali_cache_work_seconds{phase="prefill"} 1.500\n' in text
+    assert "last_success" not in text
+
+
+def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match=r"x\.prom: cannot be written: No such file"):
+        MetricsFile(tmp_path / "missing" / "x.prom").end(Tally(), success=True)
+
+
+def test_a_stopped_run_says_by_what(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = Stop()
+    stop.ask(signal.SIGUSR1)
+    Reporter("text", as_json=False, metrics_file=None).end(Tally(to_do=3, done=1), stop)
+    said = capsys.readouterr().err
+    assert said.startswith("stopped by SIGUSR1, the same command goes on; 1 done, 2 left; ")
+
+
+def test_status_counts_what_the_catalogue_holds(night: Night) -> None:
+    (found,) = objects(succeed("status", night.out, "--json"))
+    (work,) = found["works"]
+    rows = catalogue(night.out)
+    done = [row for row in rows if row["status"] == "done"]
+    assert (found["files"], found["videos"], found["new"], found["other"]) == (17, 3, 0, 2)
+    assert (work["done"], work["pending"], work["gone"]) == (3, 0, 0)
+    assert sum(work["failed"].values()) == 10
+    assert work["cache_bytes"] == sum(row["cache_bytes"] for row in done)
+    assert work["seconds"]["analyze"] == pytest.approx(sum(row["analyze_seconds"] for row in done))
+    assert work["videos_per_hour"] > 0
+    said = "\n".join(succeed("status", night.out))
+    for part in ("17: 3 videos, 2 others", "done       3", "not_video       6", "x smaller"):
+        assert part in said
+
+
+def test_status_tells_who_is_at_work(night: Night) -> None:
+    with Run.begin(night.out, {"something else": Shard(index=1, count=4)}) as run:
+        said = "\n".join(succeed("status", night.out))
+    assert f"running    process {run.info.pid} on {run.info.host} since" in said
+    assert "shard 1/4 of something else" in said
+
+
+def test_status_of_a_folder_that_is_none_shows_nothing(tmp_path: Path) -> None:
+    assert succeed("status", tmp_path) == ["files      0: 0 videos, 0 others, 0 not looked at yet"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_answers_with_a_line_for_each_video(night: Night) -> None:
+    command = ("answer", "--archive", night.out, "-q", "what is the red star ?", "-q", "a b")
+    lines = objects(succeed(*command, "--max-new-tokens", 3))
+    assert [line["path"] for line in lines] == sorted(map(str, set(night.originals.values())))
+    for line in lines:
+        alone = objects(
+            succeed(
+                *("answer", "--cache", night.out / line["cache"], "--max-new-tokens", 3, "--json"),
+                *("-q", "what is the red star ?", "-q", "a b"),
+            )
+        )
+        assert [reply["answer"] for reply in line["answers"]] == [one["answer"] for one in alone]
+
+
+def test_questions_go_to_videos_whose_path_fits(night: Night) -> None:
+    command = ("answer", "--archive", night.out, "-q", "a ?", "--max-new-tokens", 1)
+    assert [line["path"] for line in objects(succeed(*command, "--match", "*/z/*"))] == [
+        str(night.archive / "2024" / "trip" / "b.mkv")
+    ]
+    assert len(succeed(*command, "--match", "*.mkv", "--match", "*suffix")) == 2
+    assert succeed(*command, "--match", "*.none") == []
+
+
+def test_a_damaged_cache_is_an_error_of_its_video(night: Night, tmp_path: Path) -> None:
+    shutil.copytree(night.out, tmp_path / "out")
+    cache = sorted((tmp_path / "out").rglob("*.safetensors"))[0]
+    clips.truncate(cache, keep=0.9)
+    command = ("answer", "--archive", tmp_path / "out", "-q", "a ?", "--max-new-tokens", 1)
+    result = batch(*command)
+    lines = objects(result.stdout.splitlines())
+    assert result.exit_code == 3
+    assert [line["video"] for line in lines if "error" in line] == [cache.stem]
+    assert len([line for line in lines if "answers" in line]) == 2
+    assert f"error: {cache}: is truncated" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give --cache FILE or --archive FOLDER"),
+        (("--match", "*"), "give --cache FILE or --archive FOLDER"),
+    ],
+)
+def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...], message: str) -> None:
+    result = batch("answer", "-q", "a ?", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_folder_without_caches_and_an_unknown_work_are_named(
+    night: Night, tmp_path: Path
+) -> None:
+    result = batch("answer", "--archive", tmp_path, "-q", "a ?")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: {tmp_path}: no caches here" in result.stderr
+    result = batch("answer", "--archive", night.out, "-q", "a ?", "--work", "f00")
+    assert f"error: {night.out}: no work f00 here" in result.stderr
+
+
+def test_what_an_id_stands_for_can_be_read(night: Night) -> None:
+    (work,) = Store(night.out).works()
+    asked = json.loads((work.folder / "asked.json").read_text())
+    assert (asked["model"], asked["dtype"]) == (str(night.model), "float32")
+    (analysis,) = (night.out / "analyses").iterdir()
+    assert asked["analysis"] == analysis.name
+    settings = json.loads((analysis / "asked.json").read_text())
+    assert (settings["sampling"]["rate_hz"], settings["geometry"]["rule"]) == (1.0, "Geometry")

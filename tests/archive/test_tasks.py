@@ -1,0 +1,95 @@
+"""An archive done by many tasks: phases, shards, and command lines that an engine places."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from batch.cli import main
+from batch.cli.stages import stages_of
+from jobs.runs import Run
+from jobs.shards import Shard
+from tests.archive.conftest import Night
+from tests.archive.essence import essence
+from tests.cli.running import batch
+
+PHASES = ("identify", "analyze", "prefill")
+
+
+def context_of(*words: object) -> click.Context:
+    """The index command as parsed from the command line, without running it."""
+    command = main.get_command(click.Context(main), "index")
+    assert command is not None
+    return command.make_context("index", [str(word) for word in words])
+
+
+def without_models(found: dict[str, Any]) -> dict[str, Any]:
+    """All but the memory of models, which analysis alone has another of."""
+    return {name: content for name, content in found.items() if not name.startswith("models/")}
+
+
+def test_tasks_of_every_phase_make_what_one_run_makes(night: Night, tmp_path: Path) -> None:
+    out = tmp_path / "caches"
+    context = context_of(night.archive, "--out", out, "--model", night.model)
+    stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
+    assert [stage.name for stage in stages] == list(PHASES)
+    codes = []
+    for stage in stages:
+        tasks = [  # all tasks of a stage at once, on one folder
+            subprocess.Popen(stage.task(index), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            for index in range(stage.tasks)
+        ]
+        codes.append({task.wait(timeout=300) for task in tasks})
+        for task in tasks:
+            assert task.stderr is not None
+            task.stderr.close()
+    assert codes == [{3}, {0}, {0}]
+    assert without_models(essence(out)) == without_models(essence(night.out))
+
+
+def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    context = context_of(
+        *(tmp_path / "archive", "--out", tmp_path / "out", "--fps", 2, "--rehash", "--jobs", 3),
+        *("--device", "cuda:0", "--device", "cuda:1", "--max-bytes", "500G", "--shard", "0/1"),
+    )
+    stages = stages_of(context, tasks={"prefill": 4}, leave_out=frozenset({"rehash"}))
+    (stage,) = stages
+    assert stage.task(3)[1:5] == ("-m", "batch", "index", str(tmp_path / "archive"))
+    options = " ".join(stage.task(3)[5:])
+    assert sorted(options.split(" --")) == sorted(
+        f"--out {tmp_path / 'out'} --device cuda:0 --device cuda:1 --max-bytes 500000000000 "
+        "--fps 2.0 --jobs 3 --phase prefill --shard 3/4".split(" --")
+    )
+    assert (stage.cpus, stage.gpus) == (1, 2)
+
+
+def test_a_shard_without_a_phase_is_wrong_usage(night: Night, tmp_path: Path) -> None:
+    result = batch("index", night.archive, "--out", tmp_path / "out", "--shard", "0/2")
+    assert result.exit_code == 2
+    assert "--shard goes with --phase" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["2/2", "x", "1"])
+def test_a_shard_that_is_none_is_wrong_usage(night: Night, tmp_path: Path, text: str) -> None:
+    result = batch("index", night.archive, "--out", tmp_path / "out", "--shard", text)
+    assert result.exit_code == 2
+    assert "--shard" in result.stderr
+
+
+def test_prefill_of_what_nobody_analysed_says_so(night: Night, tmp_path: Path) -> None:
+    command = ("index", night.archive, "--out", tmp_path / "out", "--model", night.model)
+    batch(*command, "--phase", "identify")
+    result = batch(*command, "--phase", "prefill")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "3 not analysed yet" in result.stderr
+
+
+def test_a_second_run_at_the_same_time_comes_back_later(night: Night) -> None:
+    (work,) = (night.out / "works").iterdir()
+    with Run.begin(night.out, {f"prefill {work.name}": Shard()}):
+        result = batch("index", night.archive, "--out", night.out, "--model", night.model)
+    assert (result.exit_code, result.stdout) == (75, "")
+    assert "is at work on shard 0/1 of the same" in result.stderr

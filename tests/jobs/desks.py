@@ -1,0 +1,43 @@
+"""Desks for workers of tests; imported by the worker processes too."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def open_desk() -> Callable[[Any], Any]:
+    """Does what a task says."""
+    opened_by = os.getpid()
+
+    def work(task: tuple[str, Any]) -> Any:
+        verb, value = task
+        if verb == "unportable":
+            raise Unportable(1, 2)
+        if verb == "raise":
+            raise value
+        if verb == "signal":
+            os.kill(os.getpid(), value)
+        if verb == "leave":
+            os._exit(value)
+        if verb == "sleep":
+            time.sleep(value)
+        if verb == "environment":
+            return os.environ.get(value)
+        if verb == "mask":
+            return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return {"pid": opened_by, "value": value}
+
+    return work
+
+
+class Unportable(Exception):
+    """An error that cannot be sent to another process."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def open_badly() -> Callable[[Any], Any]:
+    raise OSError("no desk")

@@ -1,0 +1,55 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import NoRoomError
+from jobs.room import Room, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("7", 7),
+        ("7b", 7),
+        ("500G", 500 * 10**9),
+        ("1.5TB", 15 * 10**11),
+        ("200GiB", 200 * 2**30),
+        ("1 k", 1000),
+    ],
+)
+def test_a_size_is_read_as_people_write_it(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1X", "1e9", "1 2"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size"):
+        parse_size(text)
+
+
+def test_a_quota_counts_what_is_there_and_what_is_added(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "there").write_bytes(bytes(60))
+    room = Room(tmp_path, 100)
+    room.allowance().check(40)
+    with pytest.raises(NoRoomError, match=r"40 bytes of it are left, the next file has 41"):
+        room.allowance().check(41)
+    room.add(30)
+    room.allowance().check(10)
+    with pytest.raises(NoRoomError, match="--max-bytes is reached"):
+        room.allowance().check(11)
+
+
+def test_unfinished_files_do_not_count_twice(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "unfinished").write_bytes(bytes(60))
+    Room(tmp_path, 100).allowance().check(100)
+
+
+def test_a_file_larger_than_the_free_disk_is_refused_without_a_quota_too(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    allowance = Room(tmp_path, None).allowance()
+    allowance.check(1)
+    with pytest.raises(NoRoomError, match="the disk has"):
+        allowance.check(2 * disk.f_blocks * disk.f_frsize)

@@ -1,0 +1,80 @@
+"""A tiny random InternVL checkpoint, with one image processor's file for videos too."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    Qwen2Config,
+)
+
+from tests.tiny import byte_level
+
+SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}{{ '<video>' if part['type'] == 'video' else '<IMG_CONTEXT>' }}\n{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def internvl(folder: Path, *, vision_layers: int = 2) -> Path:
+    """Write a random InternVL: 4 x 4 patches of 14 px, merged into 2 x 2 cells."""
+    torch.manual_seed(0)
+    words = byte_level.tokenizer(
+        SPECIAL,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        extra_special_tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=vision_layers,
+            num_attention_heads=2,
+            image_size=56,
+        ),
+        text_config=Qwen2Config(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=None,
+            eos_token_id=SPECIAL.index("<|im_end|>"),
+        ),
+        image_token_id=SPECIAL.index("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    words.save_pretrained(folder)
+    pictures = {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "crop_to_patches": False,
+        "size": {"height": 56, "width": 56},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    processor = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    model = InternVLForConditionalGeneration(config)
+    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
+        for weight in model.parameters():
+            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
+    model.save_pretrained(folder)
+    return folder

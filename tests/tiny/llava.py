@@ -1,0 +1,195 @@
+"""Tiny random LLaVA-1.5, LLaVA-NeXT-Video and LLaVA-OneVision checkpoints.
+
+Their processors lie in the three ways there are: all in processor_config.json, a file for images
+and one for videos, and one for images that serves for videos too. CLIP has 3 layers and SigLIP 2,
+so vision feature layer -4 or -3 is before all attention: a patch's own pixels alone (transformers
+5.23 takes 0 for none).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tests import tiny
+
+NEWLINE = "\n"
+VIDEO = "<video>"
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[ INST ]"
+    "{% for kind in ['image', 'video'] %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', kind) %}"
+    "<{{ kind }}>\n"
+    "{% endfor %}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] }}{% endfor %} [ / INST ]{% endfor %}"
+)
+"""Pictures first, then text, as the templates of these families have it."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words of tests.tiny, and a line break as a token, so that separators are seen."""
+    words = tiny.tokenizer()
+    words.add_tokens([VIDEO, NEWLINE], special_tokens=True)
+    return words
+
+
+def llava(folder: Path, *, side_px: int = 28, vision_feature_layer: int = -2) -> Path:
+    """Write a random LLaVA-1.5: a grid of 2 x 2 cells of 14 px, cut from the middle."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    config = LlavaConfig(
+        vision_config=_clip(side_px),
+        text_config=LlamaConfig(**_sizes(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
+    )
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": side_px}, crop_size={"height": side_px, "width": side_px}
+        ),
+        tokenizer=words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    return _save(LlavaForConditionalGeneration(config), folder)
+
+
+def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: int = -2) -> Path:
+    """Write a random LLaVA-NeXT-Video: 2 x 2 cells of 28 px, pooled from 4 x 4 patches."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    config = LlavaNextVideoConfig(
+        vision_config=_clip(side_px),
+        text_config=LlamaConfig(**_sizes(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
+        video_token_index=words.convert_tokens_to_ids(VIDEO),
+        image_grid_pinpoints=[[side_px, 2 * side_px]],
+    )
+    words.save_pretrained(folder)
+    _write(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "LlavaNextImageProcessor",
+            "image_grid_pinpoints": [[side_px, 2 * side_px]],
+            "size": {"shortest_edge": side_px},
+            "crop_size": {"height": side_px, "width": side_px},
+        },
+    )
+    _write(
+        folder / "video_preprocessor_config.json",
+        {
+            "video_processor_type": "LlavaNextVideoVideoProcessor",
+            "size": {"shortest_edge": side_px},
+            "crop_size": {"height": side_px, "width": side_px},
+            "image_mean": [0.5, 0.4, 0.3],
+            "image_std": [0.2, 0.3, 0.4],
+        },
+    )
+    processor = {
+        "processor_class": "LlavaNextVideoProcessor",
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+    }
+    _write(folder / "processor_config.json", processor)
+    _write(folder / "chat_template.json", {"chat_template": TEMPLATE})
+    return _save(LlavaNextVideoForConditionalGeneration(config), folder)
+
+
+def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: int = -1) -> Path:
+    """Write a random LLaVA-OneVision: 3 x 3 patches in 42 of 48 px, 2 x 2 cells of 21 px."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=side_px,
+            patch_size=14,
+            vision_use_head=False,
+        ),
+        text_config=Qwen2Config(**_sizes(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=vision_feature_layer,
+        video_token_index=words.convert_tokens_to_ids(VIDEO),
+        image_grid_pinpoints=[[side_px, 2 * side_px]],
+    )
+    words.save_pretrained(folder)
+    _write(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "do_pad": True,
+            "image_grid_pinpoints": [[side_px, 2 * side_px]],
+            "size": {"height": side_px, "width": side_px},
+        },
+    )
+    processor = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": (side_px // 14) ** 2,
+        "vision_feature_select_strategy": "full",
+    }
+    _write(folder / "processor_config.json", processor)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return _save(LlavaOnevisionForConditionalGeneration(config), folder)
+
+
+def _clip(side_px: int) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=side_px,
+        patch_size=14,
+        projection_dim=24,
+    )
+
+
+def _sizes(words: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def _save(model: PreTrainedModel, folder: Path) -> Path:
+    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
+        for weight in model.parameters():
+            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content))

@@ -1,0 +1,77 @@
+"""A tiny random SmolVLM checkpoint, with one image processor's file for videos too."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    LlamaConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMVisionConfig,
+)
+
+from tests.tiny import byte_level
+
+SPECIAL = [
+    "<pad>",
+    "<|im_start|>",
+    "<end_of_utterance>",
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+]
+TEMPLATE = "{{ 'only a template for images' }}"
+PICTURES = {
+    "image_processor_type": "SmolVLMImageProcessor",
+    "do_image_splitting": True,
+    "size": {"longest_edge": 60},
+    "max_image_size": {"longest_edge": 60},
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 1,
+    "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 90}},
+}
+
+
+def smolvlm(folder: Path, *, vision_layers: int = 2) -> Path:
+    """Write a random SmolVLM: 4 x 4 patches in 56 of 60 px, merged into 2 x 2 cells."""
+    torch.manual_seed(0)
+    words = byte_level.tokenizer(
+        SPECIAL, pad_token="<pad>", bos_token="<|im_start|>", eos_token="<end_of_utterance>"
+    )
+    config = SmolVLMConfig(
+        vision_config=SmolVLMVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=vision_layers,
+            num_attention_heads=2,
+            image_size=60,
+            patch_size=14,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_id=SPECIAL.index("<image>"),
+        scale_factor=2,
+    )
+    words.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    processor = {"processor_class": "SmolVLMProcessor", "image_seq_len": 4}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    model = SmolVLMForConditionalGeneration(config)
+    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
+        for weight in model.parameters():
+            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
+    model.save_pretrained(folder)
+    return folder
