@@ -148,7 +148,7 @@ def attend_own(
     """
     output, lse = _partial(query, key, value, bias, scaling)
     # torch 2.13's CPU kernel says lse 0, not -inf, for a query that sees nothing.
-    return output, lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
+    return output, lse.masked_fill(bias.amax(-1) == -torch.inf, -torch.inf)
 
 
 def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
