@@ -49,12 +49,14 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
-        click.option("--sbatch-gpu", multiple=True, help="One of sbatch for prefill alone."),
+        click.option(
+            "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
+        ),
         click.option(
             "--sbatch",
             multiple=True,
-            metavar="OPTION",
-            help="An option of sbatch, as --sbatch=--account=films; repeat it for more.",
+            metavar="OPTIONS",
+            help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
         ),
         click.option(
             "--gpu-tasks",
@@ -113,7 +115,7 @@ def _submit(
     from jobs.slurm.program import Submission, program
 
     submission = Submission(
-        name=hashlib.sha256(bytes(out)).hexdigest()[:8],
+        name=f"{out.name}-{hashlib.sha256(bytes(out)).hexdigest()[:8]}",
         logs=out / "logs",
         options=sbatch,
         gpu_options=sbatch_gpu,

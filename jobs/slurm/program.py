@@ -1,6 +1,7 @@
 """The text that submits stages to Slurm. Pure: knows command lines, starts nothing."""
 
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ class Submission:
 
     - name: jobs of the same stage and name never run at the same time.
     - logs: folder that all nodes see.
-    - options: of sbatch, as `--account=films`, for all stages; gpu_options come after them in
-      stages that need a GPU, and the last one counts.
+    - options: of sbatch, as `--account=films`, for all stages, as they stand after `#SBATCH`;
+      gpu_options come after them in stages that need a GPU, and the last one counts.
     """
 
     name: str
@@ -51,7 +52,7 @@ def script(stage: Stage, submission: Submission) -> str:
     needs = [f"--cpus-per-task={stage.cpus}"]
     needs += [f"--gres=gpu:{stage.gpus}"] if stage.gpus else []
     options = [
-        f"--job-name={stage.name}-{submission.name}",
+        f"--job-name={shlex.quote(f'{stage.name}-{submission.name}')}",
         f"--array=0-{stage.tasks - 1}",
         *needs,
         f"--output={shlex.quote(str(submission.logs / '%x-%A_%a.log'))}",
@@ -68,9 +69,12 @@ def script(stage: Stage, submission: Submission) -> str:
 def _body(stage: Stage) -> str:
     """Runs the task; requeues it if it was stopped, but not if it was cancelled.
 
-    The second `wait` is for the signal that ends the first, the third gives the exit code even
-    if the task ended between the two: bash remembers it.
+    A signal before its time is up reaches the shell alone, which passes it on; SIGTERM, of
+    scancel and of preemption, reaches all. The second `wait` is for the signal that ends the
+    first, the third gives the exit code even if the task ended between the two: bash remembers
+    it. The ID of the last task's job is that of the array, so tasks are named by their index.
     """
+    deaf = 128 + signal.SIGUSR1  # it did not yet listen
     task = f'{shlex.join(stage.command)} --shard "$SLURM_ARRAY_TASK_ID/{stage.tasks}"'
     return f"""
 cancelled=
@@ -82,8 +86,8 @@ wait "$task"
 while kill -0 "$task" 2> /dev/null; do wait "$task"; done
 wait "$task"
 code=$?
-if [ "$code" = {STOPPED} ] && [ -z "$cancelled" ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+if [ -z "$cancelled" ] && {{ [ "$code" = {STOPPED} ] || [ "$code" = {deaf} ]; }}; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
 exit "$code"
 """
