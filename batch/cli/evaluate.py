@@ -128,10 +128,11 @@ def _load(
     import torch
 
     from batch.models import open_family
+    from batch.models.device import choose_device, choose_dtype
 
-    device = options.choose_device(device)
+    device = choose_device(device)
     family = open_family(model, revision=revision, offline=offline)
-    dtype = options.choose_dtype(dtype, device, family.checkpoint)
+    dtype = choose_dtype(dtype, device, family.checkpoint)
     family.load(device=device, dtype=getattr(torch, dtype), attention=attn)
     return family
 
