@@ -5,12 +5,13 @@ from contextlib import closing
 from pathlib import Path
 
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.evaluation.budgets import Limit, fp16_bytes, kv_bytes, prices
 from batch.evaluation.evict import evict
 from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
+from batch.kv import Prefix
 from batch.policies import Budget, CellPolicy, Policy, RowPolicy
 from batch.prefill import Prefill, plan_cache, prefill
 from cachefmt import CacheFile
@@ -53,10 +54,15 @@ def _prefill(policy: CellPolicy, viewing: Viewing, budget: Budget | None, path: 
     took = prefill(work, viewing.family, path)
     analyse = manifest.analyze_seconds - viewing.decode_seconds if policy.reads_signals else 0.0
     with closing(CacheFile.open(path)) as cache:
-        answerer = Answerer(cache, viewing.family)
+        prefix = Prefix.load(cache, viewing.family.layer_devices)
     tokens = dict(work.header.shape.tokens)
     return Stored(
-        answerer=answerer,
+        answerer=PrefixAnswerer(
+            prefix,
+            viewing.family,
+            next_position=work.plan.next_position,
+            name=viewing.path.name,
+        ),
         size_bytes=work.size_bytes,
         kv_bytes=kv_bytes(tokens, work),
         tokens=tokens,
