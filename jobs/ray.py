@@ -18,8 +18,8 @@ from jobs.stopping import STOPPED, Stop, stop_on_signals
 
 AGAIN_AFTER_S = 30.0
 TRIES = 40
-"""A stopped task is run again after a while: one whose node died holds its shard for others of
-another host until `jobs.runs.FOREIGN_DEAD_AFTER_S` are over."""
+"""A stopped task is run again after a while: a run whose node died holds its shard against other
+hosts until `jobs.runs.FOREIGN_DEAD_AFTER_S` are over."""
 
 RETRIES = 3
 """How often Ray itself runs a task again at once, when it lost the process or the node."""
@@ -40,6 +40,11 @@ class Ended:
     code: int
     out: str
     errors: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is not to be run again: it was neither stopped nor killed by a signal."""
+        return self.code >= 0 and self.code != STOPPED
 
 
 class RayEngine:
@@ -77,11 +82,11 @@ class RayEngine:
         """The exit code that says most of the stage."""
         left = [stage.task(index) for index in range(stage.tasks)]
         codes: set[int] = set()
-        with self._progress(stage.name, stage.tasks, "tasks") as done:
+        with self._progress(_title(ray, stage), stage.tasks, "tasks") as done:
             for _ in range(TRIES):
                 ended = self._run_once(ray, stage, left, stop, done)
-                codes |= {task.code for task in ended if task.code != STOPPED}
-                over = {task.command for task in ended if task.code != STOPPED}
+                codes |= {task.code for task in ended if task.is_over}
+                over = {task.command for task in ended if task.is_over}
                 left = [command for command in left if command not in over]
                 if not left or stop.is_asked:
                     break
@@ -111,12 +116,22 @@ class RayEngine:
                 task_ended = _result(ray, reference, running.pop(reference))
                 self._tell(task_ended)
                 ended.append(task_ended)
-            done(sum(task.code != STOPPED for task in ended[len(ended) - len(ready) :]))
+            done(sum(task.is_over for task in ended[len(ended) - len(ready) :]))
         for reference in running:
             ray.cancel(reference, force=False)
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=_CANCELLED_WITHIN_S)
         return ended
+
+
+def _title(ray: Any, stage: Stage) -> str:
+    """The stage's name, and what it waits for if no node has it: clusters may grow."""
+    needs = {"CPU": stage.cpus, "GPU": stage.gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(kind, 0) >= count for kind, count in needs.items()) for node in nodes):
+        return stage.name
+    wanted = " and ".join(f"{count} {kind}" for kind, count in needs.items() if count)
+    return f"{stage.name} (waits for a node with {wanted}; --device cpu asks for no GPU)"
 
 
 def run_command(command: tuple[str, ...]) -> Ended:

@@ -3,36 +3,22 @@
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from jobs.runs import live_runs
 from tests import tiny
 from tests.archive.archives import draw_archive, draw_hostile
-from tests.archive.essence import essence
+from tests.clusters.outcome import ROOT, products, wait_for
 from tests.clusters.slurm_node import slurm, task_states
-
-T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def cluster() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, slurm(Path(folder)) as environment:
         yield environment
-
-
-def products(out: Path) -> dict[str, Any]:
-    """What was made, without what depends on how: logs, and the memory of models."""
-    return {
-        name: content
-        for name, content in essence(out).items()
-        if not name.startswith(("logs/", "models/"))
-    }
 
 
 def index(*words: object, environment: dict[str, str] | None = None) -> tuple[int, list[str]]:
@@ -46,14 +32,6 @@ def index(*words: object, environment: dict[str, str] | None = None) -> tuple[in
         timeout=300,
     )
     return done.returncode, done.stdout.splitlines()
-
-
-def wait_for(look: Callable[[], T | None], what: str) -> T:
-    until = time.monotonic() + 300
-    while (found := look()) is None:
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.1)
-    return found
 
 
 def running_task(out: Path, phase: str) -> int:
