@@ -183,9 +183,7 @@ class Answerer(PrefixAnswerer):
             name=str(cache.path),
         )
         self._cache = cache
-        sample = torch.from_numpy(cache.array("token.sample").astype(np.int64))
         self._neutral: NDArray[np.float32] | None = None
-        self._group = torch.where(sample < 0, cache.header.shape.samples, sample)
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=cache.size_bytes,
@@ -272,12 +270,14 @@ class Answerer(PrefixAnswerer):
         weight = torch.zeros(len(told), counted, device=self._device)
         for row, answer in enumerate(answers):
             weight[row, counted - len(answer) :] = 1
-        evidence = Evidence(self._prefix, self._group, weight)
+        samples = self._cache.header.shape.samples
+        sample = torch.from_numpy(self._cache.array("token.sample").astype(np.int64))
+        evidence = Evidence(self._prefix, torch.where(sample < 0, samples, sample), weight)
         step, padding = self._padded(told)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         cache = TieredCache(self._prefix, evidence)
         self._scores(step, place.clamp(min=0), cache, padding)
-        return evidence.mass[..., : self._cache.header.shape.samples]
+        return evidence.mass[..., :samples]
 
     def _evidence(
         self, questions: list[list[int]], answers: list[list[int]]
