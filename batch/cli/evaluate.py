@@ -55,7 +55,7 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     type=click.FloatRange(1e-5, 1000),
     default=1.0,
     show_default=True,
-    help="Samples a second.",
+    help="Frames a second; a sample is one, in Qwen-VL two.",
 )
 @click.option("--max-samples", type=click.IntRange(1), help="Lower the rate of longer videos.")
 @model_options

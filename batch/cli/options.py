@@ -77,7 +77,7 @@ def analysis_options(command: Command) -> Command:
             type=click.FloatRange(0, min_open=True),
             default=1.0,
             show_default=True,
-            help="Samples a second.",
+            help="Frames a second; a sample is one, in Qwen-VL two.",
         ),
     ):
         command = option(command)
