@@ -23,6 +23,7 @@ from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
 from batch.models.placement import Device
 from cachefmt import CacheFile
+from cachefmt.tensors import tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,7 @@ class PrefixAnswerer:
             )
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
-            answers = self.generate(ids[batch], max_new_tokens)
-            evidence = self._evidence(ids[batch], answers)
+            answers, evidence = self._answer(ids[batch], max_new_tokens)
             for question, tokens, times in zip(asked[batch], answers, evidence, strict=True):
                 text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
                 yield Reply(
@@ -102,9 +102,17 @@ class PrefixAnswerer:
                 )
 
     @torch.inference_mode()
-    def generate(self, questions: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Continue each question's token ids greedily up to a stop token, which is included."""
-        cache = TieredCache(self._prefix)
+    def generate(
+        self, questions: list[list[int]], max_new_tokens: int, evidence: Evidence | None = None
+    ) -> list[list[int]]:
+        """Continue each question's token ids greedily up to a stop token, which is included.
+
+        Args:
+            questions: token ids of each.
+            max_new_tokens: of each answer.
+            evidence: counts the attention behind each token that is chosen.
+        """
+        cache = TieredCache(self._prefix, evidence)
         step, padding = self._padded(questions)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         replies: list[list[int]] = [[] for _ in questions]
@@ -133,11 +141,11 @@ class PrefixAnswerer:
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
 
-    def _evidence(
-        self, questions: list[list[int]], answers: list[list[int]]
-    ) -> Iterator[list[TimeRange]]:
-        """The times that each answer rests on; rows that nobody placed have none."""
-        yield from ([] for _ in answers)
+    def _answer(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
+        """Answers, and the times that each rests on; rows that nobody placed have none."""
+        return self.generate(questions, max_new_tokens), [[] for _ in questions]
 
     def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
@@ -253,41 +261,36 @@ class Answerer(PrefixAnswerer):
     ) -> None:
         self._cache.close()
 
-    @torch.inference_mode()
-    def attention(self, questions: list[list[int]], answers: list[list[int]]) -> Tensor:
-        """Attention that the tokens of each answer pay to each sample, a mean over them.
+    def attention(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], Tensor]:
+        """Answer, and tell what attention the tokens of each answer pay to each sample.
 
         Args:
-            questions: token ids of each question.
-            answers: token ids of its answer, at least one.
+            questions: token ids of each.
+            max_new_tokens: of each answer.
 
         Returns:
-            float32 [questions, layers, heads, samples]; pointers get none.
+            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
+            the tokens of an answer; pointers get none.
         """
-        # An answer's first token is chosen at the question's last, its last at the one before.
-        told = [ids + answer[:-1] for ids, answer in zip(questions, answers, strict=True)]
-        counted = max(map(len, answers))
-        weight = torch.zeros(len(told), counted, device=self._device)
-        for row, answer in enumerate(answers):
-            weight[row, counted - len(answer) :] = 1
-        samples = self._cache.header.shape.samples
-        sample = torch.from_numpy(self._cache.array("token.sample").astype(np.int64))
-        evidence = Evidence(self._prefix, torch.where(sample < 0, samples, sample), weight)
-        step, padding = self._padded(told)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        cache = TieredCache(self._prefix, evidence)
-        self._scores(step, place.clamp(min=0), cache, padding)
-        return evidence.mass[..., :samples]
+        evidence = Evidence(
+            self._prefix,
+            tensor(self._cache, "token.sample"),
+            groups=self._cache.header.shape.samples,
+            sequences=len(questions),
+        )
+        return self.generate(questions, max_new_tokens, evidence), evidence.mass
 
-    def _evidence(
-        self, questions: list[list[int]], answers: list[list[int]]
-    ) -> Iterator[list[TimeRange]]:
-        time_s, source = self._cache.array("sample.time_s"), self._cache.array("sample.source")
-        if self._neutral is None:  # asked along with the first questions: hardly dearer
-            questions = [*questions, self._family.question_ids(NEUTRAL)]
-            answers = [*answers, [0]]
-        found: NDArray[np.float32] = self.attention(questions, answers).cpu().numpy()
+    def _answer(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
         if self._neutral is None:
-            found, self._neutral = found[:-1], found[-1]
-        for mass in found:
-            yield time_ranges(sample_evidence(mass, self._neutral), time_s, source)
+            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
+            self._neutral = paid[0].numpy()
+        answers, found = self.attention(questions, max_new_tokens)
+        time_s, source = self._cache.array("sample.time_s"), self._cache.array("sample.source")
+        return answers, [
+            time_ranges(sample_evidence(mass, self._neutral), time_s, source)
+            for mass in found.numpy()
+        ]

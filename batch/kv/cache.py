@@ -85,6 +85,8 @@ class TieredCache(Cache):
         """Go on with these sequences of the batch alone, in this order; int64 [kept]."""
         for suffix in self._suffixes:
             suffix.keep(sequences)
+        if self.evidence is not None:
+            self.evidence.keep(sequences)
 
     def clear_suffix(self) -> None:
         """Forget the sequences, so that others (of any batch size) can follow the same prefix."""

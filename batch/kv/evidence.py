@@ -7,61 +7,79 @@ exact from its key alone. Knows rows and queries; knows nothing of samples and a
 import torch
 from torch import Tensor
 
-from batch.kv.attention import fold
+from batch.kv.attention import fold, unfold
 from batch.kv.prefix import CHUNK_ROWS, Prefix
+from batch.kv.rows import Keys
 
 
 class Evidence:
-    """Adds up the attention that the last queries of a batch pay, head by head."""
+    """Adds up the attention that the last column of each forward pass pays, head by head."""
 
-    def __init__(self, prefix: Prefix, group: Tensor, weight: Tensor) -> None:
+    def __init__(self, prefix: Prefix, group: Tensor, groups: int, sequences: int) -> None:
         """Nothing is counted yet.
 
         Args:
             prefix: whose rows are asked about.
-            group: int64 [tokens], >= 0: the group of each row, in the order of the file.
-            weight: float32 [batch, counted]: how much each of the last columns of a forward pass
-                counts; 0 is not at all.
+            group: int [tokens], the group of each row in the order of the file, below `groups`;
+                -1 is none.
+            groups: their number.
+            sequences: in the batch at first.
         """
         self._prefix = prefix
         self._group = group
-        self._groups = int(group.max()) + 1
-        self._weight = weight
-        self._layers: list[Tensor] = []
+        self._groups = groups
+        self._running = torch.arange(sequences)
+        self._passes = torch.zeros(sequences)
+        self._paid: list[Tensor] = []
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these of the running sequences alone, in this order; int64 [kept]."""
+        self._running = self._running[sequences.cpu()]
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """Count one layer; layers come in order.
+        """Count one layer of a forward pass; layers come in order.
 
         Args:
             layer: 0-based.
-            query: [batch, heads, new, head_dim], as attention gets it.
-            lse: float32 [batch, heads, new], of the scores of prefix and suffix together.
+            query: [running sequences, heads, new, head_dim], as attention gets it.
+            lse: float32 [running sequences, heads, new], of the scores of prefix and suffix
+                together.
             scaling: factor of the scores.
         """
         batch, heads, _, _ = query.shape
-        counted = self._weight.shape[1]
-        asking = query[:, :, -counted:].float() * scaling
-        total = lse[:, :, -counted:, None].float()
-        paid = torch.zeros(batch, heads, self._groups, device=query.device)
+        asking = fold(query[:, :, -1:].float() * scaling, self._prefix.shape.heads)
+        total = fold(lse[:, :, -1:, None].float(), self._prefix.shape.heads)
+        paid = torch.zeros(*asking.shape[:2], 1 + self._groups, device=query.device)  # none first
         start = 0
         for part in self._prefix.layer(layer):
-            for chunk in part.chunks(query.dtype, CHUNK_ROWS):
-                keys = chunk.key.permute(1, 2, 0).float()  # [kv_heads, head_dim, rows]
-                group = self._group[start : start + keys.shape[-1]].to(query.device)
-                for row, weight in enumerate(self._weight.to(query.device)):
-                    own = slice(row, row + 1)
-                    scores = fold(asking[own], len(keys)) @ keys - fold(total[own], len(keys))
-                    if chunk.bias is not None:
-                        scores += chunk.bias
-                    shares = scores.exp().view(heads, counted, -1)
-                    paid[row].index_add_(1, group, torch.einsum("hqr,q->hr", shares, weight))
-                start += keys.shape[-1]
-        self._layers.append(paid.cpu() / self._weight.sum(1).cpu()[:, None, None])
+            for chunk in part.keys(query.dtype, CHUNK_ROWS):
+                group = 1 + self._group[start : start + len(chunk.key)].to(query.device)
+                paid.index_add_(2, group, _shares(asking, total, chunk))
+                start += len(chunk.key)
+        if layer == 0:
+            self._passes[self._running] += 1
+        if layer == len(self._paid):
+            self._paid.append(paid.new_zeros(len(self._passes), heads, self._groups))
+        running, paid = self._running.to(query.device), unfold(paid, batch, 1)[:, :, 0, 1:]
+        self._paid[layer].index_add_(0, running, paid)
 
     @property
     def mass(self) -> Tensor:
-        """Share of attention paid to each group; float32 [batch, layers, heads, groups].
+        """Share of attention paid to each group; float32 [sequences, layers, heads, groups].
 
-        The mean, by weight, over the counted queries; what is missing to 1 was paid to the suffix.
+        The mean over the passes of each sequence; what is missing to 1 was paid to the suffix.
         """
-        return torch.stack(self._layers, 1)
+        paid = torch.stack([layer.cpu() for layer in self._paid], 1)
+        return paid / self._passes[:, None, None, None]
+
+
+def _shares(query: Tensor, total: Tensor, rows: Keys) -> Tensor:
+    """What each folded query pays to each row, 0..1: [kv_heads, folded, rows].
+
+    query [kv_heads, folded, head_dim], scaled; total, its log-sum-exp, [kv_heads, folded, 1].
+    """
+    scores = query @ rows.key.permute(1, 2, 0).float()
+    scores -= total
+    if rows.bias is not None:
+        scores += rows.bias
+    return scores.exp_()

@@ -5,11 +5,19 @@ One class an encoding. Knows what the codecs of `cachefmt` mean, not where the t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from batch.kv.attention import Chunk, Stored, StoredRows
+
+
+class Keys(NamedTuple):
+    """The keys of a `Chunk`: [rows, kv_heads, head_dim], and the bias of their scores."""
+
+    key: Tensor
+    bias: Tensor | None
 
 
 class Scratch:
@@ -55,6 +63,15 @@ class RawRows:
             yield Chunk(
                 key=self._cast("key", self.key[rows], dtype),
                 value=self._cast("value", self.value[rows], dtype),
+                bias=None if self.bias is None else self.bias[rows],
+            )
+
+    def keys(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[Keys]:
+        """As `chunks`, without values."""
+        for start in range(0, len(self), chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            yield Keys(
+                key=self._cast("key", self.key[rows], dtype),
                 bias=None if self.bias is None else self.bias[rows],
             )
 
@@ -127,6 +144,15 @@ class QuantisedRows:
             yield Chunk(
                 key=self.key.decode(rows, "key", self.scratch, dtype),
                 value=self.value.decode(rows, "value", self.scratch, dtype),
+                bias=None if self.bias is None else self.bias[rows],
+            )
+
+    def keys(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[Keys]:
+        """As `chunks`, without values."""
+        for start in range(0, len(self), chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            yield Keys(
+                key=self.key.decode(rows, "key", self.scratch, dtype),
                 bias=None if self.bias is None else self.bias[rows],
             )
 
