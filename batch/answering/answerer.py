@@ -23,6 +23,7 @@ from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
 from batch.models.placement import Device
 from cachefmt import CacheFile
+from cachefmt import tensors as file_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,14 +271,13 @@ class Answerer(PrefixAnswerer):
         weight = torch.zeros(len(told), counted, device=self._device)
         for row, answer in enumerate(answers):
             weight[row, counted - len(answer) :] = 1
-        samples = self._cache.header.shape.samples
-        sample = torch.from_numpy(self._cache.array("token.sample").astype(np.int64))
-        evidence = Evidence(self._prefix, torch.where(sample < 0, samples, sample), weight)
+        sample = file_tensors.tensor(self._cache, "token.sample")
+        evidence = Evidence(self._prefix, sample, self._cache.header.shape.samples, weight)
         step, padding = self._padded(told)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         cache = TieredCache(self._prefix, evidence)
         self._scores(step, place.clamp(min=0), cache, padding)
-        return evidence.mass[..., :samples]
+        return evidence.mass
 
     def _evidence(
         self, questions: list[list[int]], answers: list[list[int]]

@@ -7,25 +7,27 @@ exact from its key alone. Knows rows and queries; knows nothing of samples and a
 import torch
 from torch import Tensor
 
-from batch.kv.attention import fold
-from batch.kv.prefix import CHUNK_ROWS, Prefix
+from batch.kv.attention import fold, rows_at_a_time
+from batch.kv.prefix import Prefix
 
 
 class Evidence:
     """Adds up the attention that the last queries of a batch pay, head by head."""
 
-    def __init__(self, prefix: Prefix, group: Tensor, weight: Tensor) -> None:
+    def __init__(self, prefix: Prefix, group: Tensor, groups: int, weight: Tensor) -> None:
         """Nothing is counted yet.
 
         Args:
             prefix: whose rows are asked about.
-            group: int64 [tokens], >= 0: the group of each row, in the order of the file.
+            group: int32 [tokens], -1 .. groups - 1: the group of each row, in the order of the
+                file; -1 is none. Not copied, so it may lie over the mapped file.
+            groups: how many there are.
             weight: float32 [batch, counted]: how much each of the last columns of a forward pass
                 counts; 0 is not at all.
         """
         self._prefix = prefix
         self._group = group
-        self._groups = int(group.max()) + 1
+        self._groups = groups
         self._weight = weight
         self._layers: list[Tensor] = []
 
@@ -42,21 +44,24 @@ class Evidence:
         counted = self._weight.shape[1]
         asking = query[:, :, -counted:].float() * scaling
         total = lse[:, :, -counted:, None].float()
-        paid = torch.zeros(batch, heads, self._groups, device=query.device)
+        columns = self._groups + 1  # rows of no group go to the last one
+        paid = torch.zeros(batch, heads, columns, device=query.device)
+        chunk_rows = rows_at_a_time(self._prefix.shape.heads, self._prefix.shape.head_dim)
         start = 0
         for part in self._prefix.layer(layer):
-            for chunk in part.chunks(query.dtype, CHUNK_ROWS):
+            for chunk in part.chunks(query.dtype, chunk_rows):
                 keys = chunk.key.permute(1, 2, 0).float()  # [kv_heads, head_dim, rows]
-                group = self._group[start : start + keys.shape[-1]].to(query.device)
+                group = self._group[start : start + keys.shape[-1]].to(query.device) % columns
                 for row, weight in enumerate(self._weight.to(query.device)):
                     own = slice(row, row + 1)
-                    scores = fold(asking[own], len(keys)) @ keys - fold(total[own], len(keys))
+                    scores = fold(asking[own], len(keys)) @ keys
+                    scores -= fold(total[own], len(keys))
                     if chunk.bias is not None:
                         scores += chunk.bias
-                    shares = scores.exp().view(heads, counted, -1)
+                    shares = scores.exp_().view(heads, counted, -1)
                     paid[row].index_add_(1, group, torch.einsum("hqr,q->hr", shares, weight))
                 start += keys.shape[-1]
-        self._layers.append(paid.cpu() / self._weight.sum(1).cpu()[:, None, None])
+        self._layers.append(paid[..., :-1].cpu() / self._weight.sum(1).cpu()[:, None, None])
 
     @property
     def mass(self) -> Tensor:
