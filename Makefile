@@ -7,11 +7,11 @@ SET_UP := .venv/.set-up
 RIVALS := build/rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench rivals clean
+.PHONY: help demo test check test-slurm test-ray test-kubernetes bench rivals clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
-		while IFS='|' read -r target text; do printf '  make %-8s%s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r target text; do printf '  make %-17s%s\n' "$$target" "$$text"; done
 
 demo: $(SET_UP) ## watch drawn videos, write their caches, answer questions with the bundled model
 	@$(BIN)/batch demo
@@ -23,6 +23,21 @@ check: $(SET_UP) ## formatting, lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-slurm: $(SET_UP) ## index on a Slurm of one node; as root, installs Debian's slurm-wlm and munge
+	@command -v slurmctld > /dev/null && command -v munged > /dev/null || \
+		{ apt-get update -qq && apt-get install -y --no-install-recommends slurm-wlm munge; }
+	$(BIN)/pytest tests/clusters/check_slurm.py
+
+# Ray and the schemas lie apart from what the tests need, and warn of themselves.
+test-ray: $(SET_UP) ## index on a Ray cluster that loses a node; installs ray (400 MB) in .venv/ray
+	@$(PIP) --target .venv/ray --upgrade ray
+	PYTHONPATH=$(CURDIR)/.venv/ray:$(CURDIR) $(BIN)/pytest -W ignore tests/clusters/check_ray.py
+
+test-kubernetes: $(SET_UP) ## manifests against the schemas of Kubernetes, installed in .venv/kubernetes
+	@$(PIP) --target .venv/kubernetes --upgrade kubernetes-validate
+	PYTHONPATH=$(CURDIR)/.venv/kubernetes $(BIN)/python -m kubernetes_validate --strict \
+		jobs/kubernetes/*.yaml
 
 bench: $(SET_UP) ## measure time, size and agreement on this machine
 	@$(BIN)/batch bench
