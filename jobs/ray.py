@@ -5,6 +5,7 @@ the same path, and the same folders.
 """
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], obje
 class Ended:
     """A task's command line that has ended: exit code, and what it said."""
 
+    stage: str
     command: tuple[str, ...]
     code: int
     out: str
@@ -63,7 +65,8 @@ class RayEngine:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.
 
         Raises:
-            JobError: there is no Ray, or no cluster where RAY_ADDRESS says.
+            JobError: there is no Ray, or no cluster where RAY_ADDRESS says, or it lacks what is
+                needed to run a command line.
         """
         ray = _connected()
         worst = _DONE
@@ -108,15 +111,15 @@ class RayEngine:
         task = ray.remote(run_command).options(
             name=stage.name, num_cpus=stage.cpus, num_gpus=stage.gpus, max_retries=RETRIES
         )
-        running = {task.remote(command): command for command in commands}
-        ended = []
+        running = {task.remote(stage.name, command): command for command in commands}
+        ended: list[Ended] = []
         while running and not stop.is_asked:
             ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
-            for reference in ready:
-                task_ended = _result(ray, reference, running.pop(reference))
-                self._tell(task_ended)
-                ended.append(task_ended)
-            done(sum(task.is_over for task in ended[len(ended) - len(ready) :]))
+            fresh = [_result(ray, one, stage.name, running.pop(one)) for one in ready]
+            for ended_now in fresh:
+                self._tell(ended_now)
+            done(sum(ended_now.is_over for ended_now in fresh))
+            ended += fresh
         for reference in running:
             ray.cancel(reference, force=False)
         if running:
@@ -134,7 +137,7 @@ def _title(ray: Any, stage: Stage) -> str:
     return f"{stage.name} (waits for a node with {wanted}; --device cpu asks for no GPU)"
 
 
-def run_command(command: tuple[str, ...]) -> Ended:
+def run_command(stage: str, command: tuple[str, ...]) -> Ended:
     """Run a command line in a Ray worker; it is asked to stop when the worker ends.
 
     A signal, and not a wait in the worker, because Ray kills workers with SIGKILL.
@@ -153,7 +156,7 @@ def run_command(command: tuple[str, ...]) -> Ended:
             process.terminate()
             process.communicate()
             raise
-    return Ended(command=command, code=process.returncode, out=out, errors=errors)
+    return Ended(stage=stage, command=command, code=process.returncode, out=out, errors=errors)
 
 
 def _connected() -> Any:
@@ -173,11 +176,17 @@ def _connected() -> Any:
     return ray
 
 
-def _result(ray: Any, reference: Any, command: tuple[str, ...]) -> Ended:
+def _result(ray: Any, reference: Any, stage: str, command: tuple[str, ...]) -> Ended:
     try:
         ended: Ended = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise JobError(
+            f"{stage}: a node of the Ray cluster cannot run {shlex.join(command)}: {error}; every "
+            "node needs setpriv (util-linux), and this package at the same path"
+        ) from error
     except ray.exceptions.RayError as error:  # its node or process was lost too often
-        return Ended(command=command, code=STOPPED, out="", errors=f"warning: {error}\n")
+        said = f"warning: {error}\n"
+        return Ended(stage=stage, command=command, code=STOPPED, out="", errors=said)
     return ended
 
 

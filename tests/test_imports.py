@@ -140,6 +140,11 @@ def test_importing_every_module_of_a_light_package_loads_no_torch(folder: str) -
     assert loaded_after("\n".join(f"import {name}" for name in modules)).isdisjoint(TORCH)
 
 
+def test_a_night_without_new_videos_loads_no_torch() -> None:
+    modules = ("batch.archive.index", "batch.archive.status", "batch.cli.index")
+    assert loaded_after("\n".join(f"import {name}" for name in modules)).isdisjoint(TORCH)
+
+
 def test_a_fresh_interpreter_that_imports_torch_is_noticed() -> None:
     assert "torch" in loaded_after("import torch")
 

@@ -23,7 +23,7 @@ from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
 from batch.models import Family, open_family
 from batch.models.placement import Device
 from cachefmt import CacheFile
-from cachefmt.tensors import tensor
+from cachefmt import tensors as file_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +276,7 @@ class Answerer(PrefixAnswerer):
         """
         evidence = Evidence(
             self._prefix,
-            tensor(self._cache, "token.sample"),
+            file_tensors.tensor(self._cache, "token.sample"),
             groups=self._cache.header.shape.samples,
             sequences=len(questions),
         )

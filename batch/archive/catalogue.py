@@ -1,15 +1,18 @@
 """The catalogue: a Parquet file per work with a row per video, made from records. Knows Arrow."""
 
+import hashlib
 import io
+import json
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.archive.inventory import FileRow, Inventory
+from batch.archive.inventory import FileRow, Inventory, Stat
 from batch.archive.store import Shelf, Store
 from cachefmt.tiers import STORED_TIERS
 from jobs.whole import write_whole
@@ -53,17 +56,68 @@ SCHEMA = pa.schema(
 """Columns; README says what they mean."""
 
 _ROWS_AT_ONCE = 10_000
+_STATE_KEY = b"sali-cache.state"
 
 
-def catalogue_rows(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
-    """A row for each video of a work, and for each file that was to be one; read from records.
+def catalogue_rows(
+    store: Store, caches: Shelf, columns: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each video of a work, and for each file that was to be one.
 
     Status is "done", "failed", "analyzed" (a manifest, no cache yet), "pending" (neither), or
-    "gone": done, but no file of the archive holds it any more.
+    "gone": done, but no file of the archive holds it any more. Read from the catalogue if nothing
+    happened since it was written, else from the records.
+
+    Args:
+        columns: those wanted; there may be more.
 
     Raises:
         RecordError: a record is damaged.
     """
+    path = _path(store, caches)
+    if not _is_fresh(path, _state(store, caches)):
+        yield from _rows_of_records(store, caches)
+        return
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+            yield from batch.to_pylist()
+
+
+def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
+    """Bring the catalogue of a work up to date, whole or not at all; returns its path."""
+    path, state = _path(store, caches), _state(store, caches)
+    if _is_fresh(path, state):
+        return path
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink, SCHEMA.with_metadata({_STATE_KEY: state}), compression="zstd"
+    ) as writer:
+        for rows in _batched(_rows_of_records(store, caches)):
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    write_whole(path, sink.getvalue(), staging)
+    return path
+
+
+def _path(store: Store, caches: Shelf) -> Path:
+    return store.catalogue / f"{caches.id}.parquet"
+
+
+def _state(store: Store, caches: Shelf) -> bytes:
+    """Digest that changes whenever a record, a product or the inventory does; opens none."""
+    manifests = store.analysis(caches.asked()["analysis"])
+    files = sorted(path for path in store.files.glob("*"))
+    known = [[path.name, *Stat.of(path.stat())] for path in files]
+    state = json.dumps([known, manifests.state(), caches.state()])
+    return hashlib.sha256(state.encode()).hexdigest().encode()
+
+
+def _is_fresh(path: Path, state: bytes) -> bool:
+    if not path.exists():
+        return False
+    return (pq.read_schema(path).metadata or {}).get(_STATE_KEY) == state
+
+
+def _rows_of_records(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
     asked = caches.asked()
     states = _States(store.analysis(asked["analysis"]), caches)
     for row in states.rows(Inventory.read(store.files)):
@@ -73,21 +127,12 @@ def catalogue_rows(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
         yield {**row, "cache": cache, "model": asked["model"], "work": caches.id}
 
 
-def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
-    """Make the catalogue of a work anew, whole or not at all; returns its path."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for row in catalogue_rows(store, caches):
-            rows.append(row)
-            if len(rows) == _ROWS_AT_ONCE:
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-        writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-    target = store.catalogue / f"{caches.id}.parquet"
-    if not target.exists() or target.read_bytes() != sink.getvalue():
-        write_whole(target, sink.getvalue(), staging)
-    return target
+def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Lists of so many rows; one that is empty if there are none."""
+    batch = list(islice(rows, _ROWS_AT_ONCE))
+    yield batch
+    while batch := list(islice(rows, _ROWS_AT_ONCE)):
+        yield batch
 
 
 class _States:

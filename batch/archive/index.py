@@ -11,7 +11,7 @@ from batch.archive.desks import open_describing_desk, open_model_desk, open_vide
 from batch.archive.discovery import take_stock
 from batch.archive.failing import reason_of
 from batch.archive.intake import Intake
-from batch.archive.inventory import Inventory
+from batch.archive.inventory import Inventory, fold
 from batch.archive.model_facts import ModelFacts, ModelMemory
 from batch.archive.order import Order
 from batch.archive.phases import Phase
@@ -82,15 +82,14 @@ def index(request: Request, stop: Stop, listener: Listener) -> Tally:
     with Run.begin(store.root, _claims(request, goals)) as run:
         if model is not None:
             memory.remember(model, run.folder)
-        inventory = Inventory.read(store.files, run.info.id)
         room = Room(store.root, request.max_bytes)
         recorder = Recorder(run.folder, room, tally, listener)
         try:
             goals.write_down(run.folder)
-            _work(request, goals, inventory, recorder, run, stop)
+            _work(request, goals, store, recorder, run, stop)
         finally:
             with locked(store.root):
-                inventory.fold(store.root, run.folder)
+                fold(store.root, store.files, run.info.id, run.folder)
                 if goals.caches is not None:
                     write_catalogue(store, goals.caches, run.folder)
     return tally
@@ -155,12 +154,13 @@ def _claims(request: Request, goals: Goals) -> dict[str, Shard]:
 def _work(
     request: Request,
     goals: Goals,
-    inventory: Inventory,
+    store: Store,
     recorder: Recorder,
     run: Run,
     stop: Stop,
 ) -> None:
     phase, tally = request.phase, recorder.tally
+    inventory = Inventory.read(store.files, run.info.id)
     intake = _intake(request, inventory, recorder)
     backlog = Backlog(
         phase, goals.manifests, goals.caches, retry_failed=request.retry_failed, tally=tally

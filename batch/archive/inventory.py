@@ -6,7 +6,7 @@ has ended. A row is believed as long as the file's size, time and inode are thos
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -18,7 +18,7 @@ from jobs.whole import write_whole
 
 _BASE = "base"
 _SUFFIX = ".jsonl"
-_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
+_FACTS = tuple(field.name for field in fields(VideoInfo) if field.name != "path")
 Kind = Literal["new", "video", "failed", "other"]
 
 
@@ -40,53 +40,71 @@ class FileRow:
     """One file: not looked at yet ("new"), a video, one that cannot be used, or something other.
 
     `is_there` is False once the file has vanished: it may come back, or be found elsewhere.
-    `facts` are those of VideoInfo but its path.
+    `facts` are those of VideoInfo but its path, in its order: there are many rows.
     """
 
     path: str
     stat: Stat
     kind: Kind = "new"
     is_there: bool = True
-    facts: dict[str, Any] | None = None
+    facts: tuple[Any, ...] | None = None
     reason: Reason | None = None
     message: str | None = None
 
     @property
     def video(self) -> str:
         """The digest of a video's content."""
-        return str(self._facts["sha256"])
+        return str(self._facts[_FACTS.index("sha256")])
 
     @property
     def public_facts(self) -> dict[str, Any]:
         """Facts of a video as records and the catalogue have them."""
-        facts = self._facts
-        known = {name: facts[name] for name in ("codec", "width_px", "height_px", "duration_s")}
-        return {"video_bytes": facts["size_bytes"], **known}
+        info = self.info
+        return {
+            "video_bytes": info.size_bytes,
+            "codec": info.codec,
+            "width_px": info.width_px,
+            "height_px": info.height_px,
+            "duration_s": info.duration_s,
+        }
 
     @property
     def info(self) -> VideoInfo:
         """The facts of a video."""
-        return VideoInfo(path=Path(self.path), **self._facts)
+        return VideoInfo(path=Path(self.path), **dict(zip(_FACTS, self._facts, strict=True)))
 
     @property
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> tuple[Any, ...]:
         if self.facts is None:
             raise ValueError(f"{self.path}: not a video")
         return self.facts
 
     def to_json(self) -> str:
         values = {name: getattr(self, name) for name in self.__slots__}
+        if self.facts is not None:
+            values["facts"] = dict(zip(_FACTS, self.facts, strict=True))
         return json.dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
         values["stat"] = Stat(*values["stat"])
-        if set(values.get("facts", _FACTS)) != _FACTS:
-            raise ValueError("facts of another version")
+        if "facts" in values:
+            values["facts"] = facts_of(values["facts"])
         if "reason" in values:
             values["reason"] = Reason(values["reason"])
         return cls(**values)
+
+
+def facts_of(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The facts of a video in the order of rows.
+
+    Raises:
+        ValueError: one is missing or unknown: another version of the tool found them.
+    """
+    if set(found) != set(_FACTS):
+        raise ValueError(f"got facts {sorted(found)}, expected {sorted(_FACTS)}")
+    return tuple(found[name] for name in _FACTS)
 
 
 class Inventory:
@@ -127,20 +145,26 @@ class Inventory:
             with self._journal.open("a", encoding="utf-8") as file:
                 file.writelines(f"{row.to_json()}\n" for row in rows)
 
-    def fold(self, root: Path, staging: Path) -> None:
-        """Make one file of all journals but those of other live runs; needs the root's lock."""
-        if self._journal is None:
-            raise ValueError("the inventory was opened to be read")
-        others = {run.id for run in live_runs(root)} - {self._journal.stem}
-        parts = [part for part in _parts(self._folder) if part.stem not in others]
-        if not parts or parts == [self._folder / f"{_BASE}{_SUFFIX}"]:
-            return
-        rows = {row.path: row for part in parts for row in _read(part)}
-        lines = "".join(f"{rows[path].to_json()}\n" for path in sorted(rows))
-        write_whole(self._folder / f"{_BASE}{_SUFFIX}", lines.encode(), staging)
-        for part in parts:
-            if part.stem != _BASE:
-                part.unlink()
+
+def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
+    """Make one file of all journals but those of other live runs; needs the root's lock.
+
+    Args:
+        root: the folder that runs share.
+        folder: where the rows are.
+        run: name of the own journal.
+    """
+    others = {other.id for other in live_runs(root)} - {run}
+    parts = [part for part in _parts(folder) if part.stem not in others]
+    base = folder / f"{_BASE}{_SUFFIX}"
+    if set(parts) <= {base}:
+        return
+    rows = {row.path: row for part in parts for row in _read(part)}
+    lines = "".join(f"{rows[path].to_json()}\n" for path in sorted(rows))
+    write_whole(base, lines.encode(), staging)
+    for part in parts:
+        if part != base:
+            part.unlink()
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from batch.archive.discovery import is_named_video
-from batch.archive.inventory import FileRow, Stat
+from batch.archive.inventory import FileRow, Stat, facts_of
 from batch.errors import Reason, VideoError
 from batch.video import probe
 
@@ -27,7 +27,7 @@ def look(row: FileRow) -> FileRow:
         return refused(blank, Reason.UNREADABLE, f"{path}: {error.strerror}")
     facts = asdict(info)
     del facts["path"]
-    return replace(blank, kind="video", facts=facts)
+    return replace(blank, kind="video", facts=facts_of(facts))
 
 
 def refused(row: FileRow, reason: Reason, message: str) -> FileRow:

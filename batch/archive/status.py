@@ -14,6 +14,12 @@ from jobs.runs import RunInfo, live_runs
 RATE_OVER_S = 3600.0
 """The rate is that of the last hour in which something was finished."""
 
+_SUMMED = (
+    *("cache_bytes", "manifest_bytes", "fp16_kv_bytes"),
+    *("analyze_seconds", "encode_seconds", "prefill_seconds"),
+)
+_COLUMNS = ["status", "reason", "finished", *_SUMMED]
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkStatus:
@@ -71,7 +77,9 @@ def read_status(store: Store) -> ArchiveStatus:
         new=kinds["new"],
         other=kinds["other"],
         runs=live_runs(store.root),
-        works=[work_status(shelf, catalogue_rows(store, shelf)) for shelf in store.works()],
+        works=[
+            work_status(shelf, catalogue_rows(store, shelf, _COLUMNS)) for shelf in store.works()
+        ],
     )
 
 
@@ -108,12 +116,6 @@ def work_status(shelf: Shelf, rows: Iterable[dict[str, Any]]) -> WorkStatus:
         videos_per_hour=rate,
         to_go_s=left / rate * 3600 if rate else None,
     )
-
-
-_SUMMED = (
-    *("cache_bytes", "manifest_bytes", "fp16_kv_bytes"),
-    *("analyze_seconds", "encode_seconds", "prefill_seconds"),
-)
 
 
 def _per_hour(finished: list[float]) -> float | None:

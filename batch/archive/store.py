@@ -49,6 +49,11 @@ class Shelf:
         """Whether a video has a record and a file by now."""
         return self.ledger.is_done(video) and self.product(video).exists()
 
+    def state(self) -> list[int]:
+        """Changes whenever a file is put here or removed."""
+        folders = [folder for folder in self.folder.glob("*/*") if folder.is_dir()]
+        return [folder.stat().st_mtime_ns for folder in sorted(folders)]
+
     def ask(self, asked: Mapping[str, Any], staging: Path) -> None:
         """Write down what the ID stands for, once."""
         if not (self.folder / _ASKED).exists():

@@ -9,10 +9,13 @@ import click
 from batch.cli.options import json_option
 
 CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
+COMMANDS = ("plan", "catalogue", "no_op", "status")
 
 
 @click.command()
-@click.option("--suite", type=click.Choice(["tiers"]), default="tiers", show_default=True)
+@click.option(
+    "--suite", type=click.Choice(["tiers", "archive"]), default="tiers", show_default=True
+)
 @click.option(
     "--size",
     "sizes",
@@ -25,33 +28,75 @@ CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
 )
 @json_option
 def bench(suite: str, sizes: tuple[str, ...], repeats: int, as_json: bool) -> None:
-    """Measure what the cache costs and saves, and print ratios.
+    """Measure what the cache costs and saves, and print ratios; or what an archive costs.
 
-    Both sides of a ratio run in turn, in one process; a ratio is the median over the repeats.
-    Takes minutes; other work on the machine spoils it.
+    Both sides of a ratio run in turn; a ratio is the median over the repeats. Takes minutes;
+    other work on the machine spoils it.
     """
+    if suite == "archive":
+        if sizes:
+            raise click.UsageError("--size goes with --suite tiers")
+        _bench_archive(repeats, as_json)
+        return
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     from batch.evaluation import bench as suites
 
     chosen = [suites.SIZES[name] for name in sizes or CPU_SIZES]
-    found = suites.run_tiers(
-        chosen, repeats=repeats, say=lambda line: click.echo(f"  {line}", err=True)
-    )
+    found = suites.run_tiers(chosen, repeats=repeats, say=_say)
     for line in [json.dumps(found)] if as_json else _report(found):
         click.echo(line)
+
+
+def _say(line: str) -> None:
+    click.echo(f"  {line}", err=True)
+
+
+def _bench_archive(repeats: int, as_json: bool) -> None:
+    from batch.evaluation.bench.archive import run_archive
+
+    found = run_archive(repeats=repeats, say=_say)
+    for line in [json.dumps(found)] if as_json else _report_archive(found):
+        click.echo(line)
+
+
+def _report_archive(found: dict[str, Any]) -> list[str]:
+    workers = found["workers"]
+    lines = [
+        *_report_machine(found),
+        f"{found['films']} films of {found['samples']} samples, median of {found['repeats']}",
+        "",
+        f"analysis       {workers['analyze_seconds_1']:.1f} s by one worker, "
+        f"{workers['analyze_seconds_2']:.1f} s by two: {workers['speedup']:.2f}x",
+        f"model idle     {workers['idle_share']:.1%} of its time although a manifest was ready",
+        "",
+        f"{'records':>10}" + "".join(f"{name:>20}" for name in COMMANDS),
+    ]
+    for count, costs in found["growth"].items():
+        cells = (
+            f"{cost['seconds']:8.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
+            for cost in (costs[name] for name in COMMANDS)
+        )
+        lines.append(f"{int(count):10,}" + "".join(f"{cell:>20}" for cell in cells))
+    return lines
+
+
+def _report_machine(found: dict[str, Any]) -> list[str]:
+    machine, versions = found["machine"], found["versions"]
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] >> 30} GiB"
+    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
+    return [
+        f"{machine['processor']}, {machine['cores']} cores{memory}{gpu}; "
+        f"load before {machine['load_1min']:.1f}",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
 
 
 def _report(found: dict[str, Any]) -> list[str]:
     from batch.evaluation.bench.tiers import RATIOS
 
-    machine, versions = found["machine"], found["versions"]
-    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] >> 30} GiB"
-    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores{memory}{gpu}; "
-        f"load before {machine['load_1min']:.1f}",
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        *_report_machine(found),
         f"profile {found['profile']}, median of {found['repeats']} in turn",
         "",
         f"{'':26}" + "".join(f"{size:>10}" for size in found["ratios"]),

@@ -136,6 +136,7 @@ def _ray() -> Engine:
     def tell(ended: Ended) -> None:
         with tqdm.external_write_mode():
             click.echo(ended.errors, err=True, nl=False)
-            click.echo(ended.out, nl=False)
+            if ended.stage == "prefill":  # caches are what was asked for, manifests are not
+                click.echo(ended.out, nl=False)
 
     return RayEngine(progress, tell)

@@ -98,6 +98,11 @@ def unfold(folded: Tensor, batch: int, queries: int) -> Tensor:
     return grouped.transpose(0, 1).flatten(1, 2)
 
 
+def rows_at_a_time(kv_heads: int, head_dim: int) -> int:
+    """Rows whose keys are `CHUNK_NUMBERS` numbers, at least one."""
+    return max(1, CHUNK_NUMBERS // (kv_heads * head_dim))
+
+
 def attend(
     query: Tensor,
     parts: Iterable[Part],
@@ -122,7 +127,7 @@ def attend(
         ValueError: no part has a row; a softmax over nothing has no value.
     """
     kv_heads, _, head_dim = query.shape
-    chunk_rows = chunk_rows or max(1, CHUNK_NUMBERS // (kv_heads * head_dim))
+    chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim)
     return merge(
         partial
         for part in parts

@@ -7,8 +7,8 @@ exact from its key alone. Knows rows and queries; knows nothing of samples and a
 import torch
 from torch import Tensor
 
-from batch.kv.attention import fold, unfold
-from batch.kv.prefix import CHUNK_ROWS, Prefix
+from batch.kv.attention import fold, rows_at_a_time, unfold
+from batch.kv.prefix import Prefix
 from batch.kv.rows import Keys
 
 
@@ -46,13 +46,14 @@ class Evidence:
                 together.
             scaling: factor of the scores.
         """
-        batch, heads, _, _ = query.shape
-        asking = fold(query[:, :, -1:].float() * scaling, self._prefix.shape.heads)
-        total = fold(lse[:, :, -1:, None].float(), self._prefix.shape.heads)
+        batch, heads, _, head_dim = query.shape
+        kv_heads = self._prefix.shape.heads
+        asking = fold(query[:, :, -1:].float() * scaling, kv_heads)
+        total = fold(lse[:, :, -1:, None].float(), kv_heads)
         paid = torch.zeros(*asking.shape[:2], 1 + self._groups, device=query.device)  # none first
         start = 0
         for part in self._prefix.layer(layer):
-            for chunk in part.keys(query.dtype, CHUNK_ROWS):
+            for chunk in part.keys(query.dtype, rows_at_a_time(kv_heads, head_dim)):
                 group = 1 + self._group[start : start + len(chunk.key)].to(query.device)
                 paid.index_add_(2, group, _shares(asking, total, chunk))
                 start += len(chunk.key)

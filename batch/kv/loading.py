@@ -3,7 +3,8 @@
 Written for CUDA; it has not been run on a GPU yet, only with stand-ins for streams.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -61,6 +62,14 @@ class ArrivingLayers:
             arrived.record(stream)
         self._arrived.append(arrived)
         self._sources[layer].clear()  # the last one lets go of the mapped file
+
+
+def by_layer(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The `layers.*` tensors of each layer, by name; the layers in order."""
+    layers: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, rows in tensors.items():
+        layers[int(name.split(".")[1])][name] = rows
+    return [layers[layer] for layer in sorted(layers)]
 
 
 def _padded(size_bytes: int) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from batch.kv.loading import ArrivingLayers
+from batch.kv.loading import ArrivingLayers, by_layer
 from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
 from cachefmt import tensors as file_tensors
 from cachefmt.codecs import int4, int8
@@ -99,7 +99,7 @@ class Prefix:
         if {place.type for place in places.values()} == {"cuda"}:
             mapped = tensors
             tensors = {k: torch.empty_like(rows, device=places[k]) for k, rows in mapped.items()}
-            arriving = ArrivingLayers(_by_layer(shape, mapped), _by_layer(shape, tensors))
+            arriving = ArrivingLayers(by_layer(mapped), by_layer(tensors))
         else:
             tensors = {name: rows.to(places[name]) for name, rows in tensors.items()}
         prefix = cls(shape, tensors, is_filled=True)
@@ -294,11 +294,3 @@ def _places(shape: Shape, devices: Devices) -> dict[str, torch.device]:
         devices = [torch.device(devices)] * shape.layers
     names = (name for name in tensor_specs(shape) if name.startswith("layers."))
     return {name: devices[int(name.split(".")[1])] for name in names}
-
-
-def _by_layer(shape: Shape, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The `layers.*` tensors of each layer, by name."""
-    layers: list[dict[str, Tensor]] = [{} for _ in range(shape.layers)]
-    for name, rows in tensors.items():
-        layers[int(name.split(".")[1])][name] = rows
-    return layers

@@ -61,6 +61,22 @@ def test_a_slow_drift_is_noticed_against_the_last_kept_sample(tmp_path):
     assert kept.tolist() == [0, 2, 4, 6, 8]
 
 
+def test_a_still_stretch_keeps_as_many_samples_as_asked_and_the_rest_point_to_the_last(tmp_path):
+    path = still_with_a_cut(tmp_path / "cut.mp4")
+    manifest = analyze(path, temporal=TemporalSettings(still_samples=2))
+    assert manifest.source.tolist() == [0, 1, 1, 3, 4, 4]
+    assert (manifest.signals.redundancy[[1, 4]] == 1).all()
+
+
+def test_a_still_sample_that_is_kept_is_no_new_reference_for_a_slow_drift(tmp_path):
+    path = slow_fade(tmp_path / "fade.mp4")
+    one = analyze(path)
+    two = analyze(path, temporal=TemporalSettings(still_samples=2))
+    assert not one.kept.all()
+    assert two.kept.all()
+    np.testing.assert_array_equal(two.signals.difference, one.signals.difference)
+
+
 def test_against_the_previous_sample_a_slow_drift_is_never_noticed(tmp_path):
     path = slow_fade(tmp_path / "fade.mp4")
     manifest = analyze(path, temporal=TEMPORAL_PROFILES["paper"])

@@ -10,10 +10,14 @@ class RayError(Exception):
     """A task was lost."""
 
 
+class RayTaskError(RayError):
+    """The function of a task raised."""
+
+
 class FakeRay:
     """Cores and GPUs of its one node are only said."""
 
-    exceptions = SimpleNamespace(RayError=RayError)
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(2)
@@ -46,7 +50,10 @@ class FakeRay:
         return list(ready), list(left)
 
     def get(self, reference: Future[Any]) -> Any:
-        return reference.result()
+        try:
+            return reference.result()
+        except OSError as error:
+            raise RayTaskError(error) from error
 
     def cancel(self, reference: Future[Any], *, force: bool) -> None:
         self.cancelled += 1

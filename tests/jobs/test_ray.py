@@ -53,8 +53,8 @@ def test_all_tasks_of_all_stages_are_run_and_told(ray: FakeRay) -> None:
     script = "print(shard); print('careful', file=sys.stderr)"
     code, talk = run(stage("one", script), stage("two", script, tasks=1, cpus=2))
     assert code == 0
-    assert sorted(ended.out for ended in talk.ended[:2]) == ["0/2\n", "1/2\n"]
-    assert [ended.out for ended in talk.ended[2:]] == ["0/1\n"]
+    said = sorted((ended.stage, ended.out) for ended in talk.ended)
+    assert said == [("one", "0/2\n"), ("one", "1/2\n"), ("two", "0/1\n")]
     assert {ended.errors for ended in talk.ended} == {"careful\n"}
     assert [(what, total, sum(done)) for what, total, done in talk.progress] == [
         ("one", 2, 2),
@@ -96,6 +96,15 @@ def test_a_task_whose_node_is_lost_is_run_again(ray: FakeRay) -> None:
     code, talk = run(stage("one", "pass"))
     assert code == 0
     assert [ended.errors for ended in talk.ended if ended.code] == ["warning: the node died\n"]
+
+
+def test_a_node_that_lacks_what_a_task_needs_ends_it_all(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(JobError, match=r"one: a node .* cannot run .* 'setpriv'"):
+        run(stage("one", "pass"))
+    assert not ray.is_connected
 
 
 def test_a_task_that_is_stopped_again_and_again_leaves_75(

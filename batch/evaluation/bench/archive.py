@@ -1,0 +1,215 @@
+"""What running an archive costs: by the number of videos that are done, and by workers.
+
+Commands run as processes, one after the other, as cron would start them.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
+from batch.archive.store import Shelf, Store
+from batch.demo.clip import write_clip
+from batch.demo.world import imagine
+from batch.evaluation.bench.machine import machine, versions
+
+RECORDS = (1_000, 10_000, 100_000)
+FILMS, SAMPLES = 12, 24
+_PER_FOLDER = 1_000
+_LOOKED_EVERY_S = 0.02
+
+Say = Callable[[str], object]
+
+
+def run_archive(
+    *,
+    records: Sequence[int] = RECORDS,
+    films: int = FILMS,
+    samples: int = SAMPLES,
+    repeats: int,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Measure both; the result is plain JSON.
+
+    Args:
+        records: sizes of the simulated archives.
+        films: number of drawn films that are analysed and prefilled.
+        samples: length of each, seconds + 1.
+        repeats: of the comparison of workers.
+    """
+    before = machine()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        draw_films(folder / "films", films, samples)
+        workers = measure_workers(folder, repeats, say)
+        growth = {str(count): measure_growth(folder / str(count), count, say) for count in records}
+    return {
+        "suite": "archive",
+        "machine": before,
+        "versions": versions(),
+        "films": films,
+        "samples": samples,
+        "repeats": repeats,
+        "workers": workers,
+        "growth": growth,
+    }
+
+
+def draw_films(folder: Path, films: int, samples: int) -> None:
+    """Film demo worlds."""
+    folder.mkdir()
+    for number in range(films):
+        write_clip(imagine(np.random.default_rng([7, number]), samples), folder / f"{number}.mp4")
+
+
+def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
+    """Analysis by two workers against one, and how long the model waits for nothing.
+
+    Returns:
+        seconds of analysis by one and by two workers, their ratio, and the share of its time
+        that the model's process stood still while a manifest was ready for it.
+    """
+    films, known = folder / "films", folder / "known"
+    index(films, known, "--phase", "identify")
+    index(films, known, "--phase", "analyze")
+    shutil.rmtree(known / "analyses")
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    idle = []
+    for _ in range(repeats):
+        for jobs, found in seconds.items():
+            out = folder / "out"
+            shutil.copytree(known, out)
+            end = index(films, out, "--phase", "analyze", "--jobs", jobs)
+            found.append(end["elapsed_s"])
+            say(f"analysis by {jobs}: {end['elapsed_s']:.1f} s")
+            shutil.rmtree(out)
+        end = index(films, folder / "whole", "--jobs", 2)
+        idle.append(end["idle_seconds"] / (end["idle_seconds"] + end["seconds"]["prefill"]))
+        say(f"model idle {idle[-1]:.3f} of its time although a manifest was ready")
+        shutil.rmtree(folder / "whole")
+    one, two = median(seconds[1]), median(seconds[2])
+    return {
+        "analyze_seconds_1": one,
+        "analyze_seconds_2": two,
+        "speedup": median(a / b for a, b in zip(seconds[1], seconds[2], strict=True)),
+        "idle_share": median(idle),
+    }
+
+
+def measure_growth(folder: Path, count: int, say: Say) -> dict[str, dict[str, float]]:
+    """Seconds and peak memory of commands on an archive of which all is done.
+
+    Returns:
+        by command, "seconds" and "peak_bytes": "plan" looks what is new, "catalogue" is a run that
+        finds nothing to do but the catalogue to write, "no_op" one that finds nothing at all.
+    """
+    archive, out = simulate(folder, count)
+    index_again = ("index", archive, "--out", out)
+    commands: dict[str, tuple[object, ...]] = {
+        "plan": (*index_again, "--phase", "identify"),
+        "catalogue": index_again,
+        "no_op": index_again,
+        "status": ("status", out),
+    }
+    found = {}
+    for name, words in commands.items():
+        seconds, peak_bytes = cost_of(*words)
+        found[name] = {"seconds": seconds, "peak_bytes": peak_bytes}
+        say(f"{count} records: {name} {seconds:.1f} s, {peak_bytes / 1e6:.0f} MB")
+    return found
+
+
+def index(archive: Path, out: Path, *words: object) -> dict[str, Any]:
+    """Run an index to its end; what it says of itself then.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = ("index", archive, "--out", out, "--log-format", "json", *words)
+    done = subprocess.run(_command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if done.returncode != 0:
+        raise RuntimeError(f"batch index left with {done.returncode}: {done.stderr.decode()}")
+    end: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return end
+
+
+def cost_of(*words: object) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a command that must succeed.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    started, peak_bytes = time.perf_counter(), 0
+    process = subprocess.Popen(
+        _command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+        time.sleep(_LOOKED_EVERY_S)
+    if process.returncode != 0:
+        raise RuntimeError(f"batch {words[0]} left with {process.returncode}")
+    return time.perf_counter() - started, peak_bytes
+
+
+def _peak_bytes(pid: int) -> int:
+    """Of a process so far. What the kernel says of it in the end counts its parent's memory too."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "batch", *map(str, words)]
+
+
+def simulate(folder: Path, count: int) -> tuple[Path, Path]:
+    """An archive and its caches as they would be after `count` videos: all names, no content.
+
+    One film is really indexed; what it left is multiplied.
+    """
+    archive, out = folder / "archive", folder / "caches"
+    archive.mkdir(parents=True)
+    draw_films(folder / "template", 1, 4)
+    index(folder / "template", out)
+    store = Store(out)
+    (template,) = Inventory.read(store.files).there()
+    shelves = [*store.analyses(), *store.works()]
+    records = [shelf.ledger.read_done(template.video) for shelf in shelves]
+    lines = []
+    for number in range(count):
+        file = archive / str(number // _PER_FOLDER) / f"{number}.mp4"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        row = _row(template, file)
+        lines.append(f"{row.to_json()}\n")
+        for shelf, record in zip(shelves, records, strict=True):
+            _multiply(shelf, row, record)
+    (store.files / "base.jsonl").write_text("".join(lines))
+    return archive, out
+
+
+def _row(template: FileRow, file: Path) -> FileRow:
+    info = asdict(replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest()))
+    del info["path"]
+    return replace(template, path=str(file), stat=Stat.of(file.stat()), facts=facts_of(info))
+
+
+def _multiply(shelf: Shelf, row: FileRow, record: dict[str, Any]) -> None:
+    done = shelf.folder / "done" / row.video[:2] / f"{row.video}.json"
+    product = shelf.product(row.video)
+    for file in (done, product):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    product.touch()
+    done.write_text(json.dumps({**record, "path": row.path}, sort_keys=True, indent=1))
