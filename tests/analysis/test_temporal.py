@@ -152,8 +152,9 @@ def test_a_cell_is_static_only_below_both_thresholds():
         {"flow_threshold_px": -1.0},
         {"difference_threshold": float("nan")},
         {"change_threshold": float("inf")},
+        {"still_samples": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match=r"reference|temporal"):
+    with pytest.raises(ValueError, match=r"reference|temporal|still_samples"):
         TemporalSettings(**bad)
