@@ -30,7 +30,8 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     multiple=True,
     default=["demo:plain"],
     show_default=True,
-    help="demo:VARIANT, a JSONL file, or the local folder of a benchmark; repeat for more.",
+    help="demo:VARIANT, demo for all of them, a JSONL file, or the local folder of a benchmark; "
+    "repeat for more.",
 )
 @click.option(
     "--videos", type=click.IntRange(1), default=20, show_default=True, help="Of each set, at most."
@@ -38,7 +39,15 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 @click.option(
     "--seed", type=click.IntRange(2), default=2, show_default=True, help="Of the drawn films."
 )
-@click.option("--suite", type=click.Choice(SUITES), default="methods", show_default=True)
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    type=click.Choice(SUITES),
+    default=["methods"],
+    show_default=True,
+    help="ablations: the default profile with one part changed; repeat for both.",
+)
 @click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
 @click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
 @click.option(
@@ -65,7 +74,7 @@ def evaluate(
     data: tuple[str, ...],
     videos: int,
     seed: int,
-    suite: str,
+    suites: tuple[str, ...],
     methods: tuple[str, ...],
     budget_tokens: tuple[str, ...],
     budget_bytes: tuple[str, ...],
@@ -92,7 +101,7 @@ def evaluate(
 
     if out is not None:
         options.make_folder(out)
-    entries = choose_entries(suite, methods, choose_limits(budget_tokens, budget_bytes))
+    entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
     sampling = Sampling(rate_hz=fps, max_samples=max_samples)
     family = _load(**checkpoint)
     with tempfile.TemporaryDirectory() as temporary:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from batch.errors import BatchError
 from batch.evaluation.budgets import Limit
-from batch.evaluation.data import QuestionSet, demo_set, read_set
+from batch.evaluation.data import DEMO_VARIANTS, QuestionSet, demo_set, read_set
 from batch.evaluation.runs import Entry
 from batch.policies import ABLATIONS, METHODS
 
@@ -29,38 +29,39 @@ def choose_limits(tokens: Sequence[str], size_bytes: Sequence[str]) -> list[Limi
     ]
 
 
-def choose_entries(suite: str, names: Sequence[str], limits: Sequence[Limit]) -> list[Entry]:
+def choose_entries(
+    suites: Sequence[str], names: Sequence[str], limits: Sequence[Limit]
+) -> list[Entry]:
     """Each method as it is, if it knows how much to keep, and then within each budget.
 
     Args:
+        suites: some of SUITES; ablations run as they are only.
         names: methods to take, all of them if there are none.
 
     Raises:
         BatchError: a name that no method has.
     """
-    policies = SUITES[suite]
+    policies = [policy for suite in suites for policy in SUITES[suite]]
     known = list(dict.fromkeys(policy.name for policy in policies))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise BatchError(f"--method: got {unknown[0]!r}, there are {', '.join(known)}")
     chosen = [policy for policy in policies if not names or policy.name in names]
     free = [Entry(policy=policy) for policy in chosen if not policy.needs_budget]
-    if suite == "ablations":
-        return free
     within = [
         Entry(policy=policy, limit=limit)
         for limit in limits
-        for policy in chosen
-        if policy.takes_budget
+        for policy in METHODS
+        if policy in chosen and "methods" in suites and policy.takes_budget
     ]
-    return [*free, *within]
+    return list(dict.fromkeys([*free, *within]))
 
 
 def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) -> list[QuestionSet]:
     """Draw or read question sets.
 
     Args:
-        data: "demo:VARIANT", or a path.
+        data: "demo:VARIANT", "demo" for every variant, or a path.
         folder: where drawn films go.
         videos: how many of each set, at most.
         seed: of drawn films.
@@ -68,11 +69,13 @@ def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) ->
     Raises:
         BatchError: no such variant, or nothing that can be read.
     """
+    every = [f"{_DEMO}{variant}" for variant in DEMO_VARIANTS]
+    names = [one for name in data for one in (every if name == "demo" else [name])]
     return [
         demo_set(name.removeprefix(_DEMO), folder, videos=videos, seed=seed)
         if name.startswith(_DEMO)
         else _first_videos(read_set(Path(name)), videos)
-        for name in data
+        for name in names
     ]
 
 

@@ -1,6 +1,7 @@
 """Figures of a comparison as PNG, drawn with matplotlib (of the extra `evaluate`)."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,6 +14,8 @@ from batch.evaluation.table import Row
 from batch.report.tiers_drawn import INK
 from cachefmt.tiers import Tier
 
+Colour = tuple[float, float, float, float]
+
 _POINTER_INK = (200, 200, 200)
 _INKS = [*(INK[tier] for tier in Tier), _POINTER_INK]
 _SIZE_INCHES = (8.0, 4.5)
@@ -20,7 +23,7 @@ _OURS = "sali-cache"
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against bytes, a point for each row, the budgets of one method joined."""
+    """Accuracy against bytes, a point for each row; a method's budgets of bytes are joined."""
     figure, axes = _start("share of the FP16 K and V of all slots", "accuracy")
     points: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
@@ -29,8 +32,8 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> None:
     for number, (names, own) in enumerate(points.items()):
         _draw_method(axes, " ".join(filter(None, names)), own, colours(number % colours.N))
     axes.set_xscale("log")
-    ticks = [0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.7, 1.0]
-    axes.set_xticks(ticks, [f"1/{1 / tick:.3g}" if tick < 1 else "1" for tick in ticks])
+    times = [16, 12, 8, 6, 5, 4, 3, 2, 1]
+    axes.set_xticks([1 / one for one in times], [f"1/{one}" for one in times])
     axes.minorticks_off()
     axes.legend(fontsize="x-small", ncols=2, loc="lower right")
     figure.savefig(path, dpi=150)
@@ -64,25 +67,26 @@ def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _draw_method(axes: Axes, name: str, rows: Sequence[Row], colour: object) -> None:
-    ordered = sorted(rows, key=lambda row: row.figures["compression_fp16"].value or 0.0)
-    shares = [1 / (row.figures["compression_fp16"].value or 1.0) for row in ordered]
-    accuracy = [row.figures["accuracy"] for row in ordered]
-    values = np.array([figure.value or 0.0 for figure in accuracy])
-    lows = np.array([figure.low or 0.0 for figure in accuracy])
-    highs = np.array([figure.high or 0.0 for figure in accuracy])
+def _draw_method(axes: Axes, name: str, rows: Sequence[Row], colour: Colour) -> None:
     ours = name.startswith(_OURS)
+    shares = np.array([1 / (row.figures["compression_fp16"].value or 1.0) for row in rows])
+    accuracy = np.array([astuple(row.figures["accuracy"]) for row in rows], np.float64)
+    value, low, high = accuracy.T
+    reach = np.maximum([value - low, high - value], 0)
     axes.errorbar(
         shares,
-        values,
-        yerr=[np.maximum(values - lows, 0), np.maximum(highs - values, 0)],
+        value,
+        yerr=reach,
         label=name,
         color=colour,
         marker="*" if ours else "o",
         markersize=11 if ours else 5,
-        linewidth=1.6 if ours else 0.8,
+        linestyle="",
         elinewidth=0.5,
     )
+    joined = [place for place, row in enumerate(rows) if "bytes" in (row.label.budget or "")]
+    order = sorted(joined, key=lambda place: shares[place])
+    axes.plot(shares[order], value[order], color=colour, linewidth=1.6 if ours else 0.8)
 
 
 def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -12,7 +12,7 @@ from batch.evaluation.failures import draw_failure, failures
 from batch.evaluation.figures import draw_bytes_over_time, draw_pareto, draw_tiers_over_time
 from batch.evaluation.runs import Entry
 from batch.evaluation.viewing import Viewing
-from batch.policies import DEFAULT
+from batch.policies import ABLATIONS, DEFAULT
 
 FOLDER = "results"
 FAILURES = 5
@@ -57,7 +57,9 @@ def publish(comparison: Comparison, out: Path, command: str, view: View) -> None
 
 
 def _figures(comparison: Comparison, folder: Path) -> list[Picture]:
-    draw_pareto(comparison.rows, folder / "pareto.png")
+    ablations = [Entry(policy=policy).label for policy in ABLATIONS[1:]]
+    shown = [row for row in comparison.rows if row.label not in ablations]
+    draw_pareto(shown, folder / "pareto.png")
     pictures = [
         Picture(
             name="pareto.png",

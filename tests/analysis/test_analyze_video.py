@@ -42,6 +42,23 @@ def test_a_cut_is_kept_and_what_follows_points_to_it(tmp_path):
     assert manifest.signals.redundancy[3] < 0.5
 
 
+def test_a_still_stretch_keeps_as_many_samples_as_asked(tmp_path):
+    path = still_with_a_cut(tmp_path / "cut.mp4")
+    two = analyze(path, temporal=TemporalSettings(still_samples=2))
+    assert two.source.tolist() == [0, 1, 1, 3, 4, 4]
+    assert two.signals.static[[1, 2, 4, 5]].all()
+    more = analyze(path, temporal=TemporalSettings(still_samples=3))
+    assert more.kept.all()
+
+
+def test_a_slow_drift_is_noticed_though_more_of_a_stretch_is_kept(tmp_path):
+    path = slow_fade(tmp_path / "fade.mp4")
+    manifest = analyze(path, temporal=TemporalSettings(still_samples=2))
+    assert manifest.kept.all()
+    changed = ~manifest.signals.static.all(axis=1)
+    assert np.flatnonzero(changed).tolist() == [0, 2, 4, 6, 8]
+
+
 def test_a_small_object_seen_for_one_sample_keeps_it_and_the_return(tmp_path):
     scene = clips.flat(56, 56)
     frames = [clips.noisy(scene, 5, seed=i) for i in range(6)]

@@ -227,6 +227,19 @@ def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
     assert differing <= {"cost.seconds"}
 
 
+def test_prefill_tells_each_part_of_the_time_that_its_file_has_as_a_whole(
+    family: Family, tmp_path: Path
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    work = plan_cache(make_manifest(pictures, geometry_of(family)), family, dtype="float32")
+    seconds = prefill(work, family, tmp_path / "x.safetensors")
+    assert min(seconds.encode, seconds.forward, seconds.quantise, seconds.write) > 0
+    with CacheFile.open(tmp_path / "x.safetensors") as cache:
+        _, encode, run = cache.array("cost.seconds").tolist()
+    assert encode == seconds.encode
+    assert seconds.forward + seconds.quantise < run < sum(vars(seconds).values())
+
+
 def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
     family: Family, write: Write
 ) -> None:

@@ -1,0 +1,59 @@
+"""Which methods and which questions enter a comparison."""
+
+from pathlib import Path
+
+import pytest
+
+from batch.errors import BatchError
+from batch.evaluation import choosing
+from batch.evaluation.budgets import Limit
+from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
+from batch.evaluation.data import DEMO_VARIANTS
+from batch.policies import ABLATIONS, METHODS
+
+QUARTER = Limit(unit="bytes", share=0.25)
+
+
+def labels(*suites: str, names: tuple[str, ...] = (), limits: tuple[Limit, ...] = ()) -> list[str]:
+    return [str(entry.label) for entry in choose_entries(suites, names, limits)]
+
+
+def test_without_a_budget_only_methods_that_know_how_much_to_keep_run() -> None:
+    expected = [policy.name for policy in METHODS if not policy.needs_budget]
+    assert [entry.policy.name for entry in choose_entries(["methods"], [], [])] == expected
+
+
+def test_every_method_but_the_full_cache_runs_within_every_budget() -> None:
+    limits = (Limit(unit="tokens", amount=784), Limit(unit="bytes", share=0.25))
+    found = [label for label in labels("methods", limits=limits) if label[-1] == "s"]
+    assert len(found) == 2 * (len(METHODS) - 1)
+    assert "h2o 784 tokens" in found
+    assert "random 25% bytes" in found
+
+
+def test_ablations_take_no_budget_and_the_default_enters_once() -> None:
+    both = labels("methods", "ablations", names=("sali-cache",), limits=(QUARTER,))
+    assert len(both) == len(set(both))
+    assert len(both) == 2 + 2 + len(ABLATIONS) - 1
+    assert both.count("sali-cache default") == 1
+    alone = labels("ablations", limits=(QUARTER,))
+    assert len(alone) == len(ABLATIONS)
+
+
+def test_a_quarter_of_the_bytes_is_the_budget_if_none_is_given() -> None:
+    assert choose_limits([], []) == [QUARTER]
+    assert choose_limits(["784"], []) == [Limit(unit="tokens", amount=784)]
+
+
+@pytest.mark.parametrize("text", ["", "%", "-5", "0%", "1.5", "many"])
+def test_a_budget_is_a_number_or_a_share(text: str) -> None:
+    with pytest.raises(BatchError, match="expected a number like 784 or a share like 25%"):
+        Limit.parse(text, "bytes")
+
+
+def test_demo_is_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = {name: DEMO_VARIANTS[name] for name in ("plain", "easy")}
+    monkeypatch.setattr(choosing, "DEMO_VARIANTS", two)
+    sets = choose_sets(["demo"], tmp_path, videos=1, seed=5)
+    assert [data.name for data in sets] == ["demo plain", "demo easy"]
+    assert all(len({question.video for question in data.questions}) == 1 for data in sets)
