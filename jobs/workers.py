@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pickle import PicklingError, dumps, loads
 from types import TracebackType
@@ -114,6 +115,7 @@ class Worker:
     def _start(self) -> None:
         # Not forked: threads of Arrow or OpenCV in the parent would leave their locks held.
         context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._open_desk))
         with _environment(self._environment), _blocked_signals():

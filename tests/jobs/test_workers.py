@@ -88,6 +88,21 @@ def test_signals_that_ask_to_stop_are_left_to_the_parent(crew: Crew) -> None:
     assert not set(SIGNALS) & set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
+def test_signals_are_left_to_the_parent_from_the_first_worker_on() -> None:
+    code = (
+        "from jobs.workers import Crew, Worker, collect\n"
+        "from tests.jobs.desks import open_desk\n"
+        "if __name__ == '__main__':\n"
+        "    with Crew([Worker(open_desk, {})]) as crew:\n"
+        "        crew.give(('mask', None))\n"
+        "        print(*map(int, collect([crew], 60)[0][1].value))\n"
+    )
+    script = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert set(SIGNALS) <= set(map(int, script.stdout.split()))
+
+
 def test_waiting_ends_when_the_time_is_over() -> None:
     with Crew([Worker(open_desk, {})]) as crew:
         crew.give(("sleep", 60))
