@@ -65,6 +65,7 @@ def test_stopped_tasks_are_requeued_and_all_is_as_on_one_machine(
             return True if (state["JobState"], state["Restarts"]) == ("PENDING", "1") else None
 
         wait_for(waits, f"{phase} {task} to be requeued")
+        # Not at once: a node does not launch a job that it is just done killing (22.05).
         order("scontrol", "update", f"JobId={job}_{task}", "StartTime=now+15")
         return task
 
