@@ -7,9 +7,10 @@ the same path, and the same folders.
 import os
 import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,21 +65,19 @@ class RayEngine:
     def run(self, stages: Sequence[Stage]) -> int:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.
 
+        Ray prints the deaths of nodes on stdout (2.60), so that is stderr meanwhile.
+
         Raises:
             JobError: there is no Ray, or no cluster where RAY_ADDRESS says, or it lacks what is
                 needed to run a command line.
         """
-        ray = _connected()
         worst = _DONE
-        try:
-            with stop_on_signals() as stop:
-                for stage in stages:
-                    code = self._run_stage(ray, stage, stop)
-                    if code not in (_DONE, _PARTIAL):
-                        return code
-                    worst = max(worst, code)
-        finally:
-            ray.shutdown()
+        with redirect_stdout(sys.stderr), _connected() as ray, stop_on_signals() as stop:
+            for stage in stages:
+                code = self._run_stage(ray, stage, stop)
+                if code not in (_DONE, _PARTIAL):
+                    return code
+                worst = max(worst, code)
         return worst
 
     def _run_stage(self, ray: Any, stage: Stage, stop: Stop) -> int:
@@ -159,7 +158,8 @@ def run_command(stage: str, command: tuple[str, ...]) -> Ended:
     return Ended(stage=stage, command=command, code=process.returncode, out=out, errors=errors)
 
 
-def _connected() -> Any:
+@contextmanager
+def _connected() -> Iterator[Any]:
     """Ray, connected to the cluster of RAY_ADDRESS, a running one of this machine, or a new one."""
     try:
         import ray
@@ -173,7 +173,10 @@ def _connected() -> Any:
             f"no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}; start it "
             "with ray start, or unset RAY_ADDRESS to run on this machine alone"
         ) from error
-    return ray
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _result(ray: Any, reference: Any, stage: str, command: tuple[str, ...]) -> Ended:

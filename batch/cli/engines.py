@@ -1,6 +1,7 @@
 """Where an index runs: here, or cut into stages that another engine places."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -133,10 +134,12 @@ def _ray() -> Engine:
     from batch.cli.progress import progress
     from jobs.ray import Ended, RayEngine
 
+    results = sys.stdout
+
     def tell(ended: Ended) -> None:
         with tqdm.external_write_mode():
             click.echo(ended.errors, err=True, nl=False)
             if ended.stage == "prefill":  # caches are what was asked for, manifests are not
-                click.echo(ended.out, nl=False)
+                click.echo(ended.out, file=results, nl=False)
 
     return RayEngine(progress, tell)

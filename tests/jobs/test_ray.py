@@ -134,6 +134,14 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         run(stage("one", "pass"))
 
 
+def test_what_ray_prints_is_kept_from_stdout(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: sys.stdout.write("(raylet)\n"))
+    run(stage("one", "pass"))
+    assert capsys.readouterr() == ("", "(raylet)\n")
+
+
 def test_a_cluster_that_is_not_there_is_named(
     ray: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
