@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.evaluation.measure import reference_right, right
 from batch.evaluation.runs import Asked, Run
-from batch.report.tiers_drawn import draw_tiers
+from batch.report.tiers_drawn import tint
 
-_WIDTH_PX = 168
+_WIDTH_PX = 112
 _COLUMNS = 8
 
 
@@ -31,25 +31,23 @@ def failures(runs: Sequence[Run], most: int) -> list[tuple[Run, Asked]]:
 
 
 def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) -> None:
-    """A sheet of all samples, each over its tiers; a pointer shows the sample it refers to.
+    """A sheet of all samples, each over its tiers; a pointer names the sample it refers to.
 
     Args:
         pictures: uint8 RGB [samples, height, width, 3].
         manifest: of the same samples.
-        path: PNG.
+        path: of a picture file.
     """
     grid = (manifest.geometry.rows, manifest.geometry.columns)
     tiles = []
     for sample, (rgb, source) in enumerate(zip(pictures, manifest.source, strict=True)):
-        drawn = draw_tiers(rgb, manifest.tier[sample].reshape(grid))
-        height_px = round(drawn.shape[0] * _WIDTH_PX / drawn.shape[1])
-        small = cv2.resize(drawn, (_WIDTH_PX, height_px), interpolation=cv2.INTER_AREA)
-        plain = cv2.resize(rgb, (_WIDTH_PX, _WIDTH_PX), interpolation=cv2.INTER_CUBIC)
+        drawn = tint(rgb, manifest.tier[sample].reshape(grid), _WIDTH_PX)
+        plain = cv2.resize(rgb, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
         text = f"{sample}" if source == sample else f"{sample} -> {source}"
-        tiles.append(np.vstack([_strip(text), plain, small, _strip("")]))
-    blank = np.full_like(tiles[0], 255)
-    tiles += [blank] * (-len(tiles) % _COLUMNS)
-    rows = [np.hstack(tiles[first : first + _COLUMNS]) for first in range(0, len(tiles), _COLUMNS)]
+        tiles.append(np.vstack([_strip(text), plain, drawn]))
+    columns = min(_COLUMNS, len(tiles))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
     cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 

@@ -16,6 +16,10 @@ from batch.policies import ABLATIONS, DEFAULT
 
 FOLDER = "results"
 FAILURES = 5
+_LEGEND = (
+    "Tiers in pictures: red FP16, orange INT8, blue INT4, dark: nothing stored. Under each sample "
+    "of a failure the same one in the colours of its tiers; `3 -> 2` is a pointer to sample 2."
+)
 View = Callable[[Path], Viewing]
 
 _DRAWN = Entry(policy=DEFAULT).label
@@ -89,7 +93,7 @@ def _failures(comparison: Comparison, folder: Path, view: View) -> list[Picture]
     for number, (run, one) in enumerate(failures(own, FAILURES), 1):
         viewing = view(one.question.video)
         manifest = viewing.manifest(DEFAULT.temporal, DEFAULT.thresholds)
-        name = f"failure-{number}.png"
+        name = f"failure-{number}.jpg"
         draw_failure(viewing.pictures, manifest, folder / name)
         question = one.question
         pictures.append(
@@ -109,7 +113,7 @@ def _markdown(comparison: Comparison, command: str, pictures: Sequence[Picture])
     lines = ["# Results", "", *_circumstances(comparison, command), ""]
     for grid in comparison.grids:
         lines += grid.to_markdown()
-    lines += ["## Figures", ""]
+    lines += ["## Figures", "", _LEGEND, ""]
     for picture in pictures:
         lines += [f"![{picture.name}]({FOLDER}/{picture.name})", "", picture.caption, ""]
     return lines
@@ -127,6 +131,7 @@ def _page(comparison: Comparison, command: str, pictures: Sequence[Picture]) -> 
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Results</title>',
         f"<style>{_STYLE}</style></head><body><h1>Results</h1>",
         *told,
+        f"<p>{_LEGEND}</p>",
         *drawn,
         *tables,
         "</body></html>",

@@ -27,15 +27,19 @@ def draw_tiers(picture: NDArray[np.uint8], tiers: NDArray[np.uint8]) -> NDArray[
     Returns:
         uint8 RGB, 672 px wide: the sample enlarged, then the legend.
     """
-    height_px = round(picture.shape[0] * _WIDTH_PX / picture.shape[1])
-    size = (_WIDTH_PX, height_px)
+    return np.vstack([tint(picture, tiers, _WIDTH_PX), _legend(tiers)])
+
+
+def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
+    """The sample alone in that width, each cell in the colour of its tier; otherwise as above."""
+    size = (width_px, round(picture.shape[0] * width_px / picture.shape[1]))
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     inks = np.array([INK[tier] for tier in Tier], np.float32)[tiers]
     tints = np.array([_TINT[tier] for tier in Tier], np.float32)[tiers]
     ink = cv2.resize(inks, size, interpolation=cv2.INTER_NEAREST)
-    tint = cv2.resize(tints, size, interpolation=cv2.INTER_NEAREST)[..., None]
-    drawn = np.rint(large * (1 - tint) + ink * tint).astype(np.uint8)
-    return np.vstack([drawn, _legend(tiers)])
+    strength = cv2.resize(tints, size, interpolation=cv2.INTER_NEAREST)[..., None]
+    drawn: NDArray[np.uint8] = np.rint(large * (1 - strength) + ink * strength).astype(np.uint8)
+    return drawn
 
 
 def _legend(tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
