@@ -62,19 +62,22 @@ class Pipeline:
             BatchError: not a video is to blame, but the model or the device.
         """
         while True:
-            if not stop.is_asked and self._no_room is None:
-                self._feed()
+            self._feed(stop)
             if not (self._videos.tasks or self._models.tasks):
                 break
             if stop.at_once or stop.waited_s > GRACE_S:
                 break
-            for worker, result in collect([self._videos, self._models], _TICK_S):
+            results = collect([self._videos, self._models], _TICK_S)
+            self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
+            for worker, result in results:
                 self._follow(worker, result)
             self._tick()
         if self._no_room is not None:
             raise self._no_room
 
-    def _feed(self) -> None:
+    def _feed(self, stop: Stop) -> None:
+        if stop.is_asked or self._no_room is not None:
+            return
         if self._prefills is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
             self._feed_models(self._prefills)
         while self._videos.is_free:

@@ -124,6 +124,6 @@ def _facts(plan: Plan, staged: Path) -> dict[str, Any]:
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,
         "tool": version("sali-cache"),
-        "torch": torch.__version__,
+        "torch": version("torch"),  # torch.__version__ would be unpickled by importing torch
         "transformers": version("transformers"),
     }

@@ -64,7 +64,8 @@ def _report_archive(found: dict[str, Any]) -> list[str]:
     workers = found["workers"]
     lines = [
         *_report_machine(found),
-        f"{found['films']} films of {found['samples']} samples, median of {found['repeats']}",
+        f"{found['films'] * found['variants']} films of {found['samples']} samples, "
+        f"median of {found['repeats']}",
         "",
         f"analysis       {workers['analyze_seconds_1']:.1f} s by one worker, "
         f"{workers['analyze_seconds_2']:.1f} s by two: {workers['speedup']:.2f}x",

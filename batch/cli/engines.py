@@ -22,6 +22,41 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
+_OPTIONS = (
+    click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
+    click.option(
+        "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
+    ),
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="OPTIONS",
+        help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
+    ),
+    click.option(
+        "--gpu-tasks",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
+    ),
+    click.option(
+        "--tasks",
+        type=click.IntRange(1),
+        default=8,
+        show_default=True,
+        help="Slurm and Ray: parts of the work before prefill, each of --jobs processes.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(list(_OWN)),
+        default="local",
+        show_default=True,
+        help="Where it runs; all machines must see the same folders.",
+    ),
+)
+"""The last one is shown first."""
+
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--engine and what belongs to it; the command itself runs if the engine is local."""
@@ -48,39 +83,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(_ray().run(stages))
         _submit(stages, others["out"].resolve(), sbatch, sbatch_gpu, print_only=print_only)
 
-    for option in (
-        click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
-        click.option(
-            "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
-        ),
-        click.option(
-            "--sbatch",
-            multiple=True,
-            metavar="OPTIONS",
-            help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
-        ),
-        click.option(
-            "--gpu-tasks",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
-        ),
-        click.option(
-            "--tasks",
-            type=click.IntRange(1),
-            default=8,
-            show_default=True,
-            help="Slurm and Ray: parts of the work before prefill, each of --jobs processes.",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(list(_OWN)),
-            default="local",
-            show_default=True,
-            help="Where it runs; all machines must see the same folders.",
-        ),
-    ):
+    for option in _OPTIONS:
         run = option(run)
     return run
 

@@ -101,6 +101,30 @@ def test_a_run_that_is_stopped_while_it_asks_the_model_has_done_nothing(
     assert list(tmp_path.rglob("*.json*")) == []
 
 
+def test_the_process_that_directs_the_others_never_loads_torch(
+    model: Path, whole: Path, tmp_path: Path
+) -> None:
+    draw_video(tmp_path / "archive" / "one.mp4", seed=1, seconds=2)
+    shutil.copytree(whole / "models", tmp_path / "out" / "models")
+    code = (
+        "import sys\n"
+        "from batch.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    main(sys.argv[1:], standalone_mode=False)\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    words = ("index", tmp_path / "archive", "--out", tmp_path / "out", "--model", model)
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.endswith(".safetensors\n")
+    modules = set(done.stderr.splitlines()[-1].split())
+    assert "batch.archive.index" in modules
+    assert not modules & {"torch", "transformers"}
+
+
 def test_kills_at_random_moments_change_nothing_of_what_comes_out(
     archive: Path, model: Path, whole: Path, tmp_path: Path
 ) -> None:

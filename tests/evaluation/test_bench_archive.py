@@ -22,7 +22,7 @@ def test_a_simulated_archive_is_one_of_which_all_is_done(tmp_path: Path) -> None
 
 
 def test_growth_and_workers_are_measured(tmp_path: Path) -> None:
-    found = run_archive(records=(3,), films=2, samples=4, repeats=1)
+    found = run_archive(records=(3,), films=2, samples=4, variants=2, repeats=1)
     assert set(found["growth"]["3"]) == {"plan", "catalogue", "no_op", "status"}
     for cost in found["growth"]["3"].values():
         assert 0.1 < cost["seconds"] < 600

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from batch.demo.world import imagine
 from batch.evaluation.bench.machine import machine, versions
 
 RECORDS = (1_000, 10_000, 100_000)
-FILMS, SAMPLES = 12, 24
+FILMS, SAMPLES, VARIANTS = 4, 60, 8
 _PER_FOLDER = 1_000
 _LOOKED_EVERY_S = 0.02
 
@@ -38,6 +39,7 @@ def run_archive(
     records: Sequence[int] = RECORDS,
     films: int = FILMS,
     samples: int = SAMPLES,
+    variants: int = VARIANTS,
     repeats: int,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
@@ -47,12 +49,13 @@ def run_archive(
         records: sizes of the simulated archives.
         films: number of drawn films that are analysed and prefilled.
         samples: length of each, seconds + 1.
+        variants: of each film, that differ in nothing but their digest.
         repeats: of the comparison of workers.
     """
     before = machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw_films(folder / "films", films, samples)
+        draw_films(folder / "films", films, samples, variants)
         workers = measure_workers(folder, repeats, say)
         growth = {str(count): measure_growth(folder / str(count), count, say) for count in records}
     return {
@@ -61,17 +64,22 @@ def run_archive(
         "versions": versions(),
         "films": films,
         "samples": samples,
+        "variants": variants,
         "repeats": repeats,
         "workers": workers,
         "growth": growth,
     }
 
 
-def draw_films(folder: Path, films: int, samples: int) -> None:
-    """Film demo worlds."""
+def draw_films(folder: Path, films: int, samples: int, variants: int = 1) -> None:
+    """Film demo worlds; drawing is slow, so variants end in different padding."""
     folder.mkdir()
     for number in range(films):
-        write_clip(imagine(np.random.default_rng([7, number]), samples), folder / f"{number}.mp4")
+        film = folder / f"{number}-0.mp4"
+        write_clip(imagine(np.random.default_rng([7, number]), samples), film)
+        for variant in range(1, variants):
+            padding = struct.pack(">I4sI", 12, b"free", variant)  # a box that players pass over
+            (folder / f"{number}-{variant}.mp4").write_bytes(film.read_bytes() + padding)
 
 
 def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
