@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from batch.archive.catalogue import SCHEMA
 from batch.cli import COMMANDS
+from batch.errors import Reason
 from batch.models import Family, open_family
 from batch.prefill import plan_cache, prefill
 from batch.prefill.plan import ROOM_FOR_ANSWER
@@ -41,6 +43,14 @@ def test_the_columns_of_a_manifest_are_those_of_the_table(tmp_path: Path) -> Non
     section = README.split("### Columns of a manifest")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\w+) \|", section, re.MULTILINE)
     assert rows[1:] == pq.read_schema(tmp_path / "x.parquet").names
+
+
+def test_the_columns_of_the_catalogue_and_the_reasons_are_those_of_the_tables() -> None:
+    section = README.split("### The catalogue")[1].split("\n## ")[0]
+    columns, reasons = section.split("| reason | meaning |")
+    names = ", ".join(re.findall(r"^\| ([\w, ]+) \|", columns, re.MULTILINE)[1:])
+    assert sorted(names.split(", ")) == sorted(SCHEMA.names)
+    assert re.findall(r"^\| (\w+) \|", reasons, re.MULTILINE) == [reason.value for reason in Reason]
 
 
 def size_of_a_minute(family: Family, geometry: Geometry, tier: Tier) -> int:
