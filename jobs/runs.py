@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -103,6 +103,16 @@ class Run:
             _remove(self.folder)
             _sweep(root)
         os.close(self._lock)
+
+    def resign(self) -> bool:
+        """Give up the claims; whether no live run has any of their kinds. Needs the root's lock.
+
+        What the last of several tasks does for all of them is done by the one that hears True.
+        """
+        kinds, self.info = self.info.claims.keys(), replace(self.info, claims={})
+        os.ftruncate(self._lock, os.pwrite(self._lock, self.info.to_json().encode(), 0))
+        others = live_runs(self.folder.parent.parent)
+        return not any(kinds & other.claims.keys() for other in others)
 
     def beat(self) -> None:
         """Show other hosts that this run lives; cheap, may be called at any rate."""

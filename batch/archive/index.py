@@ -89,8 +89,9 @@ def index(request: Request, stop: Stop, listener: Listener) -> Tally:
             _work(request, goals, store, recorder, run, stop)
         finally:
             with locked(store.root):
+                is_last = run.resign()
                 fold(store.root, store.files, run.info.id, run.folder)
-                if goals.caches is not None:
+                if is_last and goals.caches is not None:
                     write_catalogue(store, goals.caches, run.folder)
     return tally
 

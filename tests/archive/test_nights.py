@@ -106,6 +106,19 @@ def test_moved_renamed_copied_and_lost_videos_are_recognised(second: Night) -> N
     }
 
 
+def test_names_that_are_no_text_are_names_too(second: Night) -> None:
+    video = second.archive / "2025" / os.fsdecode(b"\xff\n.mp4")
+    (second.archive / "2025" / "no suffix").rename(video)
+    (second.archive / "hostile" / "empty.mp4").rename(video.with_name(os.fsdecode(b"\xfe.mp4")))
+    command = ("index", second.archive, "--out", second.out, "--model", second.model)
+    for _ in range(2):
+        result = batch(*command)
+        assert (result.exit_code, result.stdout) == (3, "")
+    paths = {row["path"] for row in catalogue(second.out)}
+    assert {f"{second.archive}/2025/\ufffd\n.mp4", f"{second.archive}/2025/\ufffd.mp4"} <= paths
+    assert len(objects(batch("status", second.out, "--json").stdout.splitlines())) == 1
+
+
 def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(second: Night) -> None:
     changed = second.archive / "2025" / "no suffix"
     old = digest(changed)

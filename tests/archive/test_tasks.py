@@ -49,6 +49,12 @@ def test_tasks_of_every_phase_make_what_one_run_makes(night: Night, tmp_path: Pa
     assert without_models(essence(out)) == without_models(essence(night.out))
 
 
+def test_a_model_on_each_of_two_devices_makes_the_same(night: Night, acquainted: Path) -> None:
+    command = ("index", night.archive, "--out", acquainted, "--model", night.model)
+    assert batch(*command, "--device", "cpu", "--device", "cpu").exit_code == 3
+    assert without_models(essence(acquainted)) == without_models(essence(night.out))
+
+
 def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     context = context_of(
