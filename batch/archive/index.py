@@ -29,8 +29,11 @@ from jobs.shards import Shard
 from jobs.stopping import Stop
 from jobs.workers import Crew, Finished, Raised, Worker, collect
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Environment of workers: as many as there are cores must not each start as many threads."""
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Of workers: as many as there are cores must not each start as many threads, nor draw bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ class Goals:
 def _ask_model(request: Request, stop: Stop) -> ModelFacts | None:
     """The model's facts, from a process that ends again, for torch is large; None: stopped."""
     order, weights = request.order, request.phase.prefills
-    with Crew([Worker(open_describing_desk, _ONE_THREAD)]) as crew:
+    with Crew([Worker(open_describing_desk, _ENVIRONMENT)]) as crew:
         crew.give(Describe(order=order, device=request.devices[0], weights=weights))
         while not stop.is_asked:
             for _, result in collect([crew], 0.1):
@@ -207,6 +210,7 @@ def _intake(request: Request, inventory: Inventory, recorder: Recorder) -> Intak
         retry_failed=request.retry_failed,
     )
     recorder.tally.files = len(stock.rows)
+    recorder.tally.to_look = len(stock.to_look)
     for folder in stock.unreadable:
         recorder.count_failed(folder, Reason.UNREADABLE, f"{folder}: this folder cannot be read")
     return Intake(stock.rows, stock.to_look)
@@ -214,14 +218,14 @@ def _intake(request: Request, inventory: Inventory, recorder: Recorder) -> Intak
 
 def _video_crew(request: Request) -> Crew:
     count = request.jobs if request.phase is not Phase.PREFILL else 0
-    return Crew([Worker(open_video_desk, _ONE_THREAD) for _ in range(count)])
+    return Crew([Worker(open_video_desk, _ENVIRONMENT) for _ in range(count)])
 
 
 def _model_crew(request: Request) -> Crew:
     devices = request.devices if request.phase.prefills else ()
     return Crew(
         [
-            Worker(partial(open_model_desk, request.order, device, request.threads), _ONE_THREAD)
+            Worker(partial(open_model_desk, request.order, device, request.threads), _ENVIRONMENT)
             for device in devices
         ]
     )

@@ -12,6 +12,8 @@ class Tally:
     """Counts files and videos of one run."""
 
     files: int = 0
+    to_look: int = 0
+    """Files to be opened, of which `looked` were."""
     looked: int = 0
     to_do: int = 0
     """Videos that this run found to be done by it; `done` and `given_up` of them are behind it."""
@@ -42,6 +44,11 @@ class Tally:
     def failures(self) -> int:
         """Videos that have no cache because something is wrong with them."""
         return self.failed.total() + self.failed_before.total()
+
+    @property
+    def expected(self) -> int:
+        """Videos for this run, if all files that are still to be opened hold some."""
+        return self.to_do + self.to_look - self.looked
 
     @property
     def left(self) -> int:

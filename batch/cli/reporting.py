@@ -73,16 +73,17 @@ class Reporter:
         if self._metrics is not None:
             self._metrics.update(tally)
         if self._bar is not None:
-            self._bar.total = tally.to_do
+            self._bar.total = tally.expected
             self._bar.update(tally.done + tally.given_up - self._bar.n)
         elif time.monotonic() - self._said_s >= LINE_EVERY_S:
             self._said_s = time.monotonic()
-            rate = (tally.done + tally.given_up) / tally.elapsed_s
-            to_go = f"{tally.left / rate:.0f} s to go" if rate else "no rate yet"
+            behind = tally.done + tally.given_up
+            rate = behind / tally.elapsed_s
+            to_go = f"{(tally.expected - behind) / rate:.0f} s to go" if rate else "no rate yet"
             self._log(
                 "info",
                 "progress",
-                f"index: {tally.done} of {tally.to_do} videos, {tally.failures} failed, "
+                f"index: {tally.done} of {tally.expected} videos, {tally.failures} failed, "
                 f"{rate * 3600:.1f} an hour, {to_go}",
                 **_numbers(tally),
             )
