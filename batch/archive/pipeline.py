@@ -11,7 +11,7 @@ from batch.archive.stations import Analyses, Looks, Prefills
 from batch.archive.tasks import Analyze, Load, Look
 from jobs.errors import NoRoomError
 from jobs.stopping import Stop
-from jobs.workers import Crew, Result, Worker, collect
+from jobs.workers import Crew, Finished, Result, Worker, collect
 
 GRACE_S = 15.0
 """What is under way may take so long to finish after a request to stop; then it is dropped.
@@ -68,8 +68,12 @@ class Pipeline:
             if stop.at_once or stop.waited_s > GRACE_S:
                 break
             results = collect([self._videos, self._models], _TICK_S)
-            self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
+            finished = [ended for ended in results if isinstance(ended[1], Finished)]
             for worker, result in results:
+                if not isinstance(result, Finished):  # it may end the worker: before a new task
+                    self._follow(worker, result)
+            self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
+            for worker, result in finished:
                 self._follow(worker, result)
             self._tick()
         if self._no_room is not None:

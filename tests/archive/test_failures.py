@@ -58,6 +58,19 @@ def test_a_process_that_dies_or_starves_costs_its_video_only(
     assert [path.name for path in (acquainted / "runs").iterdir()] == [".lock"]
 
 
+def test_a_model_that_dies_while_others_wait_for_it_costs_its_video_only(
+    archive: Path, model: Path, acquainted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("index", archive, "--out", acquainted, "--model", model, "--phase")
+    for phase in ("identify", "analyze"):
+        assert batch(*command, phase).exit_code == 0
+    monkeypatch.setattr(index, "open_model_desk", faulty.open_model_that_crashes)
+    batch(*command, "prefill")
+    status = status_by_name(acquainted)
+    assert status["b.mkv"] == ("failed", Reason.WORKER_CRASHED.value)
+    assert status["a.mp4"] == status["no suffix"] == ("done", None)
+
+
 def test_what_failed_is_left_alone_until_a_person_asks_for_it(
     archive: Path, model: Path, acquainted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
