@@ -33,7 +33,7 @@ def test_every_command_has_a_row_and_every_row_a_command() -> None:
 def test_every_folder_of_the_tree_is_there_and_named() -> None:
     named = set(re.findall(r"^    (\S+/) ", README, re.MULTILINE))
     packages = {f"batch/{folder.parent.name}/" for folder in ROOT.glob("batch/*/__init__.py")}
-    assert named == packages | {"cachefmt/", "jobs/", "rivals/", "tests/"}
+    assert named == packages | {"cachefmt/", "jobs/", "tests/"}
 
 
 def test_the_columns_of_a_manifest_are_those_of_the_table(tmp_path: Path) -> None:

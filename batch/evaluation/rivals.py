@@ -1,7 +1,7 @@
 """Films as other tools' caches need them: `python -m batch.evaluation.rivals --out FOLDER`.
 
 The embeddings of every slot and the token ids of every question, so that another version of
-transformers runs the same decoder on the same input. Read by the scripts in `rivals`.
+transformers runs the same decoder on the same input. Read by the scripts in `batch/rivals`.
 """
 
 import json
@@ -69,7 +69,7 @@ def _write_film(
 @click.option("--videos", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=2, show_default=True, type=click.IntRange(2))
 def main(folder: Path, data: tuple[str, ...], videos: int, seed: int) -> None:
-    """Write the films and questions of `batch evaluate` for the scripts in `rivals`."""
+    """Write the films and questions of `batch evaluate` for the scripts in `batch/rivals`."""
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
     make_folder(folder / "films")

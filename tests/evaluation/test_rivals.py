@@ -14,8 +14,8 @@ from batch.evaluation.rivals import write_films
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family
+from batch.rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
 from batch.video import Sampling
-from rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
 
 MODEL = Path(__file__).parents[2] / "batch" / "models" / "demo"
 

@@ -1,6 +1,6 @@
 """transformers' QuantizedCache under the demo model, with both of its backends.
 
-    python -m rivals.quantized MODEL FILMS ANSWERS
+    python -m batch.rivals.quantized MODEL FILMS ANSWERS
 
 The whole prefix is quantised, a question and its answer are not. Counted are the packed codes,
 and scales and zero points as FP16.
@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Cache, QuantizedCache
 
-from rivals.asking import Decoder, Film, Method, main
+from batch.rivals.asking import Decoder, Film, Method, main
 
 BITS = {"quanto": (4, 2), "hqq": (8, 4, 2)}
 

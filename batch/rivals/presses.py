@@ -1,6 +1,6 @@
 """NVIDIA kvpress under the demo model.
 
-    python -m rivals.presses MODEL FILMS ANSWERS
+    python -m batch.rivals.presses MODEL FILMS ANSWERS
 
 A press sees the prefix before any question, as a cache that serves many questions must. Its K
 and V are counted as FP16. `nothing removed` is the control: it has to answer as the model does.
@@ -24,7 +24,7 @@ from kvpress import (
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from rivals.asking import Decoder, Film, Method, main
+from batch.rivals.asking import Decoder, Film, Method, main
 
 PRESSES: dict[str, type[ScorerPress]] = {
     "SnapKV": SnapKVPress,
