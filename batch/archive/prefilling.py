@@ -10,7 +10,7 @@ import torch
 
 from batch.analysis.manifest import Manifest
 from batch.archive.analyzing import FULL
-from batch.archive.order import Order
+from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
 from batch.models import open_family
 from batch.models.device import choose_device, choose_dtype
@@ -18,24 +18,26 @@ from batch.prefill import Prefill as Plan
 from batch.prefill import plan_cache, prefill
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
-from jobs.errors import NoRoomError
+from jobs.errors import NoSpaceError
 
 
 class Prefiller:
     """A model on one device."""
 
-    def __init__(self, order: Order, *, device: str | None, threads: int) -> None:
+    def __init__(self, settings: IndexSettings, *, device: str | None, threads: int) -> None:
         """Open the checkpoint; its weights wait for `load` or the first prefill.
 
         Raises:
             ModelError: the model cannot be used, or not on this device.
         """
         torch.set_num_threads(threads)
-        self._order = order
+        self._settings = settings
         self._device = choose_device(device)
-        self._family = open_family(order.model, revision=order.revision, offline=order.offline)
-        self._dtype = choose_dtype(order.dtype, self._device, self._family.checkpoint)
-        if order.timestamps:
+        self._family = open_family(
+            settings.model, revision=settings.revision, offline=settings.offline
+        )
+        self._dtype = choose_dtype(settings.dtype, self._device, self._family.checkpoint)
+        if settings.timestamps:
             self._family.use_timestamps()
 
     def load(self) -> None:
@@ -48,7 +50,7 @@ class Prefiller:
             self._family.load(
                 device=self._device,
                 dtype=getattr(torch, self._dtype),
-                attention=self._order.attn,
+                attention=self._settings.attn,
             )
 
     def prefill(self, task: Prefill) -> Staged:
@@ -58,11 +60,11 @@ class Prefiller:
             ContextError: the video does not fit the model's context.
             ManifestError: the manifest is damaged.
             MemoryError: it does not fit the memory, even a sample at a time.
-            NoRoomError: the cache has no room.
+            NoSpaceError: the cache has no room.
         """
         began = time.monotonic()
         manifest = Manifest.read(task.manifest)
-        block_samples = self._order.block_samples or BLOCK_SAMPLES
+        block_samples = self._settings.block_samples or BLOCK_SAMPLES
         while True:
             plan = self._plan(manifest, block_samples)
             task.allowance.check(plan.size_bytes)
@@ -74,13 +76,13 @@ class Prefiller:
         return Staged(facts=_facts(plan, task.staged), began_s=began, ended_s=time.monotonic())
 
     def _plan(self, manifest: Manifest, block_samples: int) -> Plan:
-        order = self._order
+        settings = self._settings
         return plan_cache(
             manifest,
             self._family,
             dtype=self._dtype,
-            positions=order.positions,
-            pointers=order.pointers,
+            positions=settings.positions,
+            pointers=settings.pointers,
             block_samples=block_samples,
         )
 
@@ -91,7 +93,7 @@ class Prefiller:
             prefill(plan, self._family, staged)
         except CacheFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-                raise NoRoomError(str(error)) from error
+                raise NoSpaceError(str(error)) from error
             raise
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
