@@ -21,6 +21,7 @@ from cachefmt.header import (
 )
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
 from cachefmt.reader import CacheFile
+from cachefmt.segments import open_segments, verify_segments
 from cachefmt.tiers import STORED_TIERS, Tier
 from cachefmt.writer import CacheWriter
 
@@ -44,5 +45,7 @@ __all__ = [
     "VideoIdentity",
     "default_group_size",
     "file_size",
+    "open_segments",
     "tensor_specs",
+    "verify_segments",
 ]
