@@ -1,15 +1,15 @@
 """A video's manifest, as one task of many."""
 
-import errno
 import time
 
 from batch.analysis.analyze import analyze_probed
 from batch.analysis.manifest import Manifest
 from batch.archive.probing import is_unchanged
 from batch.archive.tasks import Analyze, Staged
+from batch.errors import VideoError
+from jobs.atomic import FULL
 from jobs.errors import NoSpaceError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_FOR_FOOTER = 1 << 14
 """Of a manifest's schema, header and statistics; measured: 7 kB."""
 
@@ -22,7 +22,12 @@ def analyze(task: Analyze) -> Staged | None:
         NoSpaceError: the manifest has no room.
     """
     began = time.monotonic()
-    manifest = analyze_probed(task.row.info, task.settings)
+    try:
+        manifest = analyze_probed(task.row.info, task.settings)
+    except VideoError:
+        if is_unchanged(task.row):
+            raise
+        return None
     if not is_unchanged(task.row):
         return None
     task.allowance.check(_most_bytes(manifest))

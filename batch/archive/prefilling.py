@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.archive.analyzing import FULL
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
 from batch.models import open_family
@@ -18,6 +17,7 @@ from batch.prefill import Prefill as Plan
 from batch.prefill import plan_cache, prefill
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
+from jobs.atomic import FULL
 from jobs.errors import NoSpaceError
 
 
