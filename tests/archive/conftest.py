@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from batch.archive import index
 from batch.errors import Reason
 from tests import tiny
 from tests.archive.archives import draw_archive, draw_hostile
 from tests.archive.known import remember
+from tests.archive.light import make_light_model_handler
 from tests.cli.running import batch
 
 
@@ -53,3 +55,9 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArc
 def fresh_out(model: Path, tmp_path: Path) -> Path:
     """An empty folder of caches that knows the model, so that runs need not ask it."""
     return remember(model, tmp_path / "caches", "cpu")
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is around the model: they do without it."""
+    monkeypatch.setattr(index, "make_model_handler", make_light_model_handler)

@@ -18,12 +18,8 @@ from tests.archive import faulty
 from tests.archive.archives import draw_archive, draw_video
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import catalogue, contents
-from tests.archive.light import (
-    CACHE_BYTES,
-    LOADING_S,
-    make_light_model_handler,
-    make_model_handler_that_loads_for_long,
-)
+from tests.archive.known import remember
+from tests.archive.light import CACHE_BYTES, LOADING_S, make_model_handler_that_loads_for_long
 from tests.cli.running import batch
 
 MakeHandler = Callable[..., Callable[[Any], Any]]
@@ -33,12 +29,6 @@ MakeHandler = Callable[..., Callable[[Any], Any]]
 def archive(tmp_path: Path) -> Path:
     draw_archive(tmp_path / "archive")
     return tmp_path / "archive"
-
-
-@pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of what is around the model do without it."""
-    monkeypatch.setattr(index, "make_model_handler", make_light_model_handler)
 
 
 def status_by_name(out: Path) -> dict[str, tuple[str, str | None]]:
@@ -222,7 +212,7 @@ def test_a_model_that_fails_again_and_again_stops_the_run(
     assert [row["status"] for row in catalogue(fresh_out)].count("failed") == 2
 
 
-@pytest.mark.parametrize("phase", ["all", "analyze", "prefill"])
+@pytest.mark.parametrize("phase", ["all", "analyze"])
 def test_a_model_that_cannot_be_opened_stops_the_run_at_once(
     archive: Path, tmp_path: Path, phase: str
 ) -> None:
@@ -239,7 +229,7 @@ def test_weights_that_are_missing_stop_the_run_and_fail_no_video(
 ) -> None:
     shutil.copytree(model, tmp_path / "model")
     clips.truncate(tmp_path / "model" / "model.safetensors", keep=0.9)
-    out = tmp_path / "caches"
+    out = remember(tmp_path / "model", tmp_path / "caches")
     result = batch("index", archive, "--out", out, "--model", tmp_path / "model")
     assert result.exit_code == 1
     assert f"error: {tmp_path / 'model'}: the weights cannot be loaded" in result.stderr

@@ -23,10 +23,9 @@ from tests.archive.contents import catalogue
 from tests.cli.running import batch, objects, succeed
 
 
-def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, tmp_path: Path) -> None:
-    out = tmp_path / "caches"
-    shutil.copytree(indexed.out / "models", out / "models")
-    command = ("index", indexed.archive, "--out", out, "--model", indexed.model)
+@pytest.mark.usefixtures("light")
+def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, fresh_out: Path) -> None:
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
     lines = objects(batch(*command, "--json").stdout.splitlines())
     assert {Path(line["file"]).suffix for line in lines} == {".safetensors"}
     assert {line["path"] for line in lines} == set(map(str, indexed.originals.values()))

@@ -13,6 +13,7 @@ from jobs.runs import Run
 from jobs.shards import Shard
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import contents
+from tests.archive.known import remember
 from tests.cli.running import batch
 
 PHASES = ("identify", "analyze", "prefill")
@@ -33,7 +34,7 @@ def without_models(found: dict[str, Any]) -> dict[str, Any]:
 def test_tasks_of_every_phase_make_what_one_run_makes(
     indexed: IndexedArchive, tmp_path: Path
 ) -> None:
-    out = tmp_path / "caches"
+    out = remember(indexed.model, tmp_path / "caches")
     context = context_of(indexed.archive, "--out", out, "--model", indexed.model)
     stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
     assert [stage.name for stage in stages] == list(PHASES)
@@ -91,8 +92,8 @@ def test_a_shard_that_is_none_is_wrong_usage(
     assert "--shard" in result.stderr
 
 
-def test_prefill_of_what_nobody_analysed_says_so(indexed: IndexedArchive, tmp_path: Path) -> None:
-    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", indexed.model)
+def test_prefill_of_what_nobody_analysed_says_so(indexed: IndexedArchive, fresh_out: Path) -> None:
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
     batch(*command, "--phase", "identify")
     result = batch(*command, "--phase", "prefill")
     assert (result.exit_code, result.stdout) == (0, "")
