@@ -52,12 +52,13 @@ def test_tasks_of_every_phase_make_what_one_run_makes(
     assert without_models(contents(out)) == without_models(contents(indexed.out))
 
 
-def test_a_model_on_each_of_two_devices_makes_the_same(
-    indexed: IndexedArchive, fresh_out: Path
-) -> None:
+@pytest.mark.usefixtures("light")
+def test_models_on_two_devices_do_each_video_once(indexed: IndexedArchive, fresh_out: Path) -> None:
     command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
-    assert batch(*command, "--device", "cpu", "--device", "cpu").exit_code == 3
-    assert without_models(contents(fresh_out)) == without_models(contents(indexed.out))
+    result = batch(*command, "--device", "cpu", "--device", "cpu")
+    caches = sorted(map(str, fresh_out.rglob("*.safetensors")))
+    assert (result.exit_code, sorted(result.stdout.splitlines())) == (3, caches)
+    assert len(caches) == 3
 
 
 def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
@@ -75,6 +76,13 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
         "--fps 2.0 --jobs 3 --phase prefill --shard 3/4".split(" --")
     )
     assert (stage.cpus, stage.gpus) == (1, 2)
+
+
+def test_caches_among_the_videos_are_wrong_usage(tmp_path: Path) -> None:
+    result = batch("index", tmp_path, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "--out is ARCHIVE itself" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_path: Path) -> None:
