@@ -5,7 +5,13 @@ from batch.prefill.memory import Memory, expect_memory, expect_video_memory
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.run import Prefill, Seconds, plan_cache, prefill
 from batch.prefill.segments import Stretch, cut
-from batch.prefill.video import VideoPlan, plan_video, remove_unfinished, segments_to_do
+from batch.prefill.video import (
+    VideoPlan,
+    plan_video,
+    remove_cache,
+    remove_unfinished,
+    segments_to_do,
+)
 
 __all__ = [
     "Memory",
@@ -24,6 +30,7 @@ __all__ = [
     "plan_cache",
     "plan_video",
     "prefill",
+    "remove_cache",
     "remove_unfinished",
     "same_work",
     "segments_to_do",
