@@ -6,9 +6,9 @@ import time
 from batch.analysis.analyze import analyze_probed
 from batch.analysis.manifest import Manifest
 from batch.analysis.pictures import ROWS_TOGETHER
-from batch.archive.looking import is_same
+from batch.archive.probing import is_unchanged
 from batch.archive.tasks import Analyze, Staged
-from jobs.errors import NoRoomError
+from jobs.errors import NoSpaceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_FOR_FOOTER = 1 << 14
@@ -22,18 +22,18 @@ def analyze(task: Analyze) -> Staged | None:
 
     Raises:
         VideoError: the video cannot be decoded.
-        NoRoomError: the manifest has no room.
+        NoSpaceError: the manifest has no room.
     """
     began = time.monotonic()
     manifest = analyze_probed(task.row.info, task.settings, folder=task.staged.parent)
-    if not is_same(task.row):
+    if not is_unchanged(task.row):
         return None
     task.allowance.check(_most_bytes(manifest))
     try:
         manifest.write(task.staged)
     except OSError as error:
         if error.errno in FULL:
-            raise NoRoomError(f"{task.staged}: {error.strerror}") from error
+            raise NoSpaceError(f"{task.staged}: {error.strerror}") from error
         raise
     facts = {
         "samples": len(manifest.frame),
