@@ -19,7 +19,7 @@ from tests.cachefmt.files import write_file
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROOT = Path(__file__).parents[2]
-LONG_SAMPLES = 300
+LONG_SAMPLES = 900
 
 
 @pytest.fixture(scope="module")
