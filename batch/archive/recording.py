@@ -61,11 +61,19 @@ class Recorder:
             staged.unlink()
             raise
         move_into_place(staged, products.product(row.video))
-        record = {**facts, **row.public_facts, **_signature(row)}
-        products.ledger.put_done(row.video, record, self.staging)
         self.space.add(size_bytes)
-        self.tally.written_bytes += size_bytes
-        return record
+        return self._record(products, row, facts, size_bytes)
+
+    def commit_folder(
+        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+    ) -> dict[str, Any]:
+        """Record a folder whose files have their names already; returns the record.
+
+        Args:
+            size_bytes: of all files.
+        """
+        self.space.measure_again()  # it may have counted some of these files
+        return self._record(products, row, facts, size_bytes)
 
     def finish(self, products: ProductFolder, row: FileRow, record: Mapping[str, Any]) -> None:
         """Count a video of which nothing more was asked for."""
@@ -91,6 +99,14 @@ class Recorder:
         """Count a file that failed; its row in the inventory is its record."""
         self.tally.failed[reason] += 1
         self.listener.failed(path, reason, message)
+
+    def _record(
+        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+    ) -> dict[str, Any]:
+        record = {**facts, **row.public_facts, **_signature(row)}
+        products.ledger.put_done(row.video, record, self.staging)
+        self.tally.written_bytes += size_bytes
+        return record
 
 
 def _signature(row: FileRow) -> dict[str, Any]:

@@ -139,6 +139,7 @@ class PrefillStep:
             ready_s=ready_s,
             manifest=self._manifests.product(row.video),
             staged=self._recorder.staging / f"{row.video}.safetensors",
+            segments=self._caches.folder_of(row.video),
             allowance=self._recorder.space.allowance(),
         )
 
@@ -176,7 +177,11 @@ class PrefillStep:
         self._in_a_row[worker] = 0
         analyzed = self._manifests.ledger.read_done(task.row.video)
         facts = {**analyzed, **value.facts}
-        record = self._recorder.commit(self._caches, task.row, task.staged, facts)
+        if task.staged.exists():
+            record = self._recorder.commit(self._caches, task.row, task.staged, facts)
+        else:
+            size_bytes = facts["cache_bytes"]
+            record = self._recorder.commit_folder(self._caches, task.row, facts, size_bytes)
         self._recorder.finish(self._caches, task.row, record)
 
     def _analyze_again(self, worker: Worker, result: Raised) -> None:

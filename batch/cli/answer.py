@@ -8,12 +8,16 @@ from typing import Any
 
 import click
 
-from batch.cli.options import EXISTING_FILE, json_option, run_options
+from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.summary import PARTIAL
+
+SCOPES = ("auto", "all")
 
 
 @click.command()
-@click.option("--cache", type=EXISTING_FILE, help="File written by batch prefill.")
+@click.option(
+    "--cache", type=EXISTING, help="File, or folder of segments, written by batch prefill."
+)
 @click.option(
     "--archive",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -38,6 +42,13 @@ from batch.cli.summary import PARTIAL
     show_default=True,
     help="Questions answered together, over one copy of the cache.",
 )
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default="auto",
+    show_default=True,
+    help="What of a video in segments answers: all of them, each for itself; auto is all.",
+)
 @run_options
 @json_option
 def answer(
@@ -50,6 +61,7 @@ def answer(
     offline: bool,
     max_new_tokens: int,
     batch_size: int,
+    scope: str,
     device: str | None,
     dtype: str | None,
     attn: Any,
@@ -58,15 +70,18 @@ def answer(
     """Answer questions about one video from its cache, or about all videos of an archive.
 
     Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
-    --json keeps the line breaks within an answer. An archive gives a JSON object for each video,
-    and exit code 3 if some cache could not be used. No video is needed.
+    --json keeps the line breaks within an answer. Of a video in segments it is the answer of the
+    segment that makes it likeliest; --json has those of all. An archive gives a JSON object for
+    each video, and exit code 3 if some cache could not be used. No video is needed.
     """
     if (cache is None) == (archive is None):
-        raise click.UsageError("give --cache FILE or --archive FOLDER")
+        raise click.UsageError("give --cache or --archive")
     if cache is not None and (match or work):
         raise click.UsageError("--match and --work go with --archive")
+    allow_open_files()
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    ask["scope"] = scope
     run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
     run["attention"] = attn
     if archive is not None:
@@ -108,20 +123,21 @@ def _ask_cache(
     *,
     as_json: bool,
 ) -> None:
-    from batch.answering import Answerer
+    from batch.answering import VideoAnswerer
     from batch.models.device import choose_device
 
     run["device"] = choose_device(run["device"])
-    with Answerer.open(cache, **run) as video:
+    with VideoAnswerer.open(cache, **run) as video:
         loading = video.loading
         click.echo(
             f"{loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s; "
             f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
             err=True,
         )
+        told = {"scope": video.scope_of(ask["scope"]), **asdict(loading)}
         for reply in video.ask(questions, **ask):
             if as_json:
-                click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
+                click.echo(json.dumps({**asdict(reply), **told}, ensure_ascii=False))
             else:
                 times = ", ".join(map(str, reply.evidence))
                 click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")

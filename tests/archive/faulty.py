@@ -65,6 +65,13 @@ def make_probe_that_cannot_read() -> Callable[[Any], Any]:
     return make_video_handler()
 
 
+def make_analysis_on_a_full_disk() -> Callable[[Any], Any]:
+    from batch.analysis import pictures
+
+    pictures.tempfile.TemporaryFile = lambda dir: open("/dev/full", "w+b", buffering=0)
+    return make_video_handler()
+
+
 def _refuse(task: Analyze) -> None:
     raise VideoError(f"{task.row.path}: Stale file handle", Reason.UNREADABLE)
 
@@ -80,6 +87,22 @@ def make_model_that_crashes(
         return handler(task)
 
     return work
+
+
+def make_model_that_is_killed_in_a_second_segment(
+    settings: IndexSettings, device: str | None, threads: int
+) -> Callable[[Any], Any]:
+    """The kernel ends it while it writes the second segment of a video."""
+    from batch.archive import prefilling
+
+    prefill = prefilling.prefill
+
+    def limited(plan: Any, family: Any, path: Any) -> None:
+        harm = (lambda samples: _end_by(signal.SIGKILL)) if plan.header.segment.number else None
+        prefill(plan, family, path, **({"progress": harm} if harm else {}))
+
+    prefilling.prefill = limited
+    return make_model_handler(settings, device, threads)
 
 
 def make_model_with_little_memory(

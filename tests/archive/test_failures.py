@@ -12,8 +12,9 @@ import pytest
 from batch.analysis.manifest import Manifest
 from batch.archive import discovery, index, steps
 from batch.errors import ManifestError, Reason
+from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile
-from tests import clips
+from tests import clips, tiny
 from tests.archive import faulty
 from tests.archive.archives import draw_archive, draw_video
 from tests.archive.conftest import IndexedArchive
@@ -122,6 +123,17 @@ def test_a_file_that_was_out_of_reach_is_done_by_the_next_run_though_it_did_not_
     assert set(status_by_name(fresh_out).values()) == {("done", None)}
 
 
+@pytest.mark.usefixtures("light")
+def test_a_disk_that_is_full_while_a_video_is_analysed_stops_the_run_and_fails_no_video(
+    archive: Path, model: Path, fresh_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "make_video_handler", faulty.make_analysis_on_a_full_disk)
+    result = batch("index", archive, "--out", fresh_out, "--model", model)
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert {status for status, _ in status_by_name(fresh_out).values()} == {"pending"}
+
+
 def test_nobody_waits_for_a_model_that_has_nothing_to_do(
     model: Path, tmp_path: Path, fresh_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +160,14 @@ def test_out_of_memory_gives_smaller_blocks_which_are_recorded_and_count_as_done
             assert opened.header.policy.parameters["block_samples"] == 2
     assert status_by_name(fresh_out)["b.mkv"] == ("failed", Reason.OUT_OF_MEMORY.value)
     assert batch(*command).stdout == ""
+
+
+def test_a_video_of_which_no_sample_fits_the_context_is_recorded(tmp_path: Path) -> None:
+    small = tiny.llava_next(tmp_path / "small", context=ROOM_FOR_ANSWER + 3)
+    draw_video(tmp_path / "archive" / "short.mp4", seed=1, seconds=2)
+    out = remember(small, tmp_path / "caches")
+    assert batch("index", tmp_path / "archive", "--out", out, "--model", small).exit_code == 3
+    assert status_by_name(out) == {"short.mp4": ("failed", Reason.TOO_LONG)}
 
 
 @pytest.fixture
