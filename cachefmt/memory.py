@@ -54,11 +54,19 @@ class MappedTensors:
             self._mapped,
             dtype=numpy_dtype(spec.dtype),
             count=(stop - start) * spec.row_bytes // numpy_dtype(spec.dtype).itemsize,
-            offset=self._data_start + self._offsets[name][0] + start * spec.row_bytes,
+            offset=self.offset(name, start),
         )
         rows = flat.reshape(stop - start, *spec.shape[1:])
         rows.flags.writeable = False
         return rows
+
+    def offset(self, name: str, row: int) -> int:
+        """Where a row of a tensor begins in the file, bytes.
+
+        Raises:
+            ValueError: no such tensor.
+        """
+        return self._data_start + self._offsets[name][0] + row * self._spec(name).row_bytes
 
     def dtype(self, name: str) -> str:
         """Dtype of a tensor, by safetensors' name.

@@ -4,14 +4,17 @@ Knows numpy, no torch. Needs a POSIX system. A file must not be cut short while 
 (writers here never do, they rename): touching the lost pages would kill the process.
 """
 
+import hashlib
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cachefmt.errors import CacheFileError
@@ -38,11 +41,15 @@ _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERV
 class CacheFile:
     """An open cache file. Use `CacheFile.open`, best as a context manager."""
 
-    def __init__(self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors) -> None:
+    def __init__(
+        self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors, file: int
+    ) -> None:
         self.path = path
         self.header = header
         self.size_bytes = size_bytes
         self._tensors: MappedTensors | None = tensors
+        self._file = file
+        self._close_file = weakref.finalize(self, os.close, file)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -55,7 +62,7 @@ class CacheFile:
                 header was changed.
         """
         path = Path(path)
-        mapped = _map(path)
+        file, mapped = _map(path)
         try:
             first_bytes, table = _read_table(mapped)
             header = _read_header(table)
@@ -65,9 +72,10 @@ class CacheFile:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
         except ValueError as error:
             mapped.close()
+            os.close(file)
             raise CacheFileError(path, str(error)) from error
         tensors = MappedTensors(mapped, len(first_bytes), specs)
-        return cls(path, header, len(mapped), tensors)
+        return cls(path, header, len(mapped), tensors, file)
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +91,7 @@ class CacheFile:
     def close(self) -> None:
         """Let go of the file. Arrays and tensors taken from it stay valid and keep it mapped."""
         self._tensors = None
+        self._close_file()
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +112,24 @@ class CacheFile:
         """
         return self._open_tensors().array(name, start, stop)
 
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """As `array`, but a copy: these bytes are read from the file now, and no others.
+
+        What is not mapped does not fill the memory, and nothing is read ahead of it.
+
+        Raises:
+            ValueError: no such tensor, not such rows, or the file is closed.
+            CacheFileError: the file cannot be read.
+        """
+        rows = self.array(name, start, stop)  # a view of the map: nothing is touched
+        at = self._open_tensors().offset(name, start)
+        copy = np.empty(rows.shape, rows.dtype)
+        try:
+            _read_into(self._file, memoryview(copy.reshape(-1).view(np.uint8)), at)
+        except OSError as error:
+            raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
+        return copy
+
     def dtype(self, name: str) -> str:
         """Dtype of a tensor, by safetensors' name.
 
@@ -116,12 +143,14 @@ class CacheFile:
         self._open_tensors().read_ahead()
 
     def verify_tables(self) -> None:
-        """Check what a reader of rows relies on: the token.* and sample.* tensors and their rules.
+        """Check what a reader of rows relies on: the token.*, sample.* and index.* tensors.
 
         Raises:
             CacheFileError: names the first tensor that is damaged or breaks a rule.
         """
-        self._verify(name for name in self.names if name.startswith(("token.", "sample.")))
+        self._verify(
+            name for name in self.names if name.startswith(("token.", "sample.", "index."))
+        )
 
     def verify(self) -> None:
         """Read everything: checksum of each tensor, then the rules of the tables.
@@ -131,14 +160,24 @@ class CacheFile:
         """
         self._verify(self.names)
 
+    def check_digest(self, name: str, tensor: NDArray[Any]) -> None:
+        """Compare a whole tensor, as `read` gave it, with its checksum.
+
+        Raises:
+            CacheFileError: it was changed or damaged.
+        """
+        self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
+
+    def _check_digest(self, name: str, digest: str) -> None:
+        if digest != (self.header.checksums or {})[name]:
+            raise CacheFileError(
+                self.path, f"{name} does not match its checksum: it was changed or damaged"
+            )
+
     def _verify(self, names: Iterable[str]) -> None:
         tensors = self._open_tensors()
-        checksums = self.header.checksums or {}
         for name in names:
-            if tensors.digest(name) != checksums[name]:
-                raise CacheFileError(
-                    self.path, f"{name} does not match its checksum: it was changed or damaged"
-                )
+            self._check_digest(name, tensors.digest(name))
         try:
             check_tables(self.header.shape, tensors.array)
         except ValueError as error:
@@ -150,7 +189,8 @@ class CacheFile:
         return self._tensors
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path) -> tuple[int, mmap.mmap]:
+    """The open file, and all of it as memory."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -160,16 +200,27 @@ def _map(path: Path) -> mmap.mmap:
             # Private and writable in memory only: torch warns about read-only buffers, and a
             # stray write changes a page of this process instead of ending it. NORESERVE: the
             # kernel need not find room for copies of a file larger than the memory.
-            return mmap.mmap(
+            mapped = mmap.mmap(
                 file,
                 size,
                 flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
                 prot=mmap.PROT_READ | mmap.PROT_WRITE,
             )
-        finally:
+        except BaseException:
             os.close(file)
+            raise
     except OSError as error:
         raise CacheFileError(path, f"cannot be opened: {error.strerror or error}") from error
+    return file, mapped
+
+
+def _read_into(file: int, buffer: memoryview, offset: int) -> None:
+    os.posix_fadvise(file, offset, len(buffer), os.POSIX_FADV_RANDOM)
+    while buffer:  # one pread gives at most 2 GiB on Linux
+        count = os.preadv(file, [buffer], offset)
+        if count == 0:
+            raise OSError("the file was cut short")
+        buffer, offset = buffer[count:], offset + count
 
 
 def _read_table(mapped: mmap.mmap) -> tuple[bytes, dict[str, Any]]:
