@@ -1,6 +1,6 @@
 """What a reader needs of a file to choose samples, and where their rows are; numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,17 +18,25 @@ MOST_SHARE = 0.01
 
 
 def layers_within(shape: Shape, share: float = MOST_SHARE) -> tuple[int, ...]:
-    """Every k-th layer up to the last, as many as an index of that share of the rows holds.
+    """As many layers, evenly from the first on, as an index of that share of the rows holds.
 
-    At least the last one; its `index_layers` do not count.
+    At least one, where even that is more; the shape's own `index_layers` do not count.
+
+    Source: 20 questions about 4 films of ten minutes, demo model of 5 layers, share of the true
+    moment's samples among the best 1,000 tokens: layers 0, 1, 3: 0.94, 0, 2, 4: 0.84, 1, 3: 0.78,
+    all: 0.93; among the best 3,700 tokens 0.98, 0.95, 0.90, 1.00. All are 1.3 % of the file.
     """
     sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
     rows = sum(size for name, size in sizes.items() if name.startswith("layers."))
-    bounds = 2 * shape.heads * (shape.head_dim // 2 + 2 * 2 * shape.groups)
+    one_layer = replace(shape, index_layers=(0,))
+    bounds = sum(
+        spec.size_bytes
+        for name, spec in tensor_specs(one_layer).items()
+        if name.startswith("index.bounds")
+    )
     room = share * rows - sizes["index.row"]
-    count = max(1, min(shape.layers, int(room // max(1, shape.stored_samples * bounds))))
-    every = -(-shape.layers // count)
-    return tuple(reversed(range(shape.layers - 1, -1, -every)))
+    count = max(1, min(shape.layers, int(room // max(1, bounds))))
+    return tuple(place * shape.layers // count for place in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
