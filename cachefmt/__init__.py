@@ -22,6 +22,7 @@ from cachefmt.header import (
 from cachefmt.index import SampleIndex
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
 from cachefmt.reader import CacheFile
+from cachefmt.segments import open_segments, verify_segments
 from cachefmt.tiers import STORED_TIERS, Tier
 from cachefmt.writer import CacheWriter
 
@@ -46,5 +47,7 @@ __all__ = [
     "VideoIdentity",
     "default_group_size",
     "file_size",
+    "open_segments",
     "tensor_specs",
+    "verify_segments",
 ]

@@ -84,6 +84,10 @@ class MappedTensors:
         """
         self._mapped.madvise(mmap.MADV_WILLNEED)
 
+    def release(self) -> None:
+        """Give back the memory of what was read; touched again, it is read again."""
+        self._mapped.madvise(mmap.MADV_DONTNEED)
+
     def digest(self, name: str) -> str:
         """SHA-256 of a tensor's bytes."""
         start, stop = (self._data_start + offset for offset in self._offsets[name])

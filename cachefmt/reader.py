@@ -142,6 +142,10 @@ class CacheFile:
         """Ask the system to read the whole file in the background; does not wait."""
         self._open_tensors().read_ahead()
 
+    def release(self) -> None:
+        """Give back the memory of what was read so far; arrays stay valid and read it again."""
+        self._open_tensors().release()
+
     def verify_tables(self) -> None:
         """Check what a reader of rows relies on: the token.*, sample.* and index.* tensors.
 

@@ -1,0 +1,149 @@
+"""The cache of a video: one file, or a folder with a file for each segment.
+
+Knows which files belong together, by their headers; knows no rows.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cachefmt.errors import CacheFileError
+from cachefmt.header import Header
+from cachefmt.reader import CacheFile
+
+FOLDER_SUFFIX = ".segments"
+"""End of the name of a folder of segments."""
+
+_FILE_SUFFIX = ".safetensors"
+_NAME = re.compile(r"(\d{5}|[1-9]\d{5,})\.safetensors")
+_SHAPE = (
+    *("layers", "heads", "head_dim", "group_size", "raw_dtype", "position_axes"),
+    *("rows", "columns"),
+)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where a segment of a video lies in the folder."""
+    return folder / f"{number:05}{_FILE_SUFFIX}"
+
+
+def segments_in(folder: Path) -> list[Path]:
+    """The files of a folder of segments in order of their names; hidden ones are no part of it.
+
+    Raises:
+        CacheFileError: the folder cannot be read, or holds something else.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise CacheFileError(folder, f"cannot be opened: {error.strerror or error}") from error
+    for name in sorted(names):
+        if not _NAME.fullmatch(name):
+            raise CacheFileError(folder / name, "is no segment, and stands among segments")
+    return [folder / name for name in sorted(names, key=lambda name: (len(name), name))]
+
+
+def open_segments(path: str | os.PathLike[str]) -> tuple[CacheFile, ...]:
+    """Open the cache of a video, a file or a folder, and check that its parts belong together.
+
+    What each file holds is not read: that is `verify_segments`.
+
+    Returns:
+        The segments in order of time; the caller closes them. A file gives one, which may be a
+        segment of a longer video.
+
+    Raises:
+        CacheFileError: as of `CacheFile.open`; or a segment is missing, of another video, model,
+            settings or cut, or something else is in the folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return (CacheFile.open(path),)
+    files = segments_in(path)
+    with ExitStack() as opened:
+        segments = []
+        for file in files:
+            segments.append(opened.enter_context(CacheFile.open(file)))
+            _check_place(segments)
+        _check_complete(path, segments)
+        opened.pop_all()
+    return tuple(segments)
+
+
+def verify_segments(segments: Sequence[CacheFile]) -> None:
+    """Read everything: each segment as `CacheFile.verify` does, and that time goes on in the next.
+
+    Raises:
+        CacheFileError: names the first file that is damaged or breaks a rule.
+    """
+    until_s = -np.inf
+    for segment in segments:
+        segment.verify()
+        time_s = segment.array("sample.time_s")
+        if len(time_s) and time_s[0] < until_s:
+            raise CacheFileError(
+                segment.path, f"begins at {time_s[0]} s, the segment before ends at {until_s} s"
+            )
+        until_s = time_s[-1] if len(time_s) else until_s
+
+
+def _check_place(segments: Sequence[CacheFile]) -> None:
+    """See that the last segment goes on where the one before it ends."""
+    first, last = segments[0], segments[-1]
+    segment = last.header.segment
+    if segment_path(last.path.parent, segment.number) != last.path:
+        raise CacheFileError(last.path, f"is segment {segment.number}, its name is another's")
+    mine, theirs = _in_common(last.header), _in_common(first.header)
+    for what, value in mine.items():
+        if value != theirs[what]:
+            raise CacheFileError(
+                last.path,
+                f"does not belong to {first.path.name}: another {what}: "
+                f"got {value}, expected {theirs[what]}",
+            )
+    if segment.number == len(segments) - 1:
+        before = sum(other.header.shape.samples for other in segments[:-1])
+        if segment.first_sample != before:
+            raise CacheFileError(
+                last.path,
+                f"begins with sample {segment.first_sample}, the segments before have {before}",
+            )
+
+
+def _check_complete(folder: Path, segments: Sequence[CacheFile]) -> None:
+    if not segments:
+        raise CacheFileError(folder, "holds no segments; batch prefill writes them")
+    count = segments[0].header.segment.count
+    for expected, segment in enumerate(segments):
+        if segment.header.segment.number != expected:
+            raise _missing(folder, expected, len(segments), count)
+    if len(segments) < count:
+        raise _missing(folder, len(segments), len(segments), count)
+
+
+def _missing(folder: Path, number: int, there: int, count: int) -> CacheFileError:
+    return CacheFileError(
+        segment_path(folder, number),
+        f"is missing: {there} of {count} segments are there; the same batch prefill goes on",
+    )
+
+
+def _in_common(header: Header) -> dict[str, Any]:
+    """What all segments of a video must have in common, by what an error calls it."""
+    model, shape = header.model, header.shape
+    return {
+        "video": header.video.sha256,
+        "number of segments": header.segment.count,
+        "manifest": header.manifest.sha256,
+        "model": (model.config_sha256, model.weights_sha256, model.dtype),
+        "prompt": asdict(header.prompt),
+        "policy": asdict(header.policy),
+        "shape": tuple(getattr(shape, name) for name in _SHAPE),
+        "numbering of positions": header.layout.positions,
+    }
