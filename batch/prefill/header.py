@@ -23,6 +23,7 @@ from cachefmt.header import (
     default_group_size,
 )
 from cachefmt.index import layers_within
+from cachefmt.tiers import STORED_TIERS
 
 RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 """What the FP16 tier stores for each type that a model runs in."""
@@ -103,7 +104,18 @@ def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Sh
     )
     if why_fixed(family.config) is not None:
         return shape
-    return replace(shape, index_layers=layers_within(shape))
+    return replace(shape, index_layers=layers_within(_whole(shape, manifest)))
+
+
+def _whole(shape: Shape, manifest: Manifest) -> Shape:
+    """As if the video were one segment: all of them index the same layers."""
+    cells = {tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS}
+    return replace(
+        shape,
+        samples=len(manifest.kept),
+        stored_samples=int(manifest.kept.sum()),
+        tokens=cells,
+    )
 
 
 def _policy(
