@@ -66,7 +66,8 @@ class SampleIndex:
     @property
     def tokens(self) -> NDArray[np.int64]:
         """Rows of each stored sample, text that goes with it included; [stored]."""
-        return np.diff(self.first_row, axis=0).sum(axis=1)
+        tokens: NDArray[np.int64] = np.diff(self.first_row, axis=0).sum(axis=1)
+        return tokens
 
     @classmethod
     def read(cls, cache: CacheFile) -> Self:

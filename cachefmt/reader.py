@@ -125,7 +125,7 @@ class CacheFile:
         at = self._open_tensors().offset(name, start)
         copy = np.empty(rows.shape, rows.dtype)
         try:
-            _read_into(self._file, memoryview(copy.reshape(-1).view(np.uint8)), at)
+            _read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
         except OSError as error:
             raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
         return copy

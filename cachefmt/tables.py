@@ -52,7 +52,7 @@ def check_index(shape: Shape, column: Column) -> None:
         _refuse("index.row", (row < 0) | (row > shape.tokens[tier.name]), "is not a row")
         _refuse("index.row", _falls(row), "is before the sample above it")
     for name in ("index.bounds.scale", "index.bounds.minimum"):
-        _refuse(name, ~np.isfinite(column(name)).all((1, 2, 3, 4)), "is not finite")
+        _refuse(name, np.any(~np.isfinite(column(name)), axis=(1, 2, 3, 4)), "is not finite")
 
 
 def _check_tokens(shape: Shape, column: Column, is_stored: NDArray[np.bool_]) -> None:

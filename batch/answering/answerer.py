@@ -19,7 +19,7 @@ from torch import Tensor
 from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
 from batch.answering.fit import check_fits
 from batch.errors import BatchError, ModelError
-from batch.kv import Evidence, Kernel, Prefix, TieredCache, forward
+from batch.kv import Evidence, Kernel, Observer, Prefix, TieredCache, forward
 from batch.models import Family, open_family
 from batch.models.placement import Device
 from cachefmt import CacheFile
@@ -80,7 +80,7 @@ class PrefixAnswerer:
                 model's context behind the prefix together with its answer.
         """
         asked = list(questions)
-        ids = [self._question_ids(question) for question in asked]
+        ids = [self.question_ids(question) for question in asked]
         needed = max(map(len, ids), default=0) + max_new_tokens
         room = self._family.decoder.context - max(self._next_position)
         if needed > room:
@@ -103,16 +103,16 @@ class PrefixAnswerer:
 
     @torch.inference_mode()
     def generate(
-        self, questions: list[list[int]], max_new_tokens: int, evidence: Evidence | None = None
+        self, questions: list[list[int]], max_new_tokens: int, observer: Observer | None = None
     ) -> list[list[int]]:
         """Continue each question's token ids greedily up to a stop token, which is included.
 
         Args:
             questions: token ids of each.
             max_new_tokens: of each answer.
-            evidence: counts the attention behind each token that is chosen.
+            observer: is shown the queries behind which each token is chosen.
         """
-        cache = TieredCache(self._prefix, evidence)
+        cache = TieredCache(self._prefix, observer)
         step, padding = self._padded(questions)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         replies: list[list[int]] = [[] for _ in questions]
@@ -136,7 +136,7 @@ class PrefixAnswerer:
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = torch.tensor([self._question_ids(question)], device=self._device)
+        ids = torch.tensor([self.question_ids(question)], device=self._device)
         place = torch.arange(ids.shape[1], device=self._device)[None]
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
@@ -163,7 +163,12 @@ class PrefixAnswerer:
         hidden = forward(self._family.language_model, embedded, positions, cache, padding)
         return self._family.logits(hidden[:, -1])
 
-    def _question_ids(self, question: str) -> list[int]:
+    def question_ids(self, question: str) -> list[int]:
+        """Token ids behind the prefix.
+
+        Raises:
+            BatchError: the question is empty, or holds the model's image token.
+        """
         if not question.strip():
             raise BatchError("a question is empty; give it with -q, or one per line of stdin")
         placeholder = self._family.placeholder
@@ -174,7 +179,68 @@ class PrefixAnswerer:
         return self._family.question_ids(question)
 
 
-class Answerer(PrefixAnswerer):
+class PlacedAnswerer(PrefixAnswerer):
+    """Answers over rows whose samples are known, and names the times that answers rest on."""
+
+    def __init__(
+        self,
+        prefix: Prefix,
+        family: Family,
+        *,
+        sample: Tensor,
+        time_s: NDArray[np.float64],
+        source: NDArray[np.int32],
+        next_position: tuple[int, ...],
+        name: str,
+    ) -> None:
+        """As `PrefixAnswerer`.
+
+        Args:
+            sample: int [rows of the prefix]; -1 is text outside samples.
+            time_s: when each sample is on screen, [samples].
+            source: the stored sample that stands for each, [samples].
+        """
+        super().__init__(prefix, family, next_position=next_position, name=name)
+        self._sample = sample
+        self._time_s = time_s
+        self._source = source
+        self._neutral: NDArray[np.float32] | None = None
+
+    def attention(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], Tensor]:
+        """Answer, and tell what attention the tokens of each answer pay to each sample.
+
+        Args:
+            questions: token ids of each.
+            max_new_tokens: of each answer.
+
+        Returns:
+            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
+            the tokens of an answer; pointers get none.
+        """
+        evidence = Evidence(
+            self._prefix,
+            self._sample,
+            groups=len(self._time_s),
+            sequences=len(questions),
+        )
+        return self.generate(questions, max_new_tokens, evidence), evidence.mass
+
+    def _answer(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
+        if self._neutral is None:
+            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
+            self._neutral = paid[0].numpy()
+        answers, found = self.attention(questions, max_new_tokens)
+        return answers, [
+            time_ranges(sample_evidence(mass, self._neutral), self._time_s, self._source)
+            for mass in found.numpy()
+        ]
+
+
+class Answerer(PlacedAnswerer):
     """Answers questions about one video from its cache."""
 
     def __init__(self, cache: CacheFile, family: Family, *, open_seconds: float = 0.0) -> None:
@@ -187,11 +253,13 @@ class Answerer(PrefixAnswerer):
         super().__init__(
             Prefix.load(cache, family.layer_devices),
             family,
+            sample=file_tensors.tensor(cache, "token.sample"),
+            time_s=cache.array("sample.time_s"),
+            source=cache.array("sample.source"),
             next_position=cache.header.layout.next_position,
             name=str(cache.path),
         )
         self._cache = cache
-        self._neutral: NDArray[np.float32] | None = None
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=cache.size_bytes,
@@ -260,37 +328,3 @@ class Answerer(PrefixAnswerer):
         trace: TracebackType | None,
     ) -> None:
         self._cache.close()
-
-    def attention(
-        self, questions: list[list[int]], max_new_tokens: int
-    ) -> tuple[list[list[int]], Tensor]:
-        """Answer, and tell what attention the tokens of each answer pay to each sample.
-
-        Args:
-            questions: token ids of each.
-            max_new_tokens: of each answer.
-
-        Returns:
-            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
-            the tokens of an answer; pointers get none.
-        """
-        evidence = Evidence(
-            self._prefix,
-            file_tensors.tensor(self._cache, "token.sample"),
-            groups=self._cache.header.shape.samples,
-            sequences=len(questions),
-        )
-        return self.generate(questions, max_new_tokens, evidence), evidence.mass
-
-    def _answer(
-        self, questions: list[list[int]], max_new_tokens: int
-    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
-        if self._neutral is None:
-            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
-            self._neutral = paid[0].numpy()
-        answers, found = self.attention(questions, max_new_tokens)
-        time_s, source = self._cache.array("sample.time_s"), self._cache.array("sample.source")
-        return answers, [
-            time_ranges(sample_evidence(mass, self._neutral), time_s, source)
-            for mass in found.numpy()
-        ]
