@@ -19,7 +19,14 @@ from batch.models import Family
 from cachefmt import CacheFile, SampleIndex, tensor_specs
 
 BUDGET_TOKENS = 4096
-"""Tokens loaded for a question, text included."""
+"""Tokens loaded for a question at most, text included."""
+SHARE = 0.5
+"""Share of what a question is about that the loaded samples hold, if the budget allows.
+
+Source: 25 needle questions about 5 films of ten minutes (14,000 stored tokens), demo model. With
+0.5, 1,100 tokens are loaded on average and 22 answers are right; always filling a budget of 600,
+1,000, 2,000, 3,000, 4,096 tokens gives 21, 21, 21, 20, 17; the right segment alone 23.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +152,12 @@ class Retriever:
         )
 
     def _best(self, ids: list[int]) -> list[Chosen]:
-        """Stored samples that fit the budget together, the best first."""
+        """The fewest stored samples that hold the share, within the budget; the best first."""
         scores = self._scores(ids)
         order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
+        held = np.cumsum(np.maximum(scores[order], 0))
+        if len(held) and held[-1] > 0:
+            order = order[: int(np.searchsorted(held, SHARE * held[-1])) + 1]
         tokens = np.concatenate([index.tokens for index in self._indices])[order]
         text = len(self._text.old) + self._behind.stop - self._behind.start
         within = np.cumsum(tokens) + text <= self._budget_tokens
