@@ -19,8 +19,9 @@ from cachefmt.reader import CacheFile
 
 FOLDER_SUFFIX = ".segments"
 """End of the name of a folder of segments."""
+FILE_SUFFIX = ".safetensors"
+"""End of the name of a cache file, alone or in such a folder."""
 
-_FILE_SUFFIX = ".safetensors"
 _NAME = re.compile(r"(\d{5}|[1-9]\d{5,})\.safetensors")
 _SHAPE = (
     *("layers", "heads", "head_dim", "group_size", "raw_dtype", "position_axes"),
@@ -30,7 +31,7 @@ _SHAPE = (
 
 def segment_path(folder: Path, number: int) -> Path:
     """Where a segment of a video lies in the folder."""
-    return folder / f"{number:05}{_FILE_SUFFIX}"
+    return folder / f"{number:05}{FILE_SUFFIX}"
 
 
 def segments_in(folder: Path) -> list[Path]:

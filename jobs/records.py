@@ -20,14 +20,15 @@ def fan_out(folder: Path, item: str, suffix: str) -> Path:
     return folder / item[:2] / f"{item}{suffix}"
 
 
-def items_in(folder: Path, suffix: str) -> set[str]:
-    """Items that have a file under `fan_out`; reads names only."""
+def items_in(folder: Path, *suffixes: str) -> set[str]:
+    """Items that have a file under `fan_out`, with any of these suffixes; reads names only."""
     found = set()
     for group in _entries(folder):
         if group.is_dir():
             found |= {
                 entry.name.removesuffix(suffix)
                 for entry in _entries(group.path)
+                for suffix in suffixes
                 if entry.name.endswith(suffix)
             }
     return found

@@ -89,6 +89,10 @@ class Room:
             self._measured_s = time.monotonic()
         return Allowance(folder=self._folder, quota_left=self._max_bytes - self._used)
 
+    def measure_again(self) -> None:
+        """Forget what was counted: workers wrote files by themselves."""
+        self._measured_s = float("-inf")
+
     def add(self, size_bytes: int) -> None:
         """Count a file that was written."""
         self._used += size_bytes

@@ -4,8 +4,7 @@ A batch of questions stands behind one copy of the prefix; only their own keys a
 added, and dropped with the answer, so a question leaves no trace.
 """
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
-from batch.answering.fit import check_fits
-from batch.errors import BatchError, ModelError
-from batch.kv import Evidence, Kernel, Observer, Prefix, TieredCache, forward
-from batch.models import Family, open_family
-from batch.models.placement import Device
+from batch.errors import BatchError
+from batch.kv import Evidence, Observer, Prefix, TieredCache, forward
+from batch.models import Family
 from cachefmt import CacheFile
 from cachefmt import tensors as file_tensors
 
@@ -38,6 +35,16 @@ class Reply:
     """False if `max_new_tokens` cut it off."""
     evidence: tuple[TimeRange, ...]
     """The times of the video that it rests on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A question and its answer in tokens."""
+
+    question_ids: list[int]
+    answer_ids: list[int]
+    """The end of the answer included."""
+    reply: Reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,19 @@ class PrefixAnswerer:
         """Answer questions in order, a batch at a time.
 
         Raises:
+            BatchError: as of `converse`.
+        """
+        for exchange in self.converse(
+            questions, max_new_tokens=max_new_tokens, batch_size=batch_size
+        ):
+            yield exchange.reply
+
+    def converse(
+        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> Iterator[Exchange]:
+        """Answer questions in order, a batch at a time, and give the tokens too.
+
+        Raises:
             BatchError: a question is empty, holds the model's image token, or does not fit the
                 model's context behind the prefix together with its answer.
         """
@@ -91,15 +111,18 @@ class PrefixAnswerer:
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
             answers, evidence = self._answer(ids[batch], max_new_tokens)
-            for question, tokens, times in zip(asked[batch], answers, evidence, strict=True):
+            for question, its_ids, tokens, times in zip(
+                asked[batch], ids[batch], answers, evidence, strict=True
+            ):
                 text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
-                yield Reply(
+                reply = Reply(
                     question=question,
                     answer=text.strip(),
                     tokens=len(tokens),
                     complete=tokens[-1] in self._family.stop_ids,
                     evidence=tuple(times),
                 )
+                yield Exchange(question_ids=its_ids, answer_ids=tokens, reply=reply)
 
     @torch.inference_mode()
     def generate(
@@ -141,6 +164,24 @@ class PrefixAnswerer:
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
 
+    @torch.inference_mode()
+    def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
+        """How likely this prefix makes answers, whoever gave them, in one batch.
+
+        Returns:
+            For each the natural logarithm of the probability of a token, a mean over the answer.
+        """
+        rows = [[*said.question_ids, *said.answer_ids[:-1]] for said in exchanges]
+        step, padding = self._padded(rows)
+        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
+        hidden = self._hidden(step, place.clamp(min=0), TieredCache(self._prefix), padding)
+        found = []
+        for states, said in zip(hidden, exchanges, strict=True):  # scores of all would be large
+            answer = torch.tensor(said.answer_ids, device=self._device)
+            scores = self._family.logits(states[-len(answer) :]).float().log_softmax(-1)
+            found.append(float(scores.gather(1, answer[:, None]).mean()))
+        return found
+
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
     ) -> tuple[list[list[int]], list[list[TimeRange]]]:
@@ -156,12 +197,15 @@ class PrefixAnswerer:
 
     def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
         """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
+        return self._family.logits(self._hidden(step, place, cache, padding)[:, -1])
+
+    def _hidden(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
+        """Last hidden states [batch, new, hidden] of the same."""
         embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
         start = torch.tensor(self._next_position, device=self._device)
         positions = start[:, None, None] + place[None]
         positions = positions[0] if len(positions) == 1 else positions
-        hidden = forward(self._family.language_model, embedded, positions, cache, padding)
-        return self._family.logits(hidden[:, -1])
+        return forward(self._family.language_model, embedded, positions, cache, padding)
 
     def question_ids(self, question: str) -> list[int]:
         """Token ids behind the prefix.
@@ -241,15 +285,10 @@ class PlacedAnswerer(PrefixAnswerer):
 
 
 class Answerer(PlacedAnswerer):
-    """Answers questions about one video from its cache."""
+    """Answers questions from one cache file: of a whole video, or of one segment."""
 
-    def __init__(self, cache: CacheFile, family: Family, *, open_seconds: float = 0.0) -> None:
-        """Use an open cache with a loaded model, which must be the one that wrote it.
-
-        Args:
-            open_seconds: what opening the cache took, for `loading`.
-        """
-        started = time.perf_counter()
+    def __init__(self, cache: CacheFile, family: Family) -> None:
+        """Use an open cache with a loaded model, which must be the one that wrote it."""
         super().__init__(
             Prefix.load(cache, family.layer_devices),
             family,
@@ -260,58 +299,6 @@ class Answerer(PlacedAnswerer):
             name=str(cache.path),
         )
         self._cache = cache
-        self.loading = Loading(
-            load_seconds=open_seconds + time.perf_counter() - started,
-            load_bytes=cache.size_bytes,
-            reencode_seconds=float(cache.array("cost.seconds").sum()),
-        )
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        model: str | None = None,
-        device: Device = "cpu",
-        dtype: str | None = None,
-        attention: Kernel = "auto",
-        offline: bool = False,
-    ) -> Self:
-        """Open a cache and load the model that wrote it.
-
-        Args:
-            model: where that model is; None is where it was when the cache was written.
-            device: as for `Family.load`.
-            dtype: floating point type to run in; None is the one of the prefill.
-            attention: what attends to the stored tiers.
-            offline: use only what is on this machine.
-
-        Raises:
-            CacheFileError: the file is no cache, or damaged.
-            ModelError: the model is not there, or is not the one that wrote the cache.
-        """
-        started = time.perf_counter()
-        cache = CacheFile.open(path)
-        cache.verify_tables()
-        open_seconds = time.perf_counter() - started
-        written = cache.header.model
-        name = model or written.id
-        try:
-            family = open_family(
-                name, revision=None if model else written.revision, offline=offline
-            )
-        except ModelError as error:
-            if model is not None:
-                raise
-            raise ModelError(
-                f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "
-                f"batch answer --cache {path} --model FOLDER"
-            ) from error
-        check_fits(cache, family)
-        family.load(
-            device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention
-        )
-        return cls(cache, family, open_seconds=open_seconds)
 
     @property
     def path(self) -> Path:

@@ -68,13 +68,18 @@ def time_ranges(
     needed = int(np.searchsorted(np.cumsum(held[falling]), SHARE * held.sum())) + 1
     named = np.zeros(len(stored), int)
     named[falling[:needed]] = 1
-    gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
-    edges_s = np.append(time_s[stored], time_s[-1] + gap_s)
+    edges_s = np.append(time_s[stored], span_of(time_s).stop_s)
     changes = np.flatnonzero(np.diff(named, prepend=0, append=0)).reshape(-1, 2)
     return [
         TimeRange(start_s=float(edges_s[first]), stop_s=float(edges_s[last]))
         for first, last in changes
     ]
+
+
+def span_of(time_s: NDArray[np.float64]) -> TimeRange:
+    """From the first of some samples on, [samples >= 1], until the last has been on screen."""
+    gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
+    return TimeRange(start_s=float(time_s[0]), stop_s=float(time_s[-1]) + gap_s)
 
 
 def _clock(seconds: float) -> str:

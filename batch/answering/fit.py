@@ -1,12 +1,17 @@
 """Whether a model is the one that wrote a cache."""
 
+from pathlib import Path
+
 from batch.errors import ModelError
 from batch.models import Family
 from cachefmt import CacheFile
 
 
-def check_fits(cache: CacheFile, family: Family) -> None:
+def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
     """Refuse a model whose keys and values, words or pictures differ from the cache's.
+
+    Args:
+        path: what messages call the cache: its file, or the folder that it is a segment of.
 
     Raises:
         ModelError: names the part that differs and the two ways out.
@@ -21,11 +26,11 @@ def check_fits(cache: CacheFile, family: Family) -> None:
     for part, written, got in parts:
         if written != got:
             raise ModelError(
-                f"{cache.path}: written with {model.id} ({part} {written[:8]}), "
+                f"{path}: written with {model.id} ({part} {written[:8]}), "
                 f"but {checkpoint.name} has {part} {got[:8]}.\n"
                 f"Answer with the model that wrote it:  "
-                f"batch answer --cache {cache.path}\n"
+                f"batch answer --cache {path}\n"
                 f"or write it again:                    "
-                f"batch prefill --force --model {checkpoint.name} --out {cache.path.parent} "
+                f"batch prefill --force --model {checkpoint.name} --out {path.parent} "
                 f"{cache.header.video.name}"
             )

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from batch.answering import Answerer
-from batch.answering.fit import check_fits
+from batch.answering import Scope, VideoAnswerer
+from batch.answering.retrieval import BUDGET_TOKENS
+from batch.answering.video import open_checked
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import Shelf, Store
 from batch.errors import BatchError
 from batch.kv import Kernel
 from batch.models import Family, open_family
 from batch.models.placement import Device
-from cachefmt import CacheFile, CacheFileError
+from cachefmt import CacheFileError
 
 
 def choose_work(store: Store, id: str | None) -> Shelf:
@@ -69,6 +70,8 @@ def ask_archive(
     questions: Sequence[str],
     *,
     match: Sequence[str] = (),
+    scope: Scope = "auto",
+    budget_tokens: int = BUDGET_TOKENS,
     max_new_tokens: int = 64,
     batch_size: int = 16,
 ) -> Iterator[dict[str, Any]]:
@@ -78,18 +81,20 @@ def ask_archive(
 
     Args:
         match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
+        scope: what of a video in segments answers.
+        budget_tokens: loaded for a question at most where samples are retrieved.
     """
+    reach: Any = {"scope": scope, "budget_tokens": budget_tokens}
+    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for row in catalogue_rows(store, work):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
             continue
         found = {name: row[name] for name in ("video", "path", "cache")}
         try:
-            with CacheFile.open(store.root / row["cache"]) as cache:
-                cache.verify_tables()
-                check_fits(cache, family)
-                replies = Answerer(cache, family).ask(
-                    questions, max_new_tokens=max_new_tokens, batch_size=batch_size
-                )
+            path = store.root / row["cache"]
+            segments = open_checked(path, scope)
+            with VideoAnswerer(segments, family, path, **reach) as video:
+                replies = video.ask(questions, **limits)
                 yield {**found, "answers": [asdict(reply) for reply in replies]}
         except (BatchError, CacheFileError) as error:
             yield {**found, "error": str(error)}

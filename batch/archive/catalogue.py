@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         pa.field("block_samples", pa.int32()),
         pa.field("manifest_bytes", pa.int64()),
         pa.field("cache", pa.string()),
+        pa.field("segments", pa.int32()),
         pa.field("cache_bytes", pa.int64()),
         pa.field("fp16_kv_bytes", pa.int64()),
         pa.field("compression", pa.float64()),

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from batch.analysis.manifest import Manifest
 from batch.archive.analyzing import FULL
 from batch.archive.order import Order
 from batch.archive.tasks import Prefill, Staged
+from batch.errors import BatchError
 from batch.models import open_family
 from batch.models.device import choose_device, choose_dtype
 from batch.prefill import Prefill as Plan
-from batch.prefill import plan_cache, prefill
+from batch.prefill import VideoPlan, plan_video, prefill, remove_cache, segments_to_do
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
+from cachefmt.layout import file_size
 from jobs.errors import NoRoomError
+from jobs.whole import put
 
 
 class Prefiller:
@@ -52,10 +56,14 @@ class Prefiller:
             )
 
     def prefill(self, task: Prefill) -> Staged:
-        """Write a cache to a temporary place, in smaller blocks if memory runs out.
+        """Write a cache, in smaller blocks if memory runs out.
+
+        A file stays in its temporary place. Segments go to their folder one by one, and those that
+        are there already are not made again: of a run that is killed only the segment in work is
+        lost.
 
         Raises:
-            ContextError: the video does not fit the model's context.
+            ContextError: a sample does not fit the model's context.
             ManifestError: the manifest is damaged.
             MemoryError: it does not fit the memory, even a sample at a time.
             NoRoomError: the cache has no room.
@@ -64,18 +72,19 @@ class Prefiller:
         manifest = Manifest.read(task.manifest)
         block_samples = self._order.block_samples or BLOCK_SAMPLES
         while True:
-            plan = self._plan(manifest, block_samples)
-            task.allowance.check(plan.size_bytes)
-            if self._run(plan, task.staged):
+            video = self._plan(manifest, block_samples)
+            if self._write(video, task):
                 break
             if block_samples == 1:
                 raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
             block_samples //= 2
-        return Staged(facts=_facts(plan, task.staged), began_s=began, ended_s=time.monotonic())
+        paths = [video.path(task.segments, number) for number in range(len(video.headers))]
+        facts = _facts(video, paths if video.is_cut else [task.staged], block_samples)
+        return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
 
-    def _plan(self, manifest: Manifest, block_samples: int) -> Plan:
+    def _plan(self, manifest: Manifest, block_samples: int) -> VideoPlan:
         order = self._order
-        return plan_cache(
+        return plan_video(
             manifest,
             self._family,
             dtype=self._dtype,
@@ -83,6 +92,20 @@ class Prefiller:
             pointers=order.pointers,
             block_samples=block_samples,
         )
+
+    def _write(self, video: VideoPlan, task: Prefill) -> bool:
+        """Write what of a cache is missing; whether the memory sufficed."""
+        if not video.is_cut:
+            remove_cache(task.segments)
+            task.allowance.check(video.size_bytes)
+            return self._run(video.segment(0), task.staged)
+        numbers = _missing(video, task.segments)
+        task.allowance.check(sum(file_size(video.headers[number]) for number in numbers))
+        for number in numbers:
+            if not self._run(video.segment(number), task.staged):
+                return False
+            put(task.staged, video.path(task.segments, number))
+        return True
 
     def _run(self, plan: Plan, staged: Path) -> bool:
         """Whether the memory sufficed."""
@@ -110,17 +133,32 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def _facts(plan: Plan, staged: Path) -> dict[str, Any]:
-    shape, slots = plan.header.shape, plan.plan.slots
-    fp16_kv_bytes = 4 * slots * shape.layers * shape.heads * shape.head_dim
-    with CacheFile.open(staged) as cache:
-        _, encode_s, prefill_s = cache.array("cost.seconds").tolist()
+def _missing(video: VideoPlan, folder: Path) -> list[int]:
+    """Numbers of the segments to be made; what is there of another version or cut is removed."""
+    try:
+        return segments_to_do(video, folder, force=False)
+    except BatchError:
+        return segments_to_do(video, folder, force=True)
+
+
+def _facts(video: VideoPlan, files: Sequence[Path], block_samples: int) -> dict[str, Any]:
+    shapes = [header.shape for header in video.headers]
+    slots = sum(header.layout.slots for header in video.headers)
+    encode_s, prefill_s = 0.0, 0.0
+    for file in files:
+        with CacheFile.open(file) as cache:
+            _, encode, prefill = cache.array("cost.seconds").tolist()
+        encode_s, prefill_s = encode_s + encode, prefill_s + prefill
     return {
         "slots": slots,
-        **{f"tokens_{tier.lower()}": count for tier, count in shape.tokens.items()},
-        "block_samples": plan.block_samples,
-        "cache_bytes": plan.size_bytes,
-        "fp16_kv_bytes": fp16_kv_bytes,
+        **{
+            f"tokens_{tier.lower()}": sum(shape.tokens[tier] for shape in shapes)
+            for tier in shapes[0].tokens
+        },
+        "block_samples": block_samples,
+        "segments": len(shapes),
+        "cache_bytes": video.size_bytes,
+        "fp16_kv_bytes": 4 * slots * shapes[0].layers * shapes[0].heads * shapes[0].head_dim,
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,
         "tool": version("sali-cache"),

@@ -61,11 +61,19 @@ class Recorder:
             staged.unlink()
             raise
         put(staged, shelf.product(row.video))
-        record = {**facts, **row.public_facts, **_signature(row)}
-        shelf.ledger.put_done(row.video, record, self.staging)
         self.room.add(size_bytes)
-        self.tally.written_bytes += size_bytes
-        return record
+        return self._record(shelf, row, facts, size_bytes)
+
+    def keep_folder(
+        self, shelf: Shelf, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+    ) -> dict[str, Any]:
+        """Record a folder whose files have their names already; returns the record.
+
+        Args:
+            size_bytes: of all files.
+        """
+        self.room.measure_again()  # it may have counted some of these files
+        return self._record(shelf, row, facts, size_bytes)
 
     def finish(self, shelf: Shelf, row: FileRow, record: Mapping[str, Any]) -> None:
         """Count a video of which nothing more was asked for."""
@@ -83,6 +91,14 @@ class Recorder:
         """Count a file that failed; its row in the inventory is its record."""
         self.tally.failed[reason] += 1
         self.listener.failed(path, reason, message)
+
+    def _record(
+        self, shelf: Shelf, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+    ) -> dict[str, Any]:
+        record = {**facts, **row.public_facts, **_signature(row)}
+        shelf.ledger.put_done(row.video, record, self.staging)
+        self.tally.written_bytes += size_bytes
+        return record
 
 
 def _signature(row: FileRow) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class Prefills:
             ready_s=ready_s,
             manifest=self._manifests.product(row.video),
             staged=self._recorder.staging / f"{row.video}.safetensors",
+            segments=self._caches.folder_of(row.video),
             allowance=self._recorder.room.allowance(),
         )
 
@@ -167,7 +168,11 @@ class Prefills:
         self._in_a_row = 0
         analyzed = self._manifests.ledger.read_done(task.row.video)
         facts = {**analyzed, **value.facts}
-        record = self._recorder.keep(self._caches, task.row, task.staged, facts)
+        if task.staged.exists():
+            record = self._recorder.keep(self._caches, task.row, task.staged, facts)
+        else:
+            size_bytes = facts["cache_bytes"]
+            record = self._recorder.keep_folder(self._caches, task.row, facts, size_bytes)
         self._recorder.finish(self._caches, task.row, record)
 
     def _analyze_again(self, result: Raised | Died) -> bool:

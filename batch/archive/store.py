@@ -5,7 +5,8 @@
                 manifests/ab/VIDEO.parquet
                 done/ab/VIDEO.json, failed/ab/VIDEO.json
     works/ID/asked.json                    model, and settings of a prefill
-             caches/ab/VIDEO.safetensors
+             caches/ab/VIDEO.safetensors, or of a video in segments
+             caches/ab/VIDEO.segments/00000.safetensors, 00001.safetensors, ...
              done/ab/VIDEO.json, failed/ab/VIDEO.json
     catalogue/ID.parquet                   a row per video for a work, made from the records
     models/                                identities of models whose files stay the same
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 from jobs.records import Ledger, fan_out, items_in
 from jobs.whole import write_whole
 
@@ -28,22 +30,41 @@ _ASKED = "asked.json"
 
 
 class Shelf:
-    """The products of one analysis or work: a file of each video, and records of how it went."""
+    """The products of one analysis or work: a file of each video, and records of how it went.
 
-    def __init__(self, folder: Path, products: str, suffix: str) -> None:
+    Some kinds of product have a second form, a folder, which is whole only if there is a record.
+    """
+
+    def __init__(
+        self, folder: Path, products: str, suffix: str, folder_suffix: str | None = None
+    ) -> None:
         self.id = folder.name
         self.folder = folder
         self.ledger = Ledger(folder)
         self._products = folder / products
         self._suffix = suffix
+        self._folder_suffix = folder_suffix
 
     def product(self, video: str) -> Path:
-        """Where a video's file is, or will be."""
+        """Where a video's file is, or will be, or its folder if there is one."""
+        if self._folder_suffix is not None and self.folder_of(video).is_dir():
+            return self.folder_of(video)
         return fan_out(self._products, video, self._suffix)
 
+    def folder_of(self, video: str) -> Path:
+        """Where a video's product is if it is a folder.
+
+        Raises:
+            ValueError: products of this kind are files.
+        """
+        if self._folder_suffix is None:
+            raise ValueError(f"{self.folder}: its products are files")
+        return fan_out(self._products, video, self._folder_suffix)
+
     def finished(self) -> set[str]:
-        """Videos with a record and a file."""
-        return self.ledger.done() & items_in(self._products, self._suffix)
+        """Videos with a record and a file or folder."""
+        suffixes = filter(None, (self._suffix, self._folder_suffix))
+        return self.ledger.done() & items_in(self._products, *suffixes)
 
     def is_finished(self, video: str) -> bool:
         """Whether a video has a record and a file by now."""
@@ -81,7 +102,7 @@ class Store:
 
     def work(self, id: str) -> Shelf:
         """The caches of one work."""
-        return Shelf(self.root / "works" / id, "caches", ".safetensors")
+        return Shelf(self.root / "works" / id, "caches", FILE_SUFFIX, FOLDER_SUFFIX)
 
     def analyses(self) -> list[Shelf]:
         """All analyses, by ID."""

@@ -44,13 +44,16 @@ class Analyze:
 class Prefill:
     """Write the cache of a video; the answer is Staged.
 
-    `ready_s` is the time of the monotonic clock since which it could be done.
+    `ready_s` is the time of the monotonic clock since which it could be done. Of a video in
+    segments, each finished one is moved from `staged` to the folder `segments` at once, where a
+    later run finds it.
     """
 
     row: FileRow
     ready_s: float
     manifest: Path
     staged: Path
+    segments: Path
     allowance: Allowance
 
 

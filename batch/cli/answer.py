@@ -8,12 +8,16 @@ from typing import Any
 
 import click
 
-from batch.cli.options import EXISTING_FILE, json_option, run_options
+from batch.cli.options import EXISTING, json_option, run_options
 from batch.cli.summary import PARTIAL
+
+SCOPES = ("auto", "retrieve", "all")
 
 
 @click.command()
-@click.option("--cache", type=EXISTING_FILE, help="File written by batch prefill.")
+@click.option(
+    "--cache", type=EXISTING, help="File, or folder of segments, written by batch prefill."
+)
 @click.option(
     "--archive",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -38,6 +42,21 @@ from batch.cli.summary import PARTIAL
     show_default=True,
     help="Questions answered together, over one copy of the cache.",
 )
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default="auto",
+    show_default=True,
+    help="What of a video answers: the samples that the question is about, or all segments, each "
+    "for itself. auto: the whole of one file, retrieve of several segments.",
+)
+@click.option(
+    "--budget-tokens",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Most tokens that retrieve loads for a question.",
+)
 @run_options
 @json_option
 def answer(
@@ -50,6 +69,8 @@ def answer(
     offline: bool,
     max_new_tokens: int,
     batch_size: int,
+    scope: str,
+    budget_tokens: int,
     device: str | None,
     dtype: str | None,
     attn: Any,
@@ -58,21 +79,24 @@ def answer(
     """Answer questions about one video from its cache, or about all videos of an archive.
 
     Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
-    --json keeps the line breaks within an answer. An archive gives a JSON object for each video,
-    and exit code 3 if some cache could not be used. No video is needed.
+    --json keeps the line breaks within an answer. A video in segments answers from the samples
+    that the question is about; --json says which, and what was read. With --scope all it is the
+    answer of the segment that makes it likeliest, and --json has those of all. An archive gives a
+    JSON object for each video, and exit code 3 if some cache could not be used. No video is needed.
     """
     if (cache is None) == (archive is None):
-        raise click.UsageError("give --cache FILE or --archive FOLDER")
+        raise click.UsageError("give --cache or --archive")
     if cache is not None and (match or work):
         raise click.UsageError("--match and --work go with --archive")
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    reach: dict[str, Any] = {"scope": scope, "budget_tokens": budget_tokens}
     run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
     run["attention"] = attn
     if archive is not None:
-        _ask_archive(archive, work, asked, match, run, ask)
+        _ask_archive(archive, work, asked, match, run, {**reach, **ask})
     elif cache is not None:
-        _ask_cache(cache, asked, run, ask, as_json=as_json)
+        _ask_cache(cache, asked, {**reach, **run}, ask, as_json=as_json)
 
 
 def _ask_archive(
@@ -108,20 +132,28 @@ def _ask_cache(
     *,
     as_json: bool,
 ) -> None:
-    from batch.answering import Answerer
+    from batch.answering import RetrievedReply, VideoAnswerer
     from batch.models.device import choose_device
 
     run["device"] = choose_device(run["device"])
-    with Answerer.open(cache, **run) as video:
+    with VideoAnswerer.open(cache, **run) as video:
         loading = video.loading
         click.echo(
-            f"{loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s; "
+            f"scope {video.scope}: {loading.load_bytes:,} bytes loaded in "
+            f"{loading.load_seconds:.3f} s; "
             f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
             err=True,
         )
+        told = {"scope": video.scope, **asdict(loading)}
         for reply in video.ask(questions, **ask):
+            if isinstance(reply, RetrievedReply):
+                click.echo(
+                    f"{len(reply.samples)} samples, {reply.loaded_tokens:,} tokens and "
+                    f"{reply.rows_bytes:,} bytes read for: {reply.question}",
+                    err=True,
+                )
             if as_json:
-                click.echo(json.dumps({**asdict(reply), **asdict(loading)}, ensure_ascii=False))
+                click.echo(json.dumps({**asdict(reply), **told}, ensure_ascii=False))
             else:
                 times = ", ".join(map(str, reply.evidence))
                 click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")

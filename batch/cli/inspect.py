@@ -1,27 +1,30 @@
-"""`batch inspect`: what a cache file holds."""
+"""`batch inspect`: what a cache holds."""
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.cli.options import EXISTING_FILE, json_option
+from batch.cli.options import EXISTING, json_option
 
 if TYPE_CHECKING:
     from cachefmt import CacheFile
 
 
 @click.command()
-@click.argument("cache", type=EXISTING_FILE)
+@click.argument("cache", type=EXISTING)
 @json_option
 def inspect(cache: Path, as_json: bool) -> None:
-    """Show the header, tiers and sizes of a CACHE; reads no keys or values."""
-    from cachefmt import CacheFile
+    """Show the header, tiers and sizes of a CACHE, file or folder; reads no keys or values."""
+    from cachefmt import open_segments
 
-    with CacheFile.open(cache) as opened:
-        found = describe(opened)
+    with ExitStack() as opened:
+        segments = [opened.enter_context(segment) for segment in open_segments(cache)]
+        found = describe(cache, segments)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -29,38 +32,68 @@ def inspect(cache: Path, as_json: bool) -> None:
         click.echo(line)
 
 
-def describe(cache: "CacheFile") -> dict[str, Any]:
-    """Identity, tokens and bytes of each tier, sizes and costs, as plain values."""
-    from cachefmt import STORED_TIERS, tensor_specs
+def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
+    """Identity, tokens and bytes of each tier, sizes and costs, as plain values.
+
+    Numbers are of all segments together; those of each are under `segments`. What segments have
+    in common, and what is the first one's (`layout.next_position`), is told once.
+    """
+    import numpy as np
+
+    from cachefmt import STORED_TIERS
     from cachefmt.layout import COST_SECONDS
 
-    header = cache.header
-    sizes = {name: spec.size_bytes for name, spec in tensor_specs(header.shape).items()}
-    in_tier = {
-        tier.name: sum(size for name, size in sizes.items() if f".{tier.name.lower()}" in name)
-        for tier in STORED_TIERS
-    }
-    source = cache.array("sample.source")
-    full = (
-        4 * header.layout.slots * header.shape.layers * header.shape.heads * header.shape.head_dim
-    )
+    parts = [_part(segment) for segment in segments]
+    header = segments[0].header
+    full = _sum(parts, "fp16_kv_bytes")
+    size_bytes = _sum(parts, "size_bytes")
+    in_tier = {tier.name: sum(part["bytes"][tier.name] for part in parts) for tier in STORED_TIERS}
+    seconds = np.sum([segment.array("cost.seconds") for segment in segments], axis=0)
     return {
-        "cache": str(cache.path),
-        "size_bytes": cache.size_bytes,
+        "cache": str(path),
+        "size_bytes": size_bytes,
         "fp16_kv_bytes": full,
-        "compression": full / cache.size_bytes,
-        "samples": header.shape.samples,
-        "stored_samples": int((source == range(len(source))).sum()),
-        "slots": header.layout.slots,
-        "tokens": {tier.name: header.shape.tokens[tier.name] for tier in STORED_TIERS},
-        "bytes": {**in_tier, "other": cache.size_bytes - sum(in_tier.values())},
-        "seconds": dict(zip(COST_SECONDS, cache.array("cost.seconds").tolist(), strict=True)),
+        "compression": full / size_bytes,
+        **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots")},
+        "tokens": {tier: sum(part["tokens"][tier] for part in parts) for tier in in_tier},
+        "bytes": {**in_tier, "other": size_bytes - sum(in_tier.values())},
+        "seconds": dict(zip(COST_SECONDS, seconds.tolist(), strict=True)),
         **{
             part: dataclasses.asdict(getattr(header, part))
             for part in ("format", "model", "prompt", "video", "manifest", "policy", "layout")
         },
         "tool": header.tool,
+        "segments": parts,
     }
+
+
+def _part(cache: "CacheFile") -> dict[str, Any]:
+    """What is told of a single segment."""
+    from cachefmt import STORED_TIERS, tensor_specs
+
+    shape, layout, segment = cache.header.shape, cache.header.layout, cache.header.segment
+    sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
+    source, time_s = cache.array("sample.source"), cache.array("sample.time_s")
+    return {
+        "number": segment.number,
+        "first_sample": segment.first_sample,
+        "first_s": float(time_s[0]) if len(time_s) else None,
+        "last_s": float(time_s[-1]) if len(time_s) else None,
+        "samples": shape.samples,
+        "stored_samples": int((source == range(len(source))).sum()),
+        "slots": layout.slots,
+        "tokens": {tier.name: shape.tokens[tier.name] for tier in STORED_TIERS},
+        "bytes": {
+            tier.name: sum(size for name, size in sizes.items() if f".{tier.name.lower()}" in name)
+            for tier in STORED_TIERS
+        },
+        "size_bytes": cache.size_bytes,
+        "fp16_kv_bytes": 4 * layout.slots * shape.layers * shape.heads * shape.head_dim,
+    }
+
+
+def _sum(parts: "Sequence[dict[str, Any]]", name: str) -> int:
+    return sum(part[name] for part in parts)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -84,4 +117,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
     )
     costs = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["seconds"].items())
     lines.append(f"written in {costs} s by {found['tool']}")
+    if len(found["segments"]) > 1:
+        lines += [
+            "",
+            f"{'segment':>7} {'from':>9} {'to':>9} {'samples':>8} {'tokens':>9} {'bytes':>13}",
+        ]
+        lines += map(_segment_line, found["segments"])
     return lines
+
+
+def _segment_line(part: dict[str, Any]) -> str:
+    times = " ".join(f"{part[name]:7.1f} s" for name in ("first_s", "last_s"))
+    tokens = sum(part["tokens"].values())
+    return f"{part['number']:7} {times} {part['samples']:8} {tokens:9,} {part['size_bytes']:13,}"

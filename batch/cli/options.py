@@ -11,6 +11,7 @@ from batch.errors import BatchError
 PROFILES = ("default", "paper", "none")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("auto", "torch", "triton")
+EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -5,38 +5,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batch.prefill import Memory, Prefill
+    from batch.prefill import Memory, VideoPlan
 
 
-def describe(target: Path, work: "Prefill", *, written: bool, skipped: bool) -> dict[str, Any]:
-    """A cache as plain values with stable keys."""
+def describe(
+    target: Path, video: "VideoPlan", *, written: list[int], skipped: bool
+) -> dict[str, Any]:
+    """A cache as plain values with stable keys.
+
+    Args:
+        written: numbers of the segments that this run wrote.
+    """
+    shapes = [header.shape for header in video.headers]
     return {
         "cache": str(target),
-        "written": written,
+        "written": bool(written),
         "skipped": skipped,
-        "size_bytes": work.size_bytes,
-        "slots": work.plan.slots,
-        "tokens": dict(work.header.shape.tokens),
-        "samples": work.header.shape.samples,
-        "stored_samples": int(work.manifest.kept.sum()),
-        "positions": work.plan.numbering,
+        "size_bytes": video.size_bytes,
+        "slots": sum(header.layout.slots for header in video.headers),
+        "tokens": {tier: sum(shape.tokens[tier] for shape in shapes) for tier in shapes[0].tokens},
+        "samples": sum(shape.samples for shape in shapes),
+        "stored_samples": int(video.manifest.kept.sum()),
+        "positions": video.headers[0].layout.positions,
+        "segments": len(video.headers),
+        "segments_written": len(written),
     }
 
 
-def report(target: Path, work: "Prefill", *, skipped: bool, as_json: bool) -> str:
+def report(target: Path, video: "VideoPlan", *, written: list[int], as_json: bool) -> str:
     """What is said of a cache that is there now."""
     if as_json:
-        return json.dumps(describe(target, work, written=not skipped, skipped=skipped))
+        return json.dumps(describe(target, video, written=written, skipped=not written))
     return str(target)
 
 
-def promise(target: Path, work: "Prefill", memory: "Memory", *, as_json: bool) -> str:
+def promise(target: Path, video: "VideoPlan", memory: "Memory", *, as_json: bool) -> str:
     """What a dry run says: the exact size, and what to expect of a minute and of memory."""
-    minutes = work.manifest.header.decoded_s / 60
+    from batch.prefill.memory import tiers_size
+
+    minutes = video.manifest.header.decoded_s / 60
+    tiers_bytes = sum(tiers_size(header.shape) for header in video.headers)
     per_minute = {
-        "size_bytes": round(work.size_bytes / minutes),
-        "tiers_bytes": round(memory.tiers_bytes / minutes),
+        "size_bytes": round(video.size_bytes / minutes),
+        "tiers_bytes": round(tiers_bytes / minutes),
     }
+    found = describe(target, video, written=[], skipped=False)
     if as_json:
         parts = {
             "weights_bytes": memory.weights_bytes,
@@ -44,13 +57,16 @@ def promise(target: Path, work: "Prefill", memory: "Memory", *, as_json: bool) -
             "block_bytes": memory.block_bytes,
             "peak_bytes": memory.peak_bytes,
         }
-        found = describe(target, work, written=False, skipped=False)
         return json.dumps({**found, "per_minute": per_minute, "memory": parts})
-    tokens = ", ".join(f"{tier} {count}" for tier, count in work.header.shape.tokens.items())
+    tokens = ", ".join(f"{tier} {count}" for tier, count in found["tokens"].items())
     weights = "unknown" if memory.weights_bytes is None else f"{memory.weights_bytes:,}"
+    segments = f" in {len(video.headers)} segments" if video.is_cut else ""
+    growing = (
+        "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
+    )
     return (
-        f"{target}: {work.size_bytes} bytes; tokens {tokens} of {work.plan.slots} slots; "
+        f"{target}: {video.size_bytes} bytes{segments}; tokens {tokens} of {found['slots']} slots; "
         f"a minute of video takes {per_minute['size_bytes']:,} bytes; memory: "
-        f"{weights} weights, {memory.tiers_bytes:,} tiers "
-        f"({per_minute['tiers_bytes']:,} a minute), about {memory.block_bytes:,} a block"
+        f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
+        f"about {memory.block_bytes:,} a block"
     )

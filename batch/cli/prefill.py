@@ -26,7 +26,7 @@ from batch.cli.summary import Summary
 
 if TYPE_CHECKING:
     from batch.models import Family
-    from batch.prefill import Prefill
+    from batch.prefill import VideoPlan
 
 
 @click.command()
@@ -63,16 +63,18 @@ def prefill(
     as_json: bool,
     **analysis: Any,
 ) -> None:
-    """Run the model over INPUTS, manifests or videos, and write a cache file of each.
+    """Run the model over INPUTS, manifests or videos, and write a cache of each.
 
-    A video is analysed first; its manifest lands beside the cache. Prints the path of each cache.
+    A video is analysed first; its manifest lands beside the cache. A cache is a file; of a video
+    that does not fit the model's context it is a folder of segments, each of them safe as soon as
+    it is there. Prints the path of each cache.
     """
     import torch
 
     from batch.models import open_family
     from batch.models.device import choose_device, choose_dtype
     from batch.models.placement import first_device
-    from batch.prefill import expect_memory, plan_cache
+    from batch.prefill import expect_video_memory, plan_video, segments_to_do
     from batch.prefill.run import BLOCK_SAMPLES
 
     _refuse_shared_names(inputs)
@@ -83,7 +85,7 @@ def prefill(
     dtype = choose_dtype(dtype, device, family.checkpoint)
     load = partial(family.load, device=device, dtype=getattr(torch, dtype), attention=attn)
     plan = partial(
-        plan_cache,
+        plan_video,
         family=family,
         dtype=dtype,
         positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
@@ -96,23 +98,22 @@ def prefill(
     folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
     manifests = _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile)
     for path in manifests:
-        target, skipped = out / f"{path.stem}.safetensors", False
         try:
-            work = plan(_manifest(path, profile))
+            video = plan(_manifest(path, profile))
+            target, written = out / f"{path.stem}{video.suffix}", list[int]()
             if dry_run:
-                memory = expect_memory(work, family, first_device(device))
-                said = promise(target, work, memory, as_json=as_json)
+                memory = expect_video_memory(video, family, first_device(device))
+                said = promise(target, video, memory, as_json=as_json)
             else:
-                skipped = not force and _is_done(target, work)
-                if not skipped:
-                    _run(work, family, target, load)
-                said = report(target, work, skipped=skipped, as_json=as_json)
+                written = segments_to_do(video, target, force=force)
+                _run(video, family, target, written, load)
+                said = report(target, video, written=written, as_json=as_json)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(_reason(path, error))
             continue
-        summary.done += not skipped
-        summary.skipped += skipped
-        summary.size_bytes += work.size_bytes
+        summary.done += bool(written) or dry_run
+        summary.skipped += not (written or dry_run)
+        summary.size_bytes += video.size_bytes
         click.echo(said)
     summary.seconds = time.perf_counter() - started
     summary.finish()
@@ -182,34 +183,25 @@ def _manifest(path: Path, profile: str | None) -> Any:
     return manifest if profile is None else manifest.with_tiers(profile)
 
 
-def _is_done(target: Path, work: "Prefill") -> bool:
-    """Whether the file there is the one that would be written.
-
-    Raises:
-        BatchError: another cache is there, a damaged one, or something else.
-    """
-    from batch.errors import BatchError
-    from batch.prefill import same_work
-    from cachefmt import CacheFile, CacheFileError
-
-    if not target.exists():
-        return False
-    try:
-        with CacheFile.open(target) as there:
-            if same_work(there.header, work.header):
-                return True
-    except CacheFileError as error:
-        raise BatchError(f"{error}; --force replaces it") from error
-    raise BatchError(
-        f"{target}: already holds a cache of {there.header.video.name} with another model, "
-        "video or settings; --force replaces it"
-    )
-
-
-def _run(work: "Prefill", family: "Family", target: Path, load: Callable[[], None]) -> None:
+def _run(
+    video: "VideoPlan",
+    family: "Family",
+    target: Path,
+    segments: list[int],
+    load: Callable[[], None],
+) -> None:
     from batch.prefill import prefill as run_prefill
+    from batch.prefill import remove_unfinished
 
+    if not segments:
+        return
     if not family.is_loaded:
         load()
-    with progress(work.manifest.video.name, int(work.manifest.kept.sum()), "samples") as tell:
-        run_prefill(work, family, target, progress=tell)
+    if video.is_cut:
+        options.make_folder(target)
+    samples = sum(map(video.kept, segments))
+    with progress(video.manifest.video.name, samples, "samples") as tell:
+        for number in segments:
+            run_prefill(video.segment(number), family, video.path(target, number), progress=tell)
+    if video.is_cut:
+        remove_unfinished(target)

@@ -1,5 +1,6 @@
-"""`batch verify`: every checksum of cache files."""
+"""`batch verify`: every checksum of caches."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -10,17 +11,21 @@ from batch.cli.summary import Summary
 @click.command()
 @click.argument("caches", nargs=-1, required=True, type=click.Path(path_type=Path))
 def verify(caches: tuple[Path, ...]) -> None:
-    """Read CACHES whole and compare every checksum; names what is damaged."""
+    """Read CACHES, files or folders of segments, whole and compare every checksum.
+
+    Names what is damaged, missing or of something else.
+    """
     import time
 
-    from cachefmt import CacheFile, CacheFileError
+    from cachefmt import CacheFileError, open_segments, verify_segments
 
     summary, started = Summary(), time.perf_counter()
     for path in caches:
         try:
-            with CacheFile.open(path) as cache:
-                cache.verify()
-                summary.size_bytes += cache.size_bytes
+            with ExitStack() as opened:
+                segments = [opened.enter_context(segment) for segment in open_segments(path)]
+                verify_segments(segments)
+                summary.size_bytes += sum(segment.size_bytes for segment in segments)
         except CacheFileError as error:
             summary.fail(str(error))
             continue

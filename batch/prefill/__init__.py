@@ -1,10 +1,17 @@
 """From a manifest and a model to a cache: plan, blocks, tiers, file."""
 
 from batch.prefill.header import make_header, same_work
-from batch.prefill.memory import Memory, expect_memory
+from batch.prefill.memory import Memory, expect_memory, expect_video_memory
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.run import Prefill, Seconds, plan_cache, prefill
 from batch.prefill.segments import Stretch, cut
+from batch.prefill.video import (
+    VideoPlan,
+    plan_video,
+    remove_cache,
+    remove_unfinished,
+    segments_to_do,
+)
 
 __all__ = [
     "Memory",
@@ -14,11 +21,17 @@ __all__ = [
     "Prefill",
     "Seconds",
     "Stretch",
+    "VideoPlan",
     "cut",
     "expect_memory",
+    "expect_video_memory",
     "make_header",
     "make_plan",
     "plan_cache",
+    "plan_video",
     "prefill",
+    "remove_cache",
+    "remove_unfinished",
     "same_work",
+    "segments_to_do",
 ]

@@ -1,12 +1,14 @@
 """What a planned prefill will hold in memory, from the config alone."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from batch.models import Family
 from batch.prefill.run import Prefill
+from batch.prefill.video import VideoPlan
+from cachefmt import Shape
 from cachefmt.layout import tensor_specs
 
 _FLOAT32_BYTES = 4
@@ -37,13 +39,30 @@ def expect_memory(work: Prefill, family: Family, device: torch.device) -> Memory
     keeps for itself.
     """
     dtype = getattr(torch, work.header.model.dtype)
-    specs = tensor_specs(work.header.shape).items()
     return Memory(
         weights_bytes=family.checkpoint.weights_bytes(dtype),
-        tiers_bytes=sum(spec.size_bytes for name, spec in specs if name.startswith("layers.")),
+        tiers_bytes=tiers_size(work.header.shape),
         block_bytes=max(
             _decoder_bytes(work, family, dtype, device), _vision_bytes(work, family, dtype)
         ),
+    )
+
+
+def tiers_size(shape: Shape) -> int:
+    """Bytes of the keys and values of a cache, scales included."""
+    specs = tensor_specs(shape).items()
+    return sum(spec.size_bytes for name, spec in specs if name.startswith("layers."))
+
+
+def expect_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:
+    """Expect what the largest segment of a video will hold: one is prefilled at a time."""
+    expected = [
+        expect_memory(video.segment(number), family, device) for number in range(len(video.headers))
+    ]
+    return replace(
+        expected[0],
+        tiers_bytes=max(memory.tiers_bytes for memory in expected),
+        block_bytes=max(memory.block_bytes for memory in expected),
     )
 
 

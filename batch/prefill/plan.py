@@ -149,11 +149,11 @@ def _positions(layout: Layout) -> int:
 
 def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
     if not fits(layout, context):
-        needed = _positions(layout)
-        rest = " or close the gaps of pointers (--positions compact)"
+        name, kept = manifest.video.name, int(manifest.kept.sum())
+        what = f"{kept} kept samples" if kept > 1 else f"the sample at {manifest.pts_s[0]:.1f} s"
+        rest = ". Close the gaps of its pointers (--positions compact)"
         raise ContextError(
-            f"{manifest.video.name}: {needed} positions ({positions}) and {ROOM_FOR_ANSWER} for "
-            f"question and answer do not fit the model's context of {context}. Take fewer samples "
-            f"(batch analyze --force with --fps or --max-samples)"
+            f"{name}: {_positions(layout)} positions ({positions}) of {what} and "
+            f"{ROOM_FOR_ANSWER} for question and answer do not fit the model's context of {context}"
             f"{rest if positions == 'original' else ''}."
         )

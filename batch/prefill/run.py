@@ -85,13 +85,7 @@ def plan_cache(
         ManifestError: the manifest was made for pictures of another geometry.
         ContextError: what is kept does not fit the model's context.
     """
-    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
-    if manifest.geometry != seen:
-        raise ManifestError(
-            f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
-            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
-            f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
-        )
+    check_geometry(manifest, family)
     part = manifest if stretch is None else manifest.part(stretch.rows)
     plan = make_plan(
         part,
@@ -112,6 +106,21 @@ def plan_cache(
         identify_weights=identify_weights,
     )
     return Prefill(manifest=part, plan=plan, header=header, block_samples=block_samples)
+
+
+def check_geometry(manifest: Manifest, family: Family) -> None:
+    """Refuse a manifest that was made for pictures of another geometry.
+
+    Raises:
+        ManifestError: names both, and the command that helps.
+    """
+    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
+    if manifest.geometry != seen:
+        raise ManifestError(
+            f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
+            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
+            f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
+        )
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
 from batch.models.family import Layout
-from batch.prefill.plan import Positions, fits
+from batch.prefill.plan import ROOM_FOR_ANSWER, Positions, fits
 from batch.video import Footage
 from cachefmt import Segment
 
@@ -39,8 +39,10 @@ def cut(
 ) -> list[Stretch]:
     """Cut the samples of a video into segments, as few as fit.
 
-    A segment starts with a kept sample, so no pointer leaves it. Where a segment must end, it ends
-    at the strongest change of scene in its second half, if there is one.
+    Both positions and tokens must fit: where a sample takes fewer positions than it has cells
+    (M-RoPE), the model was trained on no more tokens than positions. A segment starts with a kept
+    sample, so no pointer leaves it. Where a segment must end, it ends at the strongest change of
+    scene in its second half, if there is one.
 
     Args:
         lay_out: the model family's layout of some samples.
@@ -59,13 +61,14 @@ def cut(
         samples[edges[first] : edges[last]] = True
         if positions == "compact":
             samples &= kept
-        return not fits(lay_out(footage.select(samples)), context)
+        layout = lay_out(footage.select(samples))
+        enters = (layout.sample < 0) | kept[samples][layout.sample]
+        return not fits(layout, context) or int(enters.sum()) + ROOM_FOR_ANSWER > context
 
     cuts, first, end = [0], 0, len(edges) - 1
     while first < end:
         # The first edge that is too far, then one back; a single sample always goes in.
-        beyond = bisect_left(range(end + 1), True, first + 2, key=partial(too_long, first))
-        last = min(beyond - 1, end)
+        last = _first_true(partial(too_long, first), first + 2, end + 1) - 1
         if last < end:
             last = _scene_change(manifest, edges, first, last)
         cuts.append(last)
@@ -77,6 +80,17 @@ def cut(
         )
         for number, (start, stop) in enumerate(pairwise(cuts))
     ]
+
+
+def _first_true(is_far: Callable[[int], bool], low: int, high: int) -> int:
+    """The first number from `low` on that is far, `high` if none is; nothing is far before far.
+
+    In steps that double, so that no more of a long video is laid out than twice what fits.
+    """
+    step = 1
+    while low < high and not is_far(min(low + step, high) - 1):
+        low, step = min(low + step, high), 2 * step
+    return bisect_left(range(high), True, low, min(low + step, high), key=is_far)
 
 
 def _scene_change(manifest: Manifest, edges: NDArray[np.int64], first: int, last: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batch.answering import Answerer
+from batch.answering import Answerer, VideoAnswerer
 from batch.errors import BatchError, ModelError
 from batch.models import Family, open_family
 from cachefmt import CacheFile, CacheFileError
@@ -59,15 +59,14 @@ def test_a_plain_transformers_cache_continues_the_same(answerer: Answerer, famil
 def test_another_model_is_refused_with_the_command_that_helps(cache: Path, tmp_path: Path) -> None:
     tuned = tiny.llava_next(tmp_path / "tuned", seed=1)
     with pytest.raises(ModelError, match=r"weights .*but .*tuned.*\n.*batch answer --cache"):
-        Answerer.open(cache, model=str(tuned))
+        VideoAnswerer.open(cache, model=str(tuned))
     larger = tiny.llava_next(tmp_path / "larger", image_px=42)
     with pytest.raises(ModelError, match="config"):
-        Answerer.open(cache, model=str(larger))
+        VideoAnswerer.open(cache, model=str(larger))
 
 
 def test_the_model_that_wrote_it_is_found_by_itself(cache: Path) -> None:
-    with Answerer.open(cache) as opened:
-        assert opened.path == cache
+    with VideoAnswerer.open(cache) as opened:
         assert len(list(opened.ask(["a"], max_new_tokens=1))) == 1
 
 
@@ -85,7 +84,7 @@ def test_a_damaged_table_is_refused_before_any_answer(cache: Path, tmp_path: Pat
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(whole[: at + 1] + bytes([whole[at + 1] ^ 4]) + whole[at + 2 :])
     with pytest.raises(CacheFileError, match=r"damaged\.safetensors: token\.multiplicity"):
-        Answerer.open(damaged)
+        VideoAnswerer.open(damaged)
 
 
 def test_answers_do_not_change_when_others_in_the_batch_end(
@@ -103,11 +102,9 @@ def test_answers_do_not_change_when_others_in_the_batch_end(
     assert len({len(reply) for reply in together}) > 1
 
 
-def test_what_loading_took_and_saved_is_told(answerer: Answerer, cache: Path) -> None:
-    loading = answerer.loading
-    assert loading.load_bytes == cache.stat().st_size
-    assert loading.load_seconds > 0
-    with CacheFile.open(cache) as file:
+def test_what_loading_took_and_saved_is_told(cache: Path) -> None:
+    with VideoAnswerer.open(cache) as opened, CacheFile.open(cache) as file:
+        loading = opened.loading
+        assert loading.load_bytes == cache.stat().st_size
+        assert loading.load_seconds > 0
         assert loading.reencode_seconds == file.array("cost.seconds").sum() > 0
-    with Answerer.open(cache) as opened:
-        assert opened.loading.load_seconds > 0

@@ -44,7 +44,7 @@ def test_json_lines_have_stable_keys(cache: Path) -> None:
     )
     found = objects(lines)
     keys = ["question", "answer", "tokens", "complete", "evidence"]
-    keys += ["load_seconds", "load_bytes", "reencode_seconds"]
+    keys += ["scope", "load_seconds", "load_bytes", "reencode_seconds"]
     assert [list(reply) for reply in found] == [keys, keys]
     assert all(reply["load_bytes"] == cache.stat().st_size for reply in found)
     assert [reply["question"] for reply in found] == ["a", "what ?"]

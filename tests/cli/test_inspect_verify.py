@@ -46,6 +46,7 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
         "policy",
         "layout",
         "tool",
+        "segments",
     ]
     assert found["size_bytes"] == cache.stat().st_size == sum(found["bytes"].values())
     assert list(found["tokens"]) == ["FP16", "INT8", "INT4"]

@@ -1,0 +1,86 @@
+"""Every segment of a video answers; the model's own likelihood says which answer is the video's."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from batch.answering.answerer import Answerer, Reply
+from batch.answering.evidence import TimeRange, span_of
+from batch.models import Family
+from cachefmt import CacheFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What one segment of a video answers."""
+
+    segment: int
+    time: TimeRange
+    """Of the whole segment."""
+    answer: str
+    complete: bool
+    evidence: tuple[TimeRange, ...]
+    likelihood: float
+    """Natural logarithm of the probability of a token, a mean over the answer's.
+
+    Source: 182 questions to the demo model about a thing that one of five films shows: the
+    likeliest answer is right for 0.978 of them, that of the right film for 0.995. How much likelier
+    an answer is than without pictures chooses worse: 0.648.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenReply(Reply):
+    """The answer of the segment that makes it likeliest, and what all of them say."""
+
+    candidates: tuple[Candidate, ...]
+    """In order of time."""
+
+
+def ask_everywhere(
+    segments: Sequence[CacheFile],
+    family: Family,
+    questions: Iterable[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+) -> list[ChosenReply]:
+    """Put questions to every segment of a video, to one after the other.
+
+    Only the rows of one segment are in memory at a time.
+
+    Raises:
+        BatchError: as of `PrefixAnswerer.ask`.
+    """
+    asked = list(questions)
+    replies: list[list[Reply]] = [[] for _ in asked]
+    candidates: list[list[Candidate]] = [[] for _ in asked]
+    for cache in segments:
+        answerer = Answerer(cache, family)
+        said = list(answerer.converse(asked, max_new_tokens=max_new_tokens, batch_size=batch_size))
+        for first in range(0, len(said), batch_size):
+            batch = said[first : first + batch_size]
+            likely = answerer.log_likelihoods(batch)
+            for number, exchange in enumerate(batch, first):
+                replies[number].append(exchange.reply)
+                candidates[number].append(_candidate(cache, exchange.reply, likely[number - first]))
+        del answerer
+        cache.release()
+    return [_choose(*of_question) for of_question in zip(replies, candidates, strict=True)]
+
+
+def _choose(replies: list[Reply], candidates: list[Candidate]) -> ChosenReply:
+    best = int(np.argmax([candidate.likelihood for candidate in candidates]))
+    return ChosenReply(**vars(replies[best]), candidates=tuple(candidates))
+
+
+def _candidate(cache: CacheFile, reply: Reply, likelihood: float) -> Candidate:
+    return Candidate(
+        segment=cache.header.segment.number,
+        time=span_of(cache.array("sample.time_s")),
+        answer=reply.answer,
+        complete=reply.complete,
+        evidence=reply.evidence,
+        likelihood=likelihood,
+    )
