@@ -36,6 +36,8 @@ class Arranged:
     new: Placed
     number: NDArray[np.int64]
     """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
+    cell: NDArray[np.int64]
+    """[needed rows]; -1 is text."""
     multiplicity: NDArray[np.int64]
 
     @property
@@ -112,6 +114,7 @@ def arrange(
         old=old[stays],
         new=place(layout, number[stays], cell[stays]),
         number=np.where(number < len(chosen), number, -1)[stays],
+        cell=cell[stays],
         multiplicity=multiplicity[stays],
     )
 
@@ -126,6 +129,7 @@ def arrange_text(reader: RowReader, indices: Sequence[SampleIndex]) -> Arranged:
         old=old,
         new=Placed(positions=old, next_position=tuple(map(int, old.max(0, initial=-1) + 1))),
         number=np.full(len(old), -1),
+        cell=np.full(len(old), -1),
         multiplicity=np.ones(len(old), np.int64),
     )
 
@@ -184,7 +188,7 @@ def _tokens(
     number = np.array([numbers.get(int(one), _FOREIGN) for one in sample])
     shape = reader.segments[piece.segment].header.shape
     is_wrong = (number == _FOREIGN) | (cell >= shape.rows * shape.columns) | (multiplicity < 1)
-    is_wrong |= (position < 0).any(-1) | ((cell >= 0) & (sample < 0))
+    is_wrong |= (position < 0).any(-1) | (cell < -1) | ((cell >= 0) & (sample < 0))
     if is_wrong.any():
         row = piece.start + int(is_wrong.argmax())
         raise reader.refuse(
