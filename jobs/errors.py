@@ -9,7 +9,7 @@ class BusyError(JobError):
     """Another run is at work on the same items; later is soon enough."""
 
 
-class NoRoomError(JobError):
+class NoSpaceError(JobError):
     """The disk or the quota has no room for the next file."""
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.atomic import write_atomic
 from jobs.errors import RecordError
-from jobs.whole import write_whole
 
 _DONE, _FAILED = "done", "failed"
 
@@ -86,7 +86,7 @@ class Ledger:
 
     def _put(self, state: str, item: str, record: Mapping[str, Any], staging: Path) -> None:
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
-        write_whole(self._path(state, item), f"{text}\n".encode(), staging)
+        write_atomic(self._path(state, item), f"{text}\n".encode(), staging)
 
     def _read(self, state: str, item: str) -> dict[str, Any]:
         path = self._path(state, item)

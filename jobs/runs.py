@@ -22,7 +22,7 @@ from typing import Any, Self
 from jobs.errors import BusyError, JobError
 from jobs.shards import Shard
 
-BEAT_EVERY_S = 60.0
+HEARTBEAT_EVERY_S = 60.0
 FOREIGN_DEAD_AFTER_S = 900.0
 """A run of another host is dead only if its lock is free and its last beat so long ago: some
 cluster file systems keep locks to one host."""
@@ -59,7 +59,7 @@ class Run:
         self.folder = folder
         """For unfinished files; gone when the run ends."""
         self._lock = lock
-        self._beaten = time.monotonic()
+        self._heartbeat_s = time.monotonic()
 
     @classmethod
     def begin(cls, root: Path, claims: Mapping[str, Shard]) -> Self:
@@ -104,7 +104,7 @@ class Run:
             _sweep(root)
         os.close(self._lock)
 
-    def resign(self) -> bool:
+    def release_claims(self) -> bool:
         """Give up the claims; whether no live run has any of their kinds. Needs the root's lock.
 
         What the last of several tasks does for all of them is done by the one that hears True.
@@ -114,10 +114,10 @@ class Run:
         others = live_runs(self.folder.parent.parent)
         return not any(kinds & other.claims.keys() for other in others)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Show other hosts that this run lives; cheap, may be called at any rate."""
-        if time.monotonic() - self._beaten > BEAT_EVERY_S:
-            self._beaten = time.monotonic()
+        if time.monotonic() - self._heartbeat_s > HEARTBEAT_EVERY_S:
+            self._heartbeat_s = time.monotonic()
             os.utime(self._lock)
 
 

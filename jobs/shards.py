@@ -11,7 +11,7 @@ class Shard:
     """Task `index` of `count`, counted from 0.
 
     An item's shard follows from its digest alone, so new items never move the others, and a
-    finished item stays finished when the next night runs with another number of tasks.
+    finished item stays finished when the next run has with another number of tasks.
     """
 
     index: int = 0

@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from jobs.stopping import SIGNALS
 
-Desk = Callable[[Any], Any]
+Handler = Callable[[Any], Any]
 """Does one task and returns what came of it."""
-OpenDesk = Callable[[], Desk]
+MakeHandler = Callable[[], Handler]
 """Called once in the worker, so that what is dear (a model) is loaded once; must be picklable."""
 
 _ENDS_WITHIN_S = 5.0
@@ -29,7 +29,7 @@ _ENDS_WITHIN_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A task and what the desk returned."""
+    """A task and what the handler returned."""
 
     task: Any
     value: Any
@@ -37,7 +37,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Raised:
-    """A task and the error that the desk raised."""
+    """A task and the error that the handler raised."""
 
     task: Any
     error: Exception
@@ -57,20 +57,20 @@ Result = Finished | Raised | Died
 class Worker:
     """One process; started with its first task, and anew after it died."""
 
-    def __init__(self, open_desk: OpenDesk, environment: Mapping[str, str]) -> None:
+    def __init__(self, make_handler: MakeHandler, environment: Mapping[str, str]) -> None:
         """Nothing is started yet.
 
         Args:
             environment: set in the process before it imports anything, as OMP_NUM_THREADS.
         """
-        self._open_desk = open_desk
+        self._make_handler = make_handler
         self._environment = environment
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
         self.task: Any = None
         """What it works on; None: it is free."""
 
-    def give(self, task: Any) -> None:
+    def submit(self, task: Any) -> None:
         """Hand a task to a free worker."""
         if self._process is None or not self._process.is_alive():
             self.end(at_once=True)
@@ -85,7 +85,7 @@ class Worker:
         try:
             value, error = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            died = self._bury()
+            died = self._reap()
             self.task = None
             return Died(task=task, signal=died)
         self.task = None
@@ -117,12 +117,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._open_desk))
+        self._process = context.Process(target=_serve, args=(theirs, self._make_handler))
         with _environment(self._environment), _blocked_signals():
             self._process.start()
         theirs.close()
 
-    def _bury(self) -> signal.Signals | None:
+    def _reap(self) -> signal.Signals | None:
         """Wait for the end of a process that closed its pipe; which signal ended it."""
         if self._process is None:
             raise ValueError("the worker was not started")
@@ -132,7 +132,7 @@ class Worker:
         return signal.Signals(-code) if code is not None and code < 0 else None
 
 
-class Crew:
+class Pool:
     """Workers that can stand in for each other; a context manager that ends them.
 
     Left by an error or with tasks under way, it kills them.
@@ -162,9 +162,9 @@ class Crew:
         """Whether a worker has nothing to do."""
         return len(self.tasks) < len(self.workers)
 
-    def give(self, task: Any) -> None:
+    def submit(self, task: Any) -> None:
         """Hand a task to a free worker."""
-        next(worker for worker in self.workers if worker.task is None).give(task)
+        next(worker for worker in self.workers if worker.task is None).submit(task)
 
     def end(self, *, at_once: bool = False) -> None:
         """Let all processes leave; `at_once` kills them in the middle of their tasks."""
@@ -172,30 +172,30 @@ class Crew:
             worker.end(at_once=at_once)
 
 
-def collect(crews: Sequence[Crew], timeout_s: float) -> list[tuple[Worker, Result]]:
-    """Wait until some task of some crew has ended; empty when the time is over first."""
+def collect(pools: Sequence[Pool], timeout_s: float) -> list[tuple[Worker, Result]]:
+    """Wait until some task of some pool has ended; empty when the time is over first."""
     busy = {
         worker.connection.fileno(): worker
-        for crew in crews
-        for worker in crew.workers
+        for pool in pools
+        for worker in pool.workers
         if worker.task is not None
     }
     ready = wait(list(busy), timeout_s)
     return [(worker, worker.collect()) for pipe, worker in busy.items() if pipe in ready]
 
 
-def _serve(pipe: Connection, open_desk: OpenDesk) -> None:
+def _serve(pipe: Connection, make_handler: MakeHandler) -> None:
     """The life of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    desk: Desk | None = None
+    handler: Handler | None = None
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
         try:
-            desk = open_desk() if desk is None else desk
-            value, error = desk(task), None
+            handler = make_handler() if handler is None else handler
+            value, error = handler(task), None
         except Exception as raised:  # the boundary of one item: it is told, the others go on
             value, error = None, _portable(raised)
         pipe.send((value, error))

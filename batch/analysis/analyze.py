@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import batch
 from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest, read_header
+from batch.analysis.pictures import PictureSpool
 from batch.analysis.saliency import cell_saliency
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import (
@@ -146,7 +147,7 @@ def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force:
         info = probe(path)
         skipped = not force and target.exists() and _is_done(target, settings, info)
         if not skipped:
-            analyze_probed(info, settings).write(target)
+            analyze_probed(info, settings, folder=target.parent).write(target)
         warning = read_header(target).warning
     except BatchError as problem:
         error = str(problem)
@@ -205,7 +206,7 @@ class _Rows:
     saliency: list[NDArray[np.float32]]
     redundancy: list[float]
     source: list[int]
-    pictures: list[bytes | None]
+    pictures: PictureSpool
     still: int = 0
     """Samples since the one that changed last, which counts too."""
 
@@ -237,7 +238,7 @@ class _Rows:
         self.still = self.still + 1 if pointable else 1
         kept = self.still <= temporal.still_samples
         self.source.append(sample.index if kept else self.source[-1])
-        self.pictures.append(_png(sample.rgb) if kept else None)
+        self.pictures.add(_png(sample.rgb) if kept else None)
         return not pointable or temporal.reference == "previous"
 
     def signals(self, temporal: TemporalSettings) -> Signals:
@@ -254,8 +255,14 @@ class _Rows:
         )
 
 
-def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
+def analyze_probed(
+    info: VideoInfo, settings: AnalyzeSettings, *, folder: Path | None = None
+) -> Manifest:
     """Decode a video whose digest and facts are known, and measure its samples.
+
+    Args:
+        folder: where pictures wait until they are written; None: where the system has temporary
+            files.
 
     Raises:
         VideoError: it cannot be opened or decoded.
@@ -268,7 +275,7 @@ def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,
     )
-    rows = _Rows([], [], [], [], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [], [], PictureSpool(folder))
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
         if rows.add(sample, reference, geometry, settings):
@@ -283,7 +290,7 @@ def analyze_probed(info: VideoInfo, settings: AnalyzeSettings) -> Manifest:
         last_pts_s=np.array(rows.last_pts_s, np.float64),
         signals=signals,
         tier=assign(signals, settings.thresholds),
-        pictures=rows.pictures,
+        pictures=rows.pictures.pictures(),
         analyze_seconds=time.perf_counter() - start,
     )
 

@@ -40,7 +40,7 @@ def list_column(
 
 
 def read_columns(table: pa.Table, cells: int, temporal: TemporalSettings) -> dict[str, Any]:
-    """What a manifest's table holds, by the names of `Manifest`.
+    """What a manifest's table holds, by the names of `Manifest`; its pictures left out.
 
     Raises:
         ValueError: a column contradicts another, or lacks what it must have.
@@ -70,7 +70,6 @@ def read_columns(table: pa.Table, cells: int, temporal: TemporalSettings) -> dic
         "last_pts_s": flat["last_pts_s"].to_numpy(),
         "signals": signals,
         "tier": lists["tier"],
-        "pictures": flat["picture"].to_pylist(),
     }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from batch.analysis.columns import list_column, read_columns, schema_of
 from batch.analysis.header import ManifestHeader
+from batch.analysis.pictures import ROWS_TOGETHER, PictureFile, Pictures, digests_of
 from batch.analysis.signals import Signals
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
@@ -24,6 +25,7 @@ from batch.video import Footage, Geometry, VideoInfo
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
 _SHA256_KEY = b"sali-cache.sha256"
+_NO_PICTURE = hashlib.sha256(b"").digest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class Manifest:
     - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time in the file;
       last_pts_s: float64 [samples], time of the sample's last frame.
     - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
-    - pictures: PNG of each kept sample in the model's geometry, None for pointers.
+    - pictures: PNG of each kept sample in the model's geometry, None for pointers; on the disk
+      until it is asked for, if the manifest came from there.
     - analyze_seconds: what making it took; not part of `sha256`.
     """
 
@@ -43,7 +46,7 @@ class Manifest:
     last_pts_s: NDArray[np.float64]
     signals: Signals
     tier: NDArray[np.uint8]
-    pictures: list[bytes | None]
+    pictures: Pictures
     analyze_seconds: float
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class Manifest:
             raise ValueError(f"manifest: got lengths {lengths}, tier {self.tier.shape}")
         if cells != self.geometry.cells:
             raise ValueError(f"manifest: got {cells} cells, expected {self.geometry.cells}")
-        if [png is not None for png in self.pictures] != self.kept.tolist():
+        if [png is not None for png in digests_of(self.pictures)] != self.kept.tolist():
             raise ValueError("manifest: a kept sample has no picture, or a pointer has one")
         if not np.isfinite(times).all() or (np.diff(self.frame) < 0).any():
             raise ValueError("manifest: samples are not in order of time")
@@ -157,8 +160,8 @@ class Manifest:
             *(signals.flow_px, signals.difference, signals.saliency),
         ):
             digest.update(array.tobytes())
-        for png in self.pictures:
-            digest.update(hashlib.sha256(png or b"").digest())
+        for its_digest in digests_of(self.pictures):
+            digest.update(its_digest or _NO_PICTURE)
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
@@ -170,26 +173,12 @@ class Manifest:
                 _SHA256_KEY: self.sha256.encode(),
             }
         )
-        first = np.arange(len(self.frame)) == 0
-        no_flow = first | ~self.header.temporal.needs_flow(self.signals.difference)
-        columns = {
-            "sample": np.arange(len(self.frame), dtype=np.int32),
-            "frame": self.frame,
-            "pts_s": self.pts_s,
-            "last_pts_s": self.last_pts_s,
-            "redundancy": self.signals.redundancy,
-            "source": self.source,
-            "flow_px": list_column(self.signals.flow_px, no_flow),
-            "difference": list_column(self.signals.difference, first),
-            "saliency": list_column(self.signals.saliency),
-            "tier": list_column(self.tier),
-            "picture": pa.array(self.pictures, pa.binary()),
-        }
-        table = pa.table(columns, schema=schema)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
+                with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                    for first in range(0, len(self.frame), ROWS_TOGETHER):
+                        writer.write_table(self._table(schema, slice(first, first + ROWS_TOGETHER)))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -201,9 +190,30 @@ class Manifest:
         finally:
             os.close(folder)
 
+    def _table(self, schema: pa.Schema, rows: slice) -> pa.Table:
+        """Some samples as they stand in the file."""
+        index, signals = np.arange(len(self.frame), dtype=np.int32)[rows], self.signals
+        difference = signals.difference[rows]
+        first = index == 0
+        no_flow = first | ~self.header.temporal.needs_flow(difference)
+        columns = {
+            "sample": index,
+            "frame": self.frame[rows],
+            "pts_s": self.pts_s[rows],
+            "last_pts_s": self.last_pts_s[rows],
+            "redundancy": signals.redundancy[rows],
+            "source": self.source[rows],
+            "flow_px": list_column(signals.flow_px[rows], no_flow),
+            "difference": list_column(difference, first),
+            "saliency": list_column(signals.saliency[rows]),
+            "tier": list_column(self.tier[rows]),
+            "picture": pa.array(list(self.pictures[rows]), pa.binary()),
+        }
+        return pa.table(columns, schema=schema)
+
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a manifest and check it.
+        """Read a manifest and check it; of its pictures a few are in memory at a time.
 
         Raises:
             ManifestError: missing, damaged, of another tool or version, or contradicting itself.
@@ -211,16 +221,19 @@ class Manifest:
         try:
             # Of a path, Arrow 26 reads a whole folder, and folders named a=b as columns.
             with path.open("rb") as file:
-                table = pq.read_table(file, use_threads=False)
-            header = _header(table.schema)
-            if not table.schema.equals(schema_of(header.geometry.cells)):
-                raise ValueError("its columns are not a manifest's")
+                schema = pq.read_schema(file)
+                header = _header(schema)
+                if not schema.equals(schema_of(header.geometry.cells)):
+                    raise ValueError("its columns are not a manifest's")
+                columns = [name for name in schema.names if name != "picture"]
+                table = pq.read_table(file, columns=columns, use_threads=False)
             manifest = cls(
                 header=header,
                 **read_columns(table, header.geometry.cells, header.temporal),
-                analyze_seconds=_analyze_seconds(table.schema),
+                pictures=PictureFile(path).pictures(),
+                analyze_seconds=_analyze_seconds(schema),
             )
-            if table.schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
+            if schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
                 raise ValueError("its content does not match its digest, it was changed or damaged")
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
             raise _broken(path, error) from error

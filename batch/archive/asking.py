@@ -11,7 +11,7 @@ from batch.answering import Scope, VideoAnswerer
 from batch.answering.retrieval import BUDGET_TOKENS
 from batch.answering.video import open_checked
 from batch.archive.catalogue import catalogue_rows
-from batch.archive.store import Shelf, Store
+from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
 from batch.kv import Kernel
 from batch.models import Family, open_family
@@ -19,7 +19,7 @@ from batch.models.placement import Device
 from cachefmt import CacheFileError
 
 
-def choose_work(store: Store, id: str | None) -> Shelf:
+def choose_work(store: Store, id: str | None) -> ProductFolder:
     """The work of an ID, or the one that was asked for last.
 
     Raises:
@@ -37,7 +37,7 @@ def choose_work(store: Store, id: str | None) -> Shelf:
 
 
 def load_model(
-    work: Shelf,
+    work: ProductFolder,
     *,
     model: str | None,
     device: Device,
@@ -56,16 +56,18 @@ def load_model(
     Raises:
         ModelError: it is not there, or cannot be loaded.
     """
-    asked = work.asked()
-    revision = None if model else asked["revision"]
-    family = open_family(model or asked["model"], revision=revision, offline=offline)
-    family.load(device=device, dtype=getattr(torch, dtype or asked["dtype"]), attention=attention)
+    settings = work.read_settings()
+    revision = None if model else settings["revision"]
+    family = open_family(model or settings["model"], revision=revision, offline=offline)
+    family.load(
+        device=device, dtype=getattr(torch, dtype or settings["dtype"]), attention=attention
+    )
     return family
 
 
 def ask_archive(
     store: Store,
-    work: Shelf,
+    work: ProductFolder,
     family: Family,
     questions: Sequence[str],
     *,

@@ -5,7 +5,7 @@ from collections import deque
 
 from batch.archive.inventory import FileRow
 from batch.archive.phases import Phase
-from batch.archive.store import Shelf
+from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
 
@@ -16,8 +16,8 @@ class Backlog:
     def __init__(
         self,
         phase: Phase,
-        manifests: Shelf | None,
-        caches: Shelf | None,
+        manifests: ProductFolder | None,
+        caches: ProductFolder | None,
         *,
         retry_failed: bool,
         tally: Tally,
@@ -39,10 +39,10 @@ class Backlog:
         self._done = set() if self._last is None else self._last.finished()
         self._manifests = set() if manifests is None else manifests.finished()
         self._sent_back: set[str] = set()
-        self._failed: dict[str, Shelf] = {}
-        for shelf in (manifests, caches):
-            if shelf is not None:
-                self._failed |= dict.fromkeys(shelf.ledger.failed(), shelf)
+        self._failed: dict[str, ProductFolder] = {}
+        for products in (manifests, caches):
+            if products is not None:
+                self._failed |= dict.fromkeys(products.ledger.failed(), products)
 
     def admit(self, row: FileRow) -> None:
         """Put a video where it belongs, or count it as done or failed."""

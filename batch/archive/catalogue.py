@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch.archive.inventory import FileRow, Inventory, Stat
-from batch.archive.store import Shelf, Store
+from batch.archive.store import ProductFolder, Store
 from cachefmt.tiers import STORED_TIERS
-from jobs.whole import write_whole
+from jobs.atomic import write_atomic
 
 SCHEMA = pa.schema(
     [
@@ -61,7 +61,7 @@ _STATE_KEY = b"sali-cache.state"
 
 
 def catalogue_rows(
-    store: Store, caches: Shelf, columns: list[str] | None = None
+    store: Store, caches: ProductFolder, columns: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """A row for each video of a work, and for each file that was to be one.
 
@@ -84,7 +84,7 @@ def catalogue_rows(
             yield from batch.to_pylist()
 
 
-def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
+def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> Path:
     """Bring the catalogue of a work up to date, whole or not at all; returns its path."""
     path, state = _path(store, caches), _state(store, caches)
     if _is_fresh(path, state):
@@ -95,17 +95,17 @@ def write_catalogue(store: Store, caches: Shelf, staging: Path) -> Path:
     ) as writer:
         for rows in _batched(_rows_of_records(store, caches)):
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-    write_whole(path, sink.getvalue(), staging)
+    write_atomic(path, sink.getvalue(), staging)
     return path
 
 
-def _path(store: Store, caches: Shelf) -> Path:
+def _path(store: Store, caches: ProductFolder) -> Path:
     return store.catalogue / f"{caches.id}.parquet"
 
 
-def _state(store: Store, caches: Shelf) -> bytes:
+def _state(store: Store, caches: ProductFolder) -> bytes:
     """Digest that changes whenever a record, a product or the inventory does; opens none."""
-    manifests = store.analysis(caches.asked()["analysis"])
+    manifests = store.analysis(caches.read_settings()["analysis"])
     files = sorted(path for path in store.files.glob("*"))
     known = [[path.name, *Stat.of(path.stat())] for path in files]
     state = json.dumps([known, manifests.state(), caches.state()])
@@ -118,14 +118,14 @@ def _is_fresh(path: Path, state: bytes) -> bool:
     return (pq.read_schema(path).metadata or {}).get(_STATE_KEY) == state
 
 
-def _rows_of_records(store: Store, caches: Shelf) -> Iterator[dict[str, Any]]:
-    asked = caches.asked()
-    states = _States(store.analysis(asked["analysis"]), caches)
+def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
+    settings = caches.read_settings()
+    states = _States(store.analysis(settings["analysis"]), caches)
     for row in states.rows(Inventory.read(store.files)):
         cache = None
         if row["status"] in ("done", "gone"):
             cache = str(caches.product(row["video"]).relative_to(store.root))
-        yield {**row, "cache": cache, "model": asked["model"], "work": caches.id}
+        yield {**row, "cache": cache, "model": settings["model"], "work": caches.id}
 
 
 def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -139,13 +139,15 @@ def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 class _States:
     """What the records of an analysis and of a work say of each video."""
 
-    def __init__(self, manifests: Shelf, caches: Shelf) -> None:
+    def __init__(self, manifests: ProductFolder, caches: ProductFolder) -> None:
         self._manifests = manifests
         self._caches = caches
         self._done = caches.finished()
         self._analyzed = manifests.finished()
         self._failed = {
-            video: shelf for shelf in (manifests, caches) for video in shelf.ledger.failed()
+            video: products
+            for products in (manifests, caches)
+            for video in products.ledger.failed()
         }
 
     def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:

@@ -13,16 +13,16 @@ def describe(task: Describe) -> ModelFacts:
     Raises:
         ModelError: the model cannot be used, or not on this device.
     """
-    order = task.order
-    family = open_family(order.model, revision=order.revision, offline=order.offline)
+    settings = task.settings
+    family = open_family(settings.model, revision=settings.revision, offline=settings.offline)
     checkpoint = family.checkpoint
-    if order.timestamps:
+    if settings.timestamps:
         family.use_timestamps()
     weights_sha256 = dtype = block_samples = None
     if task.weights:
         weights_sha256 = checkpoint.weights_sha256
-        dtype = choose_dtype(order.dtype, choose_device(task.device), checkpoint)
-        block_samples = order.block_samples or BLOCK_SAMPLES
+        dtype = choose_dtype(settings.dtype, choose_device(task.device), checkpoint)
+        block_samples = settings.block_samples or BLOCK_SAMPLES
     return ModelFacts(
         name=checkpoint.name,
         revision=checkpoint.revision,

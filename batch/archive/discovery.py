@@ -18,12 +18,12 @@ VIDEO_SUFFIXES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stock:
+class Scan:
     """What is there now."""
 
     rows: list[FileRow]
     """In order of path."""
-    to_look: frozenset[str]
+    to_probe: frozenset[str]
     """Paths of files that must be opened to know what they are."""
     unreadable: list[str]
     """Folders whose files are unknown; what was known of them stands."""
@@ -34,7 +34,7 @@ def is_named_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def take_stock(
+def scan_archive(
     archive: Path,
     inventory: Inventory,
     *,
@@ -42,7 +42,7 @@ def take_stock(
     shard: Shard,
     rehash: bool = False,
     retry_failed: bool = False,
-) -> Stock:
+) -> Scan:
     """Walk the archive and note what is new, changed, moved or gone.
 
     A file whose size, time and inode are known at its path, or at a path that has vanished, is
@@ -68,16 +68,16 @@ def take_stock(
     gone = _gone(archive, inventory, shard, found, unreadable)
     moved = {row.stat: row for row in gone if row.kind != "new"}
     changed = [replace(row, is_there=False) for row in gone if row.is_there]
-    rows, to_look = [], set()
+    rows, to_probe = [], set()
     for path, stat in sorted(found.items()):
         row = _known(inventory.rows.get(path), moved.get(stat), path, stat)
         rows.append(row)
         if row != inventory.rows.get(path):
             changed.append(row)
         if row.kind == "new" or rehash or (retry_failed and row.kind == "failed"):
-            to_look.add(path)
+            to_probe.add(path)
     inventory.note(*changed)
-    return Stock(rows=rows, to_look=frozenset(to_look), unreadable=unreadable)
+    return Scan(rows=rows, to_probe=frozenset(to_probe), unreadable=unreadable)
 
 
 def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) -> FileRow:

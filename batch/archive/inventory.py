@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from batch.errors import Reason
 from batch.video import VideoInfo
+from jobs.atomic import write_atomic
 from jobs.runs import live_runs
-from jobs.whole import write_whole
 
 _BASE = "base"
 _SUFFIX = ".jsonl"
@@ -161,7 +161,7 @@ def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
         return
     rows = {row.path: row for part in parts for row in _read(part)}
     lines = "".join(f"{rows[path].to_json()}\n" for path in sorted(rows))
-    write_whole(base, lines.encode(), staging)
+    write_atomic(base, lines.encode(), staging)
     for part in parts:
         if part != base:
             part.unlink()

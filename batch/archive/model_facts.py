@@ -1,6 +1,6 @@
 """What of a model decides the identity of caches, remembered while its files stay the same.
 
-Asking the model itself takes seconds and half a gigabyte (torch), too much for a night without
+Asking the model itself takes seconds and half a gigabyte (torch), too much for a run without
 new videos. Imports no torch.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import batch
 from batch.archive.inventory import Stat
-from batch.archive.order import Order
+from batch.archive.settings import IndexSettings
 from batch.video import DynamicGeometry, Geometry, GeometryRule
-from jobs.whole import write_whole
+from jobs.atomic import write_atomic
 
 _RULES: Mapping[str, type[Geometry] | type[DynamicGeometry]] = {
     rule.__name__: rule for rule in (Geometry, DynamicGeometry)
@@ -58,10 +58,12 @@ def rule_facts(rule: GeometryRule) -> dict[str, Any]:
     return {"rule": type(rule).__name__, **asdict(rule)}
 
 
-class ModelMemory:
+class ModelFactsStore:
     """Facts of the models that were asked before, in a folder."""
 
-    def __init__(self, folder: Path, order: Order, *, device: str | None, weights: bool) -> None:
+    def __init__(
+        self, folder: Path, settings: IndexSettings, *, device: str | None, weights: bool
+    ) -> None:
         """Look for the model's files.
 
         Args:
@@ -69,22 +71,22 @@ class ModelMemory:
             device: as the person named it; None is the best there is.
             weights: whether their identity is needed.
         """
-        files = _files_of(order.model)
+        files = _files_of(settings.model)
         self._path = None
         if files is not None:
-            text = json.dumps([files, _circumstances(order, device, weights)], sort_keys=True)
+            text = json.dumps([files, _circumstances(settings, device, weights)], sort_keys=True)
             self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
-    def recall(self) -> ModelFacts | None:
+    def read(self) -> ModelFacts | None:
         """The facts, if this model was asked before and nothing changed."""
         if self._path is None or not self._path.exists():
             return None
         return ModelFacts.from_json(self._path.read_text())
 
-    def remember(self, facts: ModelFacts, staging: Path) -> None:
+    def write(self, facts: ModelFacts, staging: Path) -> None:
         """Write them down; those of a model on the hub are asked for every time."""
         if self._path is not None and not self._path.exists():
-            write_whole(self._path, f"{facts.to_json()}\n".encode(), staging)
+            write_atomic(self._path, f"{facts.to_json()}\n".encode(), staging)
 
 
 def _files_of(model: str) -> list[Any] | None:
@@ -97,10 +99,10 @@ def _files_of(model: str) -> list[Any] | None:
     return [[str(file.resolve()), Stat.of(file.stat())] for file in files]
 
 
-def _circumstances(order: Order, device: str | None, weights: bool) -> list[Any]:
+def _circumstances(settings: IndexSettings, device: str | None, weights: bool) -> list[Any]:
     """What else the facts depend on: this host's devices, and the versions of the tools."""
     devices = sorted(str(file) for name in _ACCELERATORS for file in Path("/dev").glob(name))
     tools = [version(tool) for tool in ("sali-cache", "torch", "transformers")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    asked = [order.revision, order.dtype, order.block_samples, device, weights]
+    asked = [settings.revision, settings.dtype, settings.block_samples, device, weights]
     return [asked, socket.gethostname(), devices, visible, tools]

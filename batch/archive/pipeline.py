@@ -7,11 +7,11 @@ run's own folder only, so dropping what is under way leaves nothing where others
 from collections.abc import Callable
 
 from batch.archive.backlog import Backlog
-from batch.archive.stations import Analyses, Looks, Prefills
-from batch.archive.tasks import Analyze, Load, Look
-from jobs.errors import NoRoomError
+from batch.archive.steps import AnalyzeStep, PrefillStep, ProbeStep
+from batch.archive.tasks import Analyze, Load, Probe
+from jobs.errors import NoSpaceError
 from jobs.stopping import Stop
-from jobs.workers import Crew, Finished, Result, Worker, collect
+from jobs.workers import Finished, Pool, Result, Worker, collect
 
 GRACE_S = 15.0
 """What is under way may take so long to finish after a request to stop; then it is dropped.
@@ -30,35 +30,35 @@ class Pipeline:
         self,
         *,
         backlog: Backlog,
-        looks: Looks,
-        analyses: Analyses | None,
-        prefills: Prefills | None,
-        videos: Crew,
-        models: Crew,
+        probe: ProbeStep,
+        analyze: AnalyzeStep | None,
+        prefill: PrefillStep | None,
+        videos: Pool,
+        models: Pool,
         tick: Callable[[], None],
     ) -> None:
-        """Begin; a station that is None is not this run's.
+        """Begin; a step that is None is not this run's.
 
         Args:
-            videos: does looks and analyses.
-            models: does prefills.
+            videos: probes and analyses.
+            models: prefills.
             tick: called twice a second and after each result.
         """
         self._backlog = backlog
-        self._looks = looks
-        self._analyses = analyses
-        self._prefills = prefills
+        self._probe = probe
+        self._analyze = analyze
+        self._prefill = prefill
         self._videos = videos
         self._models = models
         self._tick = tick
-        self._no_room: NoRoomError | None = None
+        self._no_space: NoSpaceError | None = None
         self._is_loading = False
 
     def run(self, stop: Stop) -> None:
         """Work until all is done, or until the request to stop.
 
         Raises:
-            NoRoomError: disk or quota are full; what was under way is finished if it had room.
+            NoSpaceError: disk or quota are full; what was under way is finished if it had room.
             BatchError: not a video is to blame, but the model or the device.
         """
         while True:
@@ -76,43 +76,43 @@ class Pipeline:
             for worker, result in finished:
                 self._follow(worker, result)
             self._tick()
-        if self._no_room is not None:
-            raise self._no_room
+        if self._no_space is not None:
+            raise self._no_space
 
     def _feed(self, stop: Stop) -> None:
-        if stop.is_asked or self._no_room is not None:
+        if stop.is_asked or self._no_space is not None:
             return
-        if self._prefills is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
-            self._feed_models(self._prefills)
+        if self._prefill is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
+            self._feed_models(self._prefill)
         while self._videos.is_free:
             task = self._next_for_processor()
             if task is None:
                 return
-            self._videos.give(task)
+            self._videos.submit(task)
 
-    def _feed_models(self, prefills: Prefills) -> None:
+    def _feed_models(self, prefill: PrefillStep) -> None:
         if not self._is_loading:
             self._is_loading = True
             for worker in self._models.workers:
-                worker.give(Load())
-        while self._models.is_free and (task := prefills.next()) is not None:
-            self._models.give(task)
+                worker.submit(Load())
+        while self._models.is_free and (task := prefill.next()) is not None:
+            self._models.submit(task)
 
-    def _next_for_processor(self) -> Analyze | Look | None:
-        """Analysis first, for the model waits for it; looking when enough is ahead."""
-        if self._analyses is not None and len(self._backlog.to_prefill) < AHEAD:
-            analysis = self._analyses.next()
+    def _next_for_processor(self) -> Analyze | Probe | None:
+        """Analysis first, for the model waits for it; probing when enough is ahead."""
+        if self._analyze is not None and len(self._backlog.to_prefill) < AHEAD:
+            analysis = self._analyze.next()
             if analysis is not None:
                 return analysis
-        return self._looks.next()
+        return self._probe.next()
 
     def _follow(self, worker: Worker, result: Result) -> None:
         try:
-            if isinstance(result.task, Look):
-                self._looks.ended(result)
-            elif isinstance(result.task, Analyze) and self._analyses is not None:
-                self._analyses.ended(result)
-            elif self._prefills is not None:
-                self._prefills.ended(worker, result)
-        except NoRoomError as error:
-            self._no_room = error
+            if isinstance(result.task, Probe):
+                self._probe.ended(result)
+            elif isinstance(result.task, Analyze) and self._analyze is not None:
+                self._analyze.ended(result)
+            elif self._prefill is not None:
+                self._prefill.ended(worker, result)
+        except NoSpaceError as error:
+            self._no_space = error

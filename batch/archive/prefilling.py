@@ -11,7 +11,7 @@ import torch
 
 from batch.analysis.manifest import Manifest
 from batch.archive.analyzing import FULL
-from batch.archive.order import Order
+from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
 from batch.errors import BatchError
 from batch.models import open_family
@@ -21,25 +21,27 @@ from batch.prefill import VideoPlan, plan_video, prefill, remove_cache, segments
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
 from cachefmt.layout import file_size
-from jobs.errors import NoRoomError
-from jobs.whole import put
+from jobs.atomic import move_into_place
+from jobs.errors import NoSpaceError
 
 
 class Prefiller:
     """A model on one device."""
 
-    def __init__(self, order: Order, *, device: str | None, threads: int) -> None:
+    def __init__(self, settings: IndexSettings, *, device: str | None, threads: int) -> None:
         """Open the checkpoint; its weights wait for `load` or the first prefill.
 
         Raises:
             ModelError: the model cannot be used, or not on this device.
         """
         torch.set_num_threads(threads)
-        self._order = order
+        self._settings = settings
         self._device = choose_device(device)
-        self._family = open_family(order.model, revision=order.revision, offline=order.offline)
-        self._dtype = choose_dtype(order.dtype, self._device, self._family.checkpoint)
-        if order.timestamps:
+        self._family = open_family(
+            settings.model, revision=settings.revision, offline=settings.offline
+        )
+        self._dtype = choose_dtype(settings.dtype, self._device, self._family.checkpoint)
+        if settings.timestamps:
             self._family.use_timestamps()
 
     def load(self) -> None:
@@ -52,7 +54,7 @@ class Prefiller:
             self._family.load(
                 device=self._device,
                 dtype=getattr(torch, self._dtype),
-                attention=self._order.attn,
+                attention=self._settings.attn,
             )
 
     def prefill(self, task: Prefill) -> Staged:
@@ -66,11 +68,11 @@ class Prefiller:
             ContextError: a sample does not fit the model's context.
             ManifestError: the manifest is damaged.
             MemoryError: it does not fit the memory, even a sample at a time.
-            NoRoomError: the cache has no room.
+            NoSpaceError: the cache has no room.
         """
         began = time.monotonic()
         manifest = Manifest.read(task.manifest)
-        block_samples = self._order.block_samples or BLOCK_SAMPLES
+        block_samples = self._settings.block_samples or BLOCK_SAMPLES
         while True:
             video = self._plan(manifest, block_samples)
             if self._write(video, task):
@@ -83,13 +85,13 @@ class Prefiller:
         return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
 
     def _plan(self, manifest: Manifest, block_samples: int) -> VideoPlan:
-        order = self._order
+        settings = self._settings
         return plan_video(
             manifest,
             self._family,
             dtype=self._dtype,
-            positions=order.positions,
-            pointers=order.pointers,
+            positions=settings.positions,
+            pointers=settings.pointers,
             block_samples=block_samples,
         )
 
@@ -104,7 +106,7 @@ class Prefiller:
         for number in numbers:
             if not self._run(video.segment(number), task.staged):
                 return False
-            put(task.staged, video.path(task.segments, number))
+            move_into_place(task.staged, video.path(task.segments, number))
         return True
 
     def _run(self, plan: Plan, staged: Path) -> bool:
@@ -114,7 +116,7 @@ class Prefiller:
             prefill(plan, self._family, staged)
         except CacheFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-                raise NoRoomError(str(error)) from error
+                raise NoSpaceError(str(error)) from error
             raise
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batch.archive.inventory import FileRow
-from batch.archive.store import Shelf
+from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
-from jobs.errors import NoRoomError
-from jobs.room import Room
-from jobs.whole import put
+from jobs.atomic import move_into_place
+from jobs.disk_space import DiskSpace
+from jobs.errors import NoSpaceError
 
 
 class Listener(Protocol):
@@ -34,56 +34,56 @@ class Listener(Protocol):
 class Recorder:
     """The only one in a run who writes where other runs can see it."""
 
-    def __init__(self, staging: Path, room: Room, tally: Tally, listener: Listener) -> None:
+    def __init__(self, staging: Path, space: DiskSpace, tally: Tally, listener: Listener) -> None:
         """Begin.
 
         Args:
             staging: folder for unfinished files, of this run alone.
-            room: of the folder of caches.
+            space: of the folder of caches.
         """
         self.staging = staging
-        self.room = room
+        self.space = space
         self.tally = tally
         self.listener = listener
 
-    def keep(
-        self, shelf: Shelf, row: FileRow, staged: Path, facts: Mapping[str, Any]
+    def commit(
+        self, products: ProductFolder, row: FileRow, staged: Path, facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Give a finished file its name and record it; returns the record.
 
         Raises:
-            NoRoomError: other files took its room meanwhile; it is dropped.
+            NoSpaceError: other files took its room meanwhile; it is dropped.
         """
         size_bytes = staged.stat().st_size
         try:
-            self.room.allowance().check_quota(size_bytes)
-        except NoRoomError:
+            self.space.allowance().check_quota(size_bytes)
+        except NoSpaceError:
             staged.unlink()
             raise
-        put(staged, shelf.product(row.video))
-        self.room.add(size_bytes)
-        return self._record(shelf, row, facts, size_bytes)
+        move_into_place(staged, products.product(row.video))
+        self.space.add(size_bytes)
+        return self._record(products, row, facts, size_bytes)
 
-    def keep_folder(
-        self, shelf: Shelf, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+    def commit_folder(
+        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
     ) -> dict[str, Any]:
         """Record a folder whose files have their names already; returns the record.
 
         Args:
             size_bytes: of all files.
         """
-        self.room.measure_again()  # it may have counted some of these files
-        return self._record(shelf, row, facts, size_bytes)
+        self.space.measure_again()  # it may have counted some of these files
+        return self._record(products, row, facts, size_bytes)
 
-    def finish(self, shelf: Shelf, row: FileRow, record: Mapping[str, Any]) -> None:
+    def finish(self, products: ProductFolder, row: FileRow, record: Mapping[str, Any]) -> None:
         """Count a video of which nothing more was asked for."""
         self.tally.done += 1
-        self.listener.done(row.path, shelf.product(row.video), record)
+        self.listener.done(row.path, products.product(row.video), record)
 
-    def refuse(self, shelf: Shelf, row: FileRow, reason: Reason, message: str) -> None:
+    def fail(self, products: ProductFolder, row: FileRow, reason: Reason, message: str) -> None:
         """Record and count a video that failed."""
         record = {"reason": reason, "message": message, **_signature(row)}
-        shelf.ledger.put_failed(row.video, record, self.staging)
+        products.ledger.put_failed(row.video, record, self.staging)
         self.tally.given_up += 1
         self.count_failed(row.path, reason, message)
 
@@ -93,10 +93,10 @@ class Recorder:
         self.listener.failed(path, reason, message)
 
     def _record(
-        self, shelf: Shelf, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
     ) -> dict[str, Any]:
         record = {**facts, **row.public_facts, **_signature(row)}
-        shelf.ledger.put_done(row.video, record, self.staging)
+        products.ledger.put_done(row.video, record, self.staging)
         self.tally.written_bytes += size_bytes
         return record
 

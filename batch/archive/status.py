@@ -8,7 +8,7 @@ from typing import Any
 
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.inventory import Inventory
-from batch.archive.store import Shelf, Store
+from batch.archive.store import ProductFolder, Store
 from jobs.runs import RunInfo, live_runs
 
 RATE_OVER_S = 3600.0
@@ -78,12 +78,13 @@ def read_status(store: Store) -> ArchiveStatus:
         other=kinds["other"],
         runs=live_runs(store.root),
         works=[
-            work_status(shelf, catalogue_rows(store, shelf, _COLUMNS)) for shelf in store.works()
+            work_status(products, catalogue_rows(store, products, _COLUMNS))
+            for products in store.works()
         ],
     )
 
 
-def work_status(shelf: Shelf, rows: Iterable[dict[str, Any]]) -> WorkStatus:
+def work_status(products: ProductFolder, rows: Iterable[dict[str, Any]]) -> WorkStatus:
     """Count the rows of a catalogue."""
     counts: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -100,8 +101,8 @@ def work_status(shelf: Shelf, rows: Iterable[dict[str, Any]]) -> WorkStatus:
     rate = _per_hour(finished)
     left = counts["pending"] + counts["analyzed"]
     return WorkStatus(
-        work=shelf.id,
-        model=shelf.asked()["model"],
+        work=products.id,
+        model=products.read_settings()["model"],
         done=counts["done"],
         gone=counts["gone"],
         analyzed=counts["analyzed"],

@@ -1,10 +1,10 @@
 """Where everything lies in the folder of caches. Knows names of files, not what is in them.
 
     files/                                 which file of the archive holds which video
-    analyses/ID/asked.json                 settings of an analysis
+    analyses/ID/settings.json              settings of an analysis
                 manifests/ab/VIDEO.parquet
                 done/ab/VIDEO.json, failed/ab/VIDEO.json
-    works/ID/asked.json                    model, and settings of a prefill
+    works/ID/settings.json                 model, and settings of a prefill
              caches/ab/VIDEO.safetensors, or of a video in segments
              caches/ab/VIDEO.segments/00000.safetensors, 00001.safetensors, ...
              done/ab/VIDEO.json, failed/ab/VIDEO.json
@@ -13,7 +13,7 @@
     runs/                                  runs at work, and their unfinished files
 
 VIDEO is the digest of a video's content and ab its first two digits; ID is the digest of
-asked.json. So what is asked for with other settings or of another model has another ID, and a
+settings.json. So what is asked for with other settings or of another model has another ID, and a
 video that changed has another name.
 """
 
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
+from jobs.atomic import write_atomic
 from jobs.records import Ledger, fan_out, items_in
-from jobs.whole import write_whole
 
-_ASKED = "asked.json"
+_SETTINGS = "settings.json"
 
 
-class Shelf:
+class ProductFolder:
     """The products of one analysis or work: a file of each video, and records of how it went.
 
     Some kinds of product have a second form, a folder, which is whole only if there is a record.
@@ -75,16 +75,16 @@ class Shelf:
         folders = [folder for folder in self.folder.glob("*/*") if folder.is_dir()]
         return [folder.stat().st_mtime_ns for folder in sorted(folders)]
 
-    def ask(self, asked: Mapping[str, Any], staging: Path) -> None:
+    def write_settings(self, settings: Mapping[str, Any], staging: Path) -> None:
         """Write down what the ID stands for, once."""
-        if not (self.folder / _ASKED).exists():
-            text = json.dumps(asked, sort_keys=True, indent=1)
-            write_whole(self.folder / _ASKED, f"{text}\n".encode(), staging)
+        if not (self.folder / _SETTINGS).exists():
+            text = json.dumps(settings, sort_keys=True, indent=1)
+            write_atomic(self.folder / _SETTINGS, f"{text}\n".encode(), staging)
 
-    def asked(self) -> dict[str, Any]:
+    def read_settings(self) -> dict[str, Any]:
         """What the ID stands for."""
-        asked: dict[str, Any] = json.loads((self.folder / _ASKED).read_bytes())
-        return asked
+        settings: dict[str, Any] = json.loads((self.folder / _SETTINGS).read_bytes())
+        return settings
 
 
 class Store:
@@ -96,21 +96,25 @@ class Store:
         self.catalogue = root / "catalogue"
         self.models = root / "models"
 
-    def analysis(self, id: str) -> Shelf:
+    def analysis(self, id: str) -> ProductFolder:
         """The manifests of one analysis."""
-        return Shelf(self.root / "analyses" / id, "manifests", ".parquet")
+        return ProductFolder(self.root / "analyses" / id, "manifests", ".parquet")
 
-    def work(self, id: str) -> Shelf:
+    def work(self, id: str) -> ProductFolder:
         """The caches of one work."""
-        return Shelf(self.root / "works" / id, "caches", FILE_SUFFIX, FOLDER_SUFFIX)
+        return ProductFolder(
+            self.root / "works" / id, "caches", FILE_SUFFIX, folder_suffix=FOLDER_SUFFIX
+        )
 
-    def analyses(self) -> list[Shelf]:
+    def analyses(self) -> list[ProductFolder]:
         """All analyses, by ID."""
-        return [self.analysis(path.parent.name) for path in self.root.glob(f"analyses/*/{_ASKED}")]
+        return [
+            self.analysis(path.parent.name) for path in self.root.glob(f"analyses/*/{_SETTINGS}")
+        ]
 
-    def works(self) -> list[Shelf]:
+    def works(self) -> list[ProductFolder]:
         """All works, the one that was asked for first at first."""
         found = sorted(
-            self.root.glob(f"works/*/{_ASKED}"), key=lambda path: path.stat().st_mtime_ns
+            self.root.glob(f"works/*/{_SETTINGS}"), key=lambda path: path.stat().st_mtime_ns
         )
         return [self.work(path.parent.name) for path in found]

@@ -12,9 +12,9 @@ class Tally:
     """Counts files and videos of one run."""
 
     files: int = 0
-    to_look: int = 0
-    """Files to be opened, of which `looked` were."""
-    looked: int = 0
+    to_probe: int = 0
+    """Files to be opened, of which `probed` were."""
+    probed: int = 0
     to_do: int = 0
     """Videos that this run found to be done by it; `done` and `given_up` of them are behind it."""
     done: int = 0
@@ -48,7 +48,7 @@ class Tally:
     @property
     def expected(self) -> int:
         """Videos for this run, if all files that are still to be opened hold some."""
-        return self.to_do + self.to_look - self.looked
+        return self.to_do + self.to_probe - self.probed
 
     @property
     def left(self) -> int:

@@ -7,24 +7,24 @@ from typing import Any
 
 from batch.analysis.analyze import AnalyzeSettings
 from batch.archive.inventory import FileRow
-from batch.archive.order import Order
-from jobs.room import Allowance
+from batch.archive.settings import IndexSettings
+from jobs.disk_space import Allowance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """Look at the model of an order; the answer is ModelFacts.
+    """Look at the model of an index; the answer is ModelFacts.
 
     Without `weights` they need not be on this machine.
     """
 
-    order: Order
+    settings: IndexSettings
     device: str | None
     weights: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Probe:
     """See what a file is; the answer is its row."""
 
     row: FileRow

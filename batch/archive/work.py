@@ -1,4 +1,4 @@
-"""What an order means for the model at hand: settings, and the identity that follows from them."""
+"""What settings mean for the model at hand: settings, and the identity that follows from them."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Any
 from batch.analysis.analyze import AnalyzeSettings, settings_of_profile
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.model_facts import ModelFacts, rule_facts
-from batch.archive.order import Order
+from batch.archive.settings import IndexSettings
 from cachefmt import FormatVersion
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Spec:
     """Settings as plain values, and the ID that they are known by.
 
     `about` is for people and changes nothing: what the model was called.
@@ -39,17 +39,19 @@ class Work:
     """What is asked of every video; `caches` is None if only analysis is."""
 
     analysis: AnalyzeSettings
-    manifests: Asked
-    caches: Asked | None
+    manifests: Spec
+    caches: Spec | None
 
 
-def work_of(order: Order, model: ModelFacts) -> Work:
-    """Put an order and a model together."""
-    analysis = settings_of_profile(order.profile, model.geometry, order.sampling, order.reference)
+def work_of(chosen: IndexSettings, model: ModelFacts) -> Work:
+    """Put the chosen settings and a model together."""
+    analysis = settings_of_profile(
+        chosen.profile, model.geometry, chosen.sampling, chosen.reference
+    )
     about = {"model": model.name, "revision": model.revision}
     geometry = rule_facts(model.geometry)
     settings = {**asdict(analysis), "geometry": geometry, "manifest_version": MANIFEST_VERSION}
-    manifests = Asked(settings=settings, about=about)
+    manifests = Spec(settings=settings, about=about)
     if model.weights_sha256 is None:
         return Work(analysis=analysis, manifests=manifests, caches=None)
     version = FormatVersion()
@@ -60,10 +62,10 @@ def work_of(order: Order, model: ModelFacts) -> Work:
         "processor_sha256": model.processor_sha256,
         "chat_template_sha256": model.chat_template_sha256,
         "dtype": model.dtype,
-        "positions": order.positions,
-        "pointers": order.pointers,
-        "timestamps": order.timestamps,
+        "positions": chosen.positions,
+        "pointers": chosen.pointers,
+        "timestamps": chosen.timestamps,
         "block_samples": model.block_samples,
         "format": f"{version.major}.{version.minor}",
     }
-    return Work(analysis=analysis, manifests=manifests, caches=Asked(settings=prefill, about=about))
+    return Work(analysis=analysis, manifests=manifests, caches=Spec(settings=prefill, about=about))

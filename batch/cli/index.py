@@ -35,7 +35,7 @@ def _shard(text: str) -> Any:
 
 
 def _size(text: str) -> int:
-    from jobs.room import parse_size
+    from jobs.disk_space import parse_size
 
     return parse_size(text)
 
@@ -113,7 +113,7 @@ def index(
     metrics_file: Path | None,
     log_format: str,
     as_json: bool,
-    **order: Any,
+    **settings: Any,
 ) -> None:
     """Turn every video below ARCHIVE into a cache; run it every night.
 
@@ -140,7 +140,7 @@ def index(
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
-        order=_order(**order),
+        settings=_settings(**settings),
         phase=Phase(phase),
         shard=shard,
         jobs=jobs,
@@ -164,12 +164,12 @@ def index(
         raise SystemExit(PARTIAL)
 
 
-def _order(
+def _settings(
     *, profile: str, reference: Any, fps: float, max_samples: int | None, **others: Any
 ) -> Any:
-    from batch.archive.order import Order
+    from batch.archive.settings import IndexSettings
     from batch.cli.analysis import sampling
 
-    return Order(
+    return IndexSettings(
         profile=profile, reference=reference, sampling=sampling(fps, max_samples), **others
     )

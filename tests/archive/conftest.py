@@ -1,4 +1,4 @@
-"""One archive and what a first night made of it."""
+"""One archive and what a first run made of it."""
 
 import shutil
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tests.cli.running import batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night:
+class IndexedArchive:
     """An archive, its folder of caches, and what the run said."""
 
     archive: Path
@@ -31,14 +31,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def night(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Night:
-    """The archive after its first night; not to be written to."""
-    root = tmp_path_factory.mktemp("night")
+def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArchive:
+    """The archive after its first run; not to be written to."""
+    root = tmp_path_factory.mktemp("indexed")
     archive, out = root / "archive", root / "caches"
     originals = draw_archive(archive)
     hostile = draw_hostile(archive / "hostile")
     result = batch("index", archive, "--out", out, "--model", model)
-    return Night(
+    return IndexedArchive(
         archive=archive,
         out=out,
         model=model,
@@ -49,7 +49,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Night:
 
 
 @pytest.fixture
-def acquainted(night: Night, tmp_path: Path) -> Path:
+def fresh_out(indexed: IndexedArchive, tmp_path: Path) -> Path:
     """An empty folder of caches that knows the model, so that runs need not ask it."""
-    shutil.copytree(night.out / "models", tmp_path / "caches" / "models")
+    shutil.copytree(indexed.out / "models", tmp_path / "caches" / "models")
     return tmp_path / "caches"

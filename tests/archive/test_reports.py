@@ -17,26 +17,28 @@ from jobs.runs import Run
 from jobs.shards import Shard
 from jobs.stopping import Stop
 from tests import clips
-from tests.archive.conftest import Night
-from tests.archive.essence import catalogue
+from tests.archive.conftest import IndexedArchive
+from tests.archive.contents import catalogue
 from tests.cli.running import batch, objects, succeed
 
 
-def test_results_are_paths_or_records_on_stdout(night: Night, tmp_path: Path) -> None:
+def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, tmp_path: Path) -> None:
     out = tmp_path / "caches"
-    shutil.copytree(night.out / "models", out / "models")
-    command = ("index", night.archive, "--out", out, "--model", night.model)
+    shutil.copytree(indexed.out / "models", out / "models")
+    command = ("index", indexed.archive, "--out", out, "--model", indexed.model)
     lines = objects(batch(*command, "--json").stdout.splitlines())
     assert {Path(line["file"]).suffix for line in lines} == {".safetensors"}
-    assert {line["path"] for line in lines} == set(map(str, night.originals.values()))
+    assert {line["path"] for line in lines} == set(map(str, indexed.originals.values()))
     assert all(line["cache_bytes"] == Path(line["file"]).stat().st_size for line in lines)
 
 
-def test_a_log_in_json_has_an_object_for_every_event(night: Night, tmp_path: Path) -> None:
-    command = ("index", night.archive, "--out", tmp_path / "out", "--phase", "identify")
+def test_a_log_in_json_has_an_object_for_every_event(
+    indexed: IndexedArchive, tmp_path: Path
+) -> None:
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--phase", "identify")
     events = objects(batch(*command, "--log-format", "json").stderr.splitlines())
     failed = {event["path"]: event["reason"] for event in events if event["event"] == "failed"}
-    assert failed == {str(path): reason.value for path, reason in night.hostile.items()}
+    assert failed == {str(path): reason.value for path, reason in indexed.hostile.items()}
     end = events[-1]
     assert (end["event"], end["level"], sum(end["failed"].values())) == ("end", "info", 10)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", event["time"]) for event in events)
@@ -58,10 +60,10 @@ def test_a_line_a_minute_is_said_without_a_terminal(
 
 
 def test_metrics_are_a_textfile_with_the_time_of_the_last_success(
-    night: Night, tmp_path: Path
+    indexed: IndexedArchive, tmp_path: Path
 ) -> None:
     file = tmp_path / "sali_cache.prom"
-    command = ("index", night.archive, "--out", night.out, "--model", night.model)
+    command = ("index", indexed.archive, "--out", indexed.out, "--model", indexed.model)
     batch(*command, "--metrics-file", file)
     text = file.read_text()
     assert re.search(r'^sali_cache_videos\{status="skipped"\} 3$', text, re.MULTILINE)
@@ -113,10 +115,10 @@ def test_a_stopped_run_says_by_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.startswith("stopped by SIGUSR1, the same command goes on; 1 done, 2 left; ")
 
 
-def test_status_counts_what_the_catalogue_holds(night: Night) -> None:
-    (found,) = objects(succeed("status", night.out, "--json"))
+def test_status_counts_what_the_catalogue_holds(indexed: IndexedArchive) -> None:
+    (found,) = objects(succeed("status", indexed.out, "--json"))
     (work,) = found["works"]
-    rows = catalogue(night.out)
+    rows = catalogue(indexed.out)
     done = [row for row in rows if row["status"] == "done"]
     assert (found["files"], found["videos"], found["new"], found["other"]) == (17, 3, 0, 2)
     assert (work["done"], work["pending"], work["gone"]) == (3, 0, 0)
@@ -124,14 +126,14 @@ def test_status_counts_what_the_catalogue_holds(night: Night) -> None:
     assert work["cache_bytes"] == sum(row["cache_bytes"] for row in done)
     assert work["seconds"]["analyze"] == pytest.approx(sum(row["analyze_seconds"] for row in done))
     assert work["videos_per_hour"] > 0
-    said = "\n".join(succeed("status", night.out))
+    said = "\n".join(succeed("status", indexed.out))
     for part in ("17: 3 videos, 2 others", "done       3", "not_video       6", "x smaller"):
         assert part in said
 
 
-def test_status_tells_who_is_at_work(night: Night) -> None:
-    with Run.begin(night.out, {"something else": Shard(index=1, count=4)}) as run:
-        said = "\n".join(succeed("status", night.out))
+def test_status_tells_who_is_at_work(indexed: IndexedArchive) -> None:
+    with Run.begin(indexed.out, {"something else": Shard(index=1, count=4)}) as run:
+        said = "\n".join(succeed("status", indexed.out))
     assert f"running    process {run.info.pid} on {run.info.host} since" in said
     assert "shard 1/4 of something else" in said
 
@@ -141,31 +143,38 @@ def test_status_of_a_folder_that_is_none_shows_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_archive_answers_with_a_line_for_each_video(night: Night) -> None:
-    command = ("answer", "--archive", night.out, "-q", "what is the red star ?", "-q", "a b")
+def test_an_archive_answers_with_a_line_for_each_video(indexed: IndexedArchive) -> None:
+    command = ("answer", "--archive", indexed.out, "-q", "what is the red star ?", "-q", "a b")
     lines = objects(succeed(*command, "--max-new-tokens", 3))
-    assert [line["path"] for line in lines] == sorted(map(str, set(night.originals.values())))
+    assert [line["path"] for line in lines] == sorted(map(str, set(indexed.originals.values())))
     for line in lines:
         alone = objects(
             succeed(
-                *("answer", "--cache", night.out / line["cache"], "--max-new-tokens", 3, "--json"),
+                *(
+                    "answer",
+                    "--cache",
+                    indexed.out / line["cache"],
+                    "--max-new-tokens",
+                    3,
+                    "--json",
+                ),
                 *("-q", "what is the red star ?", "-q", "a b"),
             )
         )
         assert [reply["answer"] for reply in line["answers"]] == [one["answer"] for one in alone]
 
 
-def test_questions_go_to_videos_whose_path_fits(night: Night) -> None:
-    command = ("answer", "--archive", night.out, "-q", "a ?", "--max-new-tokens", 1)
+def test_questions_go_to_videos_whose_path_fits(indexed: IndexedArchive) -> None:
+    command = ("answer", "--archive", indexed.out, "-q", "a ?", "--max-new-tokens", 1)
     assert [line["path"] for line in objects(succeed(*command, "--match", "*/z/*"))] == [
-        str(night.archive / "2024" / "trip" / "b.mkv")
+        str(indexed.archive / "2024" / "trip" / "b.mkv")
     ]
     assert len(succeed(*command, "--match", "*.mkv", "--match", "*suffix")) == 2
     assert succeed(*command, "--match", "*.none") == []
 
 
-def test_a_damaged_cache_is_an_error_of_its_video(night: Night, tmp_path: Path) -> None:
-    shutil.copytree(night.out, tmp_path / "out")
+def test_a_damaged_cache_is_an_error_of_its_video(indexed: IndexedArchive, tmp_path: Path) -> None:
+    shutil.copytree(indexed.out, tmp_path / "out")
     cache = sorted((tmp_path / "out").rglob("*.safetensors"))[0]
     clips.truncate(cache, keep=0.9)
     command = ("answer", "--archive", tmp_path / "out", "-q", "a ?", "--max-new-tokens", 1)
@@ -191,20 +200,23 @@ def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...], message:
 
 
 def test_a_folder_without_caches_and_an_unknown_work_are_named(
-    night: Night, tmp_path: Path
+    indexed: IndexedArchive, tmp_path: Path
 ) -> None:
     result = batch("answer", "--archive", tmp_path, "-q", "a ?")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"error: {tmp_path}: no caches here" in result.stderr
-    result = batch("answer", "--archive", night.out, "-q", "a ?", "--work", "f00")
-    assert f"error: {night.out}: no work f00 here" in result.stderr
+    result = batch("answer", "--archive", indexed.out, "-q", "a ?", "--work", "f00")
+    assert f"error: {indexed.out}: no work f00 here" in result.stderr
 
 
-def test_what_an_id_stands_for_can_be_read(night: Night) -> None:
-    (work,) = Store(night.out).works()
-    asked = json.loads((work.folder / "asked.json").read_text())
-    assert (asked["model"], asked["dtype"]) == (str(night.model), "float32")
-    (analysis,) = (night.out / "analyses").iterdir()
-    assert asked["analysis"] == analysis.name
-    settings = json.loads((analysis / "asked.json").read_text())
-    assert (settings["sampling"]["rate_hz"], settings["geometry"]["rule"]) == (1.0, "Geometry")
+def test_what_an_id_stands_for_can_be_read(indexed: IndexedArchive) -> None:
+    (work,) = Store(indexed.out).works()
+    settings = json.loads((work.folder / "settings.json").read_text())
+    assert (settings["model"], settings["dtype"]) == (str(indexed.model), "float32")
+    (analysis,) = (indexed.out / "analyses").iterdir()
+    assert settings["analysis"] == analysis.name
+    analysis_settings = json.loads((analysis / "settings.json").read_text())
+    assert (analysis_settings["sampling"]["rate_hz"], analysis_settings["geometry"]["rule"]) == (
+        1.0,
+        "Geometry",
+    )

@@ -11,8 +11,8 @@ from batch.cli import main
 from batch.cli.stages import stages_of
 from jobs.runs import Run
 from jobs.shards import Shard
-from tests.archive.conftest import Night
-from tests.archive.essence import essence
+from tests.archive.conftest import IndexedArchive
+from tests.archive.contents import contents
 from tests.cli.running import batch
 
 PHASES = ("identify", "analyze", "prefill")
@@ -26,13 +26,15 @@ def context_of(*words: object) -> click.Context:
 
 
 def without_models(found: dict[str, Any]) -> dict[str, Any]:
-    """All but the memory of models, which analysis alone has another of."""
+    """All but the facts of models, which analysis alone has another of."""
     return {name: content for name, content in found.items() if not name.startswith("models/")}
 
 
-def test_tasks_of_every_phase_make_what_one_run_makes(night: Night, tmp_path: Path) -> None:
+def test_tasks_of_every_phase_make_what_one_run_makes(
+    indexed: IndexedArchive, tmp_path: Path
+) -> None:
     out = tmp_path / "caches"
-    context = context_of(night.archive, "--out", out, "--model", night.model)
+    context = context_of(indexed.archive, "--out", out, "--model", indexed.model)
     stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
     assert [stage.name for stage in stages] == list(PHASES)
     codes = []
@@ -46,13 +48,15 @@ def test_tasks_of_every_phase_make_what_one_run_makes(night: Night, tmp_path: Pa
             assert task.stderr is not None
             task.stderr.close()
     assert codes == [{3}, {0}, {0}]
-    assert without_models(essence(out)) == without_models(essence(night.out))
+    assert without_models(contents(out)) == without_models(contents(indexed.out))
 
 
-def test_a_model_on_each_of_two_devices_makes_the_same(night: Night, acquainted: Path) -> None:
-    command = ("index", night.archive, "--out", acquainted, "--model", night.model)
+def test_a_model_on_each_of_two_devices_makes_the_same(
+    indexed: IndexedArchive, fresh_out: Path
+) -> None:
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
     assert batch(*command, "--device", "cpu", "--device", "cpu").exit_code == 3
-    assert without_models(essence(acquainted)) == without_models(essence(night.out))
+    assert without_models(contents(fresh_out)) == without_models(contents(indexed.out))
 
 
 def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
@@ -72,30 +76,32 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     assert (stage.cpus, stage.gpus) == (1, 2)
 
 
-def test_a_shard_without_a_phase_is_wrong_usage(night: Night, tmp_path: Path) -> None:
-    result = batch("index", night.archive, "--out", tmp_path / "out", "--shard", "0/2")
+def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_path: Path) -> None:
+    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", "0/2")
     assert result.exit_code == 2
     assert "--shard goes with --phase" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["2/2", "x", "1"])
-def test_a_shard_that_is_none_is_wrong_usage(night: Night, tmp_path: Path, text: str) -> None:
-    result = batch("index", night.archive, "--out", tmp_path / "out", "--shard", text)
+def test_a_shard_that_is_none_is_wrong_usage(
+    indexed: IndexedArchive, tmp_path: Path, text: str
+) -> None:
+    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", text)
     assert result.exit_code == 2
     assert "--shard" in result.stderr
 
 
-def test_prefill_of_what_nobody_analysed_says_so(night: Night, tmp_path: Path) -> None:
-    command = ("index", night.archive, "--out", tmp_path / "out", "--model", night.model)
+def test_prefill_of_what_nobody_analysed_says_so(indexed: IndexedArchive, tmp_path: Path) -> None:
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", indexed.model)
     batch(*command, "--phase", "identify")
     result = batch(*command, "--phase", "prefill")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "3 not analysed yet" in result.stderr
 
 
-def test_a_second_run_at_the_same_time_comes_back_later(night: Night) -> None:
-    (work,) = (night.out / "works").iterdir()
-    with Run.begin(night.out, {f"prefill {work.name}": Shard()}):
-        result = batch("index", night.archive, "--out", night.out, "--model", night.model)
+def test_a_second_run_at_the_same_time_comes_back_later(indexed: IndexedArchive) -> None:
+    (work,) = (indexed.out / "works").iterdir()
+    with Run.begin(indexed.out, {f"prefill {work.name}": Shard()}):
+        result = batch("index", indexed.archive, "--out", indexed.out, "--model", indexed.model)
     assert (result.exit_code, result.stdout) == (75, "")
     assert "is at work on shard 0/1 of the same" in result.stderr

@@ -1,6 +1,7 @@
 """A video longer than the model's context, from `batch prefill` to answers."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_inspect_shows_each_segment_and_sums(made: Path) -> None:
     assert found["size_bytes"] == sum(found["bytes"].values())
     assert (found["samples"], found["stored_samples"]) == (SAMPLES, SAMPLES - 2)
     assert [part["first_s"] for part in parts] == [part["first_sample"] for part in parts]
-    assert all(one["last_s"] < two["first_s"] for one, two in zip(parts, parts[1:], strict=False))
+    assert all(one["last_s"] < two["first_s"] for one, two in pairwise(parts))
     lines = succeed("inspect", made)
     assert len(lines) == len(succeed("inspect", files[0])) + 2 + len(parts)
     assert f" {parts[-1]['size_bytes']:,}" in lines[-1]

@@ -52,13 +52,13 @@ def running_task(out: Path, phase: str) -> int:
 def test_stopped_tasks_are_requeued_and_all_is_as_on_one_machine(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    def order(*command: object) -> None:
+    def tell(*command: object) -> None:
         subprocess.run(list(map(str, command)), env=cluster, check=True)
 
     def stop(job: str, phase: str, *command: str) -> int:
         """Stop a task, see that it waits again, and shorten the two minutes that Slurm waits."""
         task = running_task(out, phase)
-        order(*command, f"{job}_{task}")
+        tell(*command, f"{job}_{task}")
 
         def waits() -> bool | None:
             state = task_states(cluster, job)[task]
@@ -66,7 +66,7 @@ def test_stopped_tasks_are_requeued_and_all_is_as_on_one_machine(
 
         wait_for(waits, f"{phase} {task} to be requeued")
         # Not at once: a node does not launch a job that it is just done killing (22.05).
-        order("scontrol", "update", f"JobId={job}_{task}", "StartTime=now+15")
+        tell("scontrol", "update", f"JobId={job}_{task}", "StartTime=now+15")
         return task
 
     def all_ended() -> dict[str, dict[int, dict[str, str]]] | None:

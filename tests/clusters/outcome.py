@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.archive.essence import essence
+from tests.archive.contents import contents
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
 def products(out: Path) -> dict[str, Any]:
-    """What was made, without what depends on how: logs, and the memory of models."""
+    """What was made, without what depends on how: logs, and the facts of models."""
     return {
         name: content
-        for name, content in essence(out).items()
+        for name, content in contents(out).items()
         if not name.startswith(("logs/", "models/"))
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from tests.archive.archives import draw_hostile, draw_video
-from tests.archive.essence import essence
+from tests.archive.contents import contents
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,8 +118,8 @@ def main() -> None:
         start(archive, whole).wait()
         whole_s = time.monotonic() - started
         hit = kill_often(archive, killed, times=chosen.times, within_s=whole_s, seed=chosen.seed)
-        expected = essence(whole)
-        found = differences(expected, essence(killed))
+        expected = contents(whole)
+        found = differences(expected, contents(killed))
     click.echo(
         json.dumps(
             {

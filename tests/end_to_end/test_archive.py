@@ -11,7 +11,7 @@ import pytest
 
 from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
-from tests.archive.essence import essence
+from tests.archive.contents import contents
 from tests.end_to_end.kills import differences, kill_often, start
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_run_that_is_asked_to_stop_leaves_whole_files_and_goes_on(
     assert sorted(map(str, tmp_path.rglob("*.safetensors"))) == sorted(printed.splitlines())
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".lock"]
     assert start(archive, tmp_path, "--model", model).wait(timeout=300) == 3
-    assert differences(essence(whole), essence(tmp_path)) == []
+    assert differences(contents(whole), contents(tmp_path)) == []
 
 
 def test_a_second_signal_drops_what_is_under_way(
@@ -131,7 +131,7 @@ def test_kills_at_random_moments_change_nothing_of_what_comes_out(
     shutil.copytree(whole / "models", tmp_path / "models")
     hit = kill_often(archive, tmp_path, "--model", model, times=5, within_s=8, seed=3)
     assert hit["exit code 3"] == 1
-    assert differences(essence(whole), essence(tmp_path)) == []
+    assert differences(contents(whole), contents(tmp_path)) == []
 
 
 def test_a_difference_would_be_noticed(whole: Path, tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_a_difference_would_be_noticed(whole: Path, tmp_path: Path) -> None:
     record.write_text(record.read_text().replace('"slots": ', '"slots": 1'))
     (out / "runs" / "left over").touch()
     expected = {cache, manifest, record, out / "runs" / "left over"}
-    found = differences(essence(whole), essence(out))
+    found = differences(contents(whole), contents(out))
     assert {out / name for name in found} == expected

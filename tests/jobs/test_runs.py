@@ -62,7 +62,7 @@ def test_two_runs_do_not_work_on_the_same(tmp_path: Path) -> None:
 def test_the_last_run_of_a_kind_hears_so_when_it_resigns(tmp_path: Path) -> None:
     halves = [Run.begin(tmp_path, {"work": Shard(index=index, count=2)}) for index in range(2)]
     other = Run.begin(tmp_path, {"other work": ALL})
-    assert [run.resign() for run in (*halves, other)] == [False, True, True]
+    assert [run.release_claims() for run in (*halves, other)] == [False, True, True]
     assert [run.claims for run in live_runs(tmp_path)] == [{}, {}, {}]
     for run in (*halves, other):
         with run:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
-from batch.archive.store import Shelf, Store
+from batch.archive.store import ProductFolder, Store
 from batch.demo.clip import write_clip
 from batch.demo.world import imagine
 from batch.evaluation.bench.machine import machine, versions
@@ -193,8 +193,8 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     index(folder / "template", out)
     store = Store(out)
     (template,) = Inventory.read(store.files).there()
-    shelves = [*store.analyses(), *store.works()]
-    records = [shelf.ledger.read_done(template.video) for shelf in shelves]
+    folders = [*store.analyses(), *store.works()]
+    records = [products.ledger.read_done(template.video) for products in folders]
     lines = []
     for number in range(count):
         file = archive / str(number // _PER_FOLDER) / f"{number}.mp4"
@@ -202,8 +202,8 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
         file.touch()
         row = _row(template, file)
         lines.append(f"{row.to_json()}\n")
-        for shelf, record in zip(shelves, records, strict=True):
-            _multiply(shelf, row, record)
+        for products, record in zip(folders, records, strict=True):
+            _multiply(products, row, record)
     (store.files / "base.jsonl").write_text("".join(lines))
     return archive, out
 
@@ -214,9 +214,9 @@ def _row(template: FileRow, file: Path) -> FileRow:
     return replace(template, path=str(file), stat=Stat.of(file.stat()), facts=facts_of(info))
 
 
-def _multiply(shelf: Shelf, row: FileRow, record: dict[str, Any]) -> None:
-    done = shelf.folder / "done" / row.video[:2] / f"{row.video}.json"
-    product = shelf.product(row.video)
+def _multiply(products: ProductFolder, row: FileRow, record: dict[str, Any]) -> None:
+    done = products.folder / "done" / row.video[:2] / f"{row.video}.json"
+    product = products.product(row.video)
     for file in (done, product):
         file.parent.mkdir(parents=True, exist_ok=True)
     product.touch()

@@ -68,5 +68,5 @@ def _repeat(manifest: Manifest, times: int) -> Manifest:
             source=(np.tile(signals.source, times) + run * samples).astype(np.int32),
         ),
         tier=tile(manifest.tier),
-        pictures=manifest.pictures * times,
+        pictures=list(manifest.pictures) * times,
     )

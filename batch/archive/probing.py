@@ -10,7 +10,7 @@ from batch.errors import Reason, VideoError
 from batch.video import probe
 
 
-def look(row: FileRow) -> FileRow:
+def probe_file(row: FileRow) -> FileRow:
     """Open a file, decode its first frame and digest it.
 
     What cannot be used is a failure only if its name is a video's.
@@ -22,15 +22,15 @@ def look(row: FileRow) -> FileRow:
         if _stat(path) != row.stat:
             raise VideoError(f"{path}: it changes while it is read", Reason.CHANGING)
     except VideoError as error:
-        return refused(blank, error.reason, str(error))
+        return failed_row(blank, error.reason, str(error))
     except OSError as error:
-        return refused(blank, Reason.UNREADABLE, f"{path}: {error.strerror}")
+        return failed_row(blank, Reason.UNREADABLE, f"{path}: {error.strerror}")
     facts = asdict(info)
     del facts["path"]
     return replace(blank, kind="video", facts=facts_of(facts))
 
 
-def refused(row: FileRow, reason: Reason, message: str) -> FileRow:
+def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
     """The row of a file that cannot be used."""
     if not os.path.lexists(row.path):
         return replace(row, is_there=False)
@@ -43,7 +43,7 @@ def refused(row: FileRow, reason: Reason, message: str) -> FileRow:
     return replace(row, kind="failed", reason=reason, message=message)
 
 
-def is_same(row: FileRow) -> bool:
+def is_unchanged(row: FileRow) -> bool:
     """Whether a file is still the one that was looked at."""
     return _stat(Path(row.path)) == row.stat
 

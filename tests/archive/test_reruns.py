@@ -1,4 +1,4 @@
-"""Night after night over one archive: what is done, what is not done again."""
+"""Run after run over one archive: what is done, what is not done again."""
 
 import hashlib
 import os
@@ -9,8 +9,8 @@ import pytest
 
 from cachefmt import CacheFile
 from tests.archive.archives import draw_video
-from tests.archive.conftest import Night
-from tests.archive.essence import catalogue
+from tests.archive.conftest import IndexedArchive
+from tests.archive.contents import catalogue
 from tests.cli.running import batch, objects, stamps
 
 
@@ -23,73 +23,75 @@ def digest(path: Path) -> str:
 
 
 @pytest.fixture
-def second(night: Night, tmp_path: Path) -> Night:
+def second(indexed: IndexedArchive, tmp_path: Path) -> IndexedArchive:
     """A copy of the archive and its caches, to be changed, as if it had been made there."""
     archive, out = tmp_path / "archive", tmp_path / "caches"
-    shutil.copytree(night.archive, archive, symlinks=True)
-    shutil.copytree(night.out, out)
+    shutil.copytree(indexed.archive, archive, symlinks=True)
+    shutil.copytree(indexed.out, out)
     shutil.rmtree(out / "files")
-    result = batch("index", archive, "--out", out, "--model", night.model)
+    result = batch("index", archive, "--out", out, "--model", indexed.model)
     assert (result.exit_code, result.stdout) == (3, "")
-    return Night(
+    return IndexedArchive(
         archive=archive,
         out=out,
-        model=night.model,
+        model=indexed.model,
         originals={},
         hostile={},
         result=result,
     )
 
 
-def test_each_content_is_done_once_under_its_first_name(night: Night) -> None:
-    originals = set(night.originals.values())
-    done = [row for row in catalogue(night.out) if row["status"] == "done"]
+def test_each_content_is_done_once_under_its_first_name(indexed: IndexedArchive) -> None:
+    originals = set(indexed.originals.values())
+    done = [row for row in catalogue(indexed.out) if row["status"] == "done"]
     assert {row["path"] for row in done} == set(map(str, originals))
-    assert len(night.result.stdout.splitlines()) == len(originals)
+    assert len(indexed.result.stdout.splitlines()) == len(originals)
     for row in done:
-        copies = [path for path, first in night.originals.items() if str(first) == row["path"]]
+        copies = [path for path, first in indexed.originals.items() if str(first) == row["path"]]
         assert row["paths"] == sorted(map(str, copies))
         assert row["video"] == digest(Path(row["path"]))
-        with CacheFile.open(night.out / row["cache"]) as cache:
+        with CacheFile.open(indexed.out / row["cache"]) as cache:
             cache.verify()
             assert cache.header.video.sha256 == row["video"]
             assert cache.size_bytes == row["cache_bytes"]
 
 
 def test_every_hostile_file_is_recorded_with_its_reason_and_makes_the_exit_code_3(
-    night: Night,
+    indexed: IndexedArchive,
 ) -> None:
-    assert len(night.hostile) == 10
-    assert night.result.exit_code == 3
+    assert len(indexed.hostile) == 10
+    assert indexed.result.exit_code == 3
     failed = {
-        row["path"]: row["reason"] for row in catalogue(night.out) if row["status"] == "failed"
+        row["path"]: row["reason"] for row in catalogue(indexed.out) if row["status"] == "failed"
     }
-    assert failed == {str(path): reason.value for path, reason in night.hostile.items()}
-    for path in night.hostile:
-        assert f"error: {path}: " in night.result.stderr
+    assert failed == {str(path): reason.value for path, reason in indexed.hostile.items()}
+    for path in indexed.hostile:
+        assert f"error: {path}: " in indexed.result.stderr
 
 
-def test_what_is_no_video_and_is_not_called_so_is_passed_over(night: Night) -> None:
-    said = night.result.stderr + str(catalogue(night.out))
+def test_what_is_no_video_and_is_not_called_so_is_passed_over(indexed: IndexedArchive) -> None:
+    said = indexed.result.stderr + str(catalogue(indexed.out))
     for name in ("notes.txt", "cover.png", ".hidden.mp4"):
         assert name not in said
 
 
-def test_a_second_night_does_nothing_and_says_the_same_of_what_failed(night: Night) -> None:
-    before = stamps(night.out)
-    result = batch("index", night.archive, "--out", night.out, "--model", night.model)
+def test_a_second_run_does_nothing_and_says_the_same_of_what_failed(
+    indexed: IndexedArchive,
+) -> None:
+    before = stamps(indexed.out)
+    result = batch("index", indexed.archive, "--out", indexed.out, "--model", indexed.model)
     assert (result.exit_code, result.stdout) == (3, "")
     assert "3 skipped, 10 failed (1 empty, 1 no_picture" in result.stderr
     assert "error" not in result.stderr
-    assert stamps(night.out) == before
+    assert stamps(indexed.out) == before
 
 
-def test_no_unfinished_file_and_one_inventory_remain(night: Night) -> None:
-    assert [path.name for path in (night.out / "runs").iterdir()] == [".lock"]
-    assert [path.name for path in (night.out / "files").iterdir()] == ["base.jsonl"]
+def test_no_unfinished_file_and_one_inventory_remain(indexed: IndexedArchive) -> None:
+    assert [path.name for path in (indexed.out / "runs").iterdir()] == [".lock"]
+    assert [path.name for path in (indexed.out / "files").iterdir()] == ["base.jsonl"]
 
 
-def test_moved_renamed_copied_and_lost_videos_are_recognised(second: Night) -> None:
+def test_moved_renamed_copied_and_lost_videos_are_recognised(second: IndexedArchive) -> None:
     archive, out = second.archive, second.out
     before = stamps(out / "works")
     (archive / "2024").rename(archive / "1999")
@@ -106,7 +108,7 @@ def test_moved_renamed_copied_and_lost_videos_are_recognised(second: Night) -> N
     }
 
 
-def test_names_that_are_no_text_are_names_too(second: Night) -> None:
+def test_names_that_are_no_text_are_names_too(second: IndexedArchive) -> None:
     video = second.archive / "2025" / os.fsdecode(b"\xff\n.mp4")
     (second.archive / "2025" / "no suffix").rename(video)
     (second.archive / "hostile" / "empty.mp4").rename(video.with_name(os.fsdecode(b"\xfe.mp4")))
@@ -119,7 +121,9 @@ def test_names_that_are_no_text_are_names_too(second: Night) -> None:
     assert len(objects(batch("status", second.out, "--json").stdout.splitlines())) == 1
 
 
-def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(second: Night) -> None:
+def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(
+    second: IndexedArchive,
+) -> None:
     changed = second.archive / "2025" / "no suffix"
     old = digest(changed)
     draw_video(changed, seed=33)
@@ -130,7 +134,7 @@ def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(secon
     assert list(status.values()).count("done") == 3
 
 
-def test_other_settings_are_other_work_and_leave_the_first_alone(second: Night) -> None:
+def test_other_settings_are_other_work_and_leave_the_first_alone(second: IndexedArchive) -> None:
     before = stamps(second.out / "works")
     command = ("index", second.archive, "--out", second.out, "--model", second.model)
     result = batch(*command, "--positions", "original")
@@ -142,14 +146,14 @@ def test_other_settings_are_other_work_and_leave_the_first_alone(second: Night) 
     assert batch(*command).stdout == ""
 
 
-def test_a_cache_that_someone_removed_is_written_again(second: Night) -> None:
+def test_a_cache_that_someone_removed_is_written_again(second: IndexedArchive) -> None:
     lost = next((second.out / "works").rglob("*.safetensors"))
     lost.unlink()
     result = batch("index", second.archive, "--out", second.out, "--model", second.model)
     assert result.stdout.splitlines() == [str(lost)]
 
 
-def test_files_that_look_the_same_are_read_again_only_for_rehash(second: Night) -> None:
+def test_files_that_look_the_same_are_read_again_only_for_rehash(second: IndexedArchive) -> None:
     """A change behind the back of size, time and inode is what the fast path cannot see."""
     video = second.archive / "2025" / "no suffix"
     stat = video.stat()
@@ -163,7 +167,9 @@ def test_files_that_look_the_same_are_read_again_only_for_rehash(second: Night) 
     assert digest(video) in {row["video"] for row in catalogue(second.out)}
 
 
-def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(second: Night) -> None:
+def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(
+    second: IndexedArchive,
+) -> None:
     command = ("index", second.archive, "--out", second.out, "--model", second.model)
     again = batch(*command, "--retry-failed")
     assert again.exit_code == 3
@@ -176,7 +182,9 @@ def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(second: N
     assert "9 failed" in result.stderr
 
 
-def test_a_missing_archive_is_not_taken_for_an_empty_one(second: Night, tmp_path: Path) -> None:
+def test_a_missing_archive_is_not_taken_for_an_empty_one(
+    second: IndexedArchive, tmp_path: Path
+) -> None:
     (second.archive / "2024").rename(tmp_path / "elsewhere")
     for folder in ("2025", "hostile", "z"):
         shutil.rmtree(second.archive / folder)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import NoRoomError
-from jobs.room import Room, parse_size
+from jobs.disk_space import DiskSpace, parse_size
+from jobs.errors import NoSpaceError
 
 
 @pytest.mark.parametrize(
@@ -31,25 +31,25 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_quota_counts_what_is_there_and_what_is_added(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "there").write_bytes(bytes(60))
-    room = Room(tmp_path, 100)
-    room.allowance().check(40)
-    with pytest.raises(NoRoomError, match=r"40 bytes of it are left, the next file has 41"):
-        room.allowance().check(41)
-    room.add(30)
-    room.allowance().check(10)
-    with pytest.raises(NoRoomError, match="--max-bytes is reached"):
-        room.allowance().check(11)
+    space = DiskSpace(tmp_path, 100)
+    space.allowance().check(40)
+    with pytest.raises(NoSpaceError, match=r"40 bytes of it are left, the next file has 41"):
+        space.allowance().check(41)
+    space.add(30)
+    space.allowance().check(10)
+    with pytest.raises(NoSpaceError, match="--max-bytes is reached"):
+        space.allowance().check(11)
 
 
 def test_unfinished_files_do_not_count_twice(tmp_path: Path) -> None:
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "unfinished").write_bytes(bytes(60))
-    Room(tmp_path, 100).allowance().check(100)
+    DiskSpace(tmp_path, 100).allowance().check(100)
 
 
 def test_a_file_larger_than_the_free_disk_is_refused_without_a_quota_too(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
-    allowance = Room(tmp_path, None).allowance()
+    allowance = DiskSpace(tmp_path, None).allowance()
     allowance.check(1)
-    with pytest.raises(NoRoomError, match="the disk has"):
+    with pytest.raises(NoSpaceError, match="the disk has"):
         allowance.check(2 * disk.f_blocks * disk.f_frsize)

@@ -1,4 +1,4 @@
-"""Desks for workers of tests; imported by the worker processes too."""
+"""Handlers for workers of tests; imported by the worker processes too."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def open_desk() -> Callable[[Any], Any]:
+def make_handler() -> Callable[[Any], Any]:
     """Does what a task says."""
     opened_by = os.getpid()
 
@@ -39,5 +39,5 @@ class Unportable(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def open_badly() -> Callable[[Any], Any]:
-    raise OSError("no desk")
+def fail_to_make_handler() -> Callable[[Any], Any]:
+    raise OSError("no handler")

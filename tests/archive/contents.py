@@ -14,7 +14,7 @@ from cachefmt import CacheFile, tensor_specs
 VARIES = {"analyze_seconds", "encode_seconds", "prefill_seconds", "finished", "host"}
 
 
-def essence(root: Path) -> dict[str, Any]:
+def contents(root: Path) -> dict[str, Any]:
     """Every file by its name, with all of its content that must not depend on chance."""
     return {
         str(path.relative_to(root)): _content(path)

@@ -8,7 +8,7 @@ from batch.video import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class IndexSettings:
     """All that decides what the cache of a given video holds.
 
     `block_samples` is what a cache is begun with; None is the default of prefill. One that does

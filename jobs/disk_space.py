@@ -1,4 +1,4 @@
-"""Room for the next file: free disk and quota. Knows sizes, not what is written."""
+"""Space for the next file: free disk and quota. Knows sizes, not what is written."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import NoRoomError
+from jobs.errors import NoSpaceError
 
 MEASURED_EVERY_S = 60.0
 """How often a quota counts what other processes wrote; own files are counted at once."""
@@ -42,13 +42,13 @@ class Allowance:
         """See that a file of this size may be written.
 
         Raises:
-            NoRoomError: it does not fit the quota, or not the disk.
+            NoSpaceError: it does not fit the quota, or not the disk.
         """
         self.check_quota(size_bytes)
         disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
         if size_bytes > free:
-            raise NoRoomError(
+            raise NoSpaceError(
                 f"{self.folder}: the disk has {free:,} bytes left, the next file has "
                 f"{size_bytes:,}; make room and run the same command"
             )
@@ -57,16 +57,16 @@ class Allowance:
         """See that a file that is on the disk already may stay.
 
         Raises:
-            NoRoomError: it does not fit the quota.
+            NoSpaceError: it does not fit the quota.
         """
         if self.quota_left is not None and size_bytes > self.quota_left:
-            raise NoRoomError(
+            raise NoSpaceError(
                 f"{self.folder}: --max-bytes is reached: {max(0, self.quota_left):,} bytes of it "
                 f"are left, the next file has {size_bytes:,}; raise it and run the same command"
             )
 
 
-class Room:
+class DiskSpace:
     """What may still be written below a folder."""
 
     def __init__(self, folder: Path, max_bytes: int | None) -> None:

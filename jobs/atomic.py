@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def put(source: Path, target: Path) -> None:
+def move_into_place(source: Path, target: Path) -> None:
     """Give a finished, synced file its final name on the same file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
@@ -15,11 +15,11 @@ def put(source: Path, target: Path) -> None:
         os.close(folder)
 
 
-def write_whole(target: Path, content: bytes, staging: Path) -> None:
+def write_atomic(target: Path, content: bytes, staging: Path) -> None:
     """Write a file by way of a folder for unfinished ones."""
     unfinished = staging / target.name
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    put(unfinished, target)
+    move_into_place(unfinished, target)

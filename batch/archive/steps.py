@@ -5,14 +5,14 @@ import time
 from batch.analysis.analyze import AnalyzeSettings
 from batch.archive.backlog import Backlog
 from batch.archive.failing import reason_of
-from batch.archive.intake import Intake
+from batch.archive.file_queue import FileQueue
 from batch.archive.inventory import FileRow, Inventory
-from batch.archive.looking import refused
+from batch.archive.probing import failed_row
 from batch.archive.recording import Recorder
-from batch.archive.store import Shelf
-from batch.archive.tasks import Analyze, Load, Look, Prefill
+from batch.archive.store import ProductFolder
+from batch.archive.tasks import Analyze, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
-from jobs.errors import NoRoomError
+from jobs.errors import NoSpaceError
 from jobs.workers import Died, Finished, Raised, Result, Worker
 
 IN_A_ROW = 10
@@ -21,51 +21,55 @@ IN_A_ROW = 10
 _NOT_TO_BLAME = (Reason.UNEXPECTED, Reason.WORKER_CRASHED, Reason.WORKER_KILLED)
 
 
-class Looks:
+class ProbeStep:
     """Files to be opened; what they are goes to the inventory."""
 
     def __init__(
-        self, intake: Intake, inventory: Inventory, backlog: Backlog, recorder: Recorder
+        self, queue: FileQueue, inventory: Inventory, backlog: Backlog, recorder: Recorder
     ) -> None:
-        self._intake = intake
+        self._queue = queue
         self._inventory = inventory
         self._backlog = backlog
         self._recorder = recorder
-        self._looked: set[str] = set()
+        self._probed: set[str] = set()
         self.admit()
 
-    def next(self) -> Look | None:
+    def next(self) -> Probe | None:
         """The next task, if there is one now."""
-        return Look(row=self._intake.next_to_look()) if self._intake.unseen else None
+        return Probe(row=self._queue.next_to_probe()) if self._queue.unprobed else None
 
     def ended(self, result: Result) -> None:
         """Note what a file is, and let those go on whose turn it is."""
         if isinstance(result, Finished):
             row = result.value
         else:
-            row = refused(result.task.row, *reason_of(result))
+            row = failed_row(result.task.row, *reason_of(result))
         self._inventory.note(row)
-        self._recorder.tally.looked += 1
-        self._looked.add(row.path)
-        self._intake.saw(row)
+        self._recorder.tally.probed += 1
+        self._probed.add(row.path)
+        self._queue.put_probed(row)
         self.admit()
 
     def admit(self) -> None:
         """Pass on, in order of path, what is known."""
-        for row in self._intake.take():
+        for row in self._queue.take():
             if row.kind == "video":
                 self._backlog.admit(row)
-            elif row.path in self._looked:
+            elif row.path in self._probed:
                 self._recorder.count_failed(row.path, *_failure(row))
             else:
                 self._recorder.tally.failed_before[_failure(row)[0]] += 1
 
 
-class Analyses:
+class AnalyzeStep:
     """Videos to be analysed; they go on to be prefilled, if this run does that."""
 
     def __init__(
-        self, settings: AnalyzeSettings, manifests: Shelf, backlog: Backlog, recorder: Recorder
+        self,
+        settings: AnalyzeSettings,
+        manifests: ProductFolder,
+        backlog: Backlog,
+        recorder: Recorder,
     ) -> None:
         self._settings = settings
         self._manifests = manifests
@@ -81,20 +85,20 @@ class Analyses:
             row=row,
             settings=self._settings,
             staged=self._recorder.staging / f"{row.video}.parquet",
-            allowance=self._recorder.room.allowance(),
+            allowance=self._recorder.space.allowance(),
         )
 
     def ended(self, result: Result) -> None:
         """Keep the manifest, or record why there is none.
 
         Raises:
-            NoRoomError: it has no room.
+            NoSpaceError: it has no room.
         """
         row, tally = result.task.row, self._recorder.tally
-        if isinstance(result, Raised) and isinstance(result.error, NoRoomError):
+        if isinstance(result, Raised) and isinstance(result.error, NoSpaceError):
             raise result.error
         if not isinstance(result, Finished):
-            self._recorder.refuse(self._manifests, row, *reason_of(result))
+            self._recorder.fail(self._manifests, row, *reason_of(result))
         elif result.value is None:
             tally.given_up += 1
             self._recorder.listener.warned(
@@ -103,18 +107,18 @@ class Analyses:
         else:
             facts, staged = result.value.facts, result.task.staged
             tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
-            record = self._recorder.keep(self._manifests, row, staged, facts)
+            record = self._recorder.commit(self._manifests, row, staged, facts)
             if facts["warning"] is not None:
                 self._recorder.listener.warned(f"{row.path}: {facts['warning']}")
             if not self._backlog.pass_on(row):
                 self._recorder.finish(self._manifests, row, record)
 
 
-class Prefills:
+class PrefillStep:
     """Videos to be prefilled."""
 
     def __init__(
-        self, manifests: Shelf, caches: Shelf, backlog: Backlog, recorder: Recorder
+        self, manifests: ProductFolder, caches: ProductFolder, backlog: Backlog, recorder: Recorder
     ) -> None:
         self._manifests = manifests
         self._caches = caches
@@ -135,17 +139,17 @@ class Prefills:
             manifest=self._manifests.product(row.video),
             staged=self._recorder.staging / f"{row.video}.safetensors",
             segments=self._caches.folder_of(row.video),
-            allowance=self._recorder.room.allowance(),
+            allowance=self._recorder.space.allowance(),
         )
 
     def ended(self, worker: Worker, result: Result) -> None:
         """Keep the cache, or record why there is none.
 
         Raises:
-            NoRoomError: it has no room.
+            NoSpaceError: it has no room.
             BatchError: not the video is to blame, but the model or the device.
         """
-        if isinstance(result, Raised) and isinstance(result.error, NoRoomError | ModelError):
+        if isinstance(result, Raised) and isinstance(result.error, NoSpaceError | ModelError):
             raise result.error
         if isinstance(result.task, Load):
             self._loaded(worker, result)
@@ -169,10 +173,10 @@ class Prefills:
         analyzed = self._manifests.ledger.read_done(task.row.video)
         facts = {**analyzed, **value.facts}
         if task.staged.exists():
-            record = self._recorder.keep(self._caches, task.row, task.staged, facts)
+            record = self._recorder.commit(self._caches, task.row, task.staged, facts)
         else:
             size_bytes = facts["cache_bytes"]
-            record = self._recorder.keep_folder(self._caches, task.row, facts, size_bytes)
+            record = self._recorder.commit_folder(self._caches, task.row, facts, size_bytes)
         self._recorder.finish(self._caches, task.row, record)
 
     def _analyze_again(self, result: Raised | Died) -> bool:
@@ -182,7 +186,7 @@ class Prefills:
 
     def _refuse(self, worker: Worker, result: Raised | Died) -> None:
         reason, message = reason_of(result)
-        self._recorder.refuse(self._caches, result.task.row, reason, message)
+        self._recorder.fail(self._caches, result.task.row, reason, message)
         if reason not in _NOT_TO_BLAME:
             self._in_a_row = 0
             return

@@ -1,0 +1,146 @@
+"""The PNGs of a video's samples, on disk until one is asked for. Knows no samples' meaning."""
+
+import hashlib
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.errors import ManifestError
+
+ROWS_TOGETHER = 32
+"""Samples whose pictures a manifest is written and read with at a time: a row group."""
+
+Pictures = Sequence[bytes | None]
+"""PNG of each kept sample, None for pointers: a list, or what lies on disk."""
+
+
+class StoredPictures(Pictures):
+    """Pictures on disk; a slice of them is one too."""
+
+    def __init__(
+        self,
+        fetch: Callable[[int], bytes],
+        digests: Sequence[bytes | None],
+        *,
+        first: int = 0,
+    ) -> None:
+        """View what is stored.
+
+        Args:
+            fetch: gives the PNG of a stored sample.
+            digests: SHA-256 of each PNG, None where there is none.
+            first: stored sample that is the first of these.
+        """
+        self._fetch = fetch
+        self.digests = digests
+        self._first = first
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> "StoredPictures": ...
+    def __getitem__(self, index: int | slice) -> "bytes | StoredPictures | None":
+        if isinstance(index, slice):
+            rows = range(len(self))[index]
+            if rows.step != 1:
+                raise ValueError(f"pictures are taken in a row, got a step of {rows.step}")
+            return StoredPictures(
+                self._fetch, self.digests[rows.start : rows.stop], first=self._first + rows.start
+            )
+        at = range(len(self))[index]
+        return None if self.digests[at] is None else self._fetch(self._first + at)
+
+
+def digests_of(pictures: Pictures) -> Sequence[bytes | None]:
+    """SHA-256 of each PNG, None where there is none."""
+    if isinstance(pictures, StoredPictures):
+        return pictures.digests
+    return [_digest(png) for png in pictures]
+
+
+def _digest(png: bytes | None) -> bytes | None:
+    return None if png is None else hashlib.sha256(png).digest()
+
+
+class PictureSpool:
+    """Takes pictures one after the other into a file without a name, gone with this object."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Begin.
+
+        Args:
+            folder: on the disk that has the room; None is the system's for temporary files.
+        """
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as this
+        weakref.finalize(self, self._file.close)
+        self._ends = [0]
+        self._digests: list[bytes | None] = []
+
+    def add(self, png: bytes | None) -> None:
+        """Take the next sample's picture, None if it has none."""
+        self._file.write(png or b"")
+        self._ends.append(self._ends[-1] + len(png or b""))
+        self._digests.append(_digest(png))
+
+    def pictures(self) -> StoredPictures:
+        """All that were taken; they keep the file."""
+        self._file.flush()
+        return StoredPictures(self._fetch, self._digests)
+
+    def _fetch(self, sample: int) -> bytes:
+        start, end = self._ends[sample : sample + 2]
+        return os.pread(self._file.fileno(), end - start, start)
+
+
+class PictureFile:
+    """The pictures of a manifest's file, a row group in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which stays the same even if another one gets its name."""
+        file = path.open("rb")
+        weakref.finalize(self, file.close)
+        self._path = path
+        self._parquet = pq.ParquetFile(file)
+        groups = self._parquet.metadata
+        rows = [groups.row_group(group).num_rows for group in range(groups.num_row_groups)]
+        self._group_of = [(group, row) for group, count in enumerate(rows) for row in range(count)]
+        self._held: tuple[int, pa.ChunkedArray[pa.BinaryScalar]] | None = None
+
+    def pictures(self) -> StoredPictures:
+        """All of them, read once for their digests.
+
+        Raises:
+            pyarrow.ArrowException: the file is damaged.
+        """
+        return StoredPictures(self._fetch, [_digest(png) for png in self._all()])
+
+    def _all(self) -> Iterator[bytes | None]:
+        for group in range(self._parquet.metadata.num_row_groups):
+            yield from self._read(group).to_pylist()
+
+    def _fetch(self, sample: int) -> bytes:
+        group, row = self._group_of[sample]
+        if self._held is None or self._held[0] != group:
+            self._held = None
+            try:
+                self._held = (group, self._read(group))
+            except (OSError, pa.ArrowException) as error:
+                raise ManifestError(
+                    f"{self._path}: sample {sample} cannot be read: {error}"
+                ) from error
+        png = self._held[1][row].as_py()
+        if png is None:
+            raise ManifestError(f"{self._path}: sample {sample} lost its picture")
+        return png
+
+    def _read(self, group: int) -> "pa.ChunkedArray[pa.BinaryScalar]":
+        return self._parquet.read_row_group(group, ["picture"], use_threads=False)["picture"]

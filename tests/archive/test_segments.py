@@ -1,0 +1,143 @@
+"""Videos longer than the model's context, in an archive."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from batch.archive import index
+from cachefmt import open_segments, verify_segments
+from tests import tiny
+from tests.archive import faulty
+from tests.archive.archives import draw_video
+from tests.archive.contents import catalogue, contents
+from tests.cli.running import batch, objects, stamps, succeed
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.llava_next(tmp_path_factory.mktemp("models") / "small", context=290)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of one segment, and one of several."""
+    archive = tmp_path_factory.mktemp("archive")
+    draw_video(archive / "short.mp4", seed=1, seconds=2)
+    draw_video(archive / "long.mp4", seed=2, seconds=20)
+    return archive
+
+
+@pytest.fixture(scope="module")
+def made(model: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be written to."""
+    out = tmp_path_factory.mktemp("made")
+    succeed("index", archive, "--out", out, "--model", model)
+    return out
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "caches"))
+
+
+def long_row(out: Path) -> dict[str, object]:
+    (row,) = (row for row in catalogue(out) if row["path"].endswith("long.mp4"))
+    return row
+
+
+def folder_of(out: Path) -> Path:
+    (folder,) = out.rglob("*.segments")
+    return folder
+
+
+def test_a_long_video_is_done_as_a_folder_of_segments(made: Path) -> None:
+    row = long_row(made)
+    folder = folder_of(made)
+    assert (row["status"], row["cache"]) == ("done", str(folder.relative_to(made)))
+    segments = open_segments(folder)
+    verify_segments(segments)
+    assert row["segments"] == len(segments) > 2
+    assert row["cache_bytes"] == sum(segment.size_bytes for segment in segments)
+    assert row["slots"] == sum(segment.header.layout.slots for segment in segments)
+    for tier in ("FP16", "INT8", "INT4"):
+        tokens = sum(segment.header.shape.tokens[tier] for segment in segments)
+        assert row[f"tokens_{tier.lower()}"] == tokens
+    assert {row["segments"] for row in catalogue(made)} == {1, len(segments)}
+
+
+def test_a_second_run_does_nothing(archive: Path, model: Path, made: Path) -> None:
+    before = stamps(made)
+    result = batch("index", archive, "--out", made, "--model", model)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert stamps(made) == before
+
+
+def test_status_sums_over_segments(made: Path) -> None:
+    (found,) = objects(succeed("status", made, "--json"))
+    (work,) = found["works"]
+    caches = (made / "works").rglob("*.safetensors")
+    assert work["cache_bytes"] == sum(cache.stat().st_size for cache in caches)
+
+
+def test_the_archive_is_asked_whatever_its_caches_are(made: Path) -> None:
+    asked = ("-q", "what is the red star doing ?", "--max-new-tokens", 4)
+    found = {
+        Path(row["path"]).name: row for row in objects(succeed("answer", "--archive", made, *asked))
+    }
+    (whole,) = found["short.mp4"]["answers"]
+    (chosen,) = found["long.mp4"]["answers"]
+    assert "candidates" not in whole
+    alone = objects(succeed("answer", "--cache", folder_of(made), *asked, "--json"))[0]
+    assert chosen == {name: alone[name] for name in chosen}
+
+
+def test_a_folder_that_lost_a_segment_is_named_and_the_others_answer(copy: Path) -> None:
+    (folder_of(copy) / "00001.safetensors").unlink()
+    result = batch("answer", "--archive", copy, "-q", "a b", "--max-new-tokens", 2)
+    assert result.exit_code == 3
+    assert "00001.safetensors: is missing" in result.stderr
+    assert [("error" in row) for row in objects(result.stdout.splitlines())].count(False) == 1
+
+
+def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(
+    archive: Path, model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "caches"
+    shutil.copytree(made / "models", out / "models")
+    command = ("index", archive, "--out", out, "--model", model)
+    with monkeypatch.context() as patched:
+        killing = faulty.make_model_that_is_killed_in_a_second_segment
+        patched.setattr(index, "make_model_handler", killing)
+        assert batch(*command).exit_code == 3
+    row = long_row(out)
+    assert (row["status"], row["reason"]) == ("failed", "worker_killed")
+    folder = folder_of(out)
+    before = stamps(folder)
+    assert list(before) == ["00000.safetensors"]
+    assert batch(*command, "--retry-failed").exit_code == 0
+    assert stamps(folder)["00000.safetensors"] == before["00000.safetensors"]
+    assert contents(out) == contents(made)
+
+
+def test_what_another_cut_or_version_left_is_not_mixed_in(
+    archive: Path, model: Path, made: Path, copy: Path
+) -> None:
+    folder = folder_of(copy)
+    foreign = (folder / "00002.safetensors").read_bytes()
+    (folder / "00000.safetensors").write_bytes(foreign)
+    next((copy / "works").rglob(f"done/*/{folder.stem}.json")).unlink()
+    succeed("index", archive, "--out", copy, "--model", model)
+    assert contents(copy) == contents(made)
+
+
+def test_a_quota_that_holds_the_whole_archive_is_enough(
+    archive: Path, model: Path, made: Path, tmp_path: Path
+) -> None:
+    size_bytes = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    command = ("index", archive, "--model", model, "--max-bytes")
+    succeed(*command, size_bytes + 10_000, "--out", tmp_path / "enough")
+    row = long_row(made)
+    refused = batch(*command, size_bytes - int(str(row["cache_bytes"])), "--out", tmp_path / "few")
+    assert refused.exit_code == 1
+    assert "--max-bytes is reached" in refused.stderr
