@@ -29,7 +29,7 @@ from cachefmt.layout import (
     tensor_specs,
     tensor_table,
 )
-from cachefmt.memory import MappedTensors
+from cachefmt.memory import MappedTensors, read_into
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import check_tables
 
@@ -64,13 +64,13 @@ class CacheFile:
         path = Path(path)
         file, mapped = _map(path)
         try:
-            first_bytes, table = _read_table(mapped)
+            first_bytes, table = _read_table(file, len(mapped))
             header = _read_header(table)
             specs = _check_table(table, header)
             _check_length(len(mapped), len(first_bytes), specs)
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             mapped.close()
             os.close(file)
             raise CacheFileError(path, str(error)) from error
@@ -125,7 +125,7 @@ class CacheFile:
         at = self._open_tensors().offset(name, start)
         copy = np.empty(rows.shape, rows.dtype)
         try:
-            _read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
+            read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
         except OSError as error:
             raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
         return copy
@@ -218,32 +218,27 @@ def _map(path: Path) -> tuple[int, mmap.mmap]:
     return file, mapped
 
 
-def _read_into(file: int, buffer: memoryview, offset: int) -> None:
-    os.posix_fadvise(file, offset, len(buffer), os.POSIX_FADV_RANDOM)
-    while buffer:  # one pread gives at most 2 GiB on Linux
-        count = os.preadv(file, [buffer], offset)
-        if count == 0:
-            raise OSError("the file was cut short")
-        buffer, offset = buffer[count:], offset + count
-
-
-def _read_table(mapped: mmap.mmap) -> tuple[bytes, dict[str, Any]]:
+def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
     """The first bytes (length, JSON, padding) and the JSON object in them."""
-    if len(mapped) < LENGTH_BYTES:
-        _refuse(f"is truncated: {len(mapped)} bytes, the header's length alone has {LENGTH_BYTES}")
-    (json_bytes,) = struct.unpack("<Q", mapped[:LENGTH_BYTES])
+    if size_bytes < LENGTH_BYTES:
+        _refuse(f"is truncated: {size_bytes} bytes, the header's length alone has {LENGTH_BYTES}")
+    length = bytearray(LENGTH_BYTES)
+    read_into(file, memoryview(length), 0)
+    (json_bytes,) = struct.unpack("<Q", length)
     if json_bytes > MAX_JSON_BYTES:
         _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
     end = LENGTH_BYTES + json_bytes
-    if len(mapped) < end:
-        _refuse(f"is truncated in its header: {len(mapped)} bytes, the header ends at {end}")
+    if size_bytes < end:
+        _refuse(f"is truncated in its header: {size_bytes} bytes, the header ends at {end}")
+    first_bytes = bytearray(end)
+    read_into(file, memoryview(first_bytes), 0)
     try:
-        table = load_strict(mapped[LENGTH_BYTES:end])
+        table = load_strict(bytes(first_bytes[LENGTH_BYTES:]))
     except ValueError as error:
         raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
     if not isinstance(table, dict):
         _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return mapped[:end], table
+    return bytes(first_bytes), table
 
 
 def _read_header(table: dict[str, Any]) -> Header:
