@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.answerer import PlacedAnswerer, PrefixAnswerer, Reply
+from batch.answering.answerer import PrefixAnswerer, Reply
 from batch.answering.evidence import NEUTRAL
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
+from batch.answering.placed import PlacedAnswerer
 from batch.answering.ranking import Queries, sample_scores
 from batch.answering.rows import Chosen, RowReader
 from batch.errors import BatchError
