@@ -189,8 +189,8 @@ def test_a_damaged_cache_is_an_error_of_its_video(indexed: IndexedArchive, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give --cache FILE or --archive FOLDER"),
-        (("--match", "*"), "give --cache FILE or --archive FOLDER"),
+        ((), "give --cache or --archive"),
+        (("--match", "*"), "give --cache or --archive"),
     ],
 )
 def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...], message: str) -> None:
