@@ -19,6 +19,7 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
+from cachefmt.index import SampleIndex
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
 from cachefmt.reader import CacheFile
 from cachefmt.segments import open_segments, verify_segments
@@ -38,6 +39,7 @@ __all__ = [
     "ModelIdentity",
     "PolicyIdentity",
     "PromptIdentity",
+    "SampleIndex",
     "Segment",
     "Shape",
     "TensorSpec",

@@ -150,16 +150,29 @@ class Shape:
     raw_dtype: str
     position_axes: int
     samples: int
+    stored_samples: int
+    """Samples that are no pointers."""
     rows: int
     columns: int
     tokens: Mapping[str, int]
     """Stored tokens by the name of their tier: FP16, INT8, INT4."""
+    index_layers: tuple[int, ...]
+    """Layers whose keys the index bounds; none: the file cannot be searched."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "head_dim", "group_size", "position_axes"):
             _require_at_least(1, f"shape.{name}", getattr(self, name))
-        for name in ("samples", "rows", "columns"):
+        for name in ("samples", "stored_samples", "rows", "columns"):
             _require_at_least(0, f"shape.{name}", getattr(self, name))
+        if self.stored_samples > self.samples:
+            raise ValueError(
+                f"shape.stored_samples must be at most {self.samples}, got {self.stored_samples}"
+            )
+        layers = self.index_layers
+        if list(layers) != sorted(set(layers)) or not all(0 <= at < self.layers for at in layers):
+            raise ValueError(
+                f"shape.index_layers must be rising and below {self.layers}, got {list(layers)}"
+            )
         if self.head_dim % 2 or self.head_dim % self.group_size:
             raise ValueError(
                 "shape.head_dim must be even and a multiple of shape.group_size, "

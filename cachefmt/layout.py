@@ -149,6 +149,18 @@ def _table_specs(shape: Shape) -> dict[str, TensorSpec]:
         "token.sample": TensorSpec(dtype="I32", shape=(tokens,)),
         "token.cell": TensorSpec(dtype="I32", shape=(tokens,)),
         "token.multiplicity": TensorSpec(dtype="I32", shape=(tokens,)),
+        **_index_specs(shape),
+    }
+
+
+def _index_specs(shape: Shape) -> dict[str, TensorSpec]:
+    stored = shape.stored_samples
+    rows = (stored, len(shape.index_layers), 2, shape.heads)
+    return {
+        "index.row": TensorSpec(dtype="I32", shape=(stored, len(shape.tokens))),
+        "index.bounds": TensorSpec(dtype="U8", shape=(*rows, shape.head_dim // 2)),
+        "index.bounds.scale": TensorSpec(dtype="F16", shape=(*rows, shape.groups)),
+        "index.bounds.minimum": TensorSpec(dtype="F16", shape=(*rows, shape.groups)),
     }
 
 

@@ -4,14 +4,17 @@ Knows numpy, no torch. Needs a POSIX system. A file must not be cut short while 
 (writers here never do, they rename): touching the lost pages would kill the process.
 """
 
+import hashlib
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cachefmt.errors import CacheFileError
@@ -26,7 +29,7 @@ from cachefmt.layout import (
     tensor_specs,
     tensor_table,
 )
-from cachefmt.memory import MappedTensors
+from cachefmt.memory import MappedTensors, read_into
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import check_tables
 
@@ -38,11 +41,15 @@ _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERV
 class CacheFile:
     """An open cache file. Use `CacheFile.open`, best as a context manager."""
 
-    def __init__(self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors) -> None:
+    def __init__(
+        self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors, file: int
+    ) -> None:
         self.path = path
         self.header = header
         self.size_bytes = size_bytes
         self._tensors: MappedTensors | None = tensors
+        self._file = file
+        self._close_file = weakref.finalize(self, os.close, file)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -55,19 +62,20 @@ class CacheFile:
                 header was changed.
         """
         path = Path(path)
-        mapped = _map(path)
+        file, mapped = _map(path)
         try:
-            first_bytes, table = _read_table(mapped)
+            first_bytes, table = _read_table(file, len(mapped))
             header = _read_header(table)
             specs = _check_table(table, header)
             _check_length(len(mapped), len(first_bytes), specs)
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             mapped.close()
+            os.close(file)
             raise CacheFileError(path, str(error)) from error
         tensors = MappedTensors(mapped, len(first_bytes), specs)
-        return cls(path, header, len(mapped), tensors)
+        return cls(path, header, len(mapped), tensors, file)
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +91,7 @@ class CacheFile:
     def close(self) -> None:
         """Let go of the file. Arrays and tensors taken from it stay valid and keep it mapped."""
         self._tensors = None
+        self._close_file()
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +112,24 @@ class CacheFile:
         """
         return self._open_tensors().array(name, start, stop)
 
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """As `array`, but a copy: these bytes are read from the file now, and no others.
+
+        What is not mapped does not fill the memory, and nothing is read ahead of it.
+
+        Raises:
+            ValueError: no such tensor, not such rows, or the file is closed.
+            CacheFileError: the file cannot be read.
+        """
+        rows = self.array(name, start, stop)  # a view of the map: nothing is touched
+        at = self._open_tensors().offset(name, start)
+        copy = np.empty(rows.shape, rows.dtype)
+        try:
+            read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
+        except OSError as error:
+            raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
+        return copy
+
     def dtype(self, name: str) -> str:
         """Dtype of a tensor, by safetensors' name.
 
@@ -120,12 +147,14 @@ class CacheFile:
         self._open_tensors().release()
 
     def verify_tables(self) -> None:
-        """Check what a reader of rows relies on: the token.* and sample.* tensors and their rules.
+        """Check what a reader of rows relies on: the token.*, sample.* and index.* tensors.
 
         Raises:
             CacheFileError: names the first tensor that is damaged or breaks a rule.
         """
-        self._verify(name for name in self.names if name.startswith(("token.", "sample.")))
+        self._verify(
+            name for name in self.names if name.startswith(("token.", "sample.", "index."))
+        )
 
     def verify(self) -> None:
         """Read everything: checksum of each tensor, then the rules of the tables.
@@ -135,14 +164,24 @@ class CacheFile:
         """
         self._verify(self.names)
 
+    def check_digest(self, name: str, tensor: NDArray[Any]) -> None:
+        """Compare a whole tensor, as `read` gave it, with its checksum.
+
+        Raises:
+            CacheFileError: it was changed or damaged.
+        """
+        self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
+
+    def _check_digest(self, name: str, digest: str) -> None:
+        if digest != (self.header.checksums or {})[name]:
+            raise CacheFileError(
+                self.path, f"{name} does not match its checksum: it was changed or damaged"
+            )
+
     def _verify(self, names: Iterable[str]) -> None:
         tensors = self._open_tensors()
-        checksums = self.header.checksums or {}
         for name in names:
-            if tensors.digest(name) != checksums[name]:
-                raise CacheFileError(
-                    self.path, f"{name} does not match its checksum: it was changed or damaged"
-                )
+            self._check_digest(name, tensors.digest(name))
         try:
             check_tables(self.header.shape, tensors.array)
         except ValueError as error:
@@ -154,7 +193,8 @@ class CacheFile:
         return self._tensors
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path) -> tuple[int, mmap.mmap]:
+    """The open file, and all of it as memory."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -164,35 +204,41 @@ def _map(path: Path) -> mmap.mmap:
             # Private and writable in memory only: torch warns about read-only buffers, and a
             # stray write changes a page of this process instead of ending it. NORESERVE: the
             # kernel need not find room for copies of a file larger than the memory.
-            return mmap.mmap(
+            mapped = mmap.mmap(
                 file,
                 size,
                 flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
                 prot=mmap.PROT_READ | mmap.PROT_WRITE,
             )
-        finally:
+        except BaseException:
             os.close(file)
+            raise
     except OSError as error:
         raise CacheFileError(path, f"cannot be opened: {error.strerror or error}") from error
+    return file, mapped
 
 
-def _read_table(mapped: mmap.mmap) -> tuple[bytes, dict[str, Any]]:
+def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
     """The first bytes (length, JSON, padding) and the JSON object in them."""
-    if len(mapped) < LENGTH_BYTES:
-        _refuse(f"is truncated: {len(mapped)} bytes, the header's length alone has {LENGTH_BYTES}")
-    (json_bytes,) = struct.unpack("<Q", mapped[:LENGTH_BYTES])
+    if size_bytes < LENGTH_BYTES:
+        _refuse(f"is truncated: {size_bytes} bytes, the header's length alone has {LENGTH_BYTES}")
+    length = bytearray(LENGTH_BYTES)
+    read_into(file, memoryview(length), 0)
+    (json_bytes,) = struct.unpack("<Q", length)
     if json_bytes > MAX_JSON_BYTES:
         _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
     end = LENGTH_BYTES + json_bytes
-    if len(mapped) < end:
-        _refuse(f"is truncated in its header: {len(mapped)} bytes, the header ends at {end}")
+    if size_bytes < end:
+        _refuse(f"is truncated in its header: {size_bytes} bytes, the header ends at {end}")
+    first_bytes = bytearray(end)
+    read_into(file, memoryview(first_bytes), 0)
     try:
-        table = load_strict(mapped[LENGTH_BYTES:end])
+        table = load_strict(bytes(first_bytes[LENGTH_BYTES:]))
     except ValueError as error:
         raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
     if not isinstance(table, dict):
         _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return mapped[:end], table
+    return bytes(first_bytes), table
 
 
 def _read_header(table: dict[str, Any]) -> Header:

@@ -25,7 +25,7 @@ FILE_SUFFIX = ".safetensors"
 _NAME = re.compile(r"(\d{5}|[1-9]\d{5,})\.safetensors")
 _SHAPE = (
     *("layers", "heads", "head_dim", "group_size", "raw_dtype", "position_axes"),
-    *("rows", "columns"),
+    *("rows", "columns", "index_layers"),
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cachefmt.header import Shape
-from cachefmt.tiers import STORED_TIERS
+from cachefmt.tiers import STORED_TIERS, Tier
 
 Column = Callable[[str], NDArray[Any]]
 
@@ -18,17 +18,41 @@ def check_tables(shape: Shape, column: Column) -> None:
     Raises:
         ValueError: names the tensor and the first row that breaks a rule.
     """
-    cost, time_s = column("cost.seconds"), column("sample.time_s")
+    cost = column("cost.seconds")
     _refuse("cost.seconds", ~(np.isfinite(cost) & (cost >= 0)), "is negative or not finite")
+    check_index(shape, column)
+    source = column("sample.source")
+    is_stored = source == np.arange(len(source))
+    _check_tokens(shape, column, is_stored)
+    for tier in STORED_TIERS:
+        _check_order(shape, column, shape.rows_of(tier))
+        _check_first_rows(shape, column, tier, np.flatnonzero(is_stored))
+
+
+def check_index(shape: Shape, column: Column) -> None:
+    """Check what can be checked of the sample.* and index.* tensors without the token tables.
+
+    Raises:
+        ValueError: names the tensor and the first row that breaks a rule.
+    """
+    time_s, source = column("sample.time_s"), column("sample.source")
     _refuse("sample.time_s", ~np.isfinite(time_s), "is not finite")
     _refuse("sample.time_s", _falls(time_s), "is before the sample above it")
-    source = column("sample.source")
     index = np.arange(len(source))
     _refuse("sample.source", (source < 0) | (source > index), "is not the sample or an earlier one")
     _refuse("sample.source", source[source] != source, "is a pointer to a pointer")
-    _check_tokens(shape, column, source == index)
+    stored = int((source == index).sum())
+    if stored != shape.stored_samples:
+        raise ValueError(
+            f"sample.source: {stored} samples are no pointers, the shape says "
+            f"{shape.stored_samples}"
+        )
     for tier in STORED_TIERS:
-        _check_order(shape, column, shape.rows_of(tier))
+        row = column("index.row")[:, tier]
+        _refuse("index.row", (row < 0) | (row > shape.tokens[tier.name]), "is not a row")
+        _refuse("index.row", _falls(row), "is before the sample above it")
+    for name in ("index.bounds.scale", "index.bounds.minimum"):
+        _refuse(name, np.any(~np.isfinite(column(name)), axis=(1, 2, 3, 4)), "is not finite")
 
 
 def _check_tokens(shape: Shape, column: Column, is_stored: NDArray[np.bool_]) -> None:
@@ -59,6 +83,23 @@ def _check_order(shape: Shape, column: Column, rows: range) -> None:
     if shape.position_axes == 1:  # with more axes, slots may share a position
         position = column("token.position")[first:last, 0]
         _refuse("token.position", np.diff(position, prepend=-1) <= 0, problem, first)
+
+
+def _check_first_rows(shape: Shape, column: Column, tier: Tier, stored: NDArray[np.intp]) -> None:
+    rows = shape.rows_of(tier)
+    sample = column("token.sample")[rows.start : rows.stop]
+    is_wrong = column("index.row")[:, tier] != first_rows(sample, stored)
+    _refuse("index.row", is_wrong, f"is not where its sample begins in {tier.name}")
+
+
+def first_rows(sample: NDArray[np.int32], stored: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Row at which each stored sample begins in a tier; int32 [stored].
+
+    Args:
+        sample: of each row of the tier. Text behind a sample goes with it.
+        stored: the samples that are no pointers, rising.
+    """
+    return np.searchsorted(np.maximum.accumulate(sample), stored).astype(np.int32)
 
 
 def _falls(values: NDArray[Any]) -> NDArray[np.bool_]:

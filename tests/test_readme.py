@@ -1,6 +1,7 @@
 """What the README says is so."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from batch.prefill.plan import ROOM_FOR_ANSWER
 from batch.video import Geometry
 from cachefmt import STORED_TIERS, Tier, tensor_specs
 from cachefmt.header import Shape, default_group_size
+from cachefmt.index import layers_within
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.published import PUBLISHED
@@ -65,10 +67,13 @@ def size_of_a_minute(family: Family, geometry: Geometry, tier: Tier) -> int:
         raw_dtype="F16",
         position_axes=1,
         samples=samples,
+        stored_samples=samples,
         rows=geometry.rows,
         columns=geometry.columns,
         tokens=tokens,
+        index_layers=(),
     )
+    shape = replace(shape, index_layers=layers_within(shape))
     return sum(spec.size_bytes for spec in tensor_specs(shape).values())
 
 

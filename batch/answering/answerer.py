@@ -6,21 +6,14 @@ added, and dropped with the answer, so a question leaves no trace.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
+from batch.answering.evidence import TimeRange
 from batch.errors import BatchError
-from batch.kv import Evidence, Prefix, TieredCache, forward
+from batch.kv import Observer, Prefix, TieredCache, forward
 from batch.models import Family
-from cachefmt import CacheFile
-from cachefmt import tensors as file_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +93,7 @@ class PrefixAnswerer:
                 model's context behind the prefix together with its answer.
         """
         asked = list(questions)
-        ids = [self._question_ids(question) for question in asked]
+        ids = [self.question_ids(question) for question in asked]
         needed = max(map(len, ids), default=0) + max_new_tokens
         room = self._family.decoder.context - max(self._next_position)
         if needed > room:
@@ -126,16 +119,16 @@ class PrefixAnswerer:
 
     @torch.inference_mode()
     def generate(
-        self, questions: list[list[int]], max_new_tokens: int, evidence: Evidence | None = None
+        self, questions: list[list[int]], max_new_tokens: int, observer: Observer | None = None
     ) -> list[list[int]]:
         """Continue each question's token ids greedily up to a stop token, which is included.
 
         Args:
             questions: token ids of each.
             max_new_tokens: of each answer.
-            evidence: counts the attention behind each token that is chosen.
+            observer: is shown the queries behind which each token is chosen.
         """
-        cache = TieredCache(self._prefix, evidence)
+        cache = TieredCache(self._prefix, observer)
         step, padding = self._padded(questions)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         replies: list[list[int]] = [[] for _ in questions]
@@ -159,7 +152,7 @@ class PrefixAnswerer:
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = torch.tensor([self._question_ids(question)], device=self._device)
+        ids = torch.tensor([self.question_ids(question)], device=self._device)
         place = torch.arange(ids.shape[1], device=self._device)[None]
         padding = torch.zeros(1, dtype=torch.long, device=self._device)
         return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
@@ -207,7 +200,12 @@ class PrefixAnswerer:
         positions = positions[0] if len(positions) == 1 else positions
         return forward(self._family.language_model, embedded, positions, cache, padding)
 
-    def _question_ids(self, question: str) -> list[int]:
+    def question_ids(self, question: str) -> list[int]:
+        """Token ids behind the prefix.
+
+        Raises:
+            BatchError: the question is empty, or holds the model's image token.
+        """
         if not question.strip():
             raise BatchError("a question is empty; give it with -q, or one per line of stdin")
         placeholder = self._family.placeholder
@@ -216,68 +214,3 @@ class PrefixAnswerer:
                 f"a question holds the model's image token {placeholder!r}: {question!r}"
             )
         return self._family.question_ids(question)
-
-
-class Answerer(PrefixAnswerer):
-    """Answers questions from one cache file: of a whole video, or of one segment."""
-
-    def __init__(self, cache: CacheFile, family: Family) -> None:
-        """Use an open cache with a loaded model, which must be the one that wrote it."""
-        super().__init__(
-            Prefix.load(cache, family.layer_devices),
-            family,
-            next_position=cache.header.layout.next_position,
-            name=str(cache.path),
-        )
-        self._cache = cache
-        self._neutral: NDArray[np.float32] | None = None
-
-    @property
-    def path(self) -> Path:
-        """The cache file."""
-        return self._cache.path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._cache.close()
-
-    def attention(
-        self, questions: list[list[int]], max_new_tokens: int
-    ) -> tuple[list[list[int]], Tensor]:
-        """Answer, and tell what attention the tokens of each answer pay to each sample.
-
-        Args:
-            questions: token ids of each.
-            max_new_tokens: of each answer.
-
-        Returns:
-            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
-            the tokens of an answer; pointers get none.
-        """
-        evidence = Evidence(
-            self._prefix,
-            file_tensors.tensor(self._cache, "token.sample"),
-            groups=self._cache.header.shape.samples,
-            sequences=len(questions),
-        )
-        return self.generate(questions, max_new_tokens, evidence), evidence.mass
-
-    def _answer(
-        self, questions: list[list[int]], max_new_tokens: int
-    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
-        if self._neutral is None:
-            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
-            self._neutral = paid[0].numpy()
-        answers, found = self.attention(questions, max_new_tokens)
-        time_s, source = self._cache.array("sample.time_s"), self._cache.array("sample.source")
-        return answers, [
-            time_ranges(sample_evidence(mass, self._neutral), time_s, source)
-            for mass in found.numpy()
-        ]

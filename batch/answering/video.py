@@ -6,37 +6,64 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from batch.answering.answerer import Answerer, Loading, Reply
+from batch.answering.answerer import Loading, Reply
 from batch.answering.everywhere import ask_everywhere
 from batch.answering.fit import check_fits
 from batch.answering.opening import load_writer
+from batch.answering.placed import Answerer
+from batch.answering.retrieval import BUDGET_TOKENS, Retriever
 from batch.kv import Kernel
 from batch.models import Family
 from batch.models.placement import Device
 from cachefmt import CacheFile, open_segments
 
-Scope = Literal["auto", "everything", "all"]
-"""What of a video answers: "everything" is the one segment there is, "all" each segment for
-itself; "auto" chooses by their number."""
+Scope = Literal["auto", "everything", "retrieve", "all"]
+"""What of a video answers: "everything" is the one segment there is, "retrieve" the samples that
+the question is about, "all" each segment for itself. "auto" is everything, or of several segments
+retrieve (all, where there is no index)."""
 
 
 class VideoAnswerer:
     """Answers questions about one video from its cache. A context manager that closes it."""
 
     def __init__(
-        self, segments: Sequence[CacheFile], family: Family, *, open_seconds: float = 0.0
+        self,
+        segments: Sequence[CacheFile],
+        family: Family,
+        path: Path,
+        *,
+        scope: Scope = "auto",
+        budget_tokens: int = BUDGET_TOKENS,
+        open_seconds: float = 0.0,
     ) -> None:
-        """Use the open segments of a video with the loaded model that wrote them.
+        """Use the segments of a video, as `open_checked` gives them, with the loaded model.
 
         Args:
+            path: what messages call the cache: its file or folder.
+            budget_tokens: loaded for a question at most where samples are retrieved.
             open_seconds: what opening them took, for `loading`.
+
+        Raises:
+            CacheFileError: an index that is needed is damaged.
+            ModelError: another model wrote the cache.
+            BatchError: nothing can be retrieved: the cache has no index.
         """
+        check_fits(segments[0], family, path)
+        started = time.perf_counter()
+        self.scope = _resolve(scope, segments)
         self._segments = segments
         self._family = family
+        self._retriever: Retriever | None = None
+        load_bytes = sum(segment.size_bytes for segment in segments)
+        if self.scope == "retrieve":
+            self._retriever = Retriever(
+                segments, family, budget_tokens=budget_tokens, name=str(path)
+            )
+            load_bytes = self._retriever.index_bytes
         self.loading = Loading(
-            load_seconds=open_seconds,
-            load_bytes=sum(segment.size_bytes for segment in segments),
-            reencode_seconds=float(sum(s.array("cost.seconds").sum() for s in segments)),
+            load_seconds=open_seconds + time.perf_counter() - started,
+            load_bytes=load_bytes,
+            reencode_seconds=float(sum(s.read("cost.seconds").sum() for s in segments)),
         )
 
     @classmethod
@@ -44,6 +71,8 @@ class VideoAnswerer:
         cls,
         path: Path,
         *,
+        scope: Scope = "auto",
+        budget_tokens: int = BUDGET_TOKENS,
         model: str | None = None,
         device: Device = "cpu",
         dtype: str | None = None,
@@ -57,7 +86,7 @@ class VideoAnswerer:
             ModelError: the model is not there, or is not the one that wrote the cache.
         """
         started = time.perf_counter()
-        segments = open_checked(path)
+        segments = open_checked(path, scope)
         open_seconds = time.perf_counter() - started
         family = load_writer(
             segments[0],
@@ -68,7 +97,14 @@ class VideoAnswerer:
             attention=attention,
             offline=offline,
         )
-        return cls(segments, family, open_seconds=open_seconds)
+        return cls(
+            segments,
+            family,
+            path,
+            scope=scope,
+            budget_tokens=budget_tokens,
+            open_seconds=open_seconds,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -82,50 +118,53 @@ class VideoAnswerer:
         for segment in self._segments:
             segment.close()
 
-    def check_fits(self, path: Path) -> None:
-        """Refuse a model that did not write the cache at this path.
-
-        Raises:
-            ModelError: names the part that differs and the two ways out.
-        """
-        check_fits(self._segments[0], self._family, path)
-
-    def scope_of(self, scope: Scope) -> Scope:
-        """What a scope means for this video."""
-        if scope != "auto":
-            return scope
-        return "all" if len(self._segments) > 1 else "everything"
-
     def ask(
         self,
         questions: Iterable[str],
         *,
-        scope: Scope = "auto",
         max_new_tokens: int = 64,
         batch_size: int = 16,
     ) -> Iterator[Reply]:
-        """Answer questions in order; of scope "all" they are `ChosenReply`, when all are known.
+        """Answer questions in order.
+
+        Of scope "all" they are `ChosenReply`, when all are known; of scope "retrieve"
+        `RetrievedReply`, one at a time whatever the batch size.
 
         Raises:
-            BatchError: as of `PrefixAnswerer.ask`.
+            BatchError: as of `PrefixAnswerer.ask` and `Retriever.ask`.
+            CacheFileError: rows that are read are damaged.
             ValueError: "everything" of a video in several segments, which fit no context.
         """
+        if self._retriever is not None:
+            yield from self._retriever.ask(questions, max_new_tokens=max_new_tokens)
+            return
         limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        if self.scope_of(scope) == "all":
+        if self.scope == "all":
             yield from ask_everywhere(self._segments, self._family, questions, **limits)
             return
         (only,) = self._segments
         yield from Answerer(only, self._family).ask(questions, **limits)
 
 
-def open_checked(path: Path) -> tuple[CacheFile, ...]:
-    """Open a cache, file or folder, and check what a reader of rows relies on.
+def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
+    """Open a cache, file or folder, and check what is read of it anyway.
+
+    Retrieving checks the rows that it needs, when it reads them.
 
     Raises:
         CacheFileError: it is no cache, or damaged.
     """
     segments = open_segments(path)
-    for segment in segments:
-        segment.verify_tables()
-        segment.release()
+    if _resolve(scope, segments) != "retrieve":
+        for segment in segments:
+            segment.verify_tables()
+            segment.release()
     return segments
+
+
+def _resolve(scope: Scope, segments: Sequence[CacheFile]) -> Scope:
+    if scope != "auto":
+        return scope
+    if len(segments) == 1:
+        return "everything"
+    return "retrieve" if segments[0].header.shape.index_layers else "all"

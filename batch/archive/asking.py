@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from batch.answering import Scope, VideoAnswerer
+from batch.answering.retrieval import BUDGET_TOKENS
 from batch.answering.video import open_checked
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
@@ -72,6 +73,7 @@ def ask_archive(
     *,
     match: Sequence[str] = (),
     scope: Scope = "auto",
+    budget_tokens: int = BUDGET_TOKENS,
     max_new_tokens: int = 64,
     batch_size: int = 16,
 ) -> Iterator[dict[str, Any]]:
@@ -82,7 +84,9 @@ def ask_archive(
     Args:
         match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
         scope: what of a video in segments answers.
+        budget_tokens: loaded for a question at most where samples are retrieved.
     """
+    reach: Any = {"scope": scope, "budget_tokens": budget_tokens}
     limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for row in catalogue_rows(store, work):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
@@ -90,9 +94,9 @@ def ask_archive(
         found = {name: row[name] for name in ("video", "path", "cache")}
         try:
             path = store.root / row["cache"]
-            with VideoAnswerer(open_checked(path), family) as video:
-                video.check_fits(path)
-                replies = video.ask(questions, scope=scope, **limits)
+            segments = open_checked(path, scope)
+            with VideoAnswerer(segments, family, path, **reach) as video:
+                replies = video.ask(questions, **limits)
                 yield {**found, "answers": [asdict(reply) for reply in replies]}
         except (BatchError, CacheFileError) as error:
             yield {**found, "error": str(error)}

@@ -11,7 +11,7 @@ import click
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.summary import PARTIAL
 
-SCOPES = ("auto", "all")
+SCOPES = ("auto", "retrieve", "all")
 
 
 @click.command()
@@ -47,7 +47,15 @@ SCOPES = ("auto", "all")
     type=click.Choice(SCOPES),
     default="auto",
     show_default=True,
-    help="What of a video in segments answers: all of them, each for itself; auto is all.",
+    help="What of a video answers: the samples that the question is about, or all segments, each "
+    "for itself. auto: the whole of one file, retrieve of several segments.",
+)
+@click.option(
+    "--budget-tokens",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Most tokens that retrieve loads for a question.",
 )
 @run_options
 @json_option
@@ -62,6 +70,7 @@ def answer(
     max_new_tokens: int,
     batch_size: int,
     scope: str,
+    budget_tokens: int,
     device: str | None,
     dtype: str | None,
     attn: Any,
@@ -70,9 +79,10 @@ def answer(
     """Answer questions about one video from its cache, or about all videos of an archive.
 
     Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
-    --json keeps the line breaks within an answer. Of a video in segments it is the answer of the
-    segment that makes it likeliest; --json has those of all. An archive gives a JSON object for
-    each video, and exit code 3 if some cache could not be used. No video is needed.
+    --json keeps the line breaks within an answer. A video in segments answers from the samples
+    that the question is about; --json says which, and what was read. With --scope all it is the
+    answer of the segment that makes it likeliest, and --json has those of all. An archive gives a
+    JSON object for each video, and exit code 3 if some cache could not be used. No video is needed.
     """
     if (cache is None) == (archive is None):
         raise click.UsageError("give --cache or --archive")
@@ -81,13 +91,13 @@ def answer(
     allow_open_files()
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    ask["scope"] = scope
+    reach: dict[str, Any] = {"scope": scope, "budget_tokens": budget_tokens}
     run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
     run["attention"] = attn
     if archive is not None:
-        _ask_archive(archive, work, asked, match, run, ask)
+        _ask_archive(archive, work, asked, match, run, {**reach, **ask})
     elif cache is not None:
-        _ask_cache(cache, asked, run, ask, as_json=as_json)
+        _ask_cache(cache, asked, {**reach, **run}, ask, as_json=as_json)
 
 
 def _ask_archive(
@@ -123,19 +133,26 @@ def _ask_cache(
     *,
     as_json: bool,
 ) -> None:
-    from batch.answering import VideoAnswerer
+    from batch.answering import RetrievedReply, VideoAnswerer
     from batch.models.device import choose_device
 
     run["device"] = choose_device(run["device"])
     with VideoAnswerer.open(cache, **run) as video:
         loading = video.loading
         click.echo(
-            f"{loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s; "
+            f"scope {video.scope}: {loading.load_bytes:,} bytes loaded in "
+            f"{loading.load_seconds:.3f} s; "
             f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
             err=True,
         )
-        told = {"scope": video.scope_of(ask["scope"]), **asdict(loading)}
+        told = {"scope": video.scope, **asdict(loading)}
         for reply in video.ask(questions, **ask):
+            if isinstance(reply, RetrievedReply):
+                click.echo(
+                    f"{len(reply.samples)} samples, {reply.loaded_tokens:,} tokens and "
+                    f"{reply.rows_bytes:,} bytes read for: {reply.question}",
+                    err=True,
+                )
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **told}, ensure_ascii=False))
             else:

@@ -48,7 +48,8 @@ def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
     header = segments[0].header
     full = _sum(parts, "fp16_kv_bytes")
     size_bytes = _sum(parts, "size_bytes")
-    in_tier = {tier.name: sum(part["bytes"][tier.name] for part in parts) for tier in STORED_TIERS}
+    tiers = [tier.name for tier in STORED_TIERS]
+    parts_bytes = {name: sum(part["bytes"][name] for part in parts) for name in (*tiers, "index")}
     seconds = np.sum([segment.array("cost.seconds") for segment in segments], axis=0)
     return {
         "cache": str(path),
@@ -56,8 +57,9 @@ def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
         "fp16_kv_bytes": full,
         "compression": full / size_bytes,
         **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots")},
-        "tokens": {tier: sum(part["tokens"][tier] for part in parts) for tier in in_tier},
-        "bytes": {**in_tier, "other": size_bytes - sum(in_tier.values())},
+        "tokens": {tier: sum(part["tokens"][tier] for part in parts) for tier in tiers},
+        "bytes": {**parts_bytes, "other": size_bytes - sum(parts_bytes.values())},
+        "index_layers": list(header.shape.index_layers),
         "seconds": dict(zip(COST_SECONDS, seconds.tolist(), strict=True)),
         **{
             part: dataclasses.asdict(getattr(header, part))
@@ -74,19 +76,24 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
 
     shape, layout, segment = cache.header.shape, cache.header.layout, cache.header.segment
     sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
-    source, time_s = cache.array("sample.source"), cache.array("sample.time_s")
+    time_s = cache.array("sample.time_s")
     return {
         "number": segment.number,
         "first_sample": segment.first_sample,
         "first_s": float(time_s[0]) if len(time_s) else None,
         "last_s": float(time_s[-1]) if len(time_s) else None,
         "samples": shape.samples,
-        "stored_samples": int((source == range(len(source))).sum()),
+        "stored_samples": shape.stored_samples,
         "slots": layout.slots,
         "tokens": {tier.name: shape.tokens[tier.name] for tier in STORED_TIERS},
         "bytes": {
-            tier.name: sum(size for name, size in sizes.items() if f".{tier.name.lower()}" in name)
-            for tier in STORED_TIERS
+            **{
+                tier.name: sum(
+                    size for name, size in sizes.items() if f".{tier.name.lower()}" in name
+                )
+                for tier in STORED_TIERS
+            },
+            "index": sum(size for name, size in sizes.items() if name.startswith("index.")),
         },
         "size_bytes": cache.size_bytes,
         "fp16_kv_bytes": 4 * layout.slots * shape.layers * shape.heads * shape.head_dim,
@@ -111,6 +118,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
     ]
     for tier, tokens in found["tokens"].items():
         lines.append(f"  {tier:9}{tokens:>9,} tokens {found['bytes'][tier]:>15,} bytes")
+    layers = ", ".join(map(str, found["index_layers"]))
+    index = f"layers {layers}" if layers else "none: keys of this model cannot be moved"
+    lines.append(f"  index    {'':>9}        {found['bytes']['index']:>15,} bytes ({index})")
     lines.append(f"  other    {'':>9}        {found['bytes']['other']:>15,} bytes")
     lines.append(
         f"size       {found['size_bytes']:,} bytes, {found['compression']:.2f}x smaller than "

@@ -13,7 +13,7 @@ from batch.kv.cache import (
     install,
     refuse_unsupported,
 )
-from batch.kv.evidence import Evidence
+from batch.kv.evidence import Evidence, Observer
 from batch.kv.prefix import Prefix, load
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ATTENTIONS",
     "Evidence",
     "Kernel",
+    "Observer",
     "Prefix",
     "TieredCache",
     "attend",

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, Cache
 
 from batch.errors import ModelError
 from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
-from batch.kv.evidence import Evidence
+from batch.kv.evidence import Observer
 from batch.kv.packing import Packing
 from batch.kv.prefix import Prefix
 from batch.kv.suffix import SuffixLayer
@@ -52,12 +52,12 @@ class TieredCache(Cache):
     or repeated by a forward pass.
     """
 
-    def __init__(self, prefix: Prefix, evidence: Evidence | None = None) -> None:
-        """View `prefix` with an empty suffix; `evidence` counts where attention goes."""
+    def __init__(self, prefix: Prefix, observer: Observer | None = None) -> None:
+        """View `prefix` with an empty suffix; `observer` is shown all queries."""
         self._suffixes = [SuffixLayer() for _ in range(prefix.shape.layers)]
         super().__init__(layers=[*self._suffixes])
         self.prefix = prefix
-        self.evidence = evidence
+        self.observer = observer
         self.packing: Packing | None = None
         """How the forward pass that is running lays out its tokens; None: a column each."""
 
@@ -85,8 +85,8 @@ class TieredCache(Cache):
         """Go on with these sequences of the batch alone, in this order; int64 [kept]."""
         for suffix in self._suffixes:
             suffix.keep(sequences)
-        if self.evidence is not None:
-            self.evidence.keep(sequences)
+        if self.observer is not None:
+            self.observer.keep(sequences)
 
     def clear_suffix(self) -> None:
         """Forget the sequences, so that others (of any batch size) can follow the same prefix."""
@@ -217,14 +217,14 @@ def tiered_attention(
     layer = _layer_index(module)
     own = _attend_own(query, key, value, attention_mask, scaling, tiers.packing)
     parts = [part for part in tiers.prefix.layer(layer) if len(part)]
-    output = own[0]
+    output, total = own
     if parts:
         batch, _, queries, _ = query.shape
         folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
         output, total = merge([shared, own])
-        if tiers.evidence is not None:
-            tiers.evidence.add(layer, *_unpacked(tiers.packing, query, total), scaling)
+    if tiers.observer is not None:
+        tiers.observer.add(layer, *_unpacked(tiers.packing, query, total), scaling)
     return output.to(query.dtype).transpose(1, 2), None
 
 

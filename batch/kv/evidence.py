@@ -4,12 +4,32 @@ The log-sum-exp of all scores, which attention over parts carries anyway, makes 
 exact from its key alone. Knows rows and queries; knows nothing of samples and answers.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from batch.kv.attention import fold, rows_at_a_time, unfold
 from batch.kv.prefix import Prefix
 from batch.kv.rows import Keys
+
+
+class Observer(Protocol):
+    """Is shown the queries of every forward pass, layer by layer."""
+
+    def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
+        """See one layer of a forward pass; layers come in order.
+
+        Args:
+            layer: 0-based.
+            query: [running sequences, heads, new, head_dim], as attention gets it.
+            lse: float32 [running sequences, heads, new], of the scores of prefix and suffix
+                together.
+            scaling: factor of the scores.
+        """
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these of the running sequences alone, in this order; int64 [kept]."""
 
 
 class Evidence:
@@ -33,19 +53,11 @@ class Evidence:
         self._paid: list[Tensor] = []
 
     def keep(self, sequences: Tensor) -> None:
-        """Go on with these of the running sequences alone, in this order; int64 [kept]."""
+        """As `Observer`."""
         self._running = self._running[sequences.cpu()]
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """Count one layer of a forward pass; layers come in order.
-
-        Args:
-            layer: 0-based.
-            query: [running sequences, heads, new, head_dim], as attention gets it.
-            lse: float32 [running sequences, heads, new], of the scores of prefix and suffix
-                together.
-            scaling: factor of the scores.
-        """
+        """Count one layer; as `Observer`."""
         batch, heads, _, head_dim = query.shape
         kv_heads = self._prefix.shape.heads
         asking = fold(query[:, :, -1:].float() * scaling, kv_heads)

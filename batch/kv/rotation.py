@@ -13,9 +13,23 @@ from torch import Tensor
 from batch.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
+_INTERLEAVED = frozenset(
+    {
+        "cohere",
+        "cohere2",
+        "deepseek_v2",
+        "deepseek_v3",
+        "ernie4_5",
+        "glm",
+        "glm4",
+        "helium",
+        "llama4_text",
+    }
+)
+"""Decoders of transformers 5.23 that turn neighbouring channels, not halves; nothing says so."""
 
 
 class Turn(NamedTuple):
@@ -27,6 +41,28 @@ class Turn(NamedTuple):
     cos: Tensor
     sin: Tensor
 
+    def to(self, device: torch.device) -> "Turn":
+        """The same on another device."""
+        return Turn(cos=self.cos.to(device), sin=self.sin.to(device))
+
+
+def why_fixed(config: "PreTrainedConfig") -> str | None:
+    """Why a model's keys cannot be moved to other positions; None if they can.
+
+    Args:
+        config: of the whole model, or of its decoder.
+    """
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None)
+    if not rope:
+        return f"{text.model_type}: positions are not rotations of the keys"
+    kind = rope.get("rope_type", "default")
+    if kind in _LENGTH_DEPENDENT:
+        return f"{text.model_type}: rotations of type {kind!r} depend on the length of the sequence"
+    if text.model_type in _INTERLEAVED:
+        return f"{text.model_type}: rotations of neighbouring channels are not supported"
+    return None
+
 
 def turn_of(language_model: "PreTrainedModel", positions: Tensor) -> Turn:
     """The rotation of each position.
@@ -36,15 +72,11 @@ def turn_of(language_model: "PreTrainedModel", positions: Tensor) -> Turn:
         positions: int [tokens, axes].
 
     Raises:
-        ModelError: the model's angles depend on the length of the sequence, so that a key does
-            not tell by its position how it was turned.
+        ModelError: a key does not tell by its position how it was turned, see `why_fixed`.
     """
-    kind = (language_model.config.rope_parameters or {}).get("rope_type", "default")
-    if kind in _LENGTH_DEPENDENT:
-        raise ModelError(
-            f"{language_model.config.model_type}: rotations of type {kind!r} depend on the length "
-            "of the sequence; keys cannot be moved to other positions"
-        )
+    reason = why_fixed(language_model.config)
+    if reason is not None:
+        raise ModelError(f"{reason}; keys cannot be moved to other positions")
     device = language_model.device
     ids = positions.long().T.to(device)[:, None]  # [axes, batch 1, tokens]
     like = torch.empty(0, dtype=torch.float32, device=device)

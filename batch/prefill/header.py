@@ -1,10 +1,12 @@
 """The header of the cache that a plan will become."""
 
+from dataclasses import replace
 from importlib.metadata import version
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
+from batch.kv.rotation import why_fixed
 from batch.models import Family
 from batch.prefill.plan import Plan, Pointers
 from cachefmt.header import (
@@ -20,6 +22,8 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
+from cachefmt.index import layers_within
+from cachefmt.tiers import STORED_TIERS
 
 RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 """What the FP16 tier stores for each type that a model runs in."""
@@ -58,7 +62,7 @@ def make_header(
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
         identify_weights: False leaves their digest blank, where they are not at hand.
     """
-    checkpoint, decoder, geometry = family.checkpoint, family.decoder, manifest.geometry
+    checkpoint = family.checkpoint
     return Header(
         tool=f"sali-cache {version('sali-cache')}",
         model=ModelIdentity(
@@ -77,19 +81,40 @@ def make_header(
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
         policy=_policy(manifest, pointers, block_samples, family.timestamps),
-        shape=Shape(
-            layers=decoder.layers,
-            heads=decoder.heads,
-            head_dim=decoder.head_dim,
-            group_size=default_group_size(decoder.head_dim),
-            raw_dtype=raw_dtype or RAW_DTYPES[dtype],
-            position_axes=plan.positions.shape[1],
-            samples=plan.samples,
-            rows=geometry.rows,
-            columns=geometry.columns,
-            tokens={tier.name: count for tier, count in plan.tokens.items()},
-        ),
+        shape=_shape(plan, manifest, family, raw_dtype or RAW_DTYPES[dtype]),
         layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
+    )
+
+
+def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Shape:
+    decoder, geometry = family.decoder, manifest.geometry
+    shape = Shape(
+        layers=decoder.layers,
+        heads=decoder.heads,
+        head_dim=decoder.head_dim,
+        group_size=default_group_size(decoder.head_dim),
+        raw_dtype=raw_dtype,
+        position_axes=plan.positions.shape[1],
+        samples=plan.samples,
+        stored_samples=plan.stored_samples,
+        rows=geometry.rows,
+        columns=geometry.columns,
+        tokens={tier.name: count for tier, count in plan.tokens.items()},
+        index_layers=(),
+    )
+    if why_fixed(family.config) is not None:
+        return shape
+    return replace(shape, index_layers=layers_within(_whole(shape, manifest)))
+
+
+def _whole(shape: Shape, manifest: Manifest) -> Shape:
+    """As if the video were one segment: all of them index the same layers."""
+    cells = {tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS}
+    return replace(
+        shape,
+        samples=len(manifest.kept),
+        stored_samples=int(manifest.kept.sum()),
+        tokens=cells,
     )
 
 

@@ -43,6 +43,8 @@ class Plan:
     """[tokens]; how many identical samples a cell stands for."""
     samples: int
     """Samples of the manifest, pointers included."""
+    stored_samples: int
+    """Samples of the manifest that are no pointers."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -129,6 +131,7 @@ def make_plan(
         tier=tier[entering],
         multiplicity=multiplicity[entering],
         samples=len(footage),
+        stored_samples=int(kept.sum()),
         slots=len(whole.sample),
         numbering=positions,
         next_position=layout.next_position,

@@ -20,6 +20,7 @@ from batch.errors import ManifestError
 from batch.kv import Prefix, TieredCache, forward
 from batch.models import Family
 from batch.prefill.header import make_header
+from batch.prefill.index import KeyBounds
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.segments import Stretch
 from batch.video import geometry_for
@@ -149,7 +150,7 @@ def prefill(
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
         prefix.set_multiplicity(tier, torch.from_numpy(plan.multiplicity[rows]))
-    seconds = Seconds()
+    seconds, bounds = Seconds(), KeyBounds(shape, plan, work.manifest)
     with CacheWriter(path, work.header) as writer:
         _write_tables(writer, work)
         for block in plan.blocks(work.block_samples):
@@ -162,9 +163,11 @@ def prefill(
             bias = torch.from_numpy(plan.bias(block)).to(device)
             forward(family.language_model, embedded[None], positions, cache, bias=bias)
             seconds.encode += encoded - started
+            bounds.add(block, cache, family)
             seconds.forward += _finished(device) - encoded
             _store(cache, prefix, writer, torch.from_numpy(plan.tier[block]), seconds)
             progress(len(np.unique(plan.sample[block][plan.sample[block] >= 0])))
+        bounds.write(writer)
         run = seconds.forward + seconds.quantise + seconds.write
         cost = [work.manifest.analyze_seconds, seconds.encode, run]
         writer.write("cost.seconds", 0, np.array(cost))

@@ -26,6 +26,7 @@ from cachefmt import (
     tensor_specs,
 )
 from cachefmt.memory import numpy_dtype
+from cachefmt.tables import first_rows
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -37,9 +38,11 @@ SHAPE = Shape(
     raw_dtype="BF16",
     position_axes=1,
     samples=3,
+    stored_samples=2,
     rows=2,
     columns=3,
     tokens={"FP16": 4, "INT8": 3, "INT4": 2},
+    index_layers=(0,),
 )
 
 
@@ -90,6 +93,10 @@ def make_tables(shape: Shape) -> Arrays:
     tables["sample.time_s"] = sample_index / 2
     tables["sample.source"] = source
     tables["cost.seconds"] = np.array([0.5, 1.0, 2.0])
+    own = np.flatnonzero(source == sample_index)
+    tables["index.row"] = np.stack(
+        [first_rows(sample, own) for sample in columns["sample"]], axis=-1
+    ).reshape(len(own), len(STORED_TIERS))
     return tables
 
 
@@ -98,7 +105,9 @@ def make_arrays(shape: Shape = SHAPE, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     arrays = make_tables(shape)
     for name, spec in tensor_specs(shape).items():
-        if name not in arrays:
+        if name in ("index.bounds.scale", "index.bounds.minimum"):
+            arrays[name] = rng.random(spec.shape).astype(np.float16)
+        elif name not in arrays:
             bits = rng.integers(0, 256, spec.size_bytes, dtype=np.uint8)
             arrays[name] = bits.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
     return arrays
@@ -137,13 +146,15 @@ def shapes(draw: st.DrawFn) -> Shape:
     count = st.integers(0, 6)
     return replace(
         SHAPE,
-        layers=draw(st.integers(1, 3)),
+        layers=(layers := draw(st.integers(1, 3))),
+        index_layers=tuple(sorted(draw(st.sets(st.integers(0, layers - 1))))),
         heads=draw(st.integers(1, 3)),
         head_dim=group_size * groups,
         group_size=group_size,
         raw_dtype=draw(st.sampled_from(["F16", "BF16", "F32"])),
         position_axes=draw(st.integers(1, 3)),
-        samples=draw(st.integers(0, 4)),
+        samples=(samples := draw(st.integers(0, 4))),
+        stored_samples=max(samples - 1, min(samples, 1)),
         rows=draw(st.integers(1, 3)),
         columns=draw(st.integers(1, 3)),
         tokens={tier.name: draw(count) for tier in STORED_TIERS},

@@ -11,7 +11,7 @@ from tests.cachefmt.breaking import forge, verifying_fails
 from tests.cachefmt.files import Arrays
 
 
-def put(name: str, row: int, value: float) -> Callable[[Arrays], None]:
+def put(name: str, row: int | tuple[int, int], value: float) -> Callable[[Arrays], None]:
     return lambda arrays: arrays[name].__setitem__(row, value)
 
 
@@ -32,6 +32,12 @@ def put(name: str, row: int, value: float) -> Callable[[Arrays], None]:
         (put("token.cell", 2, 0), "token.cell, row 2: is not sorted"),
         (put("token.sample", 1, 1), "token.sample, row 2: is not sorted"),
         (put("token.position", 0, -1), "token.position, row 0: is negative"),
+        (put("index.row", (1, 1), 2), "index.row, row 1: is not where its sample begins in INT8"),
+        (put("index.row", (1, 0), 5), "index.row, row 1: is not a row"),
+        (put("index.row", (0, 2), -1), "index.row, row 0: is not a row"),
+        (put("index.row", (1, 0), 0), "index.row, row 1: is before the sample above it"),
+        (put("index.bounds.scale", 1, np.inf), "index.bounds.scale, row 1: is not finite"),
+        (put("index.bounds.minimum", 0, np.nan), "index.bounds.minimum, row 0: is not finite"),
         (put("token.position", 5, 99), "token.position, row 6: is not sorted"),
     ],
 )
@@ -48,6 +54,14 @@ def test_a_pointer_to_a_pointer_is_refused(tmp_path: Path) -> None:
     assert verifying_fails(forge(tmp_path / "x", change)) == (
         "sample.source, row 2: is a pointer to a pointer"
     )
+
+
+def test_a_shape_that_miscounts_the_stored_samples_is_refused(tmp_path: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["sample.source"][:] = [0, 1, 2]
+
+    problem = "sample.source: 3 samples are no pointers, the shape says 2"
+    assert problem in verifying_fails(forge(tmp_path / "x", change))
 
 
 def test_the_forge_itself_makes_whole_files(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cachefmt.memory import numpy_dtype
 from tests.cachefmt.files import SHAPE, Arrays, make_header, make_tables, split_file, write_file
 
 RECORDED_HEADER = Path(__file__).with_name("golden_header.txt")
-RECORDED_FILE_SHA256 = "a9bd3f00ef6e8f0bb32939719c57ce730b7b5a33ad84a05c838a4628d7d05ec7"
+RECORDED_FILE_SHA256 = "070c2adb82096926e08aa1305cb301b99c2cd9ed77e74944639fdc5abc1fdb06"
 GOLDEN_SHAPE = replace(SHAPE, layers=1)
 
 

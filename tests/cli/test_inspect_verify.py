@@ -21,6 +21,7 @@ def test_inspect_tells_video_model_and_size_on_stdout_alone(cache: Path, model: 
     assert result.stdout.startswith("video      clip.mp4 (")
     assert f"model      {model} (llava_next, float32, " in result.stdout
     assert "samples    4, 3 stored, 1 pointers\n" in result.stdout
+    assert " bytes (layers 0)\n" in result.stdout
     assert f"size       {cache.stat().st_size:,} bytes, " in result.stdout
 
 
@@ -37,6 +38,7 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
         "slots",
         "tokens",
         "bytes",
+        "index_layers",
         "seconds",
         "format",
         "model",
@@ -57,6 +59,9 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
             for layer in range(shape.layers)
             for kind in ("key", "value")
         )
+        index = sum(opened.array(name).nbytes for name in opened.names if "index" in name)
+        assert found["index_layers"] == list(shape.index_layers)
+    assert found["bytes"]["index"] == index
     assert found["bytes"]["FP16"] == fp16
     per_token = 2 * 2 * shape.layers * shape.heads * shape.head_dim
     assert found["fp16_kv_bytes"] == found["slots"] * per_token

@@ -69,9 +69,11 @@ def shape(fp16: int, int8: int = 0, int4: int = 0, *, raw_dtype: str = "F32") ->
         raw_dtype=raw_dtype,
         position_axes=1,
         samples=0,
+        stored_samples=0,
         rows=0,
         columns=0,
         tokens={"FP16": fp16, "INT8": int8, "INT4": int4},
+        index_layers=(),
     )
 
 

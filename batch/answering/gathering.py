@@ -1,0 +1,197 @@
+"""Chosen samples of a video as a prefix of their own: rows read, moved together, kept in memory.
+
+What a sample's keys and values hold of samples before it stays as it was when they were computed;
+the first samples of a segment hold nothing of the segments before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from batch.answering.moving import Placed, place
+from batch.answering.rows import Chosen, Piece, RowReader, pieces_of, text_before
+from batch.kv import Prefix
+from batch.kv.rotation import rotate, turn_of, unrotate
+from batch.models import Family
+from batch.models.family import Layout
+from batch.video import Footage, Geometry
+from cachefmt import CacheFile, SampleIndex, Tier
+
+_LEFT_OUT, _FOREIGN = -2, -3
+_RAW_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """Rows of chosen samples and where they will stand; of their keys and values nothing yet."""
+
+    pieces: tuple[Piece, ...]
+    stays: NDArray[np.bool_]
+    """Which rows of the pieces are needed."""
+    old: NDArray[np.int64]
+    """Positions [needed rows, axes] in the file."""
+    new: Placed
+    number: NDArray[np.int64]
+    """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
+    cell: NDArray[np.int64]
+    """[needed rows]; -1 is text."""
+    multiplicity: NDArray[np.int64]
+
+    @property
+    def end(self) -> int:
+        """Positions that are taken before the question."""
+        return max(int(self.new.positions.max(initial=-1)) + 1, *self.new.next_position)
+
+
+def lay_out(
+    segments: Sequence[CacheFile],
+    indices: Sequence[SampleIndex],
+    chosen: Sequence[Chosen],
+    family: Family,
+) -> Layout:
+    """The model's layout of chosen samples, as if there were no others.
+
+    Times are those of the samples; where a sample has several frames, all are taken at the first.
+    """
+    firsts = [cache.header.segment.first_sample for cache in segments]
+    index = np.array([firsts[s] + indices[s].stored[place] for s, place in chosen])
+    time_s = np.concatenate([one.time_s for one in indices])
+    pts_s = np.array([indices[s].time_s[indices[s].stored[place]] for s, place in chosen])
+    gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0
+    shape = segments[0].header.shape
+    frames = family.geometry.frames
+    return family.layout(
+        Footage(
+            geometry=Geometry(
+                height_px=shape.rows,
+                width_px=shape.columns,
+                rows=shape.rows,
+                columns=shape.columns,
+                frames=frames,
+            ),
+            index=index - index[0],
+            pts_s=pts_s,
+            last_pts_s=pts_s,
+            interval_s=gap_s / frames,
+            duration_s=float(pts_s[-1] - pts_s[0]) + gap_s,
+        )
+    )
+
+
+def arrange(
+    reader: RowReader,
+    indices: Sequence[SampleIndex],
+    chosen: Sequence[Chosen],
+    behind: Piece,
+    layout: Layout,
+) -> Arranged:
+    """Put chosen samples where `layout` has them, with the text before and behind the video.
+
+    Args:
+        chosen: in order of time, at least one.
+        behind: the text behind all samples.
+        layout: as of `lay_out`.
+
+    Raises:
+        CacheFileError: the token tables contradict the index.
+    """
+    last = Chosen(len(indices) - 1, len(indices[-1].stored) - 1)
+    pieces = [text_before(indices), *pieces_of(indices, chosen)]
+    if last not in chosen:
+        pieces.append(behind)
+    pieces = [piece for piece in pieces if piece.start < piece.stop]
+    columns = [_tokens(reader, indices, chosen, piece) for piece in pieces]
+    old, number, cell, multiplicity = (
+        np.concatenate(parts) for parts in zip(*columns, strict=True)
+    )
+    stays = number != _LEFT_OUT
+    return Arranged(
+        pieces=tuple(pieces),
+        stays=stays,
+        old=old[stays],
+        new=place(layout, number[stays], cell[stays]),
+        number=np.where(number < len(chosen), number, -1)[stays],
+        cell=cell[stays],
+        multiplicity=multiplicity[stays],
+    )
+
+
+def arrange_text(reader: RowReader, indices: Sequence[SampleIndex]) -> Arranged:
+    """The text before all samples alone, where it stands."""
+    piece = text_before(indices)
+    old = reader.table("position", piece)
+    return Arranged(
+        pieces=(piece,),
+        stays=np.ones(len(old), bool),
+        old=old,
+        new=Placed(positions=old, next_position=tuple(map(int, old.max(0, initial=-1) + 1))),
+        number=np.full(len(old), -1),
+        cell=np.full(len(old), -1),
+        multiplicity=np.ones(len(old), np.int64),
+    )
+
+
+def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
+    """Read the rows, turn their keys to the new positions, and keep them as the model computes.
+
+    All are in the FP16 tier, in the model's own type: few enough to be expanded.
+
+    Raises:
+        CacheFileError: they hold no numbers.
+        ModelError: the model's keys cannot be moved.
+    """
+    shape = replace(
+        reader.segments[0].header.shape,
+        raw_dtype=_RAW_DTYPES[family.model.dtype],
+        tokens={"FP16": len(rows.old), "INT8": 0, "INT4": 0},
+    )
+    prefix = Prefix.allocate(shape, family.layer_devices)
+    positions = (rows.old, rows.new.positions)
+    there, here = (turn_of(family.language_model, torch.from_numpy(at)) for at in positions)
+    stays = torch.from_numpy(rows.stays)
+    for layer, device in enumerate(family.layer_devices):
+        key, value = (
+            torch.cat([reader.states(layer, kind, piece) for piece in rows.pieces])[stays]
+            for kind in ("key", "value")
+        )
+        moved = rotate(unrotate(key.to(device), there.to(device)), here.to(device))
+        states = (moved.to(prefix.raw_dtype), value.to(device, prefix.raw_dtype))
+        try:
+            prefix.append(layer, Tier.FP16, *states)
+        except ValueError as error:
+            raise reader.refuse(rows.pieces[0].segment, f"layer {layer}: {error}") from error
+    prefix.set_multiplicity(Tier.FP16, torch.from_numpy(rows.multiplicity))
+    return prefix
+
+
+def _tokens(
+    reader: RowReader, indices: Sequence[SampleIndex], chosen: Sequence[Chosen], piece: Piece
+) -> tuple[NDArray[np.int64], ...]:
+    """What the token tables say of a piece: position, number, cell, multiplicity.
+
+    The number is that of the row's sample among the chosen, -1 before and their count behind all.
+    """
+    numbers = {
+        int(indices[segment].stored[at]): number
+        for number, (segment, at) in enumerate(chosen)
+        if segment == piece.segment
+    }
+    if piece == text_before(indices):
+        numbers[-1] = -1
+    else:
+        numbers[-1] = len(chosen) if piece.segment == len(indices) - 1 else _LEFT_OUT
+    sample, cell = reader.table("sample", piece), reader.table("cell", piece)
+    position, multiplicity = reader.table("position", piece), reader.table("multiplicity", piece)
+    number = np.array([numbers.get(int(one), _FOREIGN) for one in sample])
+    shape = reader.segments[piece.segment].header.shape
+    is_wrong = (number == _FOREIGN) | (cell >= shape.rows * shape.columns) | (multiplicity < 1)
+    is_wrong |= (position < 0).any(-1) | (cell < -1) | ((cell >= 0) & (sample < 0))
+    if is_wrong.any():
+        row = piece.start + int(is_wrong.argmax())
+        raise reader.refuse(
+            piece.segment, f"row {row} of tier {piece.tier.name} does not belong to its sample"
+        )
+    return position, number, cell, multiplicity

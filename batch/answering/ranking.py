@@ -1,0 +1,106 @@
+"""Which samples a question is about, told from its queries and the index of a cache alone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from batch.kv.rotation import turn_of, unrotate
+from cachefmt import SampleIndex
+from cachefmt.codecs import int4
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LEAST = 1e-9
+
+
+class Queries:
+    """An `Observer` that keeps the queries of one sequence, scaled, without their position."""
+
+    def __init__(
+        self, language_model: "PreTrainedModel", positions: Tensor, layers: Sequence[int]
+    ) -> None:
+        """Keep those of some layers.
+
+        Args:
+            positions: of the tokens that will pass, int [new, axes].
+        """
+        self._turn = turn_of(language_model, positions)
+        self._kept: dict[int, Tensor | None] = dict.fromkeys(layers)
+
+    def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
+        """As `Observer`."""
+        if layer in self._kept:
+            rows = query[0].transpose(0, 1) * scaling
+            self._kept[layer] = unrotate(rows, self._turn.to(rows.device)).cpu()
+
+    def keep(self, sequences: Tensor) -> None:
+        """As `Observer`; there is one sequence."""
+
+    @property
+    def layers(self) -> list[Tensor]:
+        """Float32 [new, heads, head_dim] of each layer that was asked for."""
+        return [query for query in self._kept.values() if query is not None]
+
+
+def sample_scores(
+    asked: Sequence[Tensor], neutral: Sequence[Tensor], indices: Sequence[SampleIndex]
+) -> Tensor:
+    """How much more a question is about each stored sample than a neutral question is.
+
+    Bounds of a sample's keys bound its scores under each query. Softmax makes of these bounds a
+    distribution over the samples; a sample counts with its share of the relative entropy between
+    the question's and the neutral one's, for the token of the question that sets it apart most, a
+    mean over heads and layers.
+
+    Source: 20 needle questions about 4 films of ten minutes, demo model: 0.94 of the samples that
+    show the answer are among the best 1,000 tokens of 14,000; with the mean over the question's
+    tokens 0.73 (15 questions, other layers; the maximum there: 0.83), with queries that did not
+    see the text before the video 0.79.
+
+    Args:
+        asked, neutral: queries of both questions for each indexed layer, [tokens, heads, head_dim].
+        indices: of the segments of a video, in order.
+
+    Returns:
+        float32 [stored samples of all segments]; -inf for samples that store no cell.
+    """
+    gain = torch.zeros(())
+    for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
+        bounds = torch.cat([_decoded(index, place) for index in indices])
+        usual = _distribution(plain, bounds).mean(0)
+        share = _distribution(queries, bounds)
+        gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
+    has_cells = torch.cat([_has_cells(index) for index in indices])
+    return gain.where(has_cells, torch.tensor(-torch.inf))
+
+
+def _decoded(index: SampleIndex, place: int) -> Tensor:
+    """Bounds of one layer, float32 [stored, 2, heads, head_dim]."""
+    codes, scale, minimum = (
+        torch.from_numpy(part[:, place]) for part in (index.bounds, index.scale, index.minimum)
+    )
+    return int4.decode(codes, scale, minimum)
+
+
+def _distribution(queries: Tensor, bounds: Tensor) -> Tensor:
+    """Softmax over samples of their largest possible score: [tokens, heads, samples].
+
+    queries [tokens, heads, head_dim]; bounds [samples, 2, kv_heads, head_dim].
+    """
+    least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each
+    tokens, heads, head_dim = queries.shape
+    grouped = queries.view(tokens, len(most), -1, head_dim).transpose(0, 1)
+    folded = grouped.reshape(len(most), -1, head_dim)
+    scores = folded.clamp(min=0) @ most + folded.clamp(max=0) @ least
+    unfolded = scores.view(len(most), tokens, -1, scores.shape[-1]).transpose(0, 1)
+    shares: Tensor = unfolded.reshape(tokens, heads, -1).softmax(-1)
+    return shares
+
+
+def _has_cells(index: SampleIndex) -> Tensor:
+    """Whether a sample stores any: its bounds are not all zero. Bool [stored]."""
+    is_set = (index.scale != 0) | (index.minimum != 0)
+    return torch.from_numpy(is_set.any((1, 2, 3, 4)))
