@@ -68,7 +68,7 @@ def make_probe_that_cannot_read() -> Callable[[Any], Any]:
 def make_analysis_on_a_full_disk() -> Callable[[Any], Any]:
     from batch.analysis import pictures
 
-    pictures.tempfile.TemporaryFile = lambda dir: open("/dev/full", "w+b", buffering=0)
+    pictures.tempfile.TemporaryFile = lambda dir: open("/dev/full", "w+b", buffering=0)  # noqa: SIM115
     return make_video_handler()
 
 
