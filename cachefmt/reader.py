@@ -64,7 +64,7 @@ class CacheFile:
         path = Path(path)
         file, mapped = _map(path)
         try:
-            first_bytes, table = _read_table(mapped)
+            first_bytes, table = _read_table(file, len(mapped))
             header = _read_header(table)
             specs = _check_table(table, header)
             _check_length(len(mapped), len(first_bytes), specs)
@@ -227,23 +227,37 @@ def _read_into(file: int, buffer: memoryview, offset: int) -> None:
         buffer, offset = buffer[count:], offset + count
 
 
-def _read_table(mapped: mmap.mmap) -> tuple[bytes, dict[str, Any]]:
-    """The first bytes (length, JSON, padding) and the JSON object in them."""
-    if len(mapped) < LENGTH_BYTES:
-        _refuse(f"is truncated: {len(mapped)} bytes, the header's length alone has {LENGTH_BYTES}")
-    (json_bytes,) = struct.unpack("<Q", mapped[:LENGTH_BYTES])
+def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
+    """The first bytes (length, JSON, padding) and the JSON object in them.
+
+    Read by calls, not from the map: of a touched page the kernel reads the neighbours too, which
+    can be the whole file (Linux 6.18, where the disk's read_ahead_kb is 8192).
+    """
+    if size_bytes < LENGTH_BYTES:
+        _refuse(f"is truncated: {size_bytes} bytes, the header's length alone has {LENGTH_BYTES}")
+    (json_bytes,) = struct.unpack("<Q", _read_first(file, LENGTH_BYTES))
     if json_bytes > MAX_JSON_BYTES:
         _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
     end = LENGTH_BYTES + json_bytes
-    if len(mapped) < end:
-        _refuse(f"is truncated in its header: {len(mapped)} bytes, the header ends at {end}")
+    if size_bytes < end:
+        _refuse(f"is truncated in its header: {size_bytes} bytes, the header ends at {end}")
+    first_bytes = _read_first(file, end)
     try:
-        table = load_strict(mapped[LENGTH_BYTES:end])
+        table = load_strict(first_bytes[LENGTH_BYTES:])
     except ValueError as error:
         raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
     if not isinstance(table, dict):
         _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return mapped[:end], table
+    return first_bytes, table
+
+
+def _read_first(file: int, count: int) -> bytes:
+    first = bytearray(count)
+    try:
+        _read_into(file, memoryview(first), 0)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}") from error
+    return bytes(first)
 
 
 def _read_header(table: dict[str, Any]) -> Header:

@@ -16,15 +16,20 @@ FRAMES_PER_S = 8
 _ENCODER = {"crf": "18", "x264-params": "mbtree=0"}
 
 
-def write_clip(world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S) -> None:
+def write_clip(
+    world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
+) -> None:
     """Film a world with its camera noise as H.264; sample k is the frame at second k.
 
-    One frame is in memory at a time, whatever the length.
+    One frame is drawn at a time, so memory does not grow with the length.
+
+    Args:
+        preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
     """
     rng = np.random.default_rng(world.noise_seed)
     scene, ground = None, np.empty(0, np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=frames_per_s, options=_ENCODER)
+        stream = container.add_stream("libx264", rate=frames_per_s, options=_ENCODER | {"preset": preset})
         stream.width = stream.height = SIZE_PX
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, frames_per_s)
