@@ -27,9 +27,12 @@ def write_clip(
         preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
     """
     rng = np.random.default_rng(world.noise_seed)
-    scene, ground = None, np.empty(0, np.uint8)
+    scene = world.scene_at(0)
+    ground = draw_ground(scene, SIZE_PX)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=frames_per_s, options=_ENCODER | {"preset": preset})
+        stream = container.add_stream(
+            "libx264", rate=frames_per_s, options=_ENCODER | {"preset": preset}
+        )
         stream.width = stream.height = SIZE_PX
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, frames_per_s)

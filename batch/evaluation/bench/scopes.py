@@ -1,7 +1,6 @@
 """Answers about one long video by what of it the model sees; a process that holds one at a time."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +32,11 @@ def ask_scopes(
     """Ask about a video in every way but by retrieving.
 
     - all: every segment answers, the likeliest answer counts.
-    - bound: the segment that shows the moment, all of it; no retrieving knows better where to look.
+    - bound: the segment that shows the moment, all of it. It may hold more samples than the model
+      was trained on, so it is no bound where that hurts;
     - bound_retrieve: what is retrieved within that segment.
+    - elsewhere: a segment half a video away, which does not show it: what is right was guessed.
+      Not asked of a video in one segment.
     - uniform: as many samples as the budget holds, evenly over the video, by transformers' own
       forward, uncompressed.
 
@@ -58,12 +60,18 @@ def ask_scopes(
         )
         return [reply.answer for reply in retriever.ask(asked)]
 
-    return {
+    right = _segments_of(segments, moments)
+    half = len(segments) // 2
+    wrong = [(place + half) % len(segments) for place in right]
+    found = {
         "all": _timed(everywhere),
-        "bound": _timed(lambda: _ask_right_segment(segments, moments, whole)),
-        "bound_retrieve": _timed(lambda: _ask_right_segment(segments, moments, retrieved)),
+        "bound": _timed(lambda: _ask_at(segments, right, texts, whole)),
+        "bound_retrieve": _timed(lambda: _ask_at(segments, right, texts, retrieved)),
         "uniform": _timed(lambda: _ask_uniform(film, family, texts, budget_tokens)),
     }
+    if half:
+        found["elsewhere"] = _timed(lambda: _ask_at(segments, wrong, texts, whole))
+    return found
 
 
 def uniform_samples(family: Family, film: Path, budget_tokens: int) -> int:
@@ -76,21 +84,25 @@ def uniform_samples(family: Family, film: Path, budget_tokens: int) -> int:
     return count
 
 
-def _ask_right_segment(
+def _segments_of(segments: Sequence[CacheFile], moments: Sequence[Moment]) -> list[int]:
+    """The segment in which each moment begins."""
+    firsts = [segment.header.segment.first_sample for segment in segments]
+    begins = [moment.first_sample for moment in moments]
+    return [int(place) - 1 for place in np.searchsorted(firsts, begins, side="right")]
+
+
+def _ask_at(
     segments: Sequence[CacheFile],
-    moments: Sequence[Moment],
+    places: Sequence[int],
+    texts: Sequence[str],
     ask: Callable[[CacheFile, list[str]], list[str]],
 ) -> list[str]:
-    """Put each question to the segment in which its moment begins."""
-    firsts = [segment.header.segment.first_sample for segment in segments]
-    of_segment: defaultdict[int, list[int]] = defaultdict(list)
-    for number, moment in enumerate(moments):
-        place = int(np.searchsorted(firsts, moment.first_sample, side="right")) - 1
-        of_segment[place].append(number)
-    answers = [""] * len(moments)
-    for place, numbers in of_segment.items():
-        texts = [moments[number].question.text for number in numbers]
-        for number, answer in zip(numbers, ask(segments[place], texts), strict=True):
+    """Put each question to the segment in its place, those of one segment together."""
+    answers = [""] * len(texts)
+    for place in sorted(set(places)):
+        numbers = [number for number, its in enumerate(places) if its == place]
+        said = ask(segments[place], [texts[number] for number in numbers])
+        for number, answer in zip(numbers, said, strict=True):
             answers[number] = answer
     return answers
 
