@@ -29,7 +29,7 @@ from cachefmt.layout import (
     tensor_specs,
     tensor_table,
 )
-from cachefmt.memory import MappedTensors
+from cachefmt.memory import MappedTensors, read_into
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import check_tables
 
@@ -70,7 +70,7 @@ class CacheFile:
             _check_length(len(mapped), len(first_bytes), specs)
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             mapped.close()
             os.close(file)
             raise CacheFileError(path, str(error)) from error
@@ -125,7 +125,7 @@ class CacheFile:
         at = self._open_tensors().offset(name, start)
         copy = np.empty(rows.shape, rows.dtype)
         try:
-            _read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
+            read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
         except OSError as error:
             raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
         return copy
@@ -218,46 +218,27 @@ def _map(path: Path) -> tuple[int, mmap.mmap]:
     return file, mapped
 
 
-def _read_into(file: int, buffer: memoryview, offset: int) -> None:
-    os.posix_fadvise(file, offset, len(buffer), os.POSIX_FADV_RANDOM)
-    while buffer:  # one pread gives at most 2 GiB on Linux
-        count = os.preadv(file, [buffer], offset)
-        if count == 0:
-            raise OSError("the file was cut short")
-        buffer, offset = buffer[count:], offset + count
-
-
 def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
-    """The first bytes (length, JSON, padding) and the JSON object in them.
-
-    Read by calls, not from the map: of a touched page the kernel reads the neighbours too, which
-    can be the whole file (Linux 6.18, where the disk's read_ahead_kb is 8192).
-    """
+    """The first bytes (length, JSON, padding) and the JSON object in them."""
     if size_bytes < LENGTH_BYTES:
         _refuse(f"is truncated: {size_bytes} bytes, the header's length alone has {LENGTH_BYTES}")
-    (json_bytes,) = struct.unpack("<Q", _read_first(file, LENGTH_BYTES))
+    length = bytearray(LENGTH_BYTES)
+    read_into(file, memoryview(length), 0)
+    (json_bytes,) = struct.unpack("<Q", length)
     if json_bytes > MAX_JSON_BYTES:
         _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
     end = LENGTH_BYTES + json_bytes
     if size_bytes < end:
         _refuse(f"is truncated in its header: {size_bytes} bytes, the header ends at {end}")
-    first_bytes = _read_first(file, end)
+    first_bytes = bytearray(end)
+    read_into(file, memoryview(first_bytes), 0)
     try:
-        table = load_strict(first_bytes[LENGTH_BYTES:])
+        table = load_strict(bytes(first_bytes[LENGTH_BYTES:]))
     except ValueError as error:
         raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
     if not isinstance(table, dict):
         _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return first_bytes, table
-
-
-def _read_first(file: int, count: int) -> bytes:
-    first = bytearray(count)
-    try:
-        _read_into(file, memoryview(first), 0)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    return bytes(first)
+    return bytes(first_bytes), table
 
 
 def _read_header(table: dict[str, Any]) -> Header:

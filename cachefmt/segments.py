@@ -46,7 +46,7 @@ def segments_in(folder: Path) -> list[Path]:
         raise CacheFileError(folder, f"cannot be opened: {error.strerror or error}") from error
     for name in sorted(names):
         if not _NAME.fullmatch(name):
-            raise CacheFileError(folder / name, "is no segment, and stands among segments")
+            raise CacheFileError(folder / name, "is no segment, but stands where only segments may")
     return [folder / name for name in sorted(names, key=lambda name: (len(name), name))]
 
 

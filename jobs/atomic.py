@@ -1,24 +1,55 @@
 """Files that appear under their name whole or not at all. Knows no content."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from jobs.errors import JobError, NoSpaceError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Say which file the system refuses to write.
+
+    Raises:
+        NoSpaceError: the disk or the user's quota is full.
+        JobError: anything else: read-only, unmounted, no permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = NoSpaceError if error.errno in FULL else JobError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Give a finished, synced file its final name on the same file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # the new name survives a power cut
-    finally:
-        os.close(folder)
+    """Give a finished, synced file its final name on the same file system.
+
+    Raises:
+        JobError: it cannot be written there.
+    """
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)  # the new name survives a power cut
+        finally:
+            os.close(folder)
 
 
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:
-    """Write a file by way of a folder for unfinished ones."""
+    """Write a file by way of a folder for unfinished ones.
+
+    Raises:
+        JobError: it cannot be written.
+    """
     unfinished = staging / target.name
-    with unfinished.open("wb") as file:
+    with write_errors(target), unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -11,6 +11,9 @@ from jobs.errors import NoSpaceError
 MEASURED_EVERY_S = 60.0
 """How often a quota counts what other processes wrote; own files are counted at once."""
 
+_MEASURING_SHARE = 0.05
+"""Of its time that a run may spend on counting, which takes minutes in a large folder on NFS."""
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -79,14 +82,17 @@ class DiskSpace:
         self._max_bytes = max_bytes
         self._used = 0
         self._measured_s = float("-inf")
+        self._every_s = MEASURED_EVERY_S
 
     def allowance(self) -> Allowance:
         """What the next file may take."""
         if self._max_bytes is None:
             return Allowance(folder=self._folder, quota_left=None)
-        if time.monotonic() - self._measured_s > MEASURED_EVERY_S:
+        began_s = time.monotonic()
+        if began_s - self._measured_s > self._every_s:
             self._used = _size_bytes(self._folder)
             self._measured_s = time.monotonic()
+            self._every_s = max(MEASURED_EVERY_S, (self._measured_s - began_s) / _MEASURING_SHARE)
         return Allowance(folder=self._folder, quota_left=self._max_bytes - self._used)
 
     def measure_again(self) -> None:

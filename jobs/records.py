@@ -73,13 +73,18 @@ class Ledger:
         """
         return self._read(_DONE, item)
 
-    def read_failed(self, item: str) -> dict[str, Any]:
-        """The record of an item that failed.
+    def read_failed(self, item: str) -> dict[str, Any] | None:
+        """The record of an item that failed; None if it was done meanwhile, by whomever.
 
         Raises:
-            RecordError: it is missing or no JSON object.
+            RecordError: it is no JSON object.
         """
-        return self._read(_FAILED, item)
+        try:
+            return self._read(_FAILED, item)
+        except RecordError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
 
     def _path(self, state: str, item: str) -> Path:
         return fan_out(self.folder / state, item, ".json")

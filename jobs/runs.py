@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from jobs.atomic import write_errors
 from jobs.errors import BusyError, JobError
 from jobs.shards import Shard
 
@@ -83,9 +84,10 @@ class Run:
             for other in _sweep(root):
                 _refuse_overlap(root, info, other)
             folder = root / "runs" / name
-            folder.mkdir()
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(lock, info.to_json().encode())
+            with write_errors(folder / _LOCK):
+                folder.mkdir()
+                lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                os.write(lock, info.to_json().encode())
             fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(info, folder, lock)
 
@@ -100,9 +102,9 @@ class Run:
     ) -> None:
         root = self.folder.parent.parent
         with locked(root):
+            os.close(self._lock)  # NFS keeps a removed file under another name while it is open
             _remove(self.folder)
             _sweep(root)
-        os.close(self._lock)
 
     def release_claims(self) -> bool:
         """Give up the claims; whether no live run has any of their kinds. Needs the root's lock.

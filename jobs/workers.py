@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from pickle import PicklingError, dumps, loads
+from pickle import dumps, loads
 from types import TracebackType
 from typing import Any, Self
 
@@ -76,7 +76,7 @@ class Worker:
             self.end(at_once=True)
             self._start()
         self.task = task
-        with suppress(BrokenPipeError):  # it died this moment; `collect` tells
+        with suppress(ConnectionError):  # it died this moment; `collect` tells
             self.connection.send(task)
 
     def collect(self) -> Result:
@@ -84,7 +84,7 @@ class Worker:
         task = self.task
         try:
             value, error = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter if it died while it answered
             died = self._reap()
             self.task = None
             return Died(task=task, signal=died)
@@ -205,7 +205,7 @@ def _portable(error: Exception) -> Exception:
     """The error, or its text if it cannot cross to another process."""
     try:
         loads(dumps(error))
-    except (PicklingError, TypeError, AttributeError):
+    except Exception:  # whatever its constructor says to the arguments that were kept
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import batch
 from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest, read_header
-from batch.analysis.pictures import PictureSpool
+from batch.analysis.pictures import PictureSpool, encode_png
 from batch.analysis.saliency import cell_saliency
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import (
@@ -238,7 +238,7 @@ class _Rows:
         self.still = self.still + 1 if pointable else 1
         kept = self.still <= temporal.still_samples
         self.source.append(sample.index if kept else self.source[-1])
-        self.pictures.add(_png(sample.rgb) if kept else None)
+        self.pictures.add(encode_png(sample.rgb) if kept else None)
         return not pointable or temporal.reference == "previous"
 
     def signals(self, temporal: TemporalSettings) -> Signals:
@@ -293,10 +293,3 @@ def analyze_probed(
         pictures=rows.pictures.pictures(),
         analyze_seconds=time.perf_counter() - start,
     )
-
-
-def _png(rgb: NDArray[np.uint8]) -> bytes:
-    ok, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise RuntimeError(f"OpenCV could not encode a PNG of shape {rgb.shape}")
-    return png.tobytes()

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from batch.errors import ManifestError
 
@@ -58,6 +61,14 @@ class StoredPictures(Pictures):
             )
         at = range(len(self))[index]
         return None if self.digests[at] is None else self._fetch(self._first + at)
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    """A picture [height, width, 3] as a PNG."""
+    ok, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise RuntimeError(f"OpenCV could not encode a PNG of shape {rgb.shape}")
+    return png.tobytes()
 
 
 def digests_of(pictures: Pictures) -> Sequence[bytes | None]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.answering.answerer import Answerer, Reply
+from batch.answering.answerer import Reply
 from batch.answering.evidence import TimeRange, span_of
+from batch.answering.placed import Answerer
 from batch.models import Family
 from cachefmt import CacheFile
 

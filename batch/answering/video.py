@@ -6,10 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from batch.answering.answerer import Answerer, Loading, Reply
+from batch.answering.answerer import Loading, Reply
 from batch.answering.everywhere import ask_everywhere
 from batch.answering.fit import check_fits
 from batch.answering.opening import load_writer
+from batch.answering.placed import Answerer
 from batch.answering.retrieval import BUDGET_TOKENS, Retriever
 from batch.kv import Kernel
 from batch.models import Family

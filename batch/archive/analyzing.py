@@ -1,6 +1,5 @@
 """A video's manifest, as one task of many."""
 
-import errno
 import time
 
 from batch.analysis.analyze import analyze_probed
@@ -8,9 +7,10 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.pictures import ROWS_TOGETHER
 from batch.archive.probing import is_unchanged
 from batch.archive.tasks import Analyze, Staged
+from batch.errors import VideoError
+from jobs.atomic import FULL
 from jobs.errors import NoSpaceError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_FOR_FOOTER = 1 << 14
 """Of a manifest's schema and header; measured: 7 kB."""
 _ROOM_FOR_ROWS_TOGETHER = 1 << 12
@@ -25,12 +25,16 @@ def analyze(task: Analyze) -> Staged | None:
         NoSpaceError: the manifest has no room.
     """
     began = time.monotonic()
-    manifest = analyze_probed(task.row.info, task.settings, folder=task.staged.parent)
-    if not is_unchanged(task.row):
-        return None
-    task.allowance.check(_most_bytes(manifest))
     try:
+        manifest = analyze_probed(task.row.info, task.settings, folder=task.staged.parent)
+        if not is_unchanged(task.row):
+            return None
+        task.allowance.check(_most_bytes(manifest))
         manifest.write(task.staged)
+    except VideoError:
+        if is_unchanged(task.row):
+            raise
+        return None
     except OSError as error:
         if error.errno in FULL:
             raise NoSpaceError(f"{task.staged}: {error.strerror}") from error

@@ -47,15 +47,14 @@ class Backlog:
     def admit(self, row: FileRow) -> None:
         """Put a video where it belongs, or count it as done or failed."""
         video = row.video
-        failed_in = self._failed.get(video)
         if self._last is None:
             return
+        failure = None if self._retry_failed else self._failure(video)
         if video in self._done:
             self._tally.skipped += 1
-        elif failed_in is not None and not self._retry_failed:
-            reason = Reason(failed_in.ledger.read_failed(video)["reason"])
-            self._tally.failed_before[reason] += 1
-        elif self._phase.prefills and video in self._manifests and failed_in is None:
+        elif failure is not None:
+            self._tally.failed_before[failure] += 1
+        elif self._phase.prefills and video in self._manifests and video not in self._failed:
             self._tally.to_do += 1
             self.pass_on(row)
         elif self._phase.analyzes:
@@ -66,6 +65,12 @@ class Backlog:
             self.pass_on(row)
         else:
             self._tally.not_analyzed += 1
+
+    def _failure(self, video: str) -> Reason | None:
+        """Why a video failed; None: it did not, or another run did it since."""
+        failed_in = self._failed.get(video)
+        record = None if failed_in is None else failed_in.ledger.read_failed(video)
+        return None if record is None else Reason(record["reason"])
 
     def pass_on(self, row: FileRow) -> bool:
         """Let a video with a manifest go on; False if this run does not prefill."""

@@ -5,6 +5,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,16 +107,23 @@ def _path(store: Store, caches: ProductFolder) -> Path:
 def _state(store: Store, caches: ProductFolder) -> bytes:
     """Digest that changes whenever a record, a product or the inventory does; opens none."""
     manifests = store.analysis(caches.read_settings()["analysis"])
-    files = sorted(path for path in store.files.glob("*"))
-    known = [[path.name, *Stat.of(path.stat())] for path in files]
-    state = json.dumps([known, manifests.state(), caches.state()])
+    state = json.dumps([_stats(store.files), manifests.state(), caches.state()])
     return hashlib.sha256(state.encode()).hexdigest().encode()
 
 
+def _stats(folder: Path) -> list[list[Any]]:
+    found = []
+    for path in sorted(folder.glob("*")):
+        with suppress(FileNotFoundError):  # folded by a run that ends
+            found.append([path.name, *Stat.of(path.stat())])
+    return found
+
+
 def _is_fresh(path: Path, state: bytes) -> bool:
-    if not path.exists():
+    try:
+        return (pq.read_schema(path).metadata or {}).get(_STATE_KEY) == state
+    except (FileNotFoundError, pa.ArrowInvalid):  # the latter: damaged, so it is made again
         return False
-    return (pq.read_schema(path).metadata or {}).get(_STATE_KEY) == state
 
 
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
@@ -173,7 +181,8 @@ class _States:
             return {**self._done_record(video), "status": "done"}
         if video in self._failed:
             record = self._failed[video].ledger.read_failed(video)
-            return {**record, **file.public_facts, "status": "failed"}
+            if record is not None:
+                return {**record, **file.public_facts, "status": "failed"}
         if video in self._analyzed:
             return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
         return {**file.public_facts, "status": "pending"}

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISDIR
 
 from batch.archive.inventory import FileRow, Inventory, Stat
-from batch.errors import BatchError
+from batch.errors import BatchError, Reason
 from jobs.shards import Shard
 
 VIDEO_SUFFIXES = (
@@ -58,12 +59,12 @@ def scan_archive(
         BatchError: there is not one file.
     """
     unreadable: list[str] = []
-    found = {
-        path: stat
-        for path, stat in _walk(str(archive), str(skip), unreadable)
-        if shard.owns_name(path)
-    }
-    if not found and shard == Shard() and not unreadable:
+    is_empty, found = True, {}
+    for path, stat in _walk(str(archive), str(skip), unreadable):
+        is_empty = False
+        if shard.owns_name(path):
+            found[path] = stat
+    if is_empty and not unreadable:
         raise BatchError(f"{archive}: not one file; is it mounted?")
     gone = _gone(archive, inventory, shard, found, unreadable)
     moved = {row.stat: row for row in gone if row.kind != "new"}
@@ -74,7 +75,7 @@ def scan_archive(
         rows.append(row)
         if row != inventory.rows.get(path):
             changed.append(row)
-        if row.kind == "new" or rehash or (retry_failed and row.kind == "failed"):
+        if row.kind == "new" or rehash or (row.kind == "failed" and _may_do(row, retry_failed)):
             to_probe.add(path)
     inventory.note(*changed)
     return Scan(rows=rows, to_probe=frozenset(to_probe), unreadable=unreadable)
@@ -87,6 +88,11 @@ def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) ->
                 known if known is row and row.is_there else replace(known, path=path, is_there=True)
             )
     return FileRow(path=path, stat=stat)
+
+
+def _may_do(failed: FileRow, retry_failed: bool) -> bool:
+    """Whether to try again: a file that could not be read need not change to be readable."""
+    return retry_failed or (failed.reason is Reason.UNREADABLE and os.access(failed.path, os.R_OK))
 
 
 def _gone(
@@ -109,20 +115,33 @@ def _gone(
     ]
 
 
-def _walk(folder: str, skip: str, unreadable: list[str]) -> Iterator[tuple[str, Stat]]:
+def _walk(archive: str, skip: str, unreadable: list[str]) -> Iterator[tuple[str, Stat]]:
+    folders = [archive]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:  # it vanished this moment
+            continue
+        except OSError:
+            unreadable.append(folder)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir(follow_symlinks=False):
+                yield from _file(entry)
+            elif entry.path != skip:
+                folders.append(entry.path)
+
+
+def _file(entry: "os.DirEntry[str]") -> Iterator[tuple[str, Stat]]:
+    """One file, or none: a link to a folder."""
     try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        unreadable.append(folder)
+        found = entry.stat()
+    except OSError:  # broken, a loop, or out of reach: its promise must not go unnoticed
+        with suppress(FileNotFoundError):  # unless it vanished this moment
+            yield entry.path, Stat.of(entry.stat(follow_symlinks=False))
         return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if entry.path != skip:
-                yield from _walk(entry.path, skip, unreadable)
-            continue
-        if not entry.is_dir():
-            # What a broken link promises must not go unnoticed, so the link stands for the file.
-            with suppress(FileNotFoundError):  # unless it vanished this moment
-                yield entry.path, Stat.of(entry.stat(follow_symlinks=entry.is_file()))
+    if not S_ISDIR(found.st_mode):
+        yield entry.path, Stat.of(found)

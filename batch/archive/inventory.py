@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from batch.errors import Reason
 from batch.video import VideoInfo
-from jobs.atomic import write_atomic
+from jobs.atomic import write_atomic, write_errors
 from jobs.runs import live_runs
 
 _BASE = "base"
@@ -141,9 +141,10 @@ class Inventory:
             raise ValueError("the inventory was opened to be read")
         self.rows.update((row.path, row) for row in rows)
         if rows:
-            self._journal.parent.mkdir(exist_ok=True)
-            with self._journal.open("a", encoding="utf-8") as file:
-                file.writelines(f"{row.to_json()}\n" for row in rows)
+            with write_errors(self._journal):
+                self._journal.parent.mkdir(exist_ok=True)
+                with self._journal.open("a", encoding="utf-8") as file:
+                    file.writelines(f"{row.to_json()}\n" for row in rows)
 
 
 def fold(root: Path, folder: Path, run: str, staging: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from batch.archive.tally import Tally
@@ -26,15 +27,24 @@ class MetricsFile:
         self._written_s = float("-inf")
 
     def update(self, tally: Tally) -> None:
-        """Write the numbers, if the last time is some seconds ago."""
+        """Write the numbers, if the last time is some seconds ago.
+
+        Raises:
+            BatchError: not even the first time; later `end` is soon enough to say so.
+        """
         if time.monotonic() - self._written_s > WRITTEN_EVERY_S:
-            self._write(tally)
+            is_first = self._written_s == float("-inf")
+            with nullcontext() if is_first else suppress(BatchError):
+                self._write(tally)
 
     def end(self, tally: Tally, *, success: bool) -> None:
         """Write the numbers of a run that has ended.
 
         Args:
             success: all was done that could be, even if some videos failed.
+
+        Raises:
+            BatchError: it cannot be written.
         """
         if success:
             self._last_success = time.time()

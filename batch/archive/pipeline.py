@@ -63,7 +63,7 @@ class Pipeline:
         """
         while True:
             self._feed(stop)
-            if not (self._videos.tasks or self._models.tasks):
+            if self._is_over(stop):
                 break
             if stop.at_once or stop.waited_s > GRACE_S:
                 break
@@ -79,8 +79,17 @@ class Pipeline:
         if self._no_space is not None:
             raise self._no_space
 
+    def _is_over(self, stop: Stop) -> bool:
+        """Whether nothing is under way, or only models are loaded that nobody needs any more."""
+        tasks = [*self._videos.tasks, *self._models.tasks]
+        is_loading_only = all(isinstance(task, Load) for task in tasks)
+        return is_loading_only and (self._is_ending(stop) or not self._backlog.to_prefill)
+
+    def _is_ending(self, stop: Stop) -> bool:
+        return stop.is_asked or self._no_space is not None
+
     def _feed(self, stop: Stop) -> None:
-        if stop.is_asked or self._no_space is not None:
+        if self._is_ending(stop):
             return
         if self._prefill is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
             self._feed_models(self._prefill)

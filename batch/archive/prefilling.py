@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.archive.analyzing import FULL
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
 from batch.errors import BatchError
@@ -21,7 +20,7 @@ from batch.prefill import VideoPlan, plan_video, prefill, remove_cache, segments
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
 from cachefmt.layout import file_size
-from jobs.atomic import move_into_place
+from jobs.atomic import FULL, move_into_place
 from jobs.errors import NoSpaceError
 
 

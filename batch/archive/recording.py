@@ -81,9 +81,17 @@ class Recorder:
         self.listener.done(row.path, products.product(row.video), record)
 
     def fail(self, products: ProductFolder, row: FileRow, reason: Reason, message: str) -> None:
-        """Record and count a video that failed."""
-        record = {"reason": reason, "message": message, **_signature(row)}
-        products.ledger.put_failed(row.video, record, self.staging)
+        """Record and count a video that failed.
+
+        A file that cannot be read says nothing of its content, so that is tried by every run.
+        """
+        if reason is not Reason.UNREADABLE:
+            record = {"reason": reason, "message": message, **_signature(row)}
+            products.ledger.put_failed(row.video, record, self.staging)
+        self.give_up(row, reason, message)
+
+    def give_up(self, row: FileRow, reason: Reason, message: str) -> None:
+        """Count a video that failed in this run; the next one tries again."""
         self.tally.given_up += 1
         self.count_failed(row.path, reason, message)
 

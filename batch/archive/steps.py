@@ -1,6 +1,7 @@
 """The three kinds of task: where the next one comes from, and what follows from its result."""
 
 import time
+from collections import Counter
 
 from batch.analysis.analyze import AnalyzeSettings
 from batch.archive.backlog import Backlog
@@ -124,9 +125,9 @@ class PrefillStep:
         self._caches = caches
         self._backlog = backlog
         self._recorder = recorder
-        self._rows: dict[str, FileRow] = {}
-        self._free_since: dict[int, float] = {}
-        self._in_a_row = 0
+        self._free_since: dict[Worker, float] = {}
+        self._in_a_row: Counter[Worker] = Counter()
+        """One device may be broken and the others not."""
 
     def next(self) -> Prefill | None:
         """The next task, if there is one now."""
@@ -155,21 +156,25 @@ class PrefillStep:
             self._loaded(worker, result)
         elif isinstance(result, Finished):
             self._keep(worker, result)
-        elif not self._analyze_again(result):
-            self._refuse(worker, result)
+        else:
+            self._free_since.pop(worker, None)
+            if isinstance(result, Raised) and isinstance(result.error, ManifestError):
+                self._analyze_again(worker, result)
+            else:
+                self._refuse(worker, result)
 
     def _loaded(self, worker: Worker, result: Result) -> None:
         if not isinstance(result, Finished):
             raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
-        self._free_since[id(worker)] = time.monotonic()
+        self._free_since[worker] = time.monotonic()
 
     def _keep(self, worker: Worker, result: Finished) -> None:
         task, value, tally = result.task, result.value, self._recorder.tally
-        free_since = self._free_since.get(id(worker), value.began_s)
+        free_since = self._free_since.get(worker, value.began_s)
         tally.idle_seconds += max(0.0, value.began_s - max(free_since, task.ready_s))
         tally.seconds["prefill"] += value.ended_s - value.began_s
-        self._free_since[id(worker)] = value.ended_s
-        self._in_a_row = 0
+        self._free_since[worker] = value.ended_s
+        self._in_a_row[worker] = 0
         analyzed = self._manifests.ledger.read_done(task.row.video)
         facts = {**analyzed, **value.facts}
         if task.staged.exists():
@@ -179,20 +184,27 @@ class PrefillStep:
             record = self._recorder.commit_folder(self._caches, task.row, facts, size_bytes)
         self._recorder.finish(self._caches, task.row, record)
 
-    def _analyze_again(self, result: Raised | Died) -> bool:
-        """Whether a damaged manifest can be made anew, which is tried once."""
-        damaged = isinstance(result, Raised) and isinstance(result.error, ManifestError)
-        return damaged and self._backlog.analyze_again(result.task.row)
+    def _analyze_again(self, worker: Worker, result: Raised) -> None:
+        """Have a damaged manifest made anew: once by this run, else by the next that analyses."""
+        row = result.task.row
+        if not self._backlog.analyze_again(row):
+            self._manifests.product(row.video).unlink(missing_ok=True)
+            reason, message = reason_of(result)
+            self._recorder.give_up(row, reason, f"{message}; it is removed, to be made again")
+            self._count_in_a_row(worker, message)
 
     def _refuse(self, worker: Worker, result: Raised | Died) -> None:
         reason, message = reason_of(result)
         self._recorder.fail(self._caches, result.task.row, reason, message)
         if reason not in _NOT_TO_BLAME:
-            self._in_a_row = 0
+            self._in_a_row[worker] = 0
             return
         worker.end(at_once=True)  # after an error of CUDA all that follows in a process fails
-        self._in_a_row += 1
-        if self._in_a_row == IN_A_ROW:
+        self._count_in_a_row(worker, message)
+
+    def _count_in_a_row(self, worker: Worker, message: str) -> None:
+        self._in_a_row[worker] += 1
+        if self._in_a_row[worker] == IN_A_ROW:
             raise BatchError(
                 f"{IN_A_ROW} videos in a row failed in prefill, the last: {message}. Look at the "
                 "device and the model; --retry-failed takes these videos again"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batch.cli.options import EXISTING, json_option, run_options
+from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.summary import PARTIAL
 
 SCOPES = ("auto", "retrieve", "all")
@@ -88,6 +88,7 @@ def answer(
         raise click.UsageError("give --cache or --archive")
     if cache is not None and (match or work):
         raise click.UsageError("--match and --work go with --archive")
+    allow_open_files()
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     reach: dict[str, Any] = {"scope": scope, "budget_tokens": budget_tokens}

@@ -132,6 +132,8 @@ def index(
 
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
+    if archive.resolve() == out.resolve():
+        raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     options.make_folder(out)
     cores = len(os.sched_getaffinity(0))
     models = devices or (None,)

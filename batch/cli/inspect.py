@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.cli.options import EXISTING, json_option
+from batch.cli.options import EXISTING, allow_open_files, json_option
 
 if TYPE_CHECKING:
     from cachefmt import CacheFile
@@ -22,6 +22,7 @@ def inspect(cache: Path, as_json: bool) -> None:
     """Show the header, tiers and sizes of a CACHE, file or folder; reads no keys or values."""
     from cachefmt import open_segments
 
+    allow_open_files()
     with ExitStack() as opened:
         segments = [opened.enter_context(segment) for segment in open_segments(cache)]
         found = describe(cache, segments)

@@ -1,5 +1,6 @@
 """Options that several commands share, and what they mean."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BatchError(f"{folder}: this folder cannot be made: {error.strerror}") from error
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files as it may; each open segment of a long video is one.
+
+    Python 3.11 keeps a file open for each mapping.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

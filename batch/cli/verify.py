@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from batch.cli.options import allow_open_files
 from batch.cli.summary import Summary
 
 
@@ -19,6 +20,7 @@ def verify(caches: tuple[Path, ...]) -> None:
 
     from cachefmt import CacheFileError, open_segments, verify_segments
 
+    allow_open_files()
     summary, started = Summary(), time.perf_counter()
     for path in caches:
         try:

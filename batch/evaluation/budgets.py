@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from batch.errors import BatchError
 from batch.policies import Budget, Prices, Unit
 from batch.prefill import Prefill
+from cachefmt.index import layers_within
 from cachefmt.layout import file_size, tensor_specs
 from cachefmt.tiers import STORED_TIERS, Tier
 
@@ -88,8 +89,10 @@ def _one(tier: Tier) -> dict[str, int]:
 
 
 def size_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
-    """Size of the cache file of so many tokens by tier, exact."""
+    """Size of the cache file of so many tokens by tier, with an index as large as they allow."""
     shape = replace(work.header.shape, tokens=tokens)
+    if shape.index_layers:
+        shape = replace(shape, index_layers=layers_within(shape))
     return file_size(replace(work.header, shape=shape))
 
 

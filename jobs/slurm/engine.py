@@ -37,6 +37,7 @@ class SlurmEngine:
             input=program(stages, self._submission),
             capture_output=True,
             text=True,
+            errors="surrogateescape",  # names of folders need not be UTF-8
             check=False,
         )
         for line in done.stdout.splitlines():

@@ -1,5 +1,6 @@
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 
 import cv2
@@ -8,14 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import analyze_probed, analyze_video, settings_of_profile
 from batch.analysis.manifest import Manifest, read_header
+from batch.analysis.pictures import ROWS_TOGETHER
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import ManifestError
-from batch.video import Geometry, Sampling
+from batch.video import Geometry, Sampling, probe
 from cachefmt.tiers import Tier
 from tests import clips
+from tests.manifests import make_manifest, random_pictures
 
 GEOMETRY = Geometry(height_px=56, width_px=56, rows=4, columns=4)
 
@@ -239,3 +242,37 @@ def test_a_change_that_contradicts_nothing_is_found_too(written, changed):
     rewrite(written, **changed)
     with pytest.raises(ManifestError, match="does not match its digest"):
         Manifest.read(written)
+
+
+def test_of_a_long_manifest_few_pictures_are_in_memory_at_a_time(tmp_path):
+    count, geometry = 8 * ROWS_TOGETHER, Geometry(height_px=56, width_px=56, rows=4, columns=4)
+    pictures = random_pictures(count, geometry)
+    path = tmp_path / "long.parquet"
+    make_manifest(pictures, geometry).write(path)
+    stored = pictures.nbytes  # noise: a PNG is as large as the picture
+    assert path.stat().st_size > 0.9 * stored
+    held = pa.total_allocated_bytes()
+    tracemalloc.start()
+    read = Manifest.read(path)
+    assert read.part(slice(40, count)).picture(50).tolist() == pictures[90].tolist()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < stored / 2
+    assert pa.total_allocated_bytes() - held < stored / 4
+
+
+def test_analysis_keeps_no_pictures_in_memory(tmp_path):
+    geometry = Geometry(height_px=112, width_px=112, rows=2, columns=2)
+    peaks, stored = {}, {}
+    for count in (8, 64):
+        noise = random_pictures(count, geometry, seed=count)
+        path = clips.write_clip(tmp_path / f"{count}.mp4", noise, fps=1)
+        settings = settings_of_profile("default", geometry, Sampling())
+        tracemalloc.start()
+        manifest = analyze_probed(probe(path), settings, folder=tmp_path)
+        _, peaks[count] = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        stored[count] = sum(len(png) for png in manifest.pictures)
+        assert manifest.kept.all()
+    assert peaks[64] - peaks[8] < (stored[64] - stored[8]) / 4
+    assert not list(tmp_path.glob("tmp*"))

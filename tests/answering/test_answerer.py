@@ -1,5 +1,6 @@
 """Answers over one shared prefix: batched or alone, first or last, they are the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,22 @@ def test_what_loading_took_and_saved_is_told(cache: Path) -> None:
         assert loading.load_bytes == cache.stat().st_size
         assert loading.load_seconds > 0
         assert loading.reencode_seconds == file.array("cost.seconds").sum() > 0
+
+
+def test_the_likelihood_of_an_answer_is_that_of_its_tokens_in_turn(
+    answerer: Answerer, family: Family
+) -> None:
+    exchanges = list(answerer.converse(QUESTIONS, max_new_tokens=5))
+    together = answerer.log_likelihoods(exchanges)
+    assert together == pytest.approx([answerer.log_likelihoods([one])[0] for one in exchanges])
+    for exchange, likely in zip(exchanges, together, strict=True):
+        logs = []
+        for end in range(len(exchange.answer_ids)):  # an answer's beginning asks for its next token
+            said = [*exchange.question_ids, *exchange.answer_ids[:end]]
+            (first,) = answerer.log_likelihoods(
+                [replace(exchange, question_ids=said, answer_ids=[exchange.answer_ids[end]])]
+            )
+            logs.append(first)
+        assert likely == pytest.approx(sum(logs) / len(logs), abs=1e-5)
+        scores = answerer.next_token_scores(exchange.reply.question).log_softmax(-1)
+        assert logs[0] == pytest.approx(float(scores.max()), abs=1e-5)  # greedy takes the likeliest

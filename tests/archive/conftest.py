@@ -1,15 +1,17 @@
 """One archive and what a first run made of it."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
+from batch.archive import index
 from batch.errors import Reason
 from tests import tiny
 from tests.archive.archives import draw_archive, draw_hostile
+from tests.archive.known import remember
+from tests.archive.light import make_light_model_handler
 from tests.cli.running import batch
 
 
@@ -37,6 +39,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArc
     archive, out = root / "archive", root / "caches"
     originals = draw_archive(archive)
     hostile = draw_hostile(archive / "hostile")
+    remember(model, out)
     result = batch("index", archive, "--out", out, "--model", model)
     return IndexedArchive(
         archive=archive,
@@ -49,7 +52,12 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArc
 
 
 @pytest.fixture
-def fresh_out(indexed: IndexedArchive, tmp_path: Path) -> Path:
+def fresh_out(model: Path, tmp_path: Path) -> Path:
     """An empty folder of caches that knows the model, so that runs need not ask it."""
-    shutil.copytree(indexed.out / "models", tmp_path / "caches" / "models")
-    return tmp_path / "caches"
+    return remember(model, tmp_path / "caches", "cpu")
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is around the model: they do without it."""
+    monkeypatch.setattr(index, "make_model_handler", make_light_model_handler)

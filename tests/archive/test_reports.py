@@ -13,6 +13,7 @@ from batch.archive.store import Store
 from batch.archive.tally import Tally
 from batch.cli.reporting import Reporter
 from batch.errors import BatchError, Reason
+from jobs.records import Ledger
 from jobs.runs import Run
 from jobs.shards import Shard
 from jobs.stopping import Stop
@@ -22,10 +23,9 @@ from tests.archive.contents import catalogue
 from tests.cli.running import batch, objects, succeed
 
 
-def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, tmp_path: Path) -> None:
-    out = tmp_path / "caches"
-    shutil.copytree(indexed.out / "models", out / "models")
-    command = ("index", indexed.archive, "--out", out, "--model", indexed.model)
+@pytest.mark.usefixtures("light")
+def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, fresh_out: Path) -> None:
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
     lines = objects(batch(*command, "--json").stdout.splitlines())
     assert {Path(line["file"]).suffix for line in lines} == {".safetensors"}
     assert {line["path"] for line in lines} == set(map(str, indexed.originals.values()))
@@ -107,6 +107,25 @@ def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         MetricsFile(tmp_path / "missing" / "x.prom").end(Tally(), success=True)
 
 
+def test_a_metrics_file_that_cannot_be_written_any_more_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    folder = tmp_path / "metrics"
+    with pytest.raises(BatchError):
+        MetricsFile(folder / "x.prom").update(Tally())
+    folder.mkdir()
+    file = MetricsFile(folder / "x.prom")
+    file.update(Tally())
+    (folder / "x.prom").unlink()
+    folder.rmdir()
+    clock["now"] = 60.0
+    file.update(Tally())
+    with pytest.raises(BatchError, match="cannot be written"):
+        file.end(Tally(), success=True)
+
+
 def test_a_stopped_run_says_by_what(capsys: pytest.CaptureFixture[str]) -> None:
     stop = Stop()
     stop.ask(signal.SIGUSR1)
@@ -129,6 +148,27 @@ def test_status_counts_what_the_catalogue_holds(indexed: IndexedArchive) -> None
     said = "\n".join(succeed("status", indexed.out))
     for part in ("17: 3 videos, 2 others", "done       3", "not_video       6", "x smaller"):
         assert part in said
+
+
+def test_a_damaged_catalogue_is_no_loss(indexed: IndexedArchive, tmp_path: Path) -> None:
+    shutil.copytree(indexed.out, tmp_path / "out")
+    (path,) = (tmp_path / "out" / "catalogue").iterdir()
+    clips.truncate(path, keep=0.5)
+    (found,) = objects(succeed("status", tmp_path / "out", "--json"))
+    assert found["works"][0]["done"] == 3
+
+
+def test_status_follows_a_run_that_mends_failures(
+    indexed: IndexedArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are read first and records later; what was mended in between has none any more."""
+    shutil.copytree(indexed.out, tmp_path / "out")
+    (work,) = Store(tmp_path / "out").works()
+    video = min(work.finished())
+    work.product(video).unlink()
+    monkeypatch.setattr(Ledger, "failed", lambda ledger: {video})
+    (found,) = objects(succeed("status", tmp_path / "out", "--json"))
+    assert (found["works"][0]["done"], found["works"][0]["analyzed"]) == (2, 1)
 
 
 def test_status_tells_who_is_at_work(indexed: IndexedArchive) -> None:
@@ -189,8 +229,8 @@ def test_a_damaged_cache_is_an_error_of_its_video(indexed: IndexedArchive, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give --cache FILE or --archive FOLDER"),
-        (("--match", "*"), "give --cache FILE or --archive FOLDER"),
+        ((), "give --cache or --archive"),
+        (("--match", "*"), "give --cache or --archive"),
     ],
 )
 def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...], message: str) -> None:

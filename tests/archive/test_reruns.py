@@ -121,6 +121,7 @@ def test_names_that_are_no_text_are_names_too(second: IndexedArchive) -> None:
     assert len(objects(batch("status", second.out, "--json").stdout.splitlines())) == 1
 
 
+@pytest.mark.usefixtures("light")
 def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(
     second: IndexedArchive,
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(
     assert list(status.values()).count("done") == 3
 
 
+@pytest.mark.usefixtures("light")
 def test_other_settings_are_other_work_and_leave_the_first_alone(second: IndexedArchive) -> None:
     before = stamps(second.out / "works")
     command = ("index", second.archive, "--out", second.out, "--model", second.model)
@@ -146,6 +148,7 @@ def test_other_settings_are_other_work_and_leave_the_first_alone(second: Indexed
     assert batch(*command).stdout == ""
 
 
+@pytest.mark.usefixtures("light")
 def test_a_cache_that_someone_removed_is_written_again(second: IndexedArchive) -> None:
     lost = next((second.out / "works").rglob("*.safetensors"))
     lost.unlink()
@@ -153,6 +156,7 @@ def test_a_cache_that_someone_removed_is_written_again(second: IndexedArchive) -
     assert result.stdout.splitlines() == [str(lost)]
 
 
+@pytest.mark.usefixtures("light")
 def test_files_that_look_the_same_are_read_again_only_for_rehash(second: IndexedArchive) -> None:
     """A change behind the back of size, time and inode is what the fast path cannot see."""
     video = second.archive / "2025" / "no suffix"
@@ -167,6 +171,7 @@ def test_files_that_look_the_same_are_read_again_only_for_rehash(second: Indexed
     assert digest(video) in {row["video"] for row in catalogue(second.out)}
 
 
+@pytest.mark.usefixtures("light")
 def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(
     second: IndexedArchive,
 ) -> None:

@@ -11,6 +11,7 @@ from tests import tiny
 from tests.archive import faulty
 from tests.archive.archives import draw_video
 from tests.archive.contents import catalogue, contents
+from tests.archive.known import remember
 from tests.cli.running import batch, objects, stamps, succeed
 
 
@@ -31,7 +32,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(model: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be written to."""
-    out = tmp_path_factory.mktemp("made")
+    out = remember(model, tmp_path_factory.mktemp("made"))
     succeed("index", archive, "--out", out, "--model", model)
     return out
 
@@ -103,8 +104,7 @@ def test_a_folder_that_lost_a_segment_is_named_and_the_others_answer(copy: Path)
 def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(
     archive: Path, model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "caches"
-    shutil.copytree(made / "models", out / "models")
+    out = remember(model, tmp_path / "caches")
     command = ("index", archive, "--out", out, "--model", model)
     with monkeypatch.context() as patched:
         killing = faulty.make_model_that_is_killed_in_a_second_segment
@@ -136,8 +136,13 @@ def test_a_quota_that_holds_the_whole_archive_is_enough(
 ) -> None:
     size_bytes = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     command = ("index", archive, "--model", model, "--max-bytes")
-    succeed(*command, size_bytes + 10_000, "--out", tmp_path / "enough")
+    succeed(*command, size_bytes + 10_000, "--out", remember(model, tmp_path / "enough"))
     row = long_row(made)
-    refused = batch(*command, size_bytes - int(str(row["cache_bytes"])), "--out", tmp_path / "few")
+    refused = batch(
+        *command,
+        size_bytes - int(str(row["cache_bytes"])),
+        "--out",
+        remember(model, tmp_path / "few"),
+    )
     assert refused.exit_code == 1
     assert "--max-bytes is reached" in refused.stderr

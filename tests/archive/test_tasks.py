@@ -13,6 +13,7 @@ from jobs.runs import Run
 from jobs.shards import Shard
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import contents
+from tests.archive.known import remember
 from tests.cli.running import batch
 
 PHASES = ("identify", "analyze", "prefill")
@@ -33,7 +34,7 @@ def without_models(found: dict[str, Any]) -> dict[str, Any]:
 def test_tasks_of_every_phase_make_what_one_run_makes(
     indexed: IndexedArchive, tmp_path: Path
 ) -> None:
-    out = tmp_path / "caches"
+    out = remember(indexed.model, tmp_path / "caches")
     context = context_of(indexed.archive, "--out", out, "--model", indexed.model)
     stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
     assert [stage.name for stage in stages] == list(PHASES)
@@ -51,12 +52,13 @@ def test_tasks_of_every_phase_make_what_one_run_makes(
     assert without_models(contents(out)) == without_models(contents(indexed.out))
 
 
-def test_a_model_on_each_of_two_devices_makes_the_same(
-    indexed: IndexedArchive, fresh_out: Path
-) -> None:
+@pytest.mark.usefixtures("light")
+def test_models_on_two_devices_do_each_video_once(indexed: IndexedArchive, fresh_out: Path) -> None:
     command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
-    assert batch(*command, "--device", "cpu", "--device", "cpu").exit_code == 3
-    assert without_models(contents(fresh_out)) == without_models(contents(indexed.out))
+    result = batch(*command, "--device", "cpu", "--device", "cpu")
+    caches = sorted(map(str, fresh_out.rglob("*.safetensors")))
+    assert (result.exit_code, sorted(result.stdout.splitlines())) == (3, caches)
+    assert len(caches) == 3
 
 
 def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
@@ -76,6 +78,13 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     assert (stage.cpus, stage.gpus) == (1, 2)
 
 
+def test_caches_among_the_videos_are_wrong_usage(tmp_path: Path) -> None:
+    result = batch("index", tmp_path, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "--out is ARCHIVE itself" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_path: Path) -> None:
     result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", "0/2")
     assert result.exit_code == 2
@@ -91,8 +100,8 @@ def test_a_shard_that_is_none_is_wrong_usage(
     assert "--shard" in result.stderr
 
 
-def test_prefill_of_what_nobody_analysed_says_so(indexed: IndexedArchive, tmp_path: Path) -> None:
-    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", indexed.model)
+def test_prefill_of_what_nobody_analysed_says_so(indexed: IndexedArchive, fresh_out: Path) -> None:
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
     batch(*command, "--phase", "identify")
     result = batch(*command, "--phase", "prefill")
     assert (result.exit_code, result.stdout) == (0, "")

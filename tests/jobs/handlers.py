@@ -15,6 +15,10 @@ def make_handler() -> Callable[[Any], Any]:
         verb, value = task
         if verb == "unportable":
             raise Unportable(1, 2)
+        if verb == "unreadable":
+            raise Unreadable("x")
+        if verb == "bytes":
+            return bytes(value)
         if verb == "raise":
             raise value
         if verb == "signal":
@@ -37,6 +41,15 @@ class Unportable(Exception):
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+
+
+class Unreadable(Exception):
+    """An error whose copy cannot be made of what was kept of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text * 2)
+        if text != "x":
+            raise OverflowError(text)
 
 
 def fail_to_make_handler() -> Callable[[Any], Any]:

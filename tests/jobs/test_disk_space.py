@@ -1,5 +1,7 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,26 @@ def test_a_quota_counts_what_is_there_and_what_is_added(tmp_path: Path) -> None:
     space.allowance().check(10)
     with pytest.raises(NoSpaceError, match="--max-bytes is reached"):
         space.allowance().check(11)
+
+
+def test_counting_a_large_folder_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = {"now": 0.0}
+    counted = []
+
+    def walk(folder: Path) -> Iterator[Any]:
+        clock["now"] += 30.0
+        counted.append(clock["now"])
+        return iter(())
+
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("os.walk", walk)
+    space = DiskSpace(tmp_path, 100)
+    for _ in range(1000):
+        space.allowance()
+        clock["now"] += 3.0
+    assert 30.0 * len(counted) < 0.06 * clock["now"]
 
 
 def test_unfinished_files_do_not_count_twice(tmp_path: Path) -> None:

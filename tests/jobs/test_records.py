@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RecordError
+from jobs.errors import JobError, NoSpaceError, RecordError
 from jobs.records import Ledger
 
 ITEM, OTHER = "ab" * 32, "cd" * 32
@@ -51,3 +51,22 @@ def test_a_damaged_record_is_named(ledger: Ledger, staging: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(RecordError, match=f"{ITEM}.json: no record"):
         ledger.read_done(ITEM)
+
+
+def test_a_failure_that_another_run_mended_meanwhile_is_none(ledger: Ledger, staging: Path) -> None:
+    ledger.put_failed(ITEM, {"reason": "empty"}, staging)
+    names = ledger.failed()
+    ledger.put_done(ITEM, {}, staging)
+    assert [ledger.read_failed(item) for item in names] == [None]
+
+
+def test_a_full_disk_is_told_from_other_errors_and_leaves_no_record(
+    ledger: Ledger, staging: Path, tmp_path: Path
+) -> None:
+    (staging / f"{ITEM}.json").symlink_to("/dev/full")
+    with pytest.raises(NoSpaceError, match=rf"{ITEM}\.json: cannot be written: No space left"):
+        ledger.put_done(ITEM, {"bytes": 3}, staging)
+    assert not ledger.is_done(ITEM)
+    with pytest.raises(JobError, match="cannot be written: No such file") as raised:
+        ledger.put_done(ITEM, {}, tmp_path / "a folder that disappeared")
+    assert not isinstance(raised.value, NoSpaceError)

@@ -79,6 +79,13 @@ def test_each_stage_is_submitted_to_begin_after_the_one_before(tools: Path, tmp_
         assert text == script(stage, submission)
 
 
+def test_folders_whose_names_are_no_text_are_submitted(tools: Path, tmp_path: Path) -> None:
+    add_tool(tools, "sbatch", FAKE_SBATCH.format(folder=tmp_path, refuse="never"))
+    submission = replace(SUBMISSION, logs=tmp_path / os.fsdecode(b"\xff"))
+    assert SlurmEngine(submission, print).run(STAGES[:1]) == 0
+    assert submission.logs.is_dir()
+
+
 def test_a_refusal_is_told_with_what_was_submitted_before(tools: Path, tmp_path: Path) -> None:
     add_tool(tools, "sbatch", FAKE_SBATCH.format(folder=tmp_path, refuse="2"))
     told: list[str] = []

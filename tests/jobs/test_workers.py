@@ -1,9 +1,12 @@
 """Workers: what came of each task, whatever happens to the process."""
 
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,10 +51,15 @@ def test_an_error_comes_back_with_its_task(pool: Pool) -> None:
     assert (result.task[0], repr(result.error)) == ("raise", "KeyError('x')")
 
 
-def test_an_error_that_cannot_travel_comes_back_as_its_text(pool: Pool) -> None:
-    result = result_of(pool, "unportable")
+@pytest.mark.parametrize(
+    ("verb", "text"), [("unportable", "Unportable: 1 and 2"), ("unreadable", "Unreadable: xx")]
+)
+def test_an_error_that_cannot_travel_comes_back_as_its_text(
+    pool: Pool, verb: str, text: str
+) -> None:
+    result = result_of(pool, verb)
     assert isinstance(result, Raised)
-    assert str(result.error) == "Unportable: 1 and 2"
+    assert str(result.error) == text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -63,6 +71,18 @@ def test_a_process_that_is_killed_costs_its_task_and_is_replaced(
     assert isinstance(result, Died)
     assert (result.task, result.signal) == (("signal", number), number)
     assert value_of(pool, "tell")["pid"] != before
+
+
+def test_a_process_that_is_killed_while_it_answers_costs_its_task(pool: Pool) -> None:
+    pid = value_of(pool, "tell")["pid"]
+    pool.submit(("bytes", 1 << 24))  # more than a pipe holds, so it cannot have answered
+    (worker,) = pool.workers
+    while readable_bytes(worker.connection.fileno()) < 1000:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    ((_, result),) = collect([pool], 60)
+    assert isinstance(result, Died)
+    assert result.signal is signal.SIGKILL
 
 
 def test_a_process_that_leaves_by_itself_is_told_from_a_killed_one(pool: Pool) -> None:
@@ -133,6 +153,11 @@ def test_a_worker_does_not_outlive_its_parent() -> None:
     while is_alive(worker) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_alive(worker)
+
+
+def readable_bytes(pipe: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def is_alive(pid: int) -> bool:

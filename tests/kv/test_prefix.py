@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,6 +25,7 @@ from cachefmt import (
     tensor_specs,
 )
 from cachefmt.codecs import int4, int8
+from cachefmt.memory import numpy_dtype
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
 TIERS = (Tier.FP16, Tier.INT8, Tier.INT4)
@@ -92,8 +94,8 @@ def written(path, prefix, names, multiplicity):
                 raw = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
             elif name == "cost.seconds":
                 raw = torch.zeros(spec.shape, dtype=torch.float64)
-            elif name.startswith("sample."):
-                raw = torch.zeros(0, dtype=torch.float64 if spec.dtype == "F64" else torch.int32)
+            elif name.startswith(("sample.", "index.")):  # there are no samples
+                raw = torch.from_numpy(np.zeros(spec.shape, numpy_dtype(spec.dtype)))
             elif name == "token.position":
                 raw = position_column(prefix)
             elif name == "token.multiplicity":

@@ -12,8 +12,10 @@ from batch.analysis.manifest import Manifest
 from batch.models import Family, open_family
 from batch.prefill import Stretch, cut, make_plan, plan_cache
 from batch.prefill.plan import ROOM_FOR_ANSWER
+from batch.video import Geometry
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.tiny.qwen import qwen2_vl
 
 CONTEXT = ROOM_FOR_ANSWER + 60
 
@@ -98,6 +100,21 @@ def test_a_stretch_is_planned_as_if_it_were_a_video_of_its_own(family: Family) -
     assert work.header.segment == stretch.segment
     assert work.header.shape.samples == stretch.samples
     assert work.header.manifest.sha256 == manifest.sha256
+
+
+def test_tokens_fill_a_segment_where_a_sample_takes_fewer_positions_than_tokens(
+    tmp_path: Path,
+) -> None:
+    family = open_family(str(qwen2_vl(tmp_path)))
+    geometry = Geometry(height_px=32, width_px=32, rows=4, columns=4, frames=2)
+    manifest = make_manifest(random_pictures(40, geometry), geometry)
+    context = ROOM_FOR_ANSWER + 200
+    stretches = cut(manifest, family.layout, context=context, positions="compact")
+    assert len(stretches) > 1
+    for stretch in stretches:
+        plan = make_plan(manifest.part(stretch.rows), family.layout, context=context)
+        assert len(plan.sample) <= 200
+        assert plan.positions.max() < 100
 
 
 def test_a_model_whose_context_holds_no_sample_is_refused(tmp_path: Path) -> None:

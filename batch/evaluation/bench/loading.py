@@ -78,7 +78,7 @@ def _write_long(path: Path, like: Header, tokens: int) -> None:
     counts["INT4"] += tokens - sum(counts.values())
     header = replace(
         like,
-        shape=replace(like.shape, tokens=counts),
+        shape=replace(like.shape, tokens=counts, samples=0, stored_samples=0),
         layout=replace(like.layout, slots=tokens, next_position=(tokens,)),
     )
     rng = np.random.default_rng(0)

@@ -1,0 +1,44 @@
+"""What a walk over the archive finds, on file systems as they are."""
+
+from pathlib import Path
+
+import pytest
+
+from batch.archive.discovery import Scan, scan_archive
+from batch.archive.inventory import Inventory
+from batch.errors import BatchError
+from jobs.shards import Shard
+
+
+def scan(archive: Path, shard: Shard | None = None) -> Scan:
+    known = archive.parent / "files"
+    return scan_archive(archive, Inventory.read(known, "run"), skip=known, shard=shard or Shard())
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    (tmp_path / "archive").mkdir()
+    return tmp_path / "archive"
+
+
+def test_links_that_lead_in_a_circle_are_files_that_must_be_looked_at(archive: Path) -> None:
+    (archive / "a.mp4").symlink_to("b.mp4")
+    (archive / "b.mp4").symlink_to("a.mp4")
+    (archive / "self").symlink_to("self")
+    (archive / "up").symlink_to("..")
+    names = [Path(row.path).name for row in scan(archive).rows]
+    assert names == ["a.mp4", "b.mp4", "self"]
+
+
+@pytest.mark.parametrize("shard", [Shard(), Shard(index=1, count=2)])
+def test_an_archive_without_a_file_is_taken_for_unmounted_by_every_task(
+    archive: Path, shard: Shard
+) -> None:
+    with pytest.raises(BatchError, match="not one file; is it mounted"):
+        scan(archive, shard)
+
+
+def test_a_task_whose_share_is_empty_has_nothing_to_do(archive: Path) -> None:
+    (archive / "only.mp4").touch()
+    counts = {len(scan(archive, Shard(index=index, count=2)).rows) for index in range(2)}
+    assert counts == {0, 1}

@@ -1,0 +1,113 @@
+"""What follows from the results of workers, in orders that a run cannot be made to produce."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch.archive import steps
+from batch.archive.backlog import Backlog
+from batch.archive.inventory import FileRow, Stat, facts_of
+from batch.archive.phases import Phase
+from batch.archive.recording import Recorder
+from batch.archive.steps import PrefillStep
+from batch.archive.store import Store
+from batch.archive.tally import Tally
+from batch.archive.tasks import Load, Prefill, Staged
+from batch.errors import BatchError, ContextError, ModelError, Reason
+from batch.video import probe
+from jobs.disk_space import DiskSpace
+from jobs.workers import Died, Finished, Raised, Worker
+from tests.archive.archives import draw_video
+
+
+class Silent:
+    """Hears everything and says nothing."""
+
+    def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None: ...
+    def failed(self, path: str, reason: Reason, message: str) -> None: ...
+    def warned(self, message: str) -> None: ...
+    def ticked(self, tally: Tally) -> None: ...
+
+
+class Prefilling:
+    """The last step of a run, whose workers' results are made up."""
+
+    def __init__(self, root: Path, row: FileRow) -> None:
+        store = Store(root)
+        manifests, caches = store.analysis("a"), store.work("w")
+        (root / "staging").mkdir(parents=True)
+        self.row, self.tally = row, Tally()
+        self.recorder = Recorder(root / "staging", DiskSpace(root, None), self.tally, Silent())
+        manifests.ledger.put_done(row.video, {}, root / "staging")
+        self.backlog = Backlog(
+            Phase.PREFILL, manifests, caches, retry_failed=False, tally=self.tally
+        )
+        self.step = PrefillStep(manifests, caches, self.backlog, self.recorder)
+
+    def next(self) -> Prefill:
+        self.backlog.pass_on(self.row)
+        task = self.step.next()
+        assert task is not None
+        return task
+
+    def finish(self, worker: Worker, began_s: float, ended_s: float) -> None:
+        task = self.next()
+        task.staged.write_bytes(b"cache")
+        facts = {"cache_bytes": 5, "fp16_kv_bytes": 20}
+        value = Staged(facts=facts, began_s=began_s, ended_s=ended_s)
+        self.step.ended(worker, Finished(task=task, value=value))
+
+
+@pytest.fixture
+def prefilling(tmp_path: Path) -> Prefilling:
+    video = draw_video(tmp_path / "x.mp4", seed=1, seconds=2)
+    info = probe(video)
+    facts = {name: getattr(info, name) for name in info.__dataclass_fields__ if name != "path"}
+    row = FileRow(path=str(video), stat=Stat.of(video.stat()), kind="video", facts=facts_of(facts))
+    return Prefilling(tmp_path / "out", row)
+
+
+def idle_worker() -> Worker:
+    return Worker(dict, {})
+
+
+def test_a_broken_device_stops_the_run_though_others_go_on(
+    prefilling: Prefilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "IN_A_ROW", 3)
+    broken, sound = idle_worker(), idle_worker()
+    for _ in range(2):
+        prefilling.step.ended(broken, Died(task=prefilling.next(), signal=None))
+        prefilling.finish(sound, 0.0, 1.0)
+    with pytest.raises(BatchError, match="3 videos in a row failed in prefill"):
+        prefilling.step.ended(broken, Died(task=prefilling.next(), signal=None))
+
+
+def test_failures_on_different_devices_are_not_in_a_row(
+    prefilling: Prefilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "IN_A_ROW", 2)
+    for worker in [idle_worker() for _ in range(3)]:
+        prefilling.step.ended(worker, Died(task=prefilling.next(), signal=None))
+    assert prefilling.tally.failed == {Reason.WORKER_CRASHED: 3}
+
+
+def test_the_time_that_a_failure_took_is_not_idle_time(prefilling: Prefilling) -> None:
+    worker, now = idle_worker(), time.monotonic()
+    prefilling.finish(worker, now, now + 1)
+    prefilling.finish(worker, now + 3, now + 4)
+    assert prefilling.tally.idle_seconds == pytest.approx(2)
+    too_long = Raised(task=prefilling.next(), error=ContextError("too long"))
+    prefilling.step.ended(worker, too_long)
+    prefilling.finish(worker, now + 100, now + 101)
+    assert prefilling.tally.idle_seconds == pytest.approx(2)
+
+
+def test_a_model_whose_process_dies_while_it_is_loaded_stops_the_run(
+    prefilling: Prefilling,
+) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded: its process left by itself"):
+        prefilling.step.ended(idle_worker(), Died(task=Load(), signal=None))
