@@ -20,11 +20,13 @@ from tests.jobs.test_workers import is_alive
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two raylets with a core and a GPU each, which is only said to be there."""
     node = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False}
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+        monkeypatch.setenv("RAY_TMPDIR", folder)  # the address is written there, below `ray`
+        node["temp_dir"] = f"{folder}/ray"
+        cluster = Cluster(initialize_head=True, head_node_args=node)
         cluster.add_node(num_cpus=1, num_gpus=1)
         try:
             yield cluster
