@@ -14,7 +14,7 @@ COMMANDS = ("plan", "catalogue", "no_op", "status")
 
 @click.command()
 @click.option(
-    "--suite", type=click.Choice(["tiers", "archive"]), default="tiers", show_default=True
+    "--suite", type=click.Choice(["tiers", "archive", "long"]), default="tiers", show_default=True
 )
 @click.option(
     "--size",
@@ -26,17 +26,29 @@ COMMANDS = ("plan", "catalogue", "no_op", "status")
 @click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each comparison."
 )
+@click.option(
+    "--minutes",
+    type=click.IntRange(3),
+    help="Length of the videos of --suite long; default 60.",
+)
 @json_option
-def bench(suite: str, sizes: tuple[str, ...], repeats: int, as_json: bool) -> None:
-    """Measure what the cache costs and saves, and print ratios; or what an archive costs.
+def bench(
+    suite: str, sizes: tuple[str, ...], repeats: int, minutes: int | None, as_json: bool
+) -> None:
+    """Measure what the cache costs and saves, and print ratios; or what an archive or hours cost.
 
     Both sides of a ratio run in turn; a ratio is the median over the repeats. Takes minutes;
     other work on the machine spoils it.
     """
+    if sizes and suite != "tiers":
+        raise click.UsageError("--size goes with --suite tiers")
+    if minutes and suite != "long":
+        raise click.UsageError("--minutes goes with --suite long")
     if suite == "archive":
-        if sizes:
-            raise click.UsageError("--size goes with --suite tiers")
         _bench_archive(repeats, as_json)
+        return
+    if suite == "long":
+        _bench_long(minutes, as_json)
         return
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -57,6 +69,16 @@ def _bench_archive(repeats: int, as_json: bool) -> None:
 
     found = run_archive(repeats=repeats, say=_say)
     for line in [json.dumps(found)] if as_json else _report_archive(found):
+        click.echo(line)
+
+
+def _bench_long(minutes: int | None, as_json: bool) -> None:
+    from batch.cli.bench_long import report_long
+    from batch.evaluation.bench.long import MINUTES, run_long
+
+    found = run_long(minutes=minutes or MINUTES, say=_say)
+    lines = [*_report_machine(found), *report_long(found["long"])]
+    for line in [json.dumps(found)] if as_json else lines:
         click.echo(line)
 
 

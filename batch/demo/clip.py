@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from batch.demo.drawing import Rgb, add_noise, draw_ground, draw_scene
+from batch.demo.drawing import add_noise, draw_ground, draw_scene
 from batch.demo.world import World
 
 SIZE_PX = 224
@@ -16,22 +16,33 @@ FRAMES_PER_S = 8
 _ENCODER = {"crf": "18", "x264-params": "mbtree=0"}
 
 
-def write_clip(world: World, path: Path) -> None:
-    """Film a world with its camera noise as H.264; sample k is the frame at second k."""
+def write_clip(
+    world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
+) -> None:
+    """Film a world with its camera noise as H.264; sample k is the frame at second k.
+
+    One frame is drawn at a time, so memory does not grow with the length.
+
+    Args:
+        preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
+    """
     rng = np.random.default_rng(world.noise_seed)
-    grounds: dict[int, Rgb] = {}
+    scene = world.scene_at(0)
+    ground = draw_ground(scene, SIZE_PX)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=_ENCODER)
+        stream = container.add_stream(
+            "libx264", rate=frames_per_s, options=_ENCODER | {"preset": preset}
+        )
         stream.width = stream.height = SIZE_PX
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, FRAMES_PER_S)
+        stream.codec_context.time_base = Fraction(1, frames_per_s)
         stream.codec_context.thread_count = 1
-        for number in range((world.samples - 1) * FRAMES_PER_S + 1):
-            time_s = number / FRAMES_PER_S
-            scene = world.scene_at(time_s)
-            if scene.first_sample not in grounds:
-                grounds[scene.first_sample] = draw_ground(scene, SIZE_PX)
-            picture = grounds[scene.first_sample].copy()
+        for number in range((world.samples - 1) * frames_per_s + 1):
+            time_s = number / frames_per_s
+            if world.scene_at(time_s) is not scene:
+                scene = world.scene_at(time_s)
+                ground = draw_ground(scene, SIZE_PX)
+            picture = ground.copy()
             draw_scene(picture, scene, time_s)
             frame = av.VideoFrame.from_ndarray(add_noise(picture, world.noise, rng), "rgb24")
             frame.pts = number

@@ -110,6 +110,11 @@ class Scene:
     look: Look = Look()
 
     @property
+    def end(self) -> int:
+        """The sample behind its last one."""
+        return self.first_sample + self.samples
+
+    @property
     def caption(self) -> str:
         """The scene in one sentence, things from left to right."""
         names = [f"{_article(thing.colour)} {thing.colour} {thing.shape}" for thing in self.things]
@@ -118,7 +123,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A whole video; shapes and colours of big things are unique in it, and so are grounds."""
+    """A whole video; in a short one shapes, colours of big things and grounds come but once."""
 
     scenes: tuple[Scene, ...]
     noise: float
@@ -158,7 +163,7 @@ def imagine(rng: np.random.Generator, samples: int) -> World:
         used += size
         has_card = index == card_scene if one_card else rng.random() < 0.85
         scenes.append(
-            _scene(
+            imagine_scene(
                 rng,
                 first=edges[index],
                 samples=edges[index + 1] - edges[index],
@@ -179,18 +184,25 @@ def imagine(rng: np.random.Generator, samples: int) -> World:
     )
 
 
-def _scene(
+def imagine_scene(
     rng: np.random.Generator,
     *,
     first: int,
     samples: int,
     ground: str,
     names: list[tuple[str, str]],
-    digit: int | None,
-    has_dots: bool,
-    has_bead: bool,
-    has_spark: bool,
+    digit: int | None = None,
+    has_dots: bool = False,
+    has_bead: bool = False,
+    has_spark: bool = False,
 ) -> Scene:
+    """Draw a scene of two or three things, of which one may move.
+
+    Args:
+        first: its first sample in the video.
+        names: shape and colour of each thing.
+        has_spark: in one or two samples, so it must have some.
+    """
     columns = np.sort(rng.choice(3, len(names), replace=False))
     mover = int(rng.integers(len(names))) if samples >= 2 and rng.random() < 0.6 else None
     free = {(row, column) for row in range(3) for column in range(3)}
