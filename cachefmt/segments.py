@@ -131,7 +131,8 @@ def _check_complete(folder: Path, segments: Sequence[CacheFile]) -> None:
 def _missing(folder: Path, number: int, there: int, count: int) -> CacheFileError:
     return CacheFileError(
         segment_path(folder, number),
-        f"is missing: {there} of {count} segments are there; the same batch prefill goes on",
+        f"is missing: {there} of {count} segments are there; the same batch prefill goes on, "
+        "or batch index where it wrote them",
     )
 
 

@@ -22,7 +22,7 @@ class Backlog:
         retry_failed: bool,
         tally: Tally,
     ) -> None:
-        """Read what is done and what failed; names only.
+        """Read what is done and what failed; names only, but of a folder the record.
 
         Args:
             manifests: None if only files are looked at.
@@ -36,7 +36,7 @@ class Backlog:
         self._retry_failed = retry_failed
         self._tally = tally
         self._last = caches if phase.prefills else manifests
-        self._done = set() if self._last is None else self._last.finished()
+        self._done = set() if self._last is None else self._last.whole()
         self._manifests = set() if manifests is None else manifests.finished()
         self._sent_back: set[str] = set()
         self._failed: dict[str, ProductFolder] = {}

@@ -2,7 +2,8 @@
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,21 @@ import torch
 from batch.analysis.manifest import Manifest
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
-from batch.errors import BatchError
 from batch.models import open_family
 from batch.models.device import choose_device, choose_dtype
 from batch.prefill import Prefill as Plan
-from batch.prefill import VideoPlan, plan_video, prefill, remove_cache, segments_to_do
+from batch.prefill import (
+    VideoPlan,
+    plan_video,
+    prefill,
+    remove_cache,
+    remove_foreign,
+    segments_to_do,
+)
 from batch.prefill.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError
 from cachefmt.layout import file_size
+from cachefmt.segments import FILE_SUFFIX
 from jobs.atomic import FULL, move_into_place
 from jobs.errors import NoSpaceError
 
@@ -72,6 +80,8 @@ class Prefiller:
         began = time.monotonic()
         manifest = Manifest.read(task.manifest)
         block_samples = self._settings.block_samples or BLOCK_SAMPLES
+        # Where segments are there of smaller blocks, the memory had no room for larger ones.
+        block_samples = min([block_samples, *_blocks_of(task.segments)])
         while True:
             video = self._plan(manifest, block_samples)
             if self._write(video, task):
@@ -96,11 +106,13 @@ class Prefiller:
 
     def _write(self, video: VideoPlan, task: Prefill) -> bool:
         """Write what of a cache is missing; whether the memory sufficed."""
+        self.load()  # before anything is removed: it may fail
         if not video.is_cut:
             remove_cache(task.segments)
             task.allowance.check(video.size_bytes)
             return self._run(video.segment(0), task.staged)
-        numbers = _missing(video, task.segments)
+        remove_foreign(video, task.segments)
+        numbers = segments_to_do(video, task.segments, force=False)
         task.allowance.check(sum(file_size(video.headers[number]) for number in numbers))
         for number in numbers:
             if not self._run(video.segment(number), task.staged):
@@ -110,7 +122,6 @@ class Prefiller:
 
     def _run(self, plan: Plan, staged: Path) -> bool:
         """Whether the memory sufficed."""
-        self.load()
         try:
             prefill(plan, self._family, staged)
         except CacheFileError as error:
@@ -134,12 +145,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def _missing(video: VideoPlan, folder: Path) -> list[int]:
-    """Numbers of the segments to be made; what is there of another version or cut is removed."""
-    try:
-        return segments_to_do(video, folder, force=False)
-    except BatchError:
-        return segments_to_do(video, folder, force=True)
+def _blocks_of(folder: Path) -> Iterator[int]:
+    """Samples a block of the segments that are there and can be read."""
+    for file in folder.glob(f"[0-9]*{FILE_SUFFIX}"):
+        with suppress(CacheFileError), CacheFile.open(file) as cache:
+            block_samples = cache.header.policy.parameters.get("block_samples")
+            if isinstance(block_samples, int) and block_samples > 0:
+                yield block_samples
 
 
 def _facts(video: VideoPlan, files: Sequence[Path], block_samples: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from batch.archive.inventory import FileRow
 from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
+from cachefmt.segments import segments_in
 from jobs.atomic import move_into_place
 from jobs.disk_space import DiskSpace
 from jobs.errors import NoSpaceError
@@ -60,7 +61,7 @@ class Recorder:
         except NoSpaceError:
             staged.unlink()
             raise
-        move_into_place(staged, products.product(row.video))
+        move_into_place(staged, products.file_of(row.video))
         self.space.add(size_bytes)
         return self._record(products, row, facts, size_bytes)
 
@@ -71,9 +72,28 @@ class Recorder:
 
         Args:
             size_bytes: of all files.
+
+        Raises:
+            NoSpaceError: other files took its room meanwhile; only the segments that fit stay, and
+                the next run goes on with them.
         """
         self.space.measure_again()  # it may have counted some of these files
+        dropped_bytes = self._drop_beyond_quota(products.folder_of(row.video))
+        self.space.allowance().check_quota(dropped_bytes)
         return self._record(products, row, facts, size_bytes)
+
+    def _drop_beyond_quota(self, folder: Path) -> int:
+        """Remove segments, the last first, until the quota holds; returns their bytes."""
+        dropped_bytes = 0
+        for file in reversed(segments_in(folder)):
+            left = self.space.allowance().quota_left
+            if left is None or left >= 0:
+                break
+            size_bytes = file.stat().st_size
+            file.unlink()
+            self.space.add(-size_bytes)
+            dropped_bytes += size_bytes
+        return dropped_bytes
 
     def finish(self, products: ProductFolder, row: FileRow, record: Mapping[str, Any]) -> None:
         """Count a video of which nothing more was asked for."""

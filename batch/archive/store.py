@@ -18,11 +18,12 @@ video that changed has another name.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
+from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path
 from jobs.atomic import write_atomic
 from jobs.records import Ledger, fan_out, items_in
 
@@ -46,9 +47,14 @@ class ProductFolder:
         self._folder_suffix = folder_suffix
 
     def product(self, video: str) -> Path:
-        """Where a video's file is, or will be, or its folder if there is one."""
-        if self._folder_suffix is not None and self.folder_of(video).is_dir():
-            return self.folder_of(video)
+        """Where a video's file is, or will be, or its folder if there is one and no file."""
+        file = self.file_of(video)
+        if self._folder_suffix is None or file.exists() or not self.folder_of(video).is_dir():
+            return file
+        return self.folder_of(video)
+
+    def file_of(self, video: str) -> Path:
+        """Where a video's product is if it is a file."""
         return fan_out(self._products, video, self._suffix)
 
     def folder_of(self, video: str) -> Path:
@@ -66,9 +72,24 @@ class ProductFolder:
         suffixes = filter(None, (self._suffix, self._folder_suffix))
         return self.ledger.done() & items_in(self._products, *suffixes)
 
-    def is_finished(self, video: str) -> bool:
-        """Whether a video has a record and a file by now."""
-        return self.ledger.is_done(video) and self.product(video).exists()
+    def whole(self) -> set[str]:
+        """Videos that are finished, and of a folder all segments are there that its record tells.
+
+        Raises:
+            RecordError: the record of a folder is damaged.
+        """
+        finished = self.finished()
+        if self._folder_suffix is None:
+            return finished
+        files = items_in(self._products, self._suffix)
+        return {video for video in finished if video in files or self._is_whole(video)}
+
+    def _is_whole(self, video: str) -> bool:
+        """By names only: what a segment holds is told when it is read."""
+        folder = self.folder_of(video)
+        names = set(os.listdir(folder)) if folder.is_dir() else set[str]()
+        segments = self.ledger.read_done(video)["segments"]
+        return all(segment_path(folder, number).name in names for number in range(segments))
 
     def state(self) -> list[int]:
         """Changes whenever a file is put here or removed."""

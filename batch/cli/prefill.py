@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,54 +70,112 @@ def prefill(
     that does not fit the model's context it is a folder of segments, each of them safe as soon as
     it is there. Prints the path of each cache.
     """
+    _refuse_shared_names(inputs)
+    identity: Any = {"model": model, "revision": revision, "offline": offline}
+    work = _open_work(
+        **identity, timestamps=timestamps, device=device, dtype=dtype, attention=attn, out=out
+    )
+    plan: Any = {"positions": positions, "pointers": pointers, "block_samples": block_samples}
+    summary, started = Summary(), time.perf_counter()
+    folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
+    for path in _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile):
+        try:
+            video = work.plan(_manifest(path, profile), identify_weights=not dry_run, **plan)
+            if dry_run:
+                said = work.foresee(path, video, as_json=as_json)
+                summary.done += 1
+            else:
+                written = work.write(path, video, force=force)
+                said = report(work.target(path, video), video, written=written, as_json=as_json)
+                summary.done += bool(written)
+                summary.skipped += not written
+        except Exception as error:  # the boundary of one video: named, the others go on
+            summary.fail(_reason(path, error))
+            continue
+        summary.size_bytes += video.size_bytes
+        click.echo(said)
+    summary.seconds = time.perf_counter() - started
+    summary.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is done to each video, and with what."""
+
+    family: "Family"
+    dtype: str
+    device: str
+    load: Callable[[], None]
+    out: Path
+
+    def plan(self, manifest: Any, *, block_samples: int | None, **settings: Any) -> "VideoPlan":
+        from batch.prefill import plan_video
+        from batch.prefill.run import BLOCK_SAMPLES
+
+        block_samples = block_samples or BLOCK_SAMPLES
+        return plan_video(
+            manifest, self.family, dtype=self.dtype, block_samples=block_samples, **settings
+        )
+
+    def target(self, path: Path, video: "VideoPlan") -> Path:
+        return self.out / f"{path.stem}{video.suffix}"
+
+    def foresee(self, path: Path, video: "VideoPlan", *, as_json: bool) -> str:
+        """What a dry run says."""
+        from batch.models.placement import first_device
+        from batch.prefill import expect_video_memory
+
+        memory = expect_video_memory(video, self.family, first_device(self.device))
+        return promise(self.target(path, video), video, memory, as_json=as_json)
+
+    def write(self, path: Path, video: "VideoPlan", *, force: bool) -> list[int]:
+        """Write the cache of a video, or what is missing of it; numbers of the segments written."""
+        from batch.prefill import prefill as run_prefill
+        from batch.prefill import remove_replaced, remove_unfinished, segments_to_do
+
+        target = self.target(path, video)
+        numbers = segments_to_do(video, target, force=force)
+        if not numbers:
+            return []
+        if not self.family.is_loaded:
+            self.load()
+        if force:  # not before: a model that cannot be loaded would leave nothing
+            remove_replaced(video, target)
+        if video.is_cut:
+            options.make_folder(target)
+        samples = sum(map(video.kept, numbers))
+        with progress(video.manifest.video.name, samples, "samples") as tell:
+            for number in numbers:
+                file = video.path(target, number)
+                run_prefill(video.segment(number), self.family, file, progress=tell)
+        if video.is_cut:
+            remove_unfinished(target)
+        return numbers
+
+
+def _open_work(
+    *,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    timestamps: bool,
+    device: str | None,
+    dtype: str | None,
+    attention: Any,
+    out: Path,
+) -> _Work:
     import torch
 
     from batch.models import open_family
     from batch.models.device import choose_device, choose_dtype
-    from batch.models.placement import first_device
-    from batch.prefill import expect_video_memory, plan_video, segments_to_do
-    from batch.prefill.run import BLOCK_SAMPLES
 
-    _refuse_shared_names(inputs)
     device = choose_device(device)
     family = open_family(model, revision=revision, offline=offline)
     if timestamps:
         family.use_timestamps()
     dtype = choose_dtype(dtype, device, family.checkpoint)
-    load = partial(family.load, device=device, dtype=getattr(torch, dtype), attention=attn)
-    plan = partial(
-        plan_video,
-        family=family,
-        dtype=dtype,
-        positions=positions,  # type: ignore[arg-type]  # click.Choice gives str
-        pointers=pointers,  # type: ignore[arg-type]  # as above
-        block_samples=block_samples or BLOCK_SAMPLES,
-        identify_weights=not dry_run,
-    )
-    summary, started = Summary(), time.perf_counter()
-    identity = {"model": model, "revision": revision, "offline": offline}
-    folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
-    manifests = _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile)
-    for path in manifests:
-        try:
-            video = plan(_manifest(path, profile))
-            target, written = out / f"{path.stem}{video.suffix}", list[int]()
-            if dry_run:
-                memory = expect_video_memory(video, family, first_device(device))
-                said = promise(target, video, memory, as_json=as_json)
-            else:
-                written = segments_to_do(video, target, force=force)
-                _run(video, family, target, written, load)
-                said = report(target, video, written=written, as_json=as_json)
-        except Exception as error:  # the boundary of one video: named, the others go on
-            summary.fail(_reason(path, error))
-            continue
-        summary.done += bool(written) or dry_run
-        summary.skipped += not (written or dry_run)
-        summary.size_bytes += video.size_bytes
-        click.echo(said)
-    summary.seconds = time.perf_counter() - started
-    summary.finish()
+    load = partial(family.load, device=device, dtype=getattr(torch, dtype), attention=attention)
+    return _Work(family=family, dtype=dtype, device=device, load=load, out=out)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -181,27 +240,3 @@ def _manifest(path: Path, profile: str | None) -> Any:
 
     manifest = Manifest.read(path)
     return manifest if profile is None else manifest.with_tiers(profile)
-
-
-def _run(
-    video: "VideoPlan",
-    family: "Family",
-    target: Path,
-    segments: list[int],
-    load: Callable[[], None],
-) -> None:
-    from batch.prefill import prefill as run_prefill
-    from batch.prefill import remove_unfinished
-
-    if not segments:
-        return
-    if not family.is_loaded:
-        load()
-    if video.is_cut:
-        options.make_folder(target)
-    samples = sum(map(video.kept, segments))
-    with progress(video.manifest.video.name, samples, "samples") as tell:
-        for number in segments:
-            run_prefill(video.segment(number), family, video.path(target, number), progress=tell)
-    if video.is_cut:
-        remove_unfinished(target)

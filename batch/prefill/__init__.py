@@ -1,17 +1,18 @@
 """From a manifest and a model to a cache: plan, blocks, tiers, file."""
 
+from batch.prefill.existing import (
+    remove_cache,
+    remove_foreign,
+    remove_replaced,
+    remove_unfinished,
+    segments_to_do,
+)
 from batch.prefill.header import make_header, same_work
 from batch.prefill.memory import Memory, expect_memory, expect_video_memory
 from batch.prefill.plan import Plan, Pointers, Positions, make_plan
 from batch.prefill.run import Prefill, Seconds, plan_cache, prefill
 from batch.prefill.segments import Stretch, cut
-from batch.prefill.video import (
-    VideoPlan,
-    plan_video,
-    remove_cache,
-    remove_unfinished,
-    segments_to_do,
-)
+from batch.prefill.video import VideoPlan, plan_video
 
 __all__ = [
     "Memory",
@@ -31,6 +32,8 @@ __all__ = [
     "plan_video",
     "prefill",
     "remove_cache",
+    "remove_foreign",
+    "remove_replaced",
     "remove_unfinished",
     "same_work",
     "segments_to_do",

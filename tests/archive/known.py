@@ -9,9 +9,9 @@ from batch.archive.tasks import Describe
 from batch.video import Sampling
 
 
-def remember(model: Path, out: Path, *devices: str) -> Path:
-    """Put the facts for every phase into a folder of caches, which is returned."""
-    settings = IndexSettings(
+def settings_of(model: Path) -> IndexSettings:
+    """What `batch index --model` asks for without further options."""
+    return IndexSettings(
         model=str(model),
         revision=None,
         offline=False,
@@ -25,6 +25,11 @@ def remember(model: Path, out: Path, *devices: str) -> Path:
         block_samples=None,
         attn="auto",
     )
+
+
+def remember(model: Path, out: Path, *devices: str) -> Path:
+    """Put the facts for every phase into a folder of caches, which is returned."""
+    settings = settings_of(model)
     out.mkdir(parents=True, exist_ok=True)
     for weights in (False, True):
         for device in (None, *devices):

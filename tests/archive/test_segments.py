@@ -2,16 +2,23 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from batch.archive import index
-from cachefmt import open_segments, verify_segments
-from tests import tiny
+from batch.archive import index, prefilling
+from batch.archive.inventory import Inventory
+from batch.archive.prefilling import Prefiller
+from batch.archive.store import Store
+from batch.archive.tasks import Prefill
+from cachefmt import CacheFileError, open_segments, verify_segments
+from cachefmt.segments import segments_in
+from jobs.disk_space import DiskSpace
+from tests import clips, tiny
 from tests.archive import faulty
 from tests.archive.archives import draw_video
 from tests.archive.contents import catalogue, contents
-from tests.archive.known import remember
+from tests.archive.known import remember, settings_of
 from tests.cli.running import batch, objects, stamps, succeed
 
 
@@ -50,6 +57,22 @@ def long_row(out: Path) -> dict[str, object]:
 def folder_of(out: Path) -> Path:
     (folder,) = out.rglob("*.segments")
     return folder
+
+
+def task_of(out: Path) -> Prefill:
+    """To prefill the long video."""
+    store = Store(out)
+    rows = Inventory.read(store.files).there()
+    (row,) = (row for row in rows if row.path.endswith("long.mp4"))
+    (analysis,), (work,) = store.analyses(), store.works()
+    return Prefill(
+        row=row,
+        ready_s=0.0,
+        manifest=analysis.product(row.video),
+        staged=out / "runs" / "long.safetensors",
+        segments=work.folder_of(row.video),
+        allowance=DiskSpace(out, None).allowance(),
+    )
 
 
 def test_a_long_video_is_done_as_a_folder_of_segments(made: Path) -> None:
@@ -99,6 +122,64 @@ def test_a_folder_that_lost_a_segment_is_named_and_the_others_answer(copy: Path)
     assert result.exit_code == 3
     assert "00001.safetensors: is missing" in result.stderr
     assert [("error" in row) for row in objects(result.stdout.splitlines())].count(False) == 1
+
+
+def test_a_segment_that_is_lost_is_made_again_by_the_next_run_and_no_other(
+    archive: Path, model: Path, made: Path, copy: Path
+) -> None:
+    folder = folder_of(copy)
+    before = stamps(folder)
+    (folder / "00001.safetensors").unlink()
+    lost = batch("answer", "--archive", copy, "-q", "a b", "--max-new-tokens", 2)
+    assert "or batch index where it wrote them" in lost.stderr
+    assert succeed("index", archive, "--out", copy, "--model", model) == [str(folder)]
+    after = stamps(folder)
+    assert [name for name in after if after[name] != before.get(name)] == ["00001.safetensors"]
+    assert contents(copy) == contents(made)
+
+
+def test_of_segments_only_a_damaged_one_is_made_again(model: Path, copy: Path) -> None:
+    folder = folder_of(copy)
+    clips.truncate(folder / "00001.safetensors", keep=0.5)
+    before = stamps(folder)
+    Prefiller(settings_of(model), device="cpu", threads=1).prefill(task_of(copy))
+    after = stamps(folder)
+    assert [name for name in after if after[name] != before[name]] == ["00001.safetensors"]
+
+
+def test_a_run_goes_on_with_the_smaller_blocks_that_the_memory_asked_for(
+    model: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for segment in segments_in(folder_of(copy)):
+        segment.unlink()
+    run, begun = prefilling.prefill, list[tuple[int, int]]()
+
+    def limited(plan: Any, family: Any, path: Path) -> None:
+        begun.append((plan.header.segment.number, plan.block_samples))
+        if begun[-1] == (1, 4):
+            raise MemoryError
+        if begun == [(0, 4), (1, 4), (0, 2), (1, 2)]:
+            raise ValueError("stopped")
+        run(plan, family, path)
+
+    monkeypatch.setattr(prefilling, "prefill", limited)
+    prefiller = Prefiller(settings_of(model), device="cpu", threads=1)
+    with pytest.raises(ValueError, match="stopped"):
+        prefiller.prefill(task_of(copy))
+    begun.clear()
+    assert prefiller.prefill(task_of(copy)).facts["block_samples"] == 2
+    assert begun[:2] == [(1, 2), (2, 2)]
+
+
+def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path) -> None:
+    folder = folder_of(copy)
+    for segment in segments_in(folder):
+        segment.unlink()
+    folder.rmdir()
+    folder.write_text("mine")
+    with pytest.raises(CacheFileError, match="is no folder"):
+        Prefiller(settings_of(model), device="cpu", threads=1).prefill(task_of(copy))
+    assert folder.read_text() == "mine"
 
 
 def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(

@@ -18,7 +18,9 @@ from batch.archive.tally import Tally
 from batch.archive.tasks import Load, Prefill, Staged
 from batch.errors import BatchError, ContextError, ModelError, Reason
 from batch.video import probe
+from cachefmt.segments import segment_path, segments_in
 from jobs.disk_space import DiskSpace
+from jobs.errors import NoSpaceError
 from jobs.workers import Died, Finished, Raised, Worker
 from tests.archive.archives import draw_video
 
@@ -62,11 +64,15 @@ class Prefilling:
 
 
 @pytest.fixture
-def prefilling(tmp_path: Path) -> Prefilling:
+def row(tmp_path: Path) -> FileRow:
     video = draw_video(tmp_path / "x.mp4", seed=1, seconds=2)
     info = probe(video)
     facts = {name: getattr(info, name) for name in info.__dataclass_fields__ if name != "path"}
-    row = FileRow(path=str(video), stat=Stat.of(video.stat()), kind="video", facts=facts_of(facts))
+    return FileRow(path=str(video), stat=Stat.of(video.stat()), kind="video", facts=facts_of(facts))
+
+
+@pytest.fixture
+def prefilling(tmp_path: Path, row: FileRow) -> Prefilling:
     return Prefilling(tmp_path / "out", row)
 
 
@@ -111,3 +117,20 @@ def test_a_model_whose_process_dies_while_it_is_loaded_stops_the_run(
 ) -> None:
     with pytest.raises(ModelError, match="cannot be loaded: its process left by itself"):
         prefilling.step.ended(idle_worker(), Died(task=Load(), signal=None))
+
+
+def test_of_segments_those_stay_that_fit_a_quota_which_others_used_up_meanwhile(
+    tmp_path: Path, row: FileRow
+) -> None:
+    products, staging = Store(tmp_path / "out").work("w"), tmp_path / "staging"
+    staging.mkdir()
+    folder = products.folder_of(row.video)
+    folder.mkdir(parents=True)
+    for number in range(3):
+        segment_path(folder, number).write_bytes(bytes(100))
+    (tmp_path / "out" / "of another run").write_bytes(bytes(150))
+    recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Silent())
+    with pytest.raises(NoSpaceError, match="50 bytes of it are left, the next file has 100"):
+        recorder.commit_folder(products, row, {}, 300)
+    assert segments_in(folder) == [segment_path(folder, number) for number in range(2)]
+    assert not products.ledger.is_done(row.video)

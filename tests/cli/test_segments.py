@@ -1,5 +1,6 @@
 """A video longer than the model's context, from `batch prefill` to answers."""
 
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.cli.running import batch, objects, stamps, succeed
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 SAMPLES = 30
+NO_PROCESS = 2**22
+"""Linux numbers its processes below."""
 QUESTIONS = ("-q", "what is the red star doing ?", "-q", "a b c d", "--max-new-tokens", 5)
 
 
@@ -97,7 +100,7 @@ def test_the_same_command_again_does_only_the_segments_that_are_missing(
     before = stamps(copy)
     assert batch(*command).stderr.startswith("1 skipped; ")
     (copy / "00001.safetensors").unlink()
-    (copy / ".00001.safetensors.1.tmp").write_bytes(b"left by a killed writer")
+    (copy / f".00001.safetensors.{NO_PROCESS}.tmp").write_bytes(b"left by a killed writer")
     (found,) = objects(succeed(*command, "--json"))
     assert (found["written"], found["skipped"], found["segments_written"]) == (True, False, 1)
     after = stamps(copy)
@@ -161,6 +164,65 @@ def test_force_leaves_what_is_no_segment_alone(model: Path, manifest: Path, copy
     assert refused.exit_code == 1
     assert f"error: {copy / 'notes.txt'}: is no segment" in refused.stderr
     assert stamps(copy) == before
+
+
+def test_force_removes_nothing_before_the_model_is_loaded(
+    model: Path, manifest: Path, copy: Path
+) -> None:
+    before = stamps(copy)
+    command = ("prefill", manifest, "--out", copy.parent, "--model", model, "--force")
+    refused = batch(*command, "--device", "cpu", "--attn", "triton")
+    assert refused.exit_code == 1
+    assert "attention by triton: " in refused.stderr
+    assert stamps(copy) == before
+
+
+def test_force_leaves_hidden_files_of_others_and_their_folder(
+    manifest: Path, copy: Path, tmp_path: Path
+) -> None:
+    (copy / ".DS_Store").write_text("of a desktop")
+    (copy / f".00001.safetensors.{NO_PROCESS}.tmp").write_bytes(b"left by a killed writer")
+    wide = narrow(tmp_path / "wide", 2000)
+    command = ("prefill", manifest, "--out", copy.parent, "--model", wide)
+    (target,) = succeed(*command, "--force")
+    assert target == str(copy.with_suffix(".safetensors"))
+    assert [path.name for path in copy.iterdir()] == [".DS_Store"]
+    assert batch(*command).stderr.startswith("1 skipped; ")
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("context", [60, 2000])
+def test_a_file_that_is_called_like_a_folder_of_segments_is_never_replaced(
+    manifest: Path, tmp_path: Path, context: int, force: list[str]
+) -> None:
+    mine = tmp_path / "long.segments"
+    mine.write_text("mine")
+    model = narrow(tmp_path / "model", context)
+    refused = batch("prefill", manifest, "--out", tmp_path, "--model", model, *force)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"error: {mine}: is no folder, but stands where a folder of segments" in refused.stderr
+    assert mine.read_text() == "mine"
+
+
+def test_a_folder_that_is_called_like_a_cache_file_is_never_replaced(
+    model: Path, manifest: Path, made: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(made, tmp_path / "long.safetensors"))
+    before = stamps(mine)
+    refused = batch("prefill", manifest, "--out", tmp_path, "--model", model, "--force")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"error: {mine}: is a folder, but stands where a cache goes" in refused.stderr
+    assert stamps(mine) == before
+
+
+def test_the_unfinished_file_of_a_writer_at_work_stays(
+    model: Path, manifest: Path, copy: Path
+) -> None:
+    (copy / "00001.safetensors").unlink()
+    theirs = copy / f".00002.safetensors.{os.getppid()}.tmp"
+    theirs.write_bytes(b"not finished")
+    succeed("prefill", manifest, "--out", copy.parent, "--model", model)
+    theirs.unlink()
 
 
 def test_inspect_shows_each_segment_and_sums(made: Path) -> None:
