@@ -8,34 +8,34 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from batch.evaluation.runs import FATES, Run
 from batch.evaluation.table import Row
 from batch.report.tiers_drawn import INK
 from cachefmt.tiers import Tier
 
-Colour = tuple[float, float, float, float]
-
 _POINTER_INK = (200, 200, 200)
 _INKS = [*(INK[tier] for tier in Tier), _POINTER_INK]
-_SIZE_INCHES = (8.0, 4.5)
+_SIZE_INCHES = (9.0, 5.0)
 _OURS = "sali-cache"
+_OURS_INK: dict[str, ColorType] = {f"{_OURS} default": "black", f"{_OURS} paper": "red"}
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against bytes, a point for each row; a method's budgets of bytes are joined."""
+    """Accuracy against bytes: a point for each row. A line joins a method's budgets.
+
+    What a method stores by itself stands apart: it may give one video more than another.
+    """
     figure, axes = _start("share of the FP16 K and V of all slots", "accuracy")
-    points: dict[tuple[str, str | None], list[Row]] = {}
-    for row in rows:
-        points.setdefault((row.label.method, row.label.profile), []).append(row)
-    colours = mpl.colormaps["tab20"]
-    for number, (names, own) in enumerate(points.items()):
-        _draw_method(axes, " ".join(filter(None, names)), own, colours(number % colours.N))
+    colours = iter(mpl.color_sequences["tab20"])
+    for name, own in _curves(rows).items():
+        _draw_curve(axes, name, own, _OURS_INK.get(name) or next(colours))
     axes.set_xscale("log")
     times = [16, 12, 8, 6, 5, 4, 3, 2, 1]
     axes.set_xticks([1 / one for one in times], [f"1/{one}" for one in times])
     axes.minorticks_off()
-    axes.legend(fontsize="x-small", ncols=2, loc="lower right")
+    figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 
@@ -50,7 +50,7 @@ def draw_tiers_over_time(run: Run, path: Path) -> None:
         axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=fate)
         bottom += share
     axes.set_title(f"{run.video}, {run.label}", fontsize="small")
-    axes.legend(fontsize="x-small", ncols=len(FATES), loc="lower center")
+    figure.legend(fontsize="x-small", ncols=len(FATES), loc="outside lower center")
     figure.savefig(path, dpi=150)
 
 
@@ -63,11 +63,21 @@ def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
             ours = run.label.method == _OURS
             axes.plot(range(1, run.samples + 1), held, label=str(run.label), lw=2.5 if ours else 1)
     axes.set_title(runs[0].video, fontsize="small")
-    axes.legend(fontsize="x-small")
+    figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 
-def _draw_method(axes: Axes, name: str, rows: Sequence[Row], colour: Colour) -> None:
+def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """What is one line: a profile at its budgets, or all profiles of a method without budgets."""
+    with_budget = {row.label.method for row in rows if row.label.budget is not None}
+    curves: dict[str, list[Row]] = {}
+    for row in rows:
+        profile = row.label.profile if row.label.method in with_budget else None
+        curves.setdefault(" ".join(filter(None, (row.label.method, profile))), []).append(row)
+    return curves
+
+
+def _draw_curve(axes: Axes, name: str, rows: Sequence[Row], colour: ColorType) -> None:
     ours = name.startswith(_OURS)
     shares = np.array([1 / (row.figures["compression_fp16"].value or 1.0) for row in rows])
     accuracy = np.array([astuple(row.figures["accuracy"]) for row in rows], np.float64)
@@ -83,10 +93,12 @@ def _draw_method(axes: Axes, name: str, rows: Sequence[Row], colour: Colour) -> 
         markersize=11 if ours else 5,
         linestyle="",
         elinewidth=0.5,
+        zorder=3 if ours else 2,
     )
-    joined = [place for place, row in enumerate(rows) if "bytes" in (row.label.budget or "")]
-    order = sorted(joined, key=lambda place: shares[place])
-    axes.plot(shares[order], value[order], color=colour, linewidth=1.6 if ours else 0.8)
+    bounded = [row.label.budget is not None for row in rows]
+    joined = np.flatnonzero(bounded if any(bounded) else np.ones(len(rows)))
+    joined = joined[np.argsort(shares[joined])]
+    axes.plot(shares[joined], value[joined], color=colour, linewidth=1.6 if ours else 0.8)
 
 
 def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:
