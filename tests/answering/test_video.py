@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batch.answering import VideoAnswerer
+from batch.answering import Scope, VideoAnswerer
 from batch.errors import BatchError, ModelError
 from batch.models import Family
 from batch.prefill import plan_cache, prefill
@@ -48,7 +48,7 @@ def test_several_segments_cannot_answer_as_one(llava: Family, segments: list[Cac
 
 @pytest.mark.parametrize("scope", ["everything", "retrieve"])
 def test_a_video_of_one_sample_has_a_time_that_is_not_empty(
-    family: Family, tmp_path: Path, scope: str
+    family: Family, tmp_path: Path, scope: Scope
 ) -> None:
     geometry = geometry_of(family)
     path = tmp_path / "one.safetensors"
