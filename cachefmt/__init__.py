@@ -19,7 +19,7 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
-from cachefmt.index import SampleIndex
+from cachefmt.index import SampleIndex, read_cost
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
 from cachefmt.reader import CacheFile
 from cachefmt.segments import open_segments, verify_segments
@@ -48,6 +48,7 @@ __all__ = [
     "default_group_size",
     "file_size",
     "open_segments",
+    "read_cost",
     "tensor_specs",
     "verify_segments",
 ]

@@ -1,4 +1,4 @@
-"""What a reader needs of a file to choose samples, and where their rows are; numpy only."""
+"""What a reader needs of a file before its rows: samples, where theirs are, cost; numpy only."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -10,7 +10,7 @@ from cachefmt.errors import CacheFileError
 from cachefmt.header import Shape
 from cachefmt.layout import tensor_specs
 from cachefmt.reader import CacheFile
-from cachefmt.tables import check_index
+from cachefmt.tables import check_cost, check_index
 from cachefmt.tiers import STORED_TIERS, Tier
 
 MOST_SHARE = 0.01
@@ -37,6 +37,21 @@ def layers_within(shape: Shape, share: float = MOST_SHARE) -> tuple[int, ...]:
     room = share * rows - sizes["index.row"]
     count = max(1, min(shape.layers, int(room // max(1, bounds))))
     return tuple(place * shape.layers // count for place in range(count))
+
+
+def read_cost(cache: CacheFile) -> NDArray[np.float64]:
+    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked.
+
+    Raises:
+        CacheFileError: they are damaged or break a rule of FORMAT.md.
+    """
+    seconds = cache.read("cost.seconds")
+    cache.check_digest("cost.seconds", seconds)
+    try:
+        check_cost(seconds)
+    except ValueError as error:
+        raise CacheFileError(cache.path, str(error)) from error
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)

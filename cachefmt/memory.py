@@ -34,13 +34,16 @@ def read_into(file: int, buffer: memoryview, offset: int) -> None:
         OSError: it cannot be read, or ends before the buffer does.
     """
     # Linux reads megabytes ahead, of maps too (6.18: all of a file of 7 MB for its header).
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    # macOS has no such advice.
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
     while buffer:  # one pread gives at most 2 GiB on Linux
         count = os.preadv(file, [buffer], offset)
         if count == 0:
             raise OSError("the file was cut short")
         buffer, offset = buffer[count:], offset + count
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_NORMAL)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_NORMAL)
 
 
 class MappedTensors:

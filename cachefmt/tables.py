@@ -18,8 +18,7 @@ def check_tables(shape: Shape, column: Column) -> None:
     Raises:
         ValueError: names the tensor and the first row that breaks a rule.
     """
-    cost = column("cost.seconds")
-    _refuse("cost.seconds", ~(np.isfinite(cost) & (cost >= 0)), "is negative or not finite")
+    check_cost(column("cost.seconds"))
     check_index(shape, column)
     source = column("sample.source")
     is_stored = source == np.arange(len(source))
@@ -27,6 +26,16 @@ def check_tables(shape: Shape, column: Column) -> None:
     for tier in STORED_TIERS:
         _check_order(shape, column, shape.rows_of(tier))
         _check_first_rows(shape, column, tier, np.flatnonzero(is_stored))
+
+
+def check_cost(seconds: NDArray[np.float64]) -> None:
+    """Check the content of cost.seconds.
+
+    Raises:
+        ValueError: names the first row that breaks a rule.
+    """
+    is_bad = ~(np.isfinite(seconds) & (seconds >= 0))
+    _refuse("cost.seconds", is_bad, "is negative or not finite")
 
 
 def check_index(shape: Shape, column: Column) -> None:

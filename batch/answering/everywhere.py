@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from batch.answering.answerer import Reply
-from batch.answering.evidence import TimeRange, span_of
+from batch.answering.evidence import TimeRange
 from batch.answering.placed import Answerer
 from batch.models import Family
 from cachefmt import CacheFile
@@ -57,15 +58,16 @@ def ask_everywhere(
     asked = list(questions)
     replies: list[list[Reply]] = [[] for _ in asked]
     candidates: list[list[Candidate]] = [[] for _ in asked]
-    for cache in segments:
-        answerer = Answerer(cache, family)
+    for cache, following in zip_longest(segments, segments[1:]):
+        answerer = Answerer(cache, family, following)
         said = list(answerer.converse(asked, max_new_tokens=max_new_tokens, batch_size=batch_size))
         for first in range(0, len(said), batch_size):
             batch = said[first : first + batch_size]
             likely = answerer.log_likelihoods(batch)
             for number, exchange in enumerate(batch, first):
                 replies[number].append(exchange.reply)
-                candidates[number].append(_candidate(cache, exchange.reply, likely[number - first]))
+                likelihood = likely[number - first]
+                candidates[number].append(_candidate(answerer, exchange.reply, likelihood))
         del answerer
         cache.release()
     return [_choose(*of_question) for of_question in zip(replies, candidates, strict=True)]
@@ -76,10 +78,10 @@ def _choose(replies: list[Reply], candidates: list[Candidate]) -> ChosenReply:
     return ChosenReply(**vars(replies[best]), candidates=tuple(candidates))
 
 
-def _candidate(cache: CacheFile, reply: Reply, likelihood: float) -> Candidate:
+def _candidate(answerer: Answerer, reply: Reply, likelihood: float) -> Candidate:
     return Candidate(
-        segment=cache.header.segment.number,
-        time=span_of(cache.array("sample.time_s")),
+        segment=answerer.segment,
+        time=answerer.time,
         answer=reply.answer,
         complete=reply.complete,
         evidence=reply.evidence,

@@ -45,41 +45,63 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
     return evidence if evidence.any() else mass.mean((0, 1))
 
 
-def time_ranges(
-    evidence: NDArray[np.float32], time_s: NDArray[np.float64], source: NDArray[np.int32]
-) -> list[TimeRange]:
-    """Name the fewest stored samples that hold `SHARE` of the evidence, as ranges of time.
-
-    A sample stands for the time until the next stored one: its pointers show the same.
+def time_ranges(evidence: NDArray[np.float32], stretch_s: NDArray[np.float64]) -> list[TimeRange]:
+    """Name the fewest samples that hold `SHARE` of the evidence, as ranges of time.
 
     Args:
         evidence: of each sample, >= 0, [samples]; pointers have none.
-        time_s: when each sample is on screen, [samples].
-        source: the stored sample that stands for each, [samples].
+        stretch_s: the time that each stands for, as of `stretches`, [samples, 2], in order.
 
     Returns:
-        In order of time, neighbours joined; nothing if there is no evidence.
+        In order of time, those that touch joined; nothing if there is no evidence.
     """
-    stored = np.flatnonzero(source == np.arange(len(source)))
-    held = evidence[stored]
-    if held.sum() <= 0:
+    if evidence.sum() <= 0:
         return []
-    falling = np.argsort(-held, kind="stable")
-    needed = int(np.searchsorted(np.cumsum(held[falling]), SHARE * held.sum())) + 1
-    named = np.zeros(len(stored), int)
-    named[falling[:needed]] = 1
-    edges_s = np.append(time_s[stored], span_of(time_s).stop_s)
-    changes = np.flatnonzero(np.diff(named, prepend=0, append=0)).reshape(-1, 2)
+    falling = np.argsort(-evidence, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(evidence[falling]), SHARE * evidence.sum())) + 1
+    named = stretch_s[np.sort(falling[:needed])]
+    apart = np.flatnonzero(named[1:, 0] != named[:-1, 1])
+    starts_s, stops_s = named[[0, *apart + 1], 0], named[[*apart, len(named) - 1], 1]
     return [
-        TimeRange(start_s=float(edges_s[first]), stop_s=float(edges_s[last]))
-        for first, last in changes
+        TimeRange(start_s=float(start_s), stop_s=float(stop_s))
+        for start_s, stop_s in zip(starts_s, stops_s, strict=True)
     ]
 
 
-def span_of(time_s: NDArray[np.float64]) -> TimeRange:
-    """From the first of some samples on, [samples >= 1], until the last has been on screen."""
+def stretches(
+    time_s: NDArray[np.float64], source: NDArray[np.int32], end_s: float
+) -> NDArray[np.float64]:
+    """The time that each sample stands for, until the next stored one: pointers show the same.
+
+    Args:
+        time_s: when each sample is on screen, [samples].
+        source: the stored sample that stands for each, [samples].
+        end_s: until when the last one is on screen.
+
+    Returns:
+        Half-open, [samples, 2].
+    """
+    every = np.arange(len(source))
+    stored = np.flatnonzero(source == every)
+    next_s = np.append(time_s[stored], end_s)
+    return np.stack([time_s, next_s[np.searchsorted(stored, every, side="right")]], -1)
+
+
+def end_of(time_s: NDArray[np.float64], following_s: NDArray[np.float64] | None = None) -> float:
+    """Until when the last of some samples is on screen; 0 without any.
+
+    Args:
+        following_s: times of the segment behind, where there is one.
+    """
+    if following_s is not None and len(following_s):
+        return float(following_s[0])
+    return float(time_s[-1]) + usual_gap_s(time_s) if len(time_s) else 0.0
+
+
+def usual_gap_s(time_s: NDArray[np.float64]) -> float:
+    """Median time between samples, above 0; one second where there is none."""
     gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
-    return TimeRange(start_s=float(time_s[0]), stop_s=float(time_s[-1]) + gap_s)
+    return gap_s if gap_s > 0 else 1.0
 
 
 def _clock(seconds: float) -> str:

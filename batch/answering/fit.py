@@ -14,7 +14,7 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
         path: what messages call the cache: its file, or the folder that it is a segment of.
 
     Raises:
-        ModelError: names the part that differs and the two ways out.
+        ModelError: names the part that differs and the two ways out, or cells that no video has.
     """
     model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
     parts = (
@@ -34,3 +34,9 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
                 f"batch prefill --force --model {checkpoint.name} --out {path.parent} "
                 f"{cache.header.video.name}"
             )
+    shape = cache.header.shape
+    if not family.geometry.may_have(shape.rows, shape.columns):
+        raise ModelError(
+            f"{path}: samples of {shape.rows}x{shape.columns} cells, which {checkpoint.name} "
+            "gives no video; batch prefill --force writes it again"
+        )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from batch.answering.evidence import usual_gap_s
 from batch.answering.moving import Placed, place
 from batch.answering.rows import Chosen, Piece, RowReader, pieces_of, text_before
 from batch.kv import Prefix
@@ -45,6 +46,12 @@ class Arranged:
         """Positions that are taken before the question."""
         return max(int(self.new.positions.max(initial=-1)) + 1, *self.new.next_position)
 
+    def segment_of(self, row: int) -> int:
+        """The segment that a needed row is stored in."""
+        ends = np.cumsum([piece.stop - piece.start for piece in self.pieces])
+        place = np.flatnonzero(self.stays)[row]
+        return self.pieces[int(np.searchsorted(ends, place, side="right"))].segment
+
 
 def lay_out(
     segments: Sequence[CacheFile],
@@ -60,7 +67,7 @@ def lay_out(
     index = np.array([firsts[s] + indices[s].stored[place] for s, place in chosen])
     time_s = np.concatenate([one.time_s for one in indices])
     pts_s = np.array([indices[s].time_s[indices[s].stored[place]] for s, place in chosen])
-    gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0
+    gap_s = usual_gap_s(time_s)
     shape = segments[0].header.shape
     frames = family.geometry.frames
     return family.layout(
@@ -162,7 +169,9 @@ def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
         try:
             prefix.append(layer, Tier.FP16, *states)
         except ValueError as error:
-            raise reader.refuse(rows.pieces[0].segment, f"layer {layer}: {error}") from error
+            is_bad = ~torch.cat(states, -1).isfinite().flatten(1).all(1)
+            segment = rows.segment_of(int(is_bad.int().argmax()))
+            raise reader.refuse(segment, f"layer {layer}: {error}") from error
     prefix.set_multiplicity(Tier.FP16, torch.from_numpy(rows.multiplicity))
     return prefix
 

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.answerer import PrefixAnswerer
-from batch.answering.evidence import NEUTRAL, TimeRange, sample_evidence, time_ranges
+from batch.answering.evidence import (
+    NEUTRAL,
+    TimeRange,
+    end_of,
+    sample_evidence,
+    stretches,
+    time_ranges,
+)
 from batch.kv import Evidence, Prefix
 from batch.models import Family
 from cachefmt import CacheFile
@@ -25,8 +32,7 @@ class PlacedAnswerer(PrefixAnswerer):
         family: Family,
         *,
         sample: Tensor,
-        time_s: NDArray[np.float64],
-        source: NDArray[np.int32],
+        stretch_s: NDArray[np.float64],
         next_position: tuple[int, ...],
         name: str,
     ) -> None:
@@ -34,13 +40,11 @@ class PlacedAnswerer(PrefixAnswerer):
 
         Args:
             sample: int [rows of the prefix]; -1 is text outside samples.
-            time_s: when each sample is on screen, [samples].
-            source: the stored sample that stands for each, [samples].
+            stretch_s: the time that each sample stands for, as of `stretches`, [samples, 2].
         """
         super().__init__(prefix, family, next_position=next_position, name=name)
         self._sample = sample
-        self._time_s = time_s
-        self._source = source
+        self._stretch_s = stretch_s
         self._neutral: NDArray[np.float32] | None = None
 
     def attention(
@@ -59,7 +63,7 @@ class PlacedAnswerer(PrefixAnswerer):
         evidence = Evidence(
             self._prefix,
             self._sample,
-            groups=len(self._time_s),
+            groups=len(self._stretch_s),
             sequences=len(questions),
         )
         return self.generate(questions, max_new_tokens, evidence), evidence.mass
@@ -72,7 +76,7 @@ class PlacedAnswerer(PrefixAnswerer):
             self._neutral = paid[0].numpy()
         answers, found = self.attention(questions, max_new_tokens)
         return answers, [
-            time_ranges(sample_evidence(mass, self._neutral), self._time_s, self._source)
+            time_ranges(sample_evidence(mass, self._neutral), self._stretch_s)
             for mass in found.numpy()
         ]
 
@@ -80,23 +84,43 @@ class PlacedAnswerer(PrefixAnswerer):
 class Answerer(PlacedAnswerer):
     """Answers questions from one cache file: of a whole video, or of one segment."""
 
-    def __init__(self, cache: CacheFile, family: Family) -> None:
-        """Use an open cache with a loaded model, which must be the one that wrote it."""
+    def __init__(
+        self, cache: CacheFile, family: Family, following: CacheFile | None = None
+    ) -> None:
+        """Use an open cache with a loaded model, which must be the one that wrote it.
+
+        Args:
+            following: the segment behind, where there is one: this one's last sample is on screen
+                until that begins.
+        """
+        time_s = cache.array("sample.time_s")
+        end_s = end_of(time_s, None if following is None else following.array("sample.time_s"))
         super().__init__(
             Prefix.load(cache, family.layer_devices),
             family,
             sample=file_tensors.tensor(cache, "token.sample"),
-            time_s=cache.array("sample.time_s"),
-            source=cache.array("sample.source"),
+            stretch_s=stretches(time_s, cache.array("sample.source"), end_s),
             next_position=cache.header.layout.next_position,
             name=str(cache.path),
         )
         self._cache = cache
+        self._end_s = end_s
 
     @property
     def path(self) -> Path:
         """The cache file."""
         return self._cache.path
+
+    @property
+    def segment(self) -> int:
+        """Number of the segment that the file is."""
+        return self._cache.header.segment.number
+
+    @property
+    def time(self) -> TimeRange:
+        """Of the whole file, which has samples."""
+        start_s = float(self._cache.array("sample.time_s", 0, 1)[0])
+        return TimeRange(start_s=start_s, stop_s=self._end_s)
 
     def __enter__(self) -> Self:
         return self

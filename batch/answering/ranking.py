@@ -69,9 +69,10 @@ def sample_scores(
     """
     gain = torch.zeros(())
     for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
-        bounds = torch.cat([_decoded(index, place) for index in indices])
-        usual = _distribution(plain, bounds).mean(0)
-        share = _distribution(queries, bounds)
+        both = torch.cat([plain, queries])  # each segment is decoded once, and let go
+        most = torch.cat([_largest(both, _decoded(index, place)) for index in indices], -1)
+        shares = most.softmax(-1)
+        usual, share = shares[: len(plain)].mean(0), shares[len(plain) :]
         gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
     has_cells = torch.cat([_has_cells(index) for index in indices])
     return gain.where(has_cells, torch.tensor(-torch.inf))
@@ -85,8 +86,8 @@ def _decoded(index: SampleIndex, place: int) -> Tensor:
     return int4.decode(codes, scale, minimum)
 
 
-def _distribution(queries: Tensor, bounds: Tensor) -> Tensor:
-    """Softmax over samples of their largest possible score: [tokens, heads, samples].
+def _largest(queries: Tensor, bounds: Tensor) -> Tensor:
+    """The largest possible score of each sample: [tokens, heads, samples].
 
     queries [tokens, heads, head_dim]; bounds [samples, 2, kv_heads, head_dim].
     """
@@ -96,8 +97,8 @@ def _distribution(queries: Tensor, bounds: Tensor) -> Tensor:
     folded = grouped.reshape(len(most), -1, head_dim)
     scores = folded.clamp(min=0) @ most + folded.clamp(max=0) @ least
     unfolded = scores.view(len(most), tokens, -1, scores.shape[-1]).transpose(0, 1)
-    shares: Tensor = unfolded.reshape(tokens, heads, -1).softmax(-1)
-    return shares
+    largest: Tensor = unfolded.reshape(tokens, heads, scores.shape[-1])
+    return largest
 
 
 def _has_cells(index: SampleIndex) -> Tensor:

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.answerer import PrefixAnswerer, Reply
-from batch.answering.evidence import NEUTRAL
+from batch.answering.evidence import NEUTRAL, end_of, stretches
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
 from batch.answering.placed import PlacedAnswerer
 from batch.answering.ranking import Queries, sample_scores
@@ -170,16 +171,14 @@ class Retriever:
         return max(int(layout.positions.max()) + 1, *layout.next_position)
 
     def _load(self, chosen: list[Chosen], rows: Arranged, reader: RowReader) -> "_Loaded":
-        numbers = self._video.numbers(chosen)
         return _Loaded(
             chosen=chosen,
             tokens=len(rows.old),
             answerer=PlacedAnswerer(
                 load(reader, rows, self._family),
                 self._family,
-                sample=torch.from_numpy(np.append(numbers, -1)[rows.number]),
-                time_s=self._video.time_s,
-                source=self._video.source,
+                sample=torch.from_numpy(rows.number),
+                stretch_s=self._video.stretch_s(chosen),
                 next_position=rows.new.next_position,
                 name=self._name,
             ),
@@ -199,33 +198,38 @@ class _Loaded:
 class _Video:
     """The samples of all segments as one."""
 
-    time_s: NDArray[np.float64]
-    source: NDArray[np.int32]
     stored: list[Chosen]
     firsts: list[int]
-    """The first sample of each segment."""
+    """The sample of the video that is sample 0 of each segment."""
+    ends_s: list[float]
+    """Until when the last sample of each segment is on screen."""
     indices: list[SampleIndex]
 
     @classmethod
     def of(cls, segments: Sequence[CacheFile], indices: list[SampleIndex]) -> "_Video":
-        lengths = [len(index.time_s) for index in indices]
-        firsts = [sum(lengths[:number]) for number in range(len(segments))]
-        pairs = list(zip(firsts, indices, strict=True))
+        times = [index.time_s for index in indices]
         return cls(
-            time_s=np.concatenate([index.time_s for index in indices]),
-            source=np.concatenate([np.int32(first) + index.source for first, index in pairs]),
             stored=[
                 Chosen(number, place)
                 for number, index in enumerate(indices)
                 for place in range(len(index.stored))
             ],
-            firsts=firsts,
+            firsts=[segment.header.segment.first_sample for segment in segments],
+            ends_s=[end_of(*pair) for pair in zip_longest(times, times[1:])],
             indices=indices,
         )
 
     def numbers(self, chosen: Sequence[Chosen]) -> list[int]:
         """Which samples of the video these are."""
         return [self.firsts[s] + int(self.indices[s].stored[place]) for s, place in chosen]
+
+    def stretch_s(self, chosen: Sequence[Chosen]) -> NDArray[np.float64]:
+        """The times that these stand for, [chosen, 2]."""
+        of_segment = {
+            s: stretches(self.indices[s].time_s, self.indices[s].source, self.ends_s[s])
+            for s in {s for s, _ in chosen}
+        }
+        return np.stack([of_segment[s][self.indices[s].stored[place]] for s, place in chosen])
 
 
 def _header_size(segment: CacheFile) -> int:

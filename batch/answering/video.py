@@ -12,10 +12,11 @@ from batch.answering.fit import check_fits
 from batch.answering.opening import load_writer
 from batch.answering.placed import Answerer
 from batch.answering.retrieval import BUDGET_TOKENS, Retriever
+from batch.errors import BatchError
 from batch.kv import Kernel
 from batch.models import Family
 from batch.models.placement import Device
-from cachefmt import CacheFile, open_segments
+from cachefmt import CacheFile, open_segments, read_cost
 
 Scope = Literal["auto", "everything", "retrieve", "all"]
 """What of a video answers: "everything" is the one segment there is, "retrieve" the samples that
@@ -44,13 +45,14 @@ class VideoAnswerer:
             open_seconds: what opening them took, for `loading`.
 
         Raises:
-            CacheFileError: an index that is needed is damaged.
+            CacheFileError: an index that is needed, or what the cache cost, is damaged.
             ModelError: another model wrote the cache.
-            BatchError: nothing can be retrieved: the cache has no index.
+            BatchError: nothing can be retrieved, since the cache has no index; or "everything" of
+                several segments.
         """
         check_fits(segments[0], family, path)
         started = time.perf_counter()
-        self.scope = _resolve(scope, segments)
+        self.scope = _resolve(scope, segments, path)
         self._segments = segments
         self._family = family
         self._retriever: Retriever | None = None
@@ -63,7 +65,7 @@ class VideoAnswerer:
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=load_bytes,
-            reencode_seconds=float(sum(s.read("cost.seconds").sum() for s in segments)),
+            reencode_seconds=float(sum(read_cost(segment).sum() for segment in segments)),
         )
 
     @classmethod
@@ -83,6 +85,7 @@ class VideoAnswerer:
 
         Raises:
             CacheFileError: it is no cache, or damaged.
+            BatchError: "everything" of several segments.
             ModelError: the model is not there, or is not the one that wrote the cache.
         """
         started = time.perf_counter()
@@ -133,7 +136,6 @@ class VideoAnswerer:
         Raises:
             BatchError: as of `PrefixAnswerer.ask` and `Retriever.ask`.
             CacheFileError: rows that are read are damaged.
-            ValueError: "everything" of a video in several segments, which fit no context.
         """
         if self._retriever is not None:
             yield from self._retriever.ask(questions, max_new_tokens=max_new_tokens)
@@ -153,16 +155,22 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
 
     Raises:
         CacheFileError: it is no cache, or damaged.
+        BatchError: "everything" of several segments.
     """
     segments = open_segments(path)
-    if _resolve(scope, segments) != "retrieve":
+    if _resolve(scope, segments, path) != "retrieve":
         for segment in segments:
             segment.verify_tables()
             segment.release()
     return segments
 
 
-def _resolve(scope: Scope, segments: Sequence[CacheFile]) -> Scope:
+def _resolve(scope: Scope, segments: Sequence[CacheFile], path: Path) -> Scope:
+    if scope == "everything" and len(segments) > 1:
+        raise BatchError(
+            f"{path}: {len(segments)} segments fit no context together; "
+            'got scope "everything", expected "auto", "retrieve" or "all"'
+        )
     if scope != "auto":
         return scope
     if len(segments) == 1:

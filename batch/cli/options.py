@@ -119,6 +119,10 @@ force_option = click.option("--force", is_flag=True, help="Do again what is done
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
+_MACOS_OPEN_FILES = 10_240
+"""Source: OPEN_MAX; macOS has no bound of its own and refuses one without end, setrlimit(2)."""
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for results, with its parents.
 
@@ -132,9 +136,11 @@ def make_folder(folder: Path) -> None:
 
 
 def allow_open_files() -> None:
-    """Let this process open as many files as it may; each open segment of a long video is one.
+    """Let this process open as many files as it may; each open segment of a long video is two.
 
-    Python 3.11 keeps a file open for each mapping.
+    One is read from; Python 3.11 keeps another open for the mapping.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MACOS_OPEN_FILES if most == resource.RLIM_INFINITY else most
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

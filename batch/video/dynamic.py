@@ -68,6 +68,16 @@ class DynamicGeometry:
             height, width = (math.ceil(side * grow / cell) * cell for side in (height_px, width_px))
         return self._cells(height // cell, width // cell)
 
+    def may_have(self, rows: int, columns: int) -> bool:
+        """Whether samples of some video may have so many rows and columns of cells.
+
+        True for all that `for_video` gives: whole cells may pass `most_px` by a row and a column,
+        and neither side is longer than that of the most elongated frame.
+        """
+        area, side = self.most_px / self.cell_px**2, math.sqrt(MOST_ELONGATED * self.most_px)
+        most = area + 2 * side / self.cell_px + 1
+        return rows > 0 and columns > 0 and rows * columns <= most
+
     def _cells(self, rows: int, columns: int) -> Geometry:
         return Geometry(
             height_px=rows * self.cell_px,

@@ -101,6 +101,10 @@ class Geometry(Settings):
         """The same for every video; see DynamicGeometry."""
         return self
 
+    def may_have(self, rows: int, columns: int) -> bool:
+        """Whether samples of some video have so many rows and columns of cells."""
+        return (rows, columns) == (self.rows, self.columns)
+
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring one frame, uint8 [h, w, 3], to uint8 [height_px, width_px, 3].
 

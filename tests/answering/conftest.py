@@ -1,5 +1,7 @@
 """A cache with every tier, pruned cells and pointers, and its tiny model."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from batch.answering import Answerer
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
+from batch.prefill import cut, plan_cache, prefill
 from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
@@ -20,10 +22,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def family(checkpoint: Path) -> Family:
+def llava(checkpoint: Path) -> Family:
     opened = open_family(str(checkpoint))
     opened.load(device="cpu", dtype=torch.float32)
     return opened
+
+
+@pytest.fixture(scope="package")
+def family(llava: Family) -> Family:
+    return llava
 
 
 @pytest.fixture(scope="package")
@@ -39,3 +46,21 @@ def cache(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def answerer(cache: Path, family: Family) -> Answerer:
     return Answerer(CacheFile.open(cache), family)
+
+
+@pytest.fixture
+def segments(llava: Family, tmp_path: Path) -> Iterator[list[CacheFile]]:
+    """A video of eight samples in segments; all rows are FP16."""
+    geometry = llava.geometry.for_video(64, 64, 16)
+    manifest = make_manifest(
+        random_pictures(8, geometry), geometry, source=[0, 1, 2, 2, 4, 5, 6, 7]
+    )
+    context = 256 + 25
+    with ExitStack() as opened:
+        found = []
+        for part in cut(manifest, llava.layout, context=context, positions="compact"):
+            path = tmp_path / f"{part.segment.number:05}.safetensors"
+            prefill(plan_cache(manifest, llava, dtype="float32", stretch=part), llava, path)
+            found.append(opened.enter_context(CacheFile.open(path)))
+        assert len(found) == 2
+        yield found

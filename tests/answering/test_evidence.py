@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from batch.answering import Answerer
-from batch.answering.evidence import SHARE, TimeRange, sample_evidence, time_ranges
+from batch.answering.evidence import (
+    SHARE,
+    TimeRange,
+    end_of,
+    sample_evidence,
+    stretches,
+    time_ranges,
+)
 from batch.kv import Prefix
 from batch.models import Family, open_family
 from cachefmt import CacheFile
@@ -64,18 +71,24 @@ def test_without_any_gain_the_attention_itself_is_the_evidence() -> None:
 
 def test_the_fewest_samples_that_hold_the_share_are_named_and_neighbours_joined() -> None:
     evidence = np.array([0.0, 0.3, 0.3, 0.0, 0.3, 0.1])
-    every = np.arange(6)
+    stretch_s = stretches(np.arange(6) * 2.0, np.arange(6, dtype=np.int32), 12.0)
     assert SHARE == 0.5
-    assert time_ranges(evidence, every * 2.0, every) == [TimeRange(start_s=2.0, stop_s=6.0)]
+    assert time_ranges(evidence, stretch_s) == [TimeRange(start_s=2.0, stop_s=6.0)]
     evidence[5] = 2.0
-    assert time_ranges(evidence, every * 2.0, every) == [TimeRange(start_s=10.0, stop_s=12.0)]
-    assert time_ranges(np.zeros(6), every * 2.0, every) == []
+    assert time_ranges(evidence, stretch_s) == [TimeRange(start_s=10.0, stop_s=12.0)]
+    assert time_ranges(np.zeros(6), stretch_s) == []
 
 
 def test_a_sample_stands_for_the_time_of_its_pointers() -> None:
-    source = np.array([0, 1, 1, 1, 4])
-    named = time_ranges(np.array([0.0, 1, 0, 0, 0]), np.arange(5.0), source)
+    stretch_s = stretches(np.arange(5.0), np.array([0, 1, 1, 1, 4], np.int32), 5.0)
+    named = time_ranges(np.array([0.0, 1, 0, 0, 0]), stretch_s)
     assert named == [TimeRange(start_s=1.0, stop_s=4.0)]
+
+
+def test_the_last_sample_is_on_screen_until_the_next_segment_or_for_a_usual_gap() -> None:
+    assert end_of(np.array([3.0]), np.array([7.5, 8.0])) == 7.5
+    assert end_of(np.array([3.0, 5.0, 7.0])) == 9.0
+    assert end_of(np.array([3.0])) > 3.0
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,20 @@ class Task:
             assert time.monotonic() < until
             time.sleep(0.02)
 
+    def let_it_end(self) -> None:
+        """A task that was told to stop may."""
+        self.shard.with_name("shard.go-on").touch()
+
     def end(self) -> int:
         return self.process.wait(timeout=30)
 
 
 LISTENS = """
 from pathlib import Path
+go_on = Path(sys.argv[1] + ".go-on")
 def stop(number, frame):
-    time.sleep(0.3)
+    while not go_on.exists():
+        time.sleep(0.01)
     sys.exit(75)
 signal.signal(signal.{signal}, stop)
 Path(sys.argv[1]).touch()
@@ -153,6 +159,7 @@ def test_a_task_that_is_told_that_its_time_is_up_ends_in_good_order_and_is_reque
     for _ in range(3):  # each ends a wait of the shell
         task.process.send_signal(signal.SIGUSR1)
         time.sleep(0.05)
+    task.let_it_end()
     assert task.end() == 75
     assert task.requeued.read_text() == "requeue 7_3\n"
 
@@ -175,5 +182,6 @@ def test_a_task_that_is_cancelled_is_not_requeued(tools: Path) -> None:
     task = Task(tools, LISTENS.format(signal="SIGTERM"))
     task.wait_until_it_listens()
     os.killpg(task.process.pid, signal.SIGTERM)
+    task.let_it_end()
     assert task.end() == 75
     assert not task.requeued.exists()

@@ -125,3 +125,18 @@ def test_a_rule_that_gives_no_geometry_is_refused(change):
     rule = {"cell_px": 28, "frames": 2, "least_px": 3136, "most_px": 12845056}
     with pytest.raises(ValueError, match="geometry: got"):
         DynamicGeometry(**{**rule, **change})
+
+
+@pytest.mark.parametrize("bounds", ["frame", "video"])
+def test_cells_of_every_video_are_among_those_that_may_be(bounds):
+    rule = DynamicGeometry(cell_px=28, frames=2, least_px=100_000, most_px=110_000, bounds=bounds)
+    for height_px in (1, 10, 30, 200, 333, 1080):
+        for width_px in (height_px, 3 * height_px, 199 * height_px, 200 * height_px):
+            for frames in (1, 2, 9, 500):
+                found = rule.for_video(height_px, width_px, frames)
+                assert rule.may_have(found.rows, found.columns)
+                assert rule.may_have(found.columns, found.rows)
+    assert not rule.may_have(2_000, 2_000)
+    assert not rule.may_have(0, 1)
+    assert square().may_have(8, 8)
+    assert not square().may_have(8, 9)

@@ -1,0 +1,60 @@
+"""What a video's cache is refused for before anything is asked, and its shortest videos."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batch.answering import Scope, VideoAnswerer
+from batch.errors import BatchError, ModelError
+from batch.models import Family
+from batch.prefill import plan_cache, prefill
+from cachefmt import CacheFile, CacheFileError, CacheWriter
+from tests.answering.damage import flip
+from tests.manifests import geometry_of, make_manifest, random_pictures
+
+QUESTION = "what is the red star doing ?"
+
+
+def test_a_whole_file_with_more_cells_than_its_model_gives_is_refused(
+    family: Family, cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "hostile.safetensors"
+    with CacheFile.open(cache) as honest:
+        shape = replace(honest.header.shape, rows=2_000_000, columns=2_000_000)
+        header = replace(honest.header, shape=shape, checksums=None, header_sha256=None)
+        with CacheWriter(path, header) as writer:
+            for name in honest.names:
+                writer.write(name, 0, honest.array(name))
+            writer.finish()
+    with CacheFile.open(path) as hostile:
+        hostile.verify()
+        with pytest.raises(ModelError, match=r"hostile\.safetensors: samples of 2000000x2000000"):
+            list(VideoAnswerer([hostile], family, path, scope="retrieve").ask([QUESTION]))
+
+
+def test_what_a_cache_cost_is_checked_before_it_is_told(
+    llava: Family, segments: list[CacheFile]
+) -> None:
+    damaged = [segments[0], flip(segments[1], "cost.seconds", 7)]
+    with pytest.raises(CacheFileError, match=r"damaged\.safetensors: cost\.seconds does not match"):
+        VideoAnswerer(damaged, llava, Path("x.segments"), scope="retrieve")
+
+
+def test_several_segments_cannot_answer_as_one(llava: Family, segments: list[CacheFile]) -> None:
+    with pytest.raises(BatchError, match=r"x\.segments: 2 segments fit no context.*\"retrieve\""):
+        VideoAnswerer(segments, llava, Path("x.segments"), scope="everything")
+
+
+@pytest.mark.parametrize("scope", ["everything", "retrieve"])
+def test_a_video_of_one_sample_has_a_time_that_is_not_empty(
+    family: Family, tmp_path: Path, scope: Scope
+) -> None:
+    geometry = geometry_of(family)
+    path = tmp_path / "one.safetensors"
+    manifest = make_manifest(random_pictures(1, geometry), geometry)
+    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
+    with VideoAnswerer([CacheFile.open(path)], family, path, scope=scope) as video:
+        (reply,) = video.ask([QUESTION], max_new_tokens=2)
+    (time,) = reply.evidence
+    assert time.start_s < time.stop_s
