@@ -65,6 +65,10 @@ _CHANGED = {
     "paper's rule for pointers": replace(
         DEFAULT, temporal=replace(_TEMPORAL, change_threshold=None)
     ),
+    "one sample of a still stretch": replace(DEFAULT, temporal=replace(_TEMPORAL, still_samples=1)),
+    "three samples of a still stretch": replace(
+        DEFAULT, temporal=replace(_TEMPORAL, still_samples=3)
+    ),
     "half the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 0.5)),
     "twice the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 2.0)),
 }
