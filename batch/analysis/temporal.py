@@ -28,9 +28,8 @@ class TemporalSettings(Settings):
       told from its difference alone, and its flow is not computed.
     - redundancy_threshold: theta_R; a sample with a larger share of static cells is redundant.
     - still_samples: of a still stretch, its first sample included, so many samples are kept before
-      the rest become pointers. The default profile keeps 2: on 90 drawn films of all kinds 1, 2
-      and 3 kept 0.994, 1.013 and 1.020 of the uncompressed model's right answers at 5.4, 4.4 and
-      3.9 times less than FP16; the paper keeps 1.
+      the rest become pointers. The default profile keeps 2; what 1 and 3 cost and buy
+      is in `batch evaluate --suite ablations`. The paper keeps 1.
     - change_threshold: a sample in which any cell's difference is larger is kept, whatever the
       share. None: the paper's rule, by which a small object in a still scene is lost.
 

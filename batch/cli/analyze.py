@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import click
@@ -60,7 +59,7 @@ def analyze(
     )
     if pictures is not None:
         options.make_folder(pictures)
-    summary, started = Summary(), time.perf_counter()
+    summary = Summary()
     with progress("analyze", len(videos), "videos") as tell:
         for result in analyze_all(videos, out, chosen, jobs or os.cpu_count() or 1, force):
             tell(1)
@@ -73,7 +72,6 @@ def analyze(
             if pictures is not None:
                 _draw(result.manifest, pictures)
             click.echo(_line(result.manifest, result.skipped) if as_json else result.manifest)
-    summary.seconds = time.perf_counter() - started
     summary.finish()
 
 

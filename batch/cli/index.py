@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,10 @@ from batch.cli import options
 from batch.cli.engines import engine_options
 from batch.cli.options import analysis_options, json_option, model_options, prefill_options
 from batch.cli.summary import PARTIAL
+
+if TYPE_CHECKING:
+    from batch.archive.index import Request
+    from batch.cli.reporting import Reporter
 
 PHASES = ("all", "identify", "analyze", "prefill")
 
@@ -123,22 +127,17 @@ def index(
     another run is at work: the same command goes on.
     """
     from batch.archive.index import Request
-    from batch.archive.index import index as run_index
     from batch.archive.phases import Phase
     from batch.cli.reporting import Reporter
-    from jobs.errors import BusyError
     from jobs.shards import Shard
-    from jobs.stopping import STOPPED, stop_on_signals
 
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     options.make_folder(out)
-    cores = len(os.sched_getaffinity(0))
     models = devices or (None,)
-    both = phase == "all"
-    jobs = jobs or max(1, cores - len(models) if both else cores)
+    jobs, threads = _share_cores(phase, jobs, len(models))
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
@@ -147,12 +146,29 @@ def index(
         shard=shard,
         jobs=jobs,
         devices=models,
-        threads=max(1, (cores - jobs if both else cores) // len(models)),
+        threads=threads,
         rehash=rehash,
         retry_failed=retry_failed,
         max_bytes=max_bytes,
     )
-    with Reporter(log_format, as_json=as_json, metrics_file=metrics_file) as reporter:
+    _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
+
+
+def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
+    """Processes that open videos, and threads of each process with a model."""
+    cores = len(os.sched_getaffinity(0))
+    both = phase == "all"
+    jobs = jobs or max(1, cores - models if both else cores)
+    return jobs, max(1, (cores - jobs if both else cores) // models)
+
+
+def _run(request: "Request", reporter: "Reporter") -> None:
+    """Index, and exit as the run ended."""
+    from batch.archive.index import index as run_index
+    from jobs.errors import BusyError
+    from jobs.stopping import STOPPED, stop_on_signals
+
+    with reporter:
         with stop_on_signals() as stop:
             try:
                 tally = run_index(request, stop, reporter)

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def prefill(
         **identity, timestamps=timestamps, device=device, dtype=dtype, attention=attn, out=out
     )
     plan: Any = {"positions": positions, "pointers": pointers, "block_samples": block_samples}
-    summary, started = Summary(), time.perf_counter()
+    summary = Summary()
     folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
     for path in _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile):
         try:
@@ -94,7 +93,6 @@ def prefill(
             continue
         summary.size_bytes += video.size_bytes
         click.echo(said)
-    summary.seconds = time.perf_counter() - started
     summary.finish()
 
 

@@ -1,5 +1,6 @@
 """What a command over several inputs did, and the exit code that says it."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ class Summary:
     done: int = 0
     skipped: int = 0
     size_bytes: int = 0
-    seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
+    started_s: float = field(default_factory=time.perf_counter)
 
     def fail(self, message: str) -> None:
         """Say at once what failed, and remember it."""
@@ -27,6 +28,7 @@ class Summary:
         """Print the summary; exit 1 if all inputs failed, 3 if some did."""
         counts = Counter(done=self.done, skipped=self.skipped, failed=len(self.failures))
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        click.echo(f"{said}; {self.size_bytes:,} bytes, {self.seconds:.1f} s", err=True)
+        seconds = time.perf_counter() - self.started_s
+        click.echo(f"{said}; {self.size_bytes:,} bytes, {seconds:.1f} s", err=True)
         if self.failures:
             raise SystemExit(PARTIAL if self.done or self.skipped else FAILED)

@@ -108,11 +108,11 @@ def make_plan(
     Raises:
         ContextError: the positions do not fit the model's context.
     """
-    footage, kept = manifest.footage, manifest.kept
-    layout = whole = lay_out(footage)
+    kept = manifest.kept
+    layout = whole = lay_out(manifest.footage)
     sample = whole.sample
     if positions == "compact" and not kept.all():
-        layout = lay_out(footage.select(kept))
+        layout = lay_out(manifest.footage.select(kept))
         stored = np.flatnonzero(kept).astype(np.int32)
         sample = np.where(layout.sample >= 0, stored[layout.sample], -1).astype(np.int32)
     is_cell = layout.cell >= 0
@@ -130,7 +130,7 @@ def make_plan(
         positions=layout.positions[entering],
         tier=tier[entering],
         multiplicity=multiplicity[entering],
-        samples=len(footage),
+        samples=len(kept),
         stored_samples=int(kept.sum()),
         slots=len(whole.sample),
         numbering=positions,

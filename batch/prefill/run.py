@@ -168,9 +168,7 @@ def prefill(
             _store(cache, prefix, writer, torch.from_numpy(plan.tier[block]), seconds)
             progress(len(np.unique(plan.sample[block][plan.sample[block] >= 0])))
         bounds.write(writer)
-        run = seconds.forward + seconds.quantise + seconds.write
-        cost = [work.manifest.analyze_seconds, seconds.encode, run]
-        writer.write("cost.seconds", 0, np.array(cost))
+        _write_cost(writer, work, seconds)
         started = time.perf_counter()
         writer.finish()
         seconds.write += time.perf_counter() - started
@@ -229,6 +227,12 @@ def _write_tables(writer: CacheWriter, work: Prefill) -> None:
     writer.write("token.multiplicity", 0, plan.multiplicity[order])
     writer.write("sample.time_s", 0, work.manifest.pts_s)
     writer.write("sample.source", 0, work.manifest.source)
+
+
+def _write_cost(writer: CacheWriter, work: Prefill, seconds: Seconds) -> None:
+    run = seconds.forward + seconds.quantise + seconds.write
+    cost = [work.manifest.analyze_seconds, seconds.encode, run]
+    writer.write("cost.seconds", 0, np.array(cost))
 
 
 def _numpy(rows: Tensor) -> NDArray[Any]:

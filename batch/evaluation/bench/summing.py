@@ -70,7 +70,7 @@ def summarise(
     rows = [row for video in videos for row in _rows(video)]
     accuracy = _accuracy(rows)
     growth = {phase: _growth(short, videos, phase) for phase in GROWING}
-    over, over_rows = _over(videos[0], reads, budget_tokens)
+    read = _read(videos[0], reads, budget_tokens)
     within = [phase for phase in ("prefill", "answer") if growth[phase] is not None]
     return {
         "accuracy_retrieve": accuracy["retrieve"],
@@ -79,37 +79,17 @@ def summarise(
         "accuracy_uniform": accuracy["uniform"],
         "accuracy_all": accuracy["all"],
         "accuracy_elsewhere": accuracy.get("elsewhere"),
-        "read_over_budget": max(over),
+        "read_over_budget": max(read["over_budget"]),
         "peak_growth": max((growth[phase] or 0.0 for phase in within), default=None),
         "figures": {
             "questions": len(rows),
             "budget_tokens": budget_tokens,
-            "accuracy_by_quarter": [
-                _accuracy([row for row in rows if int(QUARTERS * row.position) == quarter])
-                for quarter in range(QUARTERS)
-            ],
-            "accuracy_by_kind": {
-                kind: _accuracy([row for row in rows if row.kind == kind])
-                for kind in sorted({row.kind for row in rows})
-            },
+            **_parted(rows),
             "retrieved": _retrieved(videos),
-            "read": {
-                "over_budget": over,
-                "over_loaded_rows": over_rows,
-                "share_of_file": [
-                    (one.asked + one.mapped) / videos[0].stored.size_bytes for one in reads
-                ],
-                "from_disk": [one.disk / videos[0].stored.size_bytes for one in reads],
-            },
+            "read": read,
             "growth": growth,
             "evidence": {
-                "retrieve": summary(
-                    [
-                        named(reply, moment, video.samples)
-                        for video in videos
-                        for moment, reply in zip(video.moments, video.replies, strict=True)
-                    ]
-                ),
+                "retrieve": summary(_evidence(videos)),
                 **{kind: summary(found) for kind, found in short_films.items()},
             },
             "short": _of_video(short),
@@ -117,6 +97,38 @@ def summarise(
             "answers": [row for video in videos for row in _answers(video)],
         },
     }
+
+
+def _parted(rows: Sequence[_Row]) -> dict[str, Any]:
+    """Accuracy by where in the video the moment is, and by kind of question."""
+    quarters = [[r for r in rows if int(QUARTERS * r.position) == q] for q in range(QUARTERS)]
+    kinds = sorted({row.kind for row in rows})
+    return {
+        "accuracy_by_quarter": [_accuracy(quarter) for quarter in quarters],
+        "accuracy_by_kind": {
+            kind: _accuracy([row for row in rows if row.kind == kind]) for kind in kinds
+        },
+    }
+
+
+def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[str, list[float]]:
+    """What each question read, as shares of the file."""
+    over, over_rows = _over(video, reads, budget_tokens)
+    size = video.stored.size_bytes
+    return {
+        "over_budget": over,
+        "over_loaded_rows": over_rows,
+        "share_of_file": [(one.asked + one.mapped) / size for one in reads],
+        "from_disk": [one.disk / size for one in reads],
+    }
+
+
+def _evidence(videos: Sequence[Video]) -> list[Named]:
+    return [
+        named(reply, moment, video.samples)
+        for video in videos
+        for moment, reply in zip(video.moments, video.replies, strict=True)
+    ]
 
 
 def _answered(video: Video) -> dict[str, list[str]]:
