@@ -36,7 +36,7 @@ _ENVIRONMENT = {
 """Of workers: as many as there are cores must not each start as many threads, nor draw bars."""
 
 STUCK_VIDEO_S = 600.0
-"""A process that for so long decodes no frame and reads no megabyte of its video is stuck."""
+"""A process that for so long decodes no frame and reads nothing new of its video is stuck."""
 STUCK_MODEL_S = 3600.0
 """A process that for so long prefills no block, or does not get its model loaded, is stuck: on
 slow processors a block of a large model takes many minutes."""

@@ -132,7 +132,7 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
     """Digest a video and read its facts; its first frame is decoded to see that it can be.
 
     Args:
-        progress: called for each megabyte, and whenever reading gets on in the video's time.
+        progress: called whenever some of the file was read, or a packet is later than all before.
 
     Raises:
         VideoError: as `open_video`; or no frame can be decoded.
@@ -219,9 +219,9 @@ def _declared_duration_s(container: InputContainer, stream: VideoStream) -> floa
 
 
 def _sha256(path: Path, progress: Callable[[], object]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 18))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
             progress()
     return digest.hexdigest()
