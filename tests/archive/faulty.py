@@ -16,7 +16,7 @@ from tests.archive.light import make_light_model_handler
 
 VICTIM = "b.mkv"
 """Whatever works on a video of this name comes to harm."""
-SLOW_FRAME_S = 0.25
+SLOW_FRAME_S = 0.3
 
 
 def _is_victim(task: Any, *kinds: type) -> bool:
