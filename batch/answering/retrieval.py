@@ -53,6 +53,7 @@ class Retriever:
         family: Family,
         *,
         budget_tokens: int = BUDGET_TOKENS,
+        share: float = SHARE,
         name: str,
     ) -> None:
         """Read the indices.
@@ -61,6 +62,7 @@ class Retriever:
             segments: of one video, open, in order.
             family: the loaded model that wrote them.
             budget_tokens: to be loaded at most.
+            share: of what a question is about, to be loaded if the budget allows, 0..1.
             name: what errors call the cache.
 
         Raises:
@@ -74,6 +76,7 @@ class Retriever:
             )
         self._family = family
         self._budget_tokens = budget_tokens
+        self._share = share
         self._name = name
         self._segments = segments
         self._indices = [SampleIndex.read(segment) for segment in segments]
@@ -159,7 +162,7 @@ class Retriever:
         order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
         held = np.cumsum(np.maximum(scores[order], 0))
         if len(held) and held[-1] > 0:
-            order = order[: int(np.searchsorted(held, SHARE * held[-1])) + 1]
+            order = order[: int(np.searchsorted(held, self._share * held[-1])) + 1]
         tokens = np.concatenate([index.tokens for index in self._indices])[order]
         text = len(self._text.old) + self._behind.stop - self._behind.start
         within = np.cumsum(tokens) + text <= self._budget_tokens
