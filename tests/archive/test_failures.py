@@ -18,23 +18,18 @@ from tests import clips, tiny
 from tests.archive import faulty
 from tests.archive.archives import draw_archive, draw_video
 from tests.archive.conftest import IndexedArchive
-from tests.archive.contents import catalogue, contents
+from tests.archive.contents import catalogue, contents, status_by_name
 from tests.archive.known import remember
 from tests.archive.light import CACHE_BYTES, LOADING_S, make_model_handler_that_loads_for_long
 from tests.cli.running import batch
 
 MakeHandler = Callable[..., Callable[[Any], Any]]
-PATIENCE_S = 3.0
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     draw_archive(tmp_path / "archive")
     return tmp_path / "archive"
-
-
-def status_by_name(out: Path) -> dict[str, tuple[str, str | None]]:
-    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in catalogue(out)}
 
 
 @pytest.mark.usefixtures("light")
@@ -63,47 +58,6 @@ def test_a_process_that_dies_costs_its_video_only(
     assert status["a.mp4"] == status["no suffix"] == ("done", None)
     assert f"error: {archive}/2024/trip/b.mkv: " in result.stderr
     assert [path.name for path in (fresh_out / "runs").iterdir()] == [".lock"]
-
-
-@pytest.mark.usefixtures("light")
-@pytest.mark.parametrize(
-    ("making", "handler", "patience"),
-    [
-        ("make_video_handler", faulty.make_probe_that_hangs, "STUCK_VIDEO_S"),
-        ("make_video_handler", faulty.make_decoder_that_hangs, "STUCK_VIDEO_S"),
-        ("make_model_handler", faulty.make_model_that_hangs, "STUCK_MODEL_S"),
-    ],
-)
-def test_a_process_that_hangs_is_ended_and_costs_its_video_only(
-    archive: Path,
-    model: Path,
-    fresh_out: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    making: str,
-    handler: MakeHandler,
-    patience: str,
-) -> None:
-    monkeypatch.setattr(index, making, handler)
-    monkeypatch.setattr(index, patience, PATIENCE_S)
-    result = batch("index", archive, "--out", fresh_out, "--model", model)
-    status = status_by_name(fresh_out)
-    assert result.exit_code == 3
-    assert status["b.mkv"] == ("failed", Reason.WORKER_STUCK.value)
-    assert status["a.mp4"] == status["no suffix"] == ("done", None)
-    assert f"error: {archive}/2024/trip/b.mkv: " in result.stderr
-    assert f"made no progress for {PATIENCE_S:.0f} s and was killed" in result.stderr
-    assert [path.name for path in (fresh_out / "runs").iterdir()] == [".lock"]
-
-
-@pytest.mark.usefixtures("light")
-def test_a_video_whose_frames_keep_coming_may_take_longer_than_a_stuck_one(
-    archive: Path, model: Path, fresh_out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index, "make_video_handler", faulty.make_decoder_that_takes_its_time)
-    monkeypatch.setattr(index, "STUCK_VIDEO_S", PATIENCE_S)
-    result = batch("index", archive, "--out", fresh_out, "--model", model)
-    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3)
-    assert all(row["analyze_seconds"] > PATIENCE_S + 1 for row in catalogue(fresh_out))
 
 
 def test_a_model_that_dies_while_others_wait_for_it_costs_its_video_only(
