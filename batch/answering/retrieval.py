@@ -27,7 +27,7 @@ SHARES = (0.4, 0.7)
 """Shares of what a question is about that are loaded, one after the other; the answer is that of
 the load which makes its own likelier.
 
-Source: 78 needle questions about 6 drawn hours (100,000 stored tokens each), demo model, budget
+Source: 78 needle questions about 6 drawn hours (63,000 to 72,000 stored tokens), demo model, budget
 4,096. Shares of 0.4, 0.5, 0.7 alone give 59, 63, 67 right answers; the likelier of 0.4 and 0.7
 gives 71, of 0.1 and 0.7 68, of 0.5 and 0.7 72. Without the median taken off (see `fewest`), 0.4
 alone gives 61.
