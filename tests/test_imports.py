@@ -27,6 +27,7 @@ FAMILIES = {
         "checkpoint",
         "device",
         "family",
+        "many_images",
         "pictures",
         "placement",
         "prompt",

@@ -5,9 +5,8 @@ where the question goes. How blocks are run, stored and attended to is not its b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from batch.errors import ModelError
 from batch.kv import ATTENTIONS, Kernel, check_kernel, install, refuse_unsupported
 from batch.models.checkpoint import Checkpoint
 from batch.models.placement import Device, device_of, first_device, layer_devices
+from batch.models.prompt import texts_around
 from batch.video import Footage, Geometry, GeometryRule
 
 
@@ -110,6 +110,8 @@ class Family(ABC):
     """What of the family is not supported or done otherwise; printed by `batch models`."""
     no_timestamps: ClassVar[str | None] = "a video is one block of cells, without text inside"
     """Why times cannot be put before samples; None where they can."""
+    picture_id: int
+    """The token that stands in a prompt for a picture, or for a whole video."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -121,11 +123,6 @@ class Family(ABC):
     @abstractmethod
     def geometry(self) -> GeometryRule:
         """How a video's frames become the pictures this model sees."""
-
-    @property
-    @abstractmethod
-    def placeholder(self) -> str:
-        """The text that stands for pictures in a prompt; a question must not hold it."""
 
     @abstractmethod
     def layout(self, footage: Footage) -> Layout:
@@ -144,14 +141,22 @@ class Family(ABC):
             geometry: theirs.
         """
 
-    @abstractmethod
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
         """Embeddings [n, hidden] of slots that are not cells; token_ids is int64 [n]."""
+        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
+        return embedded
 
     @property
-    @abstractmethod
     def language_model(self) -> PreTrainedModel:
         """The decoder without its head."""
+        decoder: PreTrainedModel = self.model.model.language_model
+        return decoder
+
+    @property
+    def placeholder(self) -> str:
+        """The text that stands for pictures in a prompt; a question must not hold it."""
+        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self.picture_id)
+        return text
 
     @property
     def decoder(self) -> DecoderShape:
@@ -164,6 +169,19 @@ class Family(ABC):
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             context=text.max_position_embeddings,
         )
+
+    def require(self, **settings: object) -> None:
+        """Refuse a config that says otherwise.
+
+        Raises:
+            ModelError: a setting has another value.
+        """
+        for name, value in settings.items():
+            got = getattr(self.config, name)
+            if got != value:
+                raise ModelError(
+                    f"{self.checkpoint.name}: {name} is {got!r}, supported is {value!r}"
+                )
 
     def use_timestamps(self) -> None:
         """Put its time before every sample that is laid out from now on.
@@ -204,9 +222,13 @@ class Family(ABC):
         opened = bos is not None and text.startswith(bos)
         return np.asarray(tokenizer(text, add_special_tokens=not opened).input_ids)
 
-    def conversation_ids(self, content: list[dict[str, Any]]) -> NDArray[np.int64]:
-        """Token ids of a conversation in which the user sends this, up to the answer."""
-        return self.token_ids(self.conversation_text(content))
+    def texts_around_only(
+        self, kind: Literal["image", "video"], question: str | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Token ids before and behind the only picture, or video, of a conversation."""
+        asked = [] if question is None else [{"type": "text", "text": question}]
+        ids = self.token_ids(self.conversation_text([{"type": kind}, *asked]))
+        return texts_around(self.checkpoint.name, ids, self.picture_id, 1)
 
     def load(self, *, device: Device, dtype: torch.dtype, attention: Kernel = "auto") -> None:
         """Load the weights onto their devices, ready for attention over tiers.
@@ -261,24 +283,3 @@ class Family(ABC):
         if stop is None:
             return frozenset()
         return frozenset([stop] if isinstance(stop, int) else stop)
-
-
-def pixel_values(
-    frames: NDArray[np.uint8], settings: Mapping[str, Any], model: PreTrainedModel
-) -> Tensor:
-    """Frames as a vision tower takes them.
-
-    Args:
-        frames: RGB [frames, height, width, 3].
-        settings: `image_mean`, `image_std` and `rescale_factor`, as `Checkpoint.pictures` has them.
-        model: tells device (a sharded one moves them on by itself) and dtype.
-
-    Returns:
-        [frames, 3, height, width].
-    """
-    device = device_of(model.get_input_embeddings())
-    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
-    mean = torch.tensor(settings["image_mean"], device=device)[:, None, None]
-    deviation = torch.tensor(settings["image_std"], device=device)[:, None, None]
-    normal: Tensor = (pixels * settings["rescale_factor"] - mean) / deviation
-    return normal.to(model.dtype)

@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.pictures import square_geometry
+from batch.models.family import Family, Layout, Slots
+from batch.models.pictures import pixel_values, square_geometry
 from batch.models.prompt import split_before_first, texts_around
 from batch.video import Footage, Geometry
 
@@ -46,19 +45,9 @@ class InternVL(Family):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        strategy = self.config.vision_feature_select_strategy
-        if strategy != "default":
-            raise ModelError(
-                f"{checkpoint.name}: vision_feature_select_strategy is {strategy!r}, "
-                "supported is 'default'"
-            )
+        self.require(vision_feature_select_strategy="default")
         self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self._image_id: int = self.config.image_token_id
-
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._image_id)
-        return text
+        self.picture_id = self.config.image_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -84,7 +73,7 @@ class InternVL(Family):
         slots.text(before)
         slots.text(of_first, 0)
         for sample, behind in enumerate([*between, end[:1]]):
-            slots.cells(self._image_id, sample, footage.geometry.cells)
+            slots.cells(self.picture_id, sample, footage.geometry.cells)
             slots.text(behind[:1], sample)  # closes the picture
             slots.text(behind[1:], sample + 1)
         return slots.layout()
@@ -100,7 +89,7 @@ class InternVL(Family):
         picture = f"{tokenizer.start_image_token}{self.placeholder}{tokenizer.end_image_token}"
         frames = [f"Frame{number}: {time}{picture}" for number, time in enumerate(times, 1)]
         ids = self.token_ids(before + "\n".join(frames) + behind)
-        return texts_around(name, ids, self._image_id, len(times))
+        return texts_around(name, ids, self.picture_id, len(times))
 
     def _around_video(self, content: list[dict[str, Any]]) -> tuple[str, str]:
         """What the chat template puts before and behind a video."""
@@ -114,12 +103,3 @@ class InternVL(Family):
         pixels = pixel_values(pictures, self._pictures, self.model)
         found: Tensor = self.model.model.get_image_features(pixels).pooler_output
         return found
-
-    def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
-        return embedded
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        decoder: PreTrainedModel = self.model.model.language_model
-        return decoder

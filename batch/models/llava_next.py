@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_size_dict
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.pictures import square_geometry
-from batch.models.prompt import before_pictures, split_before_first, texts_around
-from batch.video import Footage, Geometry
+from batch.models.many_images import ManyImages
+from batch.models.pictures import pixel_values, square_geometry
+from batch.video import Geometry
 
 _DEFAULTS: dict[str, Any] = {
     "do_resize": True,
@@ -38,27 +35,15 @@ _DEFAULTS: dict[str, Any] = {
 """Source: LlavaNextImageProcessor of transformers 5.23."""
 
 
-class LlavaNext(Family):
+class LlavaNext(ManyImages):
     """LLaVA-1.6 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_next"
     limits: ClassVar[str] = "the base image alone, without the high-resolution tiles"
-    no_timestamps: ClassVar[str | None] = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        if self.config.vision_feature_select_strategy != "default":
-            raise ModelError(
-                f"{checkpoint.name}: vision_feature_select_strategy is "
-                f"{self.config.vision_feature_select_strategy!r}, supported is 'default'"
-            )
         self._pictures = _DEFAULTS | checkpoint.pictures("image")
-        self._image_id: int = self.config.image_token_id
-
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._image_id)
-        return text
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -75,28 +60,9 @@ class LlavaNext(Family):
             cells_across=cells,
         )
 
-    def layout(self, footage: Footage) -> Layout:
-        text = self.conversation_text([{"type": "image"}] * len(footage))
-        ids = self.token_ids(before_pictures(text, self.placeholder, self.times(footage)))
-        first, *others, _ = texts_around(self.checkpoint.name, ids, self._image_id, len(footage))
-        (plain, _) = self._texts_around_one([{"type": "image"}])
-        before, of_first = split_before_first(first, plain)
-        slots = Slots()
-        slots.text(before)
-        for sample, text_before in enumerate([of_first, *others]):
-            slots.text(text_before, sample)
-            slots.cells(self._image_id, sample, footage.geometry.cells)
-            slots.text([self._image_id], sample)  # the newline
-        return slots.layout()
-
-    def question_ids(self, question: str) -> list[int]:
-        (_, asked) = self._texts_around_one([{"type": "image"}, {"type": "text", "text": question}])
-        return [int(i) for i in asked]
-
-    def _texts_around_one(self, content: list[dict[str, Any]]) -> list[NDArray[np.int64]]:
-        """The text before and behind the only picture of a conversation."""
-        ids = self.conversation_ids(content)
-        return texts_around(self.checkpoint.name, ids, self._image_id, 1)
+    @property
+    def behind_cells(self) -> list[int]:
+        return [self.picture_id]  # the newline
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         inner = self.model.model
@@ -108,12 +74,6 @@ class LlavaNext(Family):
         return features
 
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        inner = self.model.model
-        embedded: Tensor = inner.get_input_embeddings()(token_ids)
-        newline = inner.image_newline.to(embedded)
-        return torch.where((token_ids == self._image_id)[:, None], newline, embedded)
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        decoder: PreTrainedModel = self.model.model.language_model
-        return decoder
+        embedded = super().text_embeddings(token_ids)
+        newline = self.model.model.image_newline.to(embedded)
+        return torch.where((token_ids == self.picture_id)[:, None], newline, embedded)

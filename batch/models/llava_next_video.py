@@ -10,14 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.pictures import square_geometry
-from batch.models.prompt import texts_around
+from batch.models.family import Family, Layout, Slots
+from batch.models.pictures import pixel_values, square_geometry
 from batch.video import Footage, Geometry
 
 _POOLED = 2
@@ -46,18 +44,9 @@ class LlavaNextVideo(Family):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        expected = {"vision_feature_select_strategy": "default", "spatial_pool_stride": _POOLED}
-        for name, value in expected.items():
-            got = getattr(self.config, name)
-            if got != value:
-                raise ModelError(f"{checkpoint.name}: {name} is {got!r}, supported is {value!r}")
+        self.require(vision_feature_select_strategy="default", spatial_pool_stride=_POOLED)
         self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self._video_id: int = self.config.video_token_id
-
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._video_id)
-        return text
+        self.picture_id = self.config.video_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -78,27 +67,16 @@ class LlavaNextVideo(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        ids = self.conversation_ids([{"type": "video"}])
         slots = Slots()
-        slots.text(texts_around(self.checkpoint.name, ids, self._video_id, 1)[0])
+        slots.text(self.texts_around_only("video")[0])
         for sample in range(len(footage)):
-            slots.cells(self._video_id, sample, footage.geometry.cells)
+            slots.cells(self.picture_id, sample, footage.geometry.cells)
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
-        ids = self.conversation_ids([{"type": "video"}, {"type": "text", "text": question}])
-        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._video_id, 1)[1]]
+        return [int(i) for i in self.texts_around_only("video", question)[1]]
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)
         found: Tensor = self.model.model.get_video_features(pixels[None]).pooler_output
         return found.view(len(pictures), geometry.cells, -1)
-
-    def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
-        return embedded
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        decoder: PreTrainedModel = self.model.model.language_model
-        return decoder

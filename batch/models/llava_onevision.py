@@ -13,14 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.pictures import square_geometry
-from batch.models.prompt import texts_around
+from batch.models.family import Family, Layout, Slots
+from batch.models.pictures import pixel_values, square_geometry
 from batch.video import Footage, Geometry
 
 _DEFAULTS: dict[str, Any] = {
@@ -46,19 +43,9 @@ class LlavaOnevision(Family):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        strategy = self.config.vision_feature_select_strategy
-        if strategy != "full":
-            raise ModelError(
-                f"{checkpoint.name}: vision_feature_select_strategy is {strategy!r}, "
-                "supported is 'full'"
-            )
+        self.require(vision_feature_select_strategy="full")
         self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self._video_id: int = self.config.video_token_id
-
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._video_id)
-        return text
+        self.picture_id = self.config.video_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -73,17 +60,15 @@ class LlavaOnevision(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        ids = self.conversation_ids([{"type": "video"}])
         slots = Slots()
-        slots.text(texts_around(self.checkpoint.name, ids, self._video_id, 1)[0])
+        slots.text(self.texts_around_only("video")[0])
         for sample in range(len(footage)):
-            slots.cells(self._video_id, sample, footage.geometry.cells)
-        slots.text([self._video_id])  # the newline
+            slots.cells(self.picture_id, sample, footage.geometry.cells)
+        slots.text([self.picture_id])  # the newline
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
-        ids = self.conversation_ids([{"type": "video"}, {"type": "text", "text": question}])
-        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._video_id, 1)[1]]
+        return [int(i) for i in self.texts_around_only("video", question)[1]]
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)
@@ -92,12 +77,6 @@ class LlavaOnevision(Family):
         return cells.view(len(pictures), geometry.cells, -1)
 
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        inner = self.model.model
-        embedded: Tensor = inner.get_input_embeddings()(token_ids)
-        newline = inner.image_newline.to(embedded)
-        return torch.where((token_ids == self._video_id)[:, None], newline, embedded)
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        decoder: PreTrainedModel = self.model.model.language_model
-        return decoder
+        embedded = super().text_embeddings(token_ids)
+        newline = self.model.model.image_newline.to(embedded)
+        return torch.where((token_ids == self.picture_id)[:, None], newline, embedded)

@@ -1,12 +1,18 @@
-"""Square pictures of one size, as CLIP-like processors make them. Knows no model family."""
+"""Pictures as processors make them: square ones of one size, and pixels. Knows no model family."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_size_dict
 
 from batch.errors import ModelError
+from batch.models.placement import device_of
 from batch.video import Geometry
 
 
@@ -52,3 +58,24 @@ def square_geometry(
         )
     except ValueError as error:
         raise ModelError(f"{name}: {error}") from error
+
+
+def pixel_values(
+    frames: NDArray[np.uint8], settings: Mapping[str, Any], model: PreTrainedModel
+) -> Tensor:
+    """Frames as a vision tower takes them.
+
+    Args:
+        frames: RGB [frames, height, width, 3].
+        settings: `image_mean`, `image_std` and `rescale_factor`, as `Checkpoint.pictures` has them.
+        model: tells device (a sharded one moves them on by itself) and dtype.
+
+    Returns:
+        [frames, 3, height, width].
+    """
+    device = device_of(model.get_input_embeddings())
+    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
+    mean = torch.tensor(settings["image_mean"], device=device)[:, None, None]
+    deviation = torch.tensor(settings["image_std"], device=device)[:, None, None]
+    normal: Tensor = (pixels * settings["rescale_factor"] - mean) / deviation
+    return normal.to(model.dtype)

@@ -37,10 +37,10 @@ class Qwen2_5VL(QwenVL):
 
     def layout(self, footage: Footage) -> Layout:
         slots = MropeSlots()
-        slots.text(self.text_before_video())
+        slots.text(self.texts_around_only("video")[0])
         sample_s = np.float32(footage.geometry.frames * footage.interval_s)
         # float32 as in transformers 5.23: what is cut off depends on it
         step = np.float32(self.config.vision_config.tokens_per_second) * sample_s
         times = (footage.index.astype(np.float32) * step).astype(np.int64)
-        slots.video(self._video_id, 0, times, footage.geometry)
+        slots.video(self.picture_id, 0, times, footage.geometry)
         return slots.layout()

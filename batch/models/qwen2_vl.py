@@ -35,6 +35,6 @@ class Qwen2VL(QwenVL):
 
     def layout(self, footage: Footage) -> Layout:
         slots = MropeSlots()
-        slots.text(self.text_before_video())
-        slots.video(self._video_id, 0, np.arange(len(footage)), footage.geometry)
+        slots.text(self.texts_around_only("video")[0])
+        slots.video(self.picture_id, 0, np.arange(len(footage)), footage.geometry)
         return slots.layout()

@@ -42,13 +42,13 @@ class Qwen3VL(QwenVL):
     def layout(self, footage: Footage) -> Layout:
         opens, closes = self.config.vision_start_token_id, self.config.vision_end_token_id
         slots = MropeSlots()
-        slots.text(self.text_before_video())
+        slots.text(self.texts_around_only("video")[0])
         middle_s = (footage.pts_s + footage.last_pts_s) / 2 - footage.start_s
         for sample, seconds in enumerate(middle_s):
             time = f"<{seconds:.1f} seconds>"
             ids = self.checkpoint.tokenizer(time, add_special_tokens=False).input_ids
             slots.text([*ids, opens], sample)
-            slots.video(self._video_id, sample, np.zeros(1, np.int64), footage.geometry)
+            slots.video(self.picture_id, sample, np.zeros(1, np.int64), footage.geometry)
             slots.text([closes], sample)
         return slots.layout()
 

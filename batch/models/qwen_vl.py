@@ -12,12 +12,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.prompt import texts_around
+from batch.models.family import Family, Layout, Slots
+from batch.models.pictures import pixel_values
 from batch.video import DynamicGeometry, Geometry
 
 DEFAULTS: dict[str, Any] = {
@@ -80,7 +79,7 @@ class QwenVL(Family):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         self._pictures = self.defaults | checkpoint.pictures("video")
-        self._video_id: int = self.config.video_token_id
+        self.picture_id = self.config.video_token_id
         vision = self.config.vision_config
         expected = {
             "do_resize": True,
@@ -102,11 +101,6 @@ class QwenVL(Family):
                 "supported is false (what transformers 5.23 does when nothing is said)"
             )
 
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._video_id)
-        return text
-
     @cached_property
     def geometry(self) -> DynamicGeometry:
         vision = self.config.vision_config
@@ -123,14 +117,8 @@ class QwenVL(Family):
         except ValueError as error:
             raise ModelError(f"{self.checkpoint.name}: {error}") from error
 
-    def text_before_video(self) -> NDArray[np.int64]:
-        """Token ids of all that the chat template puts before a video."""
-        ids = self.conversation_ids([{"type": "video"}])
-        return texts_around(self.checkpoint.name, ids, self._video_id, 1)[0]
-
     def question_ids(self, question: str) -> list[int]:
-        ids = self.conversation_ids([{"type": "video"}, {"type": "text", "text": question}])
-        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._video_id, 1)[1]]
+        return [int(i) for i in self.texts_around_only("video", question)[1]]
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         patch = self.config.vision_config.patch_size
@@ -144,15 +132,6 @@ class QwenVL(Family):
         """Embeddings [cells, width] in what the vision tower says of one video."""
         embedded: Tensor = found.pooler_output[0]
         return embedded
-
-    def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
-        return embedded
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        decoder: PreTrainedModel = self.model.model.language_model
-        return decoder
 
     def _pixel_limits(self) -> tuple[int, int]:
         """Fewest and most pixels, of a frame or of a video as `bounds` says."""

@@ -25,8 +25,8 @@ from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDA
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots, pixel_values
-from batch.models.pictures import square_geometry
+from batch.models.family import Family, Layout, Slots
+from batch.models.pictures import pixel_values, square_geometry
 from batch.models.prompt import split_before_first, texts_around
 from batch.video import Footage, Geometry
 
@@ -62,12 +62,7 @@ class SmolVLM(Family):
         # Transformers' processor, too, takes this template for every conversation with a video.
         super().__init__(replace(checkpoint, chat_template=DEFAULT_CHAT_TEMPLATE))
         self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self._image_id: int = self.config.image_token_id
-
-    @property
-    def placeholder(self) -> str:
-        text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self._image_id)
-        return text
+        self.picture_id = self.config.image_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -103,7 +98,7 @@ class SmolVLM(Family):
         slots.text(before)
         slots.text(of_first, 0)
         for sample, behind in enumerate([*between, end[:1]]):
-            slots.cells(self._image_id, sample, footage.geometry.cells)
+            slots.cells(self.picture_id, sample, footage.geometry.cells)
             slots.text(behind[:1], sample)  # closes the picture
             slots.text(behind[1:], sample + 1)
         return slots.layout()
@@ -123,17 +118,13 @@ class SmolVLM(Family):
         video = intro + "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
         sent = getattr(tokenizer, "video_token", "<video>")
         ids = self.token_ids(self.conversation_text(content).replace(sent, video, 1))
-        return texts_around(self.checkpoint.name, ids, self._image_id, len(times))
+        return texts_around(self.checkpoint.name, ids, self.picture_id, len(times))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)
         (found,) = self.model.model.get_image_features(pixels[None]).pooler_output
         features: Tensor = found.unflatten(0, (len(pictures), geometry.cells))
         return features
-
-    def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.model.model.get_input_embeddings()(token_ids)
-        return embedded
 
     @property
     def language_model(self) -> PreTrainedModel:

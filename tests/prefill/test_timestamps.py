@@ -16,7 +16,7 @@ from batch.answering.gathering import arrange, lay_out, load
 from batch.answering.rows import Chosen, RowReader
 from batch.errors import ModelError
 from batch.models import Family, open_family
-from batch.models.family import pixel_values
+from batch.models.pictures import pixel_values
 from batch.prefill import cut, plan_cache, prefill, same_work
 from batch.prefill.segments import Stretch
 from batch.video import Footage
