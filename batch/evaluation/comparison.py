@@ -13,6 +13,7 @@ from batch.evaluation.external import read_external
 from batch.evaluation.runs import Entry, Run, evaluate
 from batch.evaluation.table import Row, tabulate
 from batch.models import Family
+from batch.models.weights import dtype_name
 from batch.report.grid import Grid
 from batch.video import Sampling
 
@@ -84,7 +85,7 @@ def compare(
         runs=runs,
         circumstances={
             "model": family.checkpoint.name,
-            "dtype": str(family.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(family.model.dtype),
             "device": family.device.type,
             "sets": [_describe(data) for data in sets],
             "machine": machine(),

@@ -35,7 +35,7 @@ def evict(policy: RowPolicy, viewing: Viewing, budget: Budget | None) -> Stored:
     else:
         seen = torch.stack(mass.of_layers).cpu()
     prefix = _kept_rows(full, policy.keep(seen, count), everything)
-    viewing.attend_over_tiers()
+    viewing.family.attend_over_tiers()
     tokens = dict(prefix.shape.tokens)
     return Stored(
         answerer=PrefixAnswerer(

@@ -117,11 +117,10 @@ def evaluate(
     Raises:
         BatchError: a video or a question cannot be used, or a budget holds nothing.
     """
-    attention = family.language_model.config._attn_implementation
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
-            viewing = Viewing(path, family, sampling or Sampling(), attention=attention)
+            viewing = Viewing(path, family, sampling or Sampling())
             for run in _runs(viewing, list(questions), entries, folder, has_peak=number == 0):
                 yield replace(run, data=data.name)
             tell(1)

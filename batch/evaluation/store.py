@@ -50,7 +50,7 @@ def store(policy: Policy, viewing: Viewing, limit: Limit | None, folder: Path) -
 def _prefill(policy: CellPolicy, viewing: Viewing, budget: Budget | None, path: Path) -> Stored:
     manifest = viewing.manifest(policy.temporal, policy.thresholds)
     work = _fit(budget, viewing.everything, lambda tight: _plan(policy, viewing, manifest, tight))
-    viewing.attend_over_tiers()
+    viewing.family.attend_over_tiers()
     took = prefill(work, viewing.family, path)
     analyse = manifest.analyze_seconds - viewing.decode_seconds if policy.reads_signals else 0.0
     with closing(CacheFile.open(path)) as cache:

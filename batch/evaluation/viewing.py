@@ -11,8 +11,8 @@ from batch.analysis.analyze import analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
-from batch.kv import ATTENTION
 from batch.models import Family
+from batch.models.weights import dtype_name
 from batch.prefill import Prefill, plan_cache
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
@@ -23,13 +23,8 @@ PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
 class Viewing:
     """The samples of a video in the geometry of a loaded model, and what phase 1 says of them."""
 
-    def __init__(
-        self, path: Path, family: Family, sampling: Sampling, *, attention: str = ATTENTION
-    ) -> None:
+    def __init__(self, path: Path, family: Family, sampling: Sampling) -> None:
         """Decode the video.
-
-        Args:
-            attention: name of the attention over tiers, after transformers' own was in use.
 
         Raises:
             VideoError: it cannot be opened or decoded.
@@ -37,7 +32,6 @@ class Viewing:
         self.path = path
         self.family = family
         self._sampling = sampling
-        self._attention = attention
         geometry = geometry_for(family.geometry, probe(path), sampling)
         started = time.perf_counter()
         samples = read_samples(
@@ -71,7 +65,7 @@ class Viewing:
     @property
     def dtype(self) -> str:
         """The type that the model runs in, as the header of a cache names it."""
-        return str(self.family.model.dtype).removeprefix("torch.")
+        return dtype_name(self.family.model.dtype)
 
     @cached_property
     def png(self) -> list[bytes]:
@@ -86,12 +80,6 @@ class Viewing:
     def seconds(self, **parts: float) -> dict[str, float]:
         """What a method took, by the names of PARTS: these and decoding, the rest 0."""
         return {**dict.fromkeys(PARTS, 0.0), "decode": self.decode_seconds, **parts}
-
-    def attend_over_tiers(self) -> None:
-        """Give the model our attention back after transformers' own."""
-        decoder = self.family.language_model
-        if decoder.config._attn_implementation != self._attention:
-            decoder.set_attn_implementation(self._attention)
 
     @property
     def _whole(self) -> Manifest:

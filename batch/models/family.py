@@ -245,7 +245,14 @@ class Family(ABC):
         check_kernel(attention, first_device(device))
         install()
         self._model = self.checkpoint.load_weights(dtype=dtype, device=device)
-        self.language_model.set_attn_implementation(ATTENTIONS[attention])
+        self._attention = ATTENTIONS[attention]
+        self.attend_over_tiers()
+
+    def attend_over_tiers(self) -> None:
+        """Let the decoder attend as `load` was told, after transformers' own attention was in use."""
+        decoder = self.language_model
+        if decoder.config._attn_implementation != self._attention:
+            decoder.set_attn_implementation(self._attention)
 
     @property
     def is_loaded(self) -> bool:

@@ -81,7 +81,7 @@ def _compare(
     for number in range(repeats + 1):  # the first is a warm-up
         for name, step in (("tiered_seconds", step_tiered), ("plain_seconds", step_plain)):
             if name == "tiered_seconds":
-                subject.attend_over_tiers()
+                subject.family.attend_over_tiers()
             else:
                 model.set_attn_implementation("sdpa")
             took = _median_step(step, _places(start + number * STEPS, model.device))

@@ -23,7 +23,7 @@ def measure_lengths(subject: Subject) -> Found:
     shortest is charged for full buffers, so 1 or less says: nothing grows but what is stored.
     """
     film, family = subject.films[0], subject.family
-    subject.attend_over_tiers()
+    family.attend_over_tiers()
     manifest = subject.analyze(film)
     # What a block takes does not depend on what positions mean to the model.
     family.config.get_text_config(decoder=True).max_position_embeddings = 1 << 20

@@ -18,7 +18,6 @@ from batch.demo.world import imagine
 from batch.errors import ModelError
 from batch.evaluation.bench.sizes import Size
 from batch.evaluation.uncompressed import Uncompressed
-from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill import Prefill, plan_cache, prefill
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
@@ -59,7 +58,7 @@ class Subject:
 
     def compress(self, film: Film) -> Prefill:
         """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""
-        self.attend_over_tiers()
+        self.family.attend_over_tiers()
         manifest = self.analyze(film)
         manifest.write(film.path.with_suffix(".parquet"))
         work = plan_cache(manifest, self.family, dtype=self.size.dtype)
@@ -84,7 +83,7 @@ class Subject:
 
     def answerer(self, film: Film) -> Answerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
-        self.attend_over_tiers()
+        self.family.attend_over_tiers()
         cache = CacheFile.open(film.cache)
         cache.verify_tables()
         return Answerer(cache, self.family)
@@ -94,12 +93,6 @@ class Subject:
         with self.answerer(film) as answerer:
             most = self.size.answer_tokens
             return next(answerer.ask(film.questions[:1], max_new_tokens=most))
-
-    def attend_over_tiers(self) -> None:
-        """Give the model our attention back after transformers' own."""
-        model = self.family.language_model
-        if model.config._attn_implementation != ATTENTION:
-            model.set_attn_implementation(ATTENTION)
 
 
 def _check_device(size: Size) -> None:
