@@ -9,7 +9,6 @@ import os
 from bisect import bisect_left
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -68,12 +67,7 @@ class CacheWriter:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._abandon()
 
     def write(self, name: str, row: int, array: NDArray[Any]) -> None:

@@ -52,10 +52,6 @@ class Ledger:
         """Items that failed and were not done since."""
         return items_in(self.folder / _FAILED, ".json") - self.done()
 
-    def is_done(self, item: str) -> bool:
-        """Whether an item was done by now, by whomever."""
-        return self._path(_DONE, item).exists()
-
     def put_done(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
         """Record that an item is done; an earlier failure is forgotten."""
         self._put(_DONE, item, record, staging)

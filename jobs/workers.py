@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pickle import dumps, loads
-from types import TracebackType
 from typing import Any, Self
 
 from jobs.stopping import SIGNALS
@@ -186,13 +185,8 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end(at_once=error is not None or bool(self.tasks))
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.end(at_once=kind is not None or bool(self.tasks))
 
     @property
     def tasks(self) -> list[Any]:

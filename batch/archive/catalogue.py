@@ -85,11 +85,11 @@ def catalogue_rows(
             yield from batch.to_pylist()
 
 
-def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> Path:
-    """Bring the catalogue of a work up to date, whole or not at all; returns its path."""
+def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> None:
+    """Bring the catalogue of a work up to date, whole or not at all."""
     path, state = _path(store, caches), _state(store, caches)
     if _is_fresh(path, state):
-        return path
+        return
     sink = io.BytesIO()
     with pq.ParquetWriter(
         sink, SCHEMA.with_metadata({_STATE_KEY: state}), compression="zstd"
@@ -97,7 +97,6 @@ def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> Path:
         for rows in _batched(_rows_of_records(store, caches)):
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
     write_atomic(path, sink.getvalue(), staging)
-    return path
 
 
 def _path(store: Store, caches: ProductFolder) -> Path:

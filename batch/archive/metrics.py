@@ -79,10 +79,7 @@ def metrics(tally: Tally, last_success: float | None) -> str:
         *_metric(
             "sali_cache_failed_videos",
             "Videos without a cache, by reason.",
-            {
-                f'reason="{reason}"': count
-                for reason, count in sorted((tally.failed + tally.failed_before).items())
-            },
+            {f'reason="{reason}"': count for reason, count in tally.by_reason.items()},
         ),
         *_metric("sali_cache_written_bytes", "Written by this run.", {"": tally.written_bytes}),
         *_metric(

@@ -20,7 +20,10 @@ IN_A_ROW = 10
 """So many videos that end like this are not themselves to blame."""
 
 _NOT_TO_BLAME = (
-    *(Reason.UNEXPECTED, Reason.WORKER_CRASHED, Reason.WORKER_KILLED, Reason.WORKER_STUCK),
+    Reason.UNEXPECTED,
+    Reason.WORKER_CRASHED,
+    Reason.WORKER_KILLED,
+    Reason.WORKER_STUCK,
 )
 
 

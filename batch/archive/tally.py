@@ -43,7 +43,12 @@ class Tally:
     @property
     def failures(self) -> int:
         """Videos that have no cache because something is wrong with them."""
-        return self.failed.total() + self.failed_before.total()
+        return sum(self.by_reason.values())
+
+    @property
+    def by_reason(self) -> dict[Reason, int]:
+        """Failures of this run and of earlier ones, by reason."""
+        return dict(sorted((self.failed + self.failed_before).items()))
 
     @property
     def expected(self) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import click
@@ -15,10 +14,9 @@ from tqdm import tqdm
 
 from batch.archive.metrics import MetricsFile
 from batch.archive.tally import Tally
+from batch.cli.progress import LINE_EVERY_S
 from batch.errors import Reason
 from jobs.stopping import Stop
-
-LINE_EVERY_S = 60.0
 
 
 class Reporter:
@@ -42,12 +40,7 @@ class Reporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -92,8 +85,7 @@ class Reporter:
         """Say what was done, and why it ended before its time if it did."""
         if self._metrics is not None:
             self._metrics.end(tally, success=not stop.is_asked)
-        failed = tally.failed + tally.failed_before
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in tally.by_reason.items())
         parts = {
             "done": tally.done,
             "skipped": tally.skipped,
@@ -124,13 +116,12 @@ class Reporter:
 
 
 def _numbers(tally: Tally) -> dict[str, Any]:
-    failed = tally.failed + tally.failed_before
     return {
         "files": tally.files,
         "done": tally.done,
         "skipped": tally.skipped,
         "left": tally.left,
-        "failed": dict(sorted(failed.items())),
+        "failed": tally.by_reason,
         "written_bytes": tally.written_bytes,
         "seconds": {phase: round(spent, 3) for phase, spent in sorted(tally.seconds.items())},
         "idle_seconds": round(tally.idle_seconds, 3),

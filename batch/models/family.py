@@ -249,7 +249,7 @@ class Family(ABC):
         self.attend_over_tiers()
 
     def attend_over_tiers(self) -> None:
-        """Let the decoder attend as `load` was told, after transformers' own attention was in use."""
+        """Attend as `load` was told, after transformers' own attention was in use."""
         decoder = self.language_model
         if decoder.config._attn_implementation != self._attention:
             decoder.set_attn_implementation(self._attention)

@@ -133,4 +133,4 @@ def test_of_segments_those_stay_that_fit_a_quota_which_others_used_up_meanwhile(
     with pytest.raises(NoSpaceError, match="50 bytes of it are left, the next file has 100"):
         recorder.commit_folder(products, row, {}, 300)
     assert segments_in(folder) == [segment_path(folder, number) for number in range(2)]
-    assert not products.ledger.is_done(row.video)
+    assert row.video not in products.ledger.done()

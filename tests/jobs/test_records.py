@@ -20,13 +20,13 @@ def staging(ledger: Ledger, tmp_path: Path) -> Path:
 
 
 def test_nothing_is_known_before_the_first_record(ledger: Ledger) -> None:
-    assert (ledger.done(), ledger.failed(), ledger.is_done(ITEM)) == (set(), set(), False)
+    assert (ledger.done(), ledger.failed()) == (set(), set())
 
 
 def test_a_record_is_read_as_it_was_put(ledger: Ledger, staging: Path) -> None:
     ledger.put_done(ITEM, {"bytes": 3, "warning": None}, staging)
     assert ledger.read_done(ITEM) == {"bytes": 3, "warning": None}
-    assert (ledger.done(), ledger.is_done(ITEM)) == ({ITEM}, True)
+    assert ledger.done() == {ITEM}
     assert not list(staging.iterdir())
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_from_other_errors_and_leaves_no_record(
     (staging / f"{ITEM}.json").symlink_to("/dev/full")
     with pytest.raises(NoSpaceError, match=rf"{ITEM}\.json: cannot be written: No space left"):
         ledger.put_done(ITEM, {"bytes": 3}, staging)
-    assert not ledger.is_done(ITEM)
+    assert ledger.done() == set()
     with pytest.raises(JobError, match="cannot be written: No such file") as raised:
         ledger.put_done(ITEM, {}, tmp_path / "a folder that disappeared")
     assert not isinstance(raised.value, NoSpaceError)
