@@ -261,6 +261,11 @@ class Header:
         if self.header_sha256 is not None:
             _require_digest("header_sha256", self.header_sha256)
 
+    @property
+    def fp16_kv_bytes(self) -> int:
+        """FP16 K and V of all slots, pruned or not: what every compression is measured against."""
+        return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
+
     def to_json(self) -> str:
         """Canonical JSON.
 

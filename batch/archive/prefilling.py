@@ -160,23 +160,18 @@ def _blocks_of(folder: Path) -> Iterator[int]:
 
 
 def _facts(video: VideoPlan, files: Sequence[Path], block_samples: int) -> dict[str, Any]:
-    shapes = [header.shape for header in video.headers]
-    slots = sum(header.layout.slots for header in video.headers)
     encode_s, prefill_s = 0.0, 0.0
     for file in files:
         with CacheFile.open(file) as cache:
             _, encode, prefill = cache.array("cost.seconds").tolist()
         encode_s, prefill_s = encode_s + encode, prefill_s + prefill
     return {
-        "slots": slots,
-        **{
-            f"tokens_{tier.lower()}": sum(shape.tokens[tier] for shape in shapes)
-            for tier in shapes[0].tokens
-        },
+        "slots": video.slots,
+        **{f"tokens_{tier.lower()}": count for tier, count in video.tokens.items()},
         "block_samples": block_samples,
-        "segments": len(shapes),
+        "segments": len(video.headers),
         "cache_bytes": video.size_bytes,
-        "fp16_kv_bytes": 4 * slots * shapes[0].layers * shapes[0].heads * shapes[0].head_dim,
+        "fp16_kv_bytes": sum(header.fp16_kv_bytes for header in video.headers),
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,
         "tool": version("sali-cache"),

@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from batch.cli import options
-from batch.cli.options import analysis_options, force_option, json_option, model_options
+from batch.cli.options import (
+    analysis_options,
+    force_option,
+    json_option,
+    model_options,
+    profile_option,
+)
 from batch.cli.progress import progress
 from batch.cli.summary import Summary
 
@@ -15,13 +21,7 @@ from batch.cli.summary import Summary
 @click.command()
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the manifests.")
-@click.option(
-    "--profile",
-    type=click.Choice(options.PROFILES),
-    default="default",
-    show_default=True,
-    help="Thresholds of the tiers; can be changed later without the video.",
-)
+@profile_option("Thresholds of the tiers; can be changed later without the video.")
 @click.option("--pictures", type=options.FOLDER, help="Also draw the tiers on the samples, there.")
 @analysis_options
 @model_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch.cli import options
-from batch.cli.options import json_option
+from batch.cli.options import json_option, profile_option
 
 if TYPE_CHECKING:
     from batch.demo.show import Shown
@@ -18,13 +18,7 @@ VIDEOS, SAMPLES = 3, 12
 
 @click.command()
 @click.option("--out", type=options.FOLDER, help="Keep manifests and caches there.")
-@click.option(
-    "--profile",
-    type=click.Choice(options.PROFILES),
-    default="default",
-    show_default=True,
-    help="Thresholds of the tiers.",
-)
+@profile_option("Thresholds of the tiers.")
 @json_option
 def demo(out: Path | None, profile: str, as_json: bool) -> None:
     """Draw films, analyse and prefill them, delete them, and answer questions about them.

@@ -22,23 +22,13 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
-_OPTIONS = (
-    click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
+_options = options.together(
     click.option(
-        "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
-    ),
-    click.option(
-        "--sbatch",
-        multiple=True,
-        metavar="OPTIONS",
-        help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
-    ),
-    click.option(
-        "--gpu-tasks",
-        type=click.IntRange(1),
-        default=1,
+        "--engine",
+        type=click.Choice(list(_OWN)),
+        default="local",
         show_default=True,
-        help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
+        help="Where it runs; all machines must see the same folders.",
     ),
     click.option(
         "--tasks",
@@ -48,14 +38,23 @@ _OPTIONS = (
         help="Slurm and Ray: parts of the work before prefill, each of --jobs processes.",
     ),
     click.option(
-        "--engine",
-        type=click.Choice(list(_OWN)),
-        default="local",
+        "--gpu-tasks",
+        type=click.IntRange(1),
+        default=1,
         show_default=True,
-        help="Where it runs; all machines must see the same folders.",
+        help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
     ),
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="OPTIONS",
+        help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
+    ),
+    click.option(
+        "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
+    ),
+    click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
 )
-"""The last one is shown first."""
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,9 +82,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(_ray().run(stages))
         _submit(stages, others["out"].resolve(), sbatch, sbatch_gpu, print_only=print_only)
 
-    for option in _OPTIONS:
-        run = option(run)
-    return run
+    return _options(run)
 
 
 def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:

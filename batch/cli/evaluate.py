@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch.cli import options
-from batch.cli.options import json_option, model_options, run_options
+from batch.cli.analysis import sampling
+from batch.cli.options import json_option, model_options, run_options, sampling_options
 from batch.cli.progress import progress
 from batch.errors import BatchError
 
@@ -59,14 +60,7 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     "--rows", multiple=True, type=options.EXISTING_FILE, help="Answers of methods run elsewhere."
 )
 @click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
-@click.option(
-    "--fps",
-    type=click.FloatRange(1e-5, 1000),
-    default=1.0,
-    show_default=True,
-    help="Frames a second; a sample is one, in Qwen-VL two.",
-)
-@click.option("--max-samples", type=click.IntRange(1), help="Lower the rate of longer videos.")
+@sampling_options
 @model_options
 @run_options
 @json_option
@@ -97,23 +91,20 @@ def evaluate(
     from batch.evaluation.comparison import compare
     from batch.evaluation.publish import publish
     from batch.evaluation.viewing import Viewing
-    from batch.video import Sampling
 
+    chosen = sampling(fps, max_samples)
     if out is not None:
         options.make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
-    sampling = Sampling(rate_hz=fps, max_samples=max_samples)
     family = _load(**checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sets = choose_sets(data, folder, videos=videos, seed=seed)
         total = len({question.video for one in sets for question in one.questions})
         with progress("evaluate", total, "videos") as tell:
-            found = compare(
-                family, sets, entries, rows, folder=folder, sampling=sampling, tell=tell
-            )
+            found = compare(family, sets, entries, rows, folder=folder, sampling=chosen, tell=tell)
         if out is not None:
-            publish(found, out, _command(), lambda video: Viewing(video, family, sampling))
+            publish(found, out, _command(), lambda video: Viewing(video, family, chosen))
     for line in _report(found, as_json):
         click.echo(line)
 

@@ -6,16 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch.archive.phases import Phase
 from batch.cli import options
 from batch.cli.engines import engine_options
-from batch.cli.options import analysis_options, json_option, model_options, prefill_options
+from batch.cli.options import (
+    analysis_options,
+    attn_option,
+    dtype_option,
+    json_option,
+    model_options,
+    prefill_options,
+    profile_option,
+)
 from batch.cli.summary import PARTIAL
 
 if TYPE_CHECKING:
     from batch.archive.index import Request
     from batch.cli.reporting import Reporter
-
-PHASES = ("all", "identify", "analyze", "prefill")
 
 
 class _Parsed(click.ParamType[Any]):
@@ -47,30 +54,18 @@ def _size(text: str) -> int:
 @click.command()
 @click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
-@click.option(
-    "--profile",
-    type=click.Choice(options.PROFILES),
-    default="default",
-    show_default=True,
-    help="Thresholds of the tiers.",
-)
+@profile_option("Thresholds of the tiers.")
 @click.option(
     "--device",
     "devices",
     multiple=True,
     help="As torch names it; repeat it for a process and a copy of the model on each.",
 )
-@click.option("--dtype", type=click.Choice(options.DTYPES), help="Default: as for prefill.")
-@click.option(
-    "--attn",
-    type=click.Choice(options.ATTENTIONS),
-    default="auto",
-    show_default=True,
-    help="Attention to the tiers.",
-)
+@dtype_option
+@attn_option
 @click.option(
     "--phase",
-    type=click.Choice(PHASES),
+    type=click.Choice([phase.value for phase in Phase]),
     default="all",
     show_default=True,
     help="Only a part: find videos, write manifests, write caches.",
@@ -127,7 +122,6 @@ def index(
     another run is at work: the same command goes on.
     """
     from batch.archive.index import Request
-    from batch.archive.phases import Phase
     from batch.cli.reporting import Reporter
     from jobs.shards import Shard
 

@@ -96,7 +96,7 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
             "index": sum(size for name, size in sizes.items() if name.startswith("index.")),
         },
         "size_bytes": cache.size_bytes,
-        "fp16_kv_bytes": 4 * layout.slots * shape.layers * shape.heads * shape.head_dim,
+        "fp16_kv_bytes": cache.header.fp16_kv_bytes,
     }
 
 

@@ -9,115 +9,125 @@ import click
 
 from batch.errors import BatchError
 
-PROFILES = ("default", "paper", "none")
-DTYPES = ("float32", "bfloat16", "float16")
-ATTENTIONS = ("auto", "torch", "triton")
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 Command = Callable[..., Any]
+Option = Callable[[Command], Command]
 
 
-def model_options(command: Command) -> Command:
-    """--model, --revision and --offline: which checkpoint."""
-    for option in (
-        click.option("--offline", is_flag=True, help="Use only what is on this machine."),
-        click.option("--revision", help="Branch, tag or commit on the hub."),
-        click.option(
-            "--model",
-            default="demo",
-            show_default=True,
-            help="Folder or hub id of a checkpoint; demo is the bundled one.",
-        ),
-    ):
-        command = option(command)
-    return command
+def together(*options: Option) -> Option:
+    """Several options as one decorator; help shows them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def run_options(command: Command) -> Command:
-    """--device, --dtype and --attn: where, in which type and by which attention a model runs."""
-    for option in (
-        click.option(
-            "--attn",
-            type=click.Choice(ATTENTIONS),
-            default="auto",
-            show_default=True,
-            help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            help="Default: that of quantised weights, else by the device.",
-        ),
-        click.option(
-            "--device",
-            help="As torch names it, or auto to spread the model over all there are; "
-            "default: cuda if there is one, else cpu.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def analysis_options(command: Command) -> Command:
-    """How videos are sampled and judged."""
-    for option in (
-        click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
-        click.option(
-            "--reference",
-            type=click.Choice(["kept", "previous"]),
-            help="Sample that redundancy is measured against; default: by the profile.",
-        ),
-        click.option(
-            "--max-samples",
-            type=click.IntRange(1),
-            help="Lower the rate of longer videos, so that no more are taken.",
-        ),
-        click.option(
-            "--fps",
-            type=click.FloatRange(0, min_open=True),
-            default=1.0,
-            show_default=True,
-            help="Frames a second; a sample is one, in Qwen-VL two.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def prefill_options(command: Command) -> Command:
-    """What of a plan is stored, and how."""
-    for option in (
-        click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
-        click.option(
-            "--timestamps",
-            is_flag=True,
-            help="Write its time before each sample, as <12.0 seconds>, where the model's prompt "
-            "has room.",
-        ),
-        click.option(
-            "--pointers",
-            type=click.Choice(["multiplicity", "nothing"]),
-            default="multiplicity",
-            show_default=True,
-            help="Whether a cell counts once more for each pointer to its sample.",
-        ),
-        click.option(
-            "--positions",
-            type=click.Choice(["compact", "original"]),
-            default="compact",
-            show_default=True,
-            help="Whether the gaps that pointer samples leave in the prompt are closed.",
-        ),
-    ):
-        command = option(command)
-    return command
+def profile_option(meaning: str, default: str | None = "default") -> Option:
+    """--profile, with what it means to a command."""
+    return click.option(
+        "--profile",
+        type=click.Choice(["default", "paper", "none"]),
+        default=default,
+        show_default=True,
+        help=meaning,
+    )
 
 
 force_option = click.option("--force", is_flag=True, help="Do again what is done already.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Default: that of quantised weights, else by the device.",
+)
+attn_option = click.option(
+    "--attn",
+    type=click.Choice(["auto", "torch", "triton"]),
+    default="auto",
+    show_default=True,
+    help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
+)
 
+model_options = together(
+    click.option(
+        "--model",
+        default="demo",
+        show_default=True,
+        help="Folder or hub id of a checkpoint; demo is the bundled one.",
+    ),
+    click.option("--revision", help="Branch, tag or commit on the hub."),
+    click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+)
+"""Which checkpoint."""
+
+run_options = together(
+    click.option(
+        "--device",
+        help="As torch names it, or auto to spread the model over all there are; "
+        "default: cuda if there is one, else cpu.",
+    ),
+    dtype_option,
+    attn_option,
+)
+"""Where, in which type and by which attention a model runs."""
+
+sampling_options = together(
+    click.option(
+        "--fps",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Frames a second; a sample is one, in Qwen-VL two.",
+    ),
+    click.option(
+        "--max-samples",
+        type=click.IntRange(1),
+        help="Lower the rate of longer videos, so that no more are taken.",
+    ),
+)
+"""How often a video is sampled."""
+
+analysis_options = together(
+    sampling_options,
+    click.option(
+        "--reference",
+        type=click.Choice(["kept", "previous"]),
+        help="Sample that redundancy is measured against; default: by the profile.",
+    ),
+    click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
+)
+"""How videos are sampled and judged."""
+
+prefill_options = together(
+    click.option(
+        "--positions",
+        type=click.Choice(["compact", "original"]),
+        default="compact",
+        show_default=True,
+        help="Whether the gaps that pointer samples leave in the prompt are closed.",
+    ),
+    click.option(
+        "--pointers",
+        type=click.Choice(["multiplicity", "nothing"]),
+        default="multiplicity",
+        show_default=True,
+        help="Whether a cell counts once more for each pointer to its sample.",
+    ),
+    click.option(
+        "--timestamps",
+        is_flag=True,
+        help="Write its time before each sample, as <12.0 seconds>, where the model's prompt "
+        "has room.",
+    ),
+    click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
+)
+"""What of a plan is stored, and how."""
 
 _MACOS_OPEN_FILES = 10_240
 """Source: OPEN_MAX; macOS has no bound of its own and refuses one without end, setrlimit(2)."""

@@ -16,15 +16,14 @@ def describe(
     Args:
         written: numbers of the segments that this run wrote.
     """
-    shapes = [header.shape for header in video.headers]
     return {
         "cache": str(target),
         "written": bool(written),
         "skipped": skipped,
         "size_bytes": video.size_bytes,
-        "slots": sum(header.layout.slots for header in video.headers),
-        "tokens": {tier: sum(shape.tokens[tier] for shape in shapes) for tier in shapes[0].tokens},
-        "samples": sum(shape.samples for shape in shapes),
+        "slots": video.slots,
+        "tokens": video.tokens,
+        "samples": sum(header.shape.samples for header in video.headers),
         "stored_samples": int(video.manifest.kept.sum()),
         "positions": video.headers[0].layout.positions,
         "segments": len(video.headers),

@@ -18,6 +18,7 @@ from batch.cli.options import (
     json_option,
     model_options,
     prefill_options,
+    profile_option,
     run_options,
 )
 from batch.cli.planned import promise, report
@@ -32,11 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the caches.")
-@click.option(
-    "--profile",
-    type=click.Choice(options.PROFILES),
-    help="Thresholds of the tiers; default: the manifest's own.",
-)
+@profile_option("Thresholds of the tiers; default: the manifest's own.", default=None)
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
 @prefill_options
 @analysis_options

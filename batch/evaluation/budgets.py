@@ -1,5 +1,6 @@
 """Budgets as people give them, and what they mean for one video."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ class Limit:
     def __post_init__(self) -> None:
         if (self.amount is None) == (self.share is None):
             raise ValueError("a limit is an amount or a share")
-        if not (self.amount or self.share or 0) > 0:
+        if not 0 < (self.amount or self.share or 0) < math.inf:
             raise ValueError(f"limit: got {self}, expected more than 0")
 
     @classmethod
@@ -57,14 +58,9 @@ class Limit:
         """The budget of the video whose every slot is in this plan."""
         if self.share is None:
             return Budget(amount=self.amount or 0, unit=self.unit)
-        whole = fp16_bytes(everything) if self.unit == "bytes" else everything.plan.slots
+        header = everything.header
+        whole = header.fp16_kv_bytes if self.unit == "bytes" else header.layout.slots
         return Budget(amount=int(self.share * whole), unit=self.unit)
-
-
-def fp16_bytes(work: Prefill) -> int:
-    """FP16 K and V of all slots, pruned or not: what every compression is measured against."""
-    shape = work.header.shape
-    return 4 * work.plan.slots * shape.layers * shape.heads * shape.head_dim
 
 
 def kv_bytes(tokens: Mapping[str, int], work: Prefill) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
 from batch.evaluation.bench.measuring import peak_allocated
-from batch.evaluation.budgets import Limit, fp16_bytes, sample_kv_bytes
+from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.scoring import prompt
 from batch.evaluation.store import store, store_uncompressed
@@ -154,7 +154,7 @@ def _runs(
             data="",
             video=viewing.path.name,
             samples=len(viewing.pictures),
-            fp16_bytes=fp16_bytes(viewing.everything),
+            fp16_bytes=viewing.everything.header.fp16_kv_bytes,
             slots=viewing.everything.plan.slots,
             size_bytes=stored.size_bytes,
             kv_bytes=stored.kv_bytes,

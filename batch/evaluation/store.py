@@ -6,7 +6,7 @@ from pathlib import Path
 
 from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
-from batch.evaluation.budgets import Limit, fp16_bytes, kv_bytes, prices
+from batch.evaluation.budgets import Limit, kv_bytes, prices
 from batch.evaluation.evict import evict
 from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
@@ -21,7 +21,7 @@ def store_uncompressed(viewing: Viewing) -> Stored:
     """Transformers' own forward over every slot."""
     everything = viewing.everything
     full = Uncompressed(viewing.family, viewing.pictures, viewing.footage)
-    whole = fp16_bytes(everything)
+    whole = everything.header.fp16_kv_bytes
     return Stored(
         answerer=full,
         size_bytes=whole,

@@ -40,6 +40,17 @@ class VideoPlan:
         return sum(map(file_size, self.headers))
 
     @property
+    def slots(self) -> int:
+        """Slots of all layouts, before anything was dropped."""
+        return sum(header.layout.slots for header in self.headers)
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens stored in each tier."""
+        counts = [header.shape.tokens for header in self.headers]
+        return {tier: sum(count[tier] for count in counts) for tier in counts[0]}
+
+    @property
     def suffix(self) -> str:
         """End of the cache's name."""
         return FOLDER_SUFFIX if self.is_cut else FILE_SUFFIX

@@ -37,6 +37,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_rate_that_is_none_is_wrong_usage() -> None:
+    result = batch("evaluate", "--fps", "nan")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--fps" in result.stderr
+
+
 def test_a_method_has_a_row_as_it_is_and_one_a_budget(written: Path) -> None:
     found = json.loads((written / "results" / "table.json").read_text())
     rows = [(row["method"], row["profile"], row["budget"]) for row in found["methods"]]

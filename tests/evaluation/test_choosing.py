@@ -45,7 +45,7 @@ def test_a_quarter_of_the_bytes_is_the_budget_if_none_is_given() -> None:
     assert choose_limits(["784"], []) == [Limit(unit="tokens", amount=784)]
 
 
-@pytest.mark.parametrize("text", ["", "%", "-5", "0%", "1.5", "many"])
+@pytest.mark.parametrize("text", ["", "%", "-5", "0%", "nan%", "inf%", "1.5", "many"])
 def test_a_budget_is_a_number_or_a_share(text: str) -> None:
     with pytest.raises(BatchError, match="expected a number like 784 or a share like 25%"):
         Limit.parse(text, "bytes")

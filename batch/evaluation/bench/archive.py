@@ -5,7 +5,6 @@ Commands run as processes, one after the other, as cron would start them.
 
 import hashlib
 import json
-import re
 import shutil
 import struct
 import subprocess
@@ -25,6 +24,7 @@ from batch.archive.store import ProductFolder, Store
 from batch.demo.clip import write_clip
 from batch.demo.world import imagine
 from batch.evaluation.bench.machine import machine, versions
+from batch.evaluation.bench.proc import field_bytes
 
 RECORDS = (1_000, 10_000, 100_000)
 FILMS, SAMPLES, VARIANTS = 4, 60, 8
@@ -163,19 +163,14 @@ def cost_of(*words: object) -> tuple[float, int]:
     process = subprocess.Popen(
         _command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
-        peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+        # Not what the kernel says of it in the end, which counts its parent's memory too.
+        peak_bytes = max(peak_bytes, field_bytes(status, "VmHWM") or 0)
         time.sleep(_LOOKED_EVERY_S)
     if process.returncode != 0:
         raise RuntimeError(f"batch {words[0]} left with {process.returncode}")
     return time.perf_counter() - started, peak_bytes
-
-
-def _peak_bytes(pid: int) -> int:
-    """Of a process so far. What the kernel says of it in the end counts its parent's memory too."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
 
 
 def _command(*words: object) -> list[str]:

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+from batch.evaluation.bench.proc import field, field_bytes
+
 PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, threads torch uses, memory, GPU, kernel, load."""
     return {
-        "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None,
+        "processor": field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None,
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": field_bytes(Path("/proc/meminfo"), "MemTotal"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
         "load_1min": os.getloadavg()[0],
@@ -27,19 +29,3 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Python and the packages that the figures depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def _memory_bytes() -> int | None:
-    found = _field(Path("/proc/meminfo"), "MemTotal")
-    return None if found is None else int(found.split()[0]) * 1024
-
-
-def _field(path: Path, name: str) -> str | None:
-    """The first `name: value` of a file."""
-    if not path.exists():
-        return None
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None

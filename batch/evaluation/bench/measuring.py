@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from batch.evaluation.bench.proc import field_bytes
+
 Work = Callable[[], object]
 Found = tuple[dict[str, float], dict[str, Any]]
 """Ratios, and the figures behind them."""
@@ -89,11 +91,6 @@ def peak_resident(work: Work) -> int | None:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")  # VmHWM starts again at VmRSS (Linux, proc(5))
-    before = _kib(status, "VmRSS")
+    before = field_bytes(status, "VmRSS") or 0
     work()
-    return max(0, _kib(status, "VmHWM") - before) * 1024
-
-
-def _kib(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
+    return max(0, (field_bytes(status, "VmHWM") or 0) - before)
