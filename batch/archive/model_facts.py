@@ -19,6 +19,7 @@ from batch.archive.inventory import Stat
 from batch.archive.settings import IndexSettings
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from jobs.atomic import write_atomic
+from jobs.errors import RecordError
 
 _RULES: Mapping[str, type[Geometry] | type[DynamicGeometry]] = {
     rule.__name__: rule for rule in (Geometry, DynamicGeometry)
@@ -78,10 +79,19 @@ class ModelFactsStore:
             self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
     def read(self) -> ModelFacts | None:
-        """The facts, if this model was asked before and nothing changed."""
+        """The facts, if this model was asked before and nothing changed.
+
+        Raises:
+            RecordError: the file that holds them is damaged.
+        """
         if self._path is None or not self._path.exists():
             return None
-        return ModelFacts.from_json(self._path.read_text())
+        try:
+            return ModelFacts.from_json(self._path.read_text())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(
+                f"{self._path}: no facts of a model ({error}); remove it, and it is asked again"
+            ) from error
 
     def write(self, facts: ModelFacts, staging: Path) -> None:
         """Write them down; those of a model on the hub are asked for every time."""

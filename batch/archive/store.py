@@ -25,6 +25,7 @@ from typing import Any
 
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path
 from jobs.atomic import write_atomic
+from jobs.errors import RecordError
 from jobs.records import Ledger, fan_out, items_in
 
 _SETTINGS = "settings.json"
@@ -103,8 +104,18 @@ class ProductFolder:
             write_atomic(self.folder / _SETTINGS, f"{text}\n".encode(), staging)
 
     def read_settings(self) -> dict[str, Any]:
-        """What the ID stands for."""
-        settings: dict[str, Any] = json.loads((self.folder / _SETTINGS).read_bytes())
+        """What the ID stands for.
+
+        Raises:
+            RecordError: the file that says so is missing or damaged.
+        """
+        path = self.folder / _SETTINGS
+        try:
+            settings: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"{path}: no settings ({error}); remove it, and batch index writes it again"
+            ) from error
         return settings
 
 

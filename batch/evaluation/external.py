@@ -77,7 +77,7 @@ def _method(line: dict[str, Any]) -> tuple[str, str]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
         try:
             line = json.loads(text)
         except ValueError as error:

@@ -158,6 +158,23 @@ def test_a_damaged_catalogue_is_no_loss(indexed: IndexedArchive, tmp_path: Path)
     assert found["works"][0]["done"] == 3
 
 
+def test_damaged_settings_are_named(indexed: IndexedArchive, tmp_path: Path) -> None:
+    shutil.copytree(indexed.out, tmp_path, dirs_exist_ok=True)
+    (settings,) = tmp_path.glob("works/*/settings.json")
+    settings.write_text("{")
+    result = batch("status", tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {settings}: no settings (")
+
+
+def test_damaged_facts_of_a_model_are_named(indexed: IndexedArchive, fresh_out: Path) -> None:
+    for facts in (fresh_out / "models").iterdir():
+        facts.write_text("{}")
+    result = batch("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no facts of a model ('geometry'); remove it" in result.stderr
+
+
 def test_status_follows_a_run_that_mends_failures(
     indexed: IndexedArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,13 @@ def test_next_qa_is_read_from_its_folder(tmp_path: Path, video: str) -> None:
     )
 
 
+def test_questions_of_next_qa_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
+    split = next_qa(tmp_path, "val.csv", "how do the two men play")
+    split.write_bytes(split.read_bytes().replace(b"men", b"m\xe4nner"))
+    with pytest.raises(BatchError, match=r"val\.csv: cannot be read as CSV: 'utf-8' codec"):
+        read_set(tmp_path)
+
+
 def test_two_splits_of_next_qa_are_not_mixed(tmp_path: Path) -> None:
     next_qa(tmp_path, "val.csv", "how")
     chosen = next_qa(tmp_path, "test.csv", "why")

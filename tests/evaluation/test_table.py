@@ -103,10 +103,10 @@ def test_rows_that_lack_an_answer_are_refused_by_name(tmp_path: Path) -> None:
         list(read_external(path, [uncompressed(*seen())]))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"method": "x"}'])
-def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"method": "x"}', b"\xff"])
+def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "rivals.jsonl"
-    path.write_text(f"{_line('red', 'red')}\n{text}\n")
+    path.write_bytes(b"%s\n%s\n" % (_line("red", "red").encode(), text))
     with pytest.raises(BatchError, match=r"rivals.jsonl, line 2"):
         list(read_external(path, [uncompressed(*seen())]))
 

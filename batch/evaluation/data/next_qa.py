@@ -32,19 +32,26 @@ def read(path: Path) -> Iterator[Question]:
     """
     file = path if path.suffix == ".csv" else _split(path)
     places = read_json(file.parent / _MAP)
-    with file.open(encoding="utf-8", newline="") as lines:
-        for number, fields in enumerate(csv.DictReader(lines), start=1):
-            with row(file, number):
-                options = tuple(fields[f"a{place}"].strip() for place in range(5))
-                video = fields["video"]
-                folder = file.parent / "NExTVideo"
-                yield Question(
-                    video=first_there([folder / f"{places[video]}.mp4", folder / f"{video}.mp4"]),
-                    question=fields["question"],
-                    answer=options[int(fields["answer"])],
-                    options=options,
-                    kind=fields["type"],
-                )
+    for number, fields in enumerate(_rows(file), start=1):
+        with row(file, number):
+            options = tuple(fields[f"a{place}"].strip() for place in range(5))
+            video = fields["video"]
+            folder = file.parent / "NExTVideo"
+            yield Question(
+                video=first_there([folder / f"{places[video]}.mp4", folder / f"{video}.mp4"]),
+                question=fields["question"],
+                answer=options[int(fields["answer"])],
+                options=options,
+                kind=fields["type"],
+            )
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise BatchError(f"{file}: cannot be read as CSV: {error}") from error
 
 
 def _split(path: Path) -> Path:
