@@ -52,10 +52,11 @@ def bench(
         return
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    from batch.evaluation import bench as suites
+    from batch.evaluation.bench.sizes import SIZES
+    from batch.evaluation.bench.tiers import run_tiers
 
-    chosen = [suites.SIZES[name] for name in sizes or CPU_SIZES]
-    found = suites.run_tiers(chosen, repeats=repeats, say=_say)
+    chosen = [SIZES[name] for name in sizes or CPU_SIZES]
+    found = run_tiers(chosen, repeats=repeats, say=_say)
     for line in [json.dumps(found)] if as_json else _report(found):
         click.echo(line)
 

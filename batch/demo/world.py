@@ -214,15 +214,7 @@ def imagine_scene(
         free -= {(row, int(column)) for row in rows}
     places = [Place(row=r, column=c, offset=_jitter(rng, 0.05)) for r, c in sorted(free)]
     rng.shuffle(places)
-    spark = None
-    if has_spark:
-        length = min(int(rng.integers(1, 3)), samples)
-        spark = Spark(
-            colour=str(rng.choice(COLOURS)),
-            place=places[0],
-            first_sample=first + int(rng.integers(samples - length + 1)),
-            samples=length,
-        )
+    spark = _spark(rng, places[0], first, samples) if has_spark else None
     return Scene(
         first_sample=first,
         samples=samples,
@@ -264,6 +256,16 @@ def _thing(
         end=Place(row=end_row, column=column, offset=offset),
         leaves_s=float(leaves),
         arrives_s=float(max(arrives, leaves + 0.25)),
+    )
+
+
+def _spark(rng: np.random.Generator, place: Place, first: int, samples: int) -> Spark:
+    length = min(int(rng.integers(1, 3)), samples)
+    return Spark(
+        colour=str(rng.choice(COLOURS)),
+        place=place,
+        first_sample=first + int(rng.integers(samples - length + 1)),
+        samples=length,
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
+from batch.demo.variants import VARIANTS
 from batch.errors import BatchError
 from batch.evaluation.budgets import Limit
-from batch.evaluation.data import DEMO_VARIANTS, QuestionSet, demo_set, read_set
+from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.runs import Entry
 from batch.policies import ABLATIONS, METHODS
 
@@ -69,7 +70,7 @@ def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) ->
     Raises:
         BatchError: no such variant, or nothing that can be read.
     """
-    every = [f"{_DEMO}{variant}" for variant in DEMO_VARIANTS]
+    every = [f"{_DEMO}{variant}" for variant in VARIANTS]
     names = [one for name in data for one in (every if name == "demo" else [name])]
     return [
         demo_set(name.removeprefix(_DEMO), folder, videos=videos, seed=seed)

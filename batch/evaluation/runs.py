@@ -1,7 +1,7 @@
 """Methods run over question sets: what each stored of each video, and what it answered."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -121,12 +121,14 @@ def evaluate(
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
             viewing = Viewing(path, family, sampling or Sampling())
-            for run in _runs(viewing, list(questions), entries, folder, has_peak=number == 0):
-                yield replace(run, data=data.name)
+            yield from _runs(
+                data.name, viewing, list(questions), entries, folder, has_peak=number == 0
+            )
             tell(1)
 
 
 def _runs(
+    data: str,
     viewing: Viewing,
     questions: list[Question],
     entries: Sequence[Entry],
@@ -151,7 +153,7 @@ def _runs(
         reference = reference or replies
         yield Run(
             label=label,
-            data="",
+            data=data,
             video=viewing.path.name,
             samples=len(viewing.pictures),
             fp16_bytes=viewing.everything.header.fp16_kv_bytes,

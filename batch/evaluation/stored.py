@@ -1,6 +1,6 @@
 """What a method holds of a video, whichever it is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from batch.answering import PrefixAnswerer
 from batch.evaluation.uncompressed import Uncompressed
@@ -18,7 +18,7 @@ class Stored:
     """K and V alone, scales and minima included."""
     tokens: dict[str, int]
     """Stored tokens by tier."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
     """By the names of `PARTS`; a part that the method lacks is 0."""
     work: Prefill | None = None
     """What was written, of methods that choose cells."""

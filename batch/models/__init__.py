@@ -6,7 +6,7 @@ One file a family; which one serves a checkpoint is decided by its config's `mod
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint, open_checkpoint
-from batch.models.family import Family, Layout
+from batch.models.family import Family
 from batch.models.internvl import InternVL
 from batch.models.llava import Llava
 from batch.models.llava_next import LlavaNext
@@ -17,7 +17,7 @@ from batch.models.qwen2_vl import Qwen2VL
 from batch.models.qwen3_vl import Qwen3VL
 from batch.models.smolvlm import SmolVLM
 
-__all__ = ["FAMILIES", "Checkpoint", "Family", "Layout", "open_checkpoint", "open_family"]
+__all__ = ["FAMILIES", "Checkpoint", "Family", "open_checkpoint", "open_family"]
 
 FAMILIES: dict[str, type[Family]] = {
     "internvl": InternVL,

@@ -4,7 +4,7 @@ Pure numpy, so the exact size of a cache is known before any weight is loaded.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -110,11 +110,9 @@ def make_plan(
     """
     kept = manifest.kept
     layout = whole = lay_out(manifest.footage)
-    sample = whole.sample
     if positions == "compact" and not kept.all():
-        layout = lay_out(manifest.footage.select(kept))
-        stored = np.flatnonzero(kept).astype(np.int32)
-        sample = np.where(layout.sample >= 0, stored[layout.sample], -1).astype(np.int32)
+        layout = _without_gaps(manifest, lay_out)
+    sample = layout.sample
     is_cell = layout.cell >= 0
     tier = np.full(len(sample), Tier.FP16, np.uint8)
     tier[is_cell] = manifest.tier[sample[is_cell], layout.cell[is_cell]]
@@ -136,6 +134,14 @@ def make_plan(
         numbering=positions,
         next_position=layout.next_position,
     )
+
+
+def _without_gaps(manifest: Manifest, lay_out: Callable[[Footage], Layout]) -> Layout:
+    """The layout of the kept samples alone, which have their numbers among all."""
+    layout = lay_out(manifest.footage.select(manifest.kept))
+    numbers = np.flatnonzero(manifest.kept).astype(np.int32)
+    sample = np.where(layout.sample >= 0, numbers[layout.sample], -1).astype(np.int32)
+    return replace(layout, sample=sample)
 
 
 def fits(layout: Layout, context: int) -> bool:

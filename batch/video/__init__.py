@@ -4,7 +4,7 @@ from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
 from batch.video.footage import Footage
 from batch.video.geometry import Geometry
 from batch.video.open import VideoInfo, probe
-from batch.video.samples import Sample, SampleReader, Sampling, read_samples
+from batch.video.samples import Sample, Sampling, read_samples
 
 __all__ = [
     "DynamicGeometry",
@@ -12,7 +12,6 @@ __all__ = [
     "Geometry",
     "GeometryRule",
     "Sample",
-    "SampleReader",
     "Sampling",
     "VideoInfo",
     "geometry_for",

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from transformers import AutoModelForImageTextToText
 
 from batch.cli import main
-from batch.evaluation import bench
+from batch.evaluation.bench import tiers
 from batch.evaluation.bench.measuring import peak_allocated, ratio, side_by_side
-from batch.evaluation.bench.tiers import RATIOS
+from batch.evaluation.bench.sizes import SIZES, Size
 from batch.models import Family, open_family
 from tests import tiny
 from tests.manifests import geometry_of
@@ -23,7 +23,7 @@ def open_tiny(folder: Path) -> Family:
     return open_family(str(tiny.llava_next(folder / "model")))
 
 
-TINY = bench.Size(
+TINY = Size(
     name="tiny",
     about="a random model",
     open=open_tiny,
@@ -40,7 +40,7 @@ TINY = bench.Size(
 def found() -> dict[str, Any]:
     """What the command prints of a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bench.SIZES, "demo", TINY)
+        patch.setitem(SIZES, "demo", TINY)
         done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "2", "--json"])
     assert done.exit_code == 0, done.output
     result: dict[str, Any] = json.loads(done.stdout)
@@ -48,7 +48,7 @@ def found() -> dict[str, Any]:
 
 
 def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str, Any]) -> None:
-    assert set(found["ratios"]["tiny"]) == set(RATIOS)
+    assert set(found["ratios"]["tiny"]) == set(tiers.RATIOS)
     assert all(value > 0 for value in found["ratios"]["tiny"].values())
     assert found["suite"] == "tiers"
     assert found["repeats"] == 2
@@ -63,15 +63,15 @@ def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str,
 def test_the_report_names_every_ratio(
     found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "run_tiers", lambda sizes, **how: found)
+    monkeypatch.setattr(tiers, "run_tiers", lambda sizes, **how: found)
     done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "1"])
     assert done.exit_code == 0, done.output
     named = {line.split()[0] for line in done.stdout.splitlines() if line}
-    assert set(RATIOS) <= named
+    assert set(tiers.RATIOS) <= named
 
 
 def test_the_large_size_has_the_published_decoder(tmp_path: Path) -> None:
-    family = bench.SIZES["0.5b"].open(tmp_path)
+    family = SIZES["0.5b"].open(tmp_path)
     shape = family.decoder
     assert (shape.layers, shape.heads, shape.head_dim, shape.context) == (24, 2, 64, 32_768)
     assert family.config.get_text_config(decoder=True).num_attention_heads == 14
@@ -79,7 +79,7 @@ def test_the_large_size_has_the_published_decoder(tmp_path: Path) -> None:
 
 
 def test_the_gpu_size_is_llava_mistral_7b(tmp_path: Path) -> None:
-    family = bench.SIZES["7b"].open(tmp_path)
+    family = SIZES["7b"].open(tmp_path)
     shape, text = family.decoder, family.config.get_text_config(decoder=True)
     assert (shape.layers, shape.heads, shape.head_dim, shape.context) == (32, 8, 128, 32_768)
     assert (text.num_attention_heads, text.hidden_size, text.intermediate_size) == (32, 4096, 14336)
@@ -100,8 +100,8 @@ def test_the_gpu_size_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.needs_gpu
 def test_a_size_runs_on_a_gpu(tmp_path: Path) -> None:
     size = replace(TINY, device="cuda", dtype="bfloat16")
-    measured = bench.measure_tiers(size, tmp_path, 2, lambda line: None)
-    assert set(measured.ratios) == set(RATIOS)
+    measured = tiers.measure_tiers(size, tmp_path, 2, lambda line: None)
+    assert set(measured.ratios) == set(tiers.RATIOS)
     assert all(value > 0 for value in measured.ratios.values())
 
 

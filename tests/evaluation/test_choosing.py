@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from batch.demo.variants import VARIANTS
 from batch.errors import BatchError
 from batch.evaluation import choosing
 from batch.evaluation.budgets import Limit
 from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
-from batch.evaluation.data import DEMO_VARIANTS
 from batch.policies import ABLATIONS, METHODS
 
 QUARTER = Limit(unit="bytes", share=0.25)
@@ -52,8 +52,8 @@ def test_a_budget_is_a_number_or_a_share(text: str) -> None:
 
 
 def test_demo_is_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = {name: DEMO_VARIANTS[name] for name in ("plain", "easy")}
-    monkeypatch.setattr(choosing, "DEMO_VARIANTS", two)
+    two = {name: VARIANTS[name] for name in ("plain", "easy")}
+    monkeypatch.setattr(choosing, "VARIANTS", two)
     sets = choose_sets(["demo"], tmp_path, videos=1, seed=5)
     assert [data.name for data in sets] == ["demo plain", "demo easy"]
     assert all(len({question.video for question in data.questions}) == 1 for data in sets)

@@ -6,11 +6,9 @@ import numpy as np
 
 from batch.demo.clip import write_clip
 from batch.demo.questions import ask
-from batch.demo.variants import VARIANTS as DEMO_VARIANTS
+from batch.demo.variants import VARIANTS
 from batch.errors import BatchError
 from batch.evaluation.data.question_set import Question, QuestionSet
-
-__all__ = ["DEMO_VARIANTS", "demo_set"]
 
 
 def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionSet:
@@ -19,7 +17,7 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
     The same arguments give the same films and questions; a film that is there stays.
 
     Args:
-        variant: one of DEMO_VARIANTS.
+        variant: one of VARIANTS.
         folder: where the films go.
         videos: how many.
         seed: 0 trained the model and 1 is the demo.
@@ -27,13 +25,13 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
     Raises:
         BatchError: no such variant.
     """
-    if variant not in DEMO_VARIANTS:
-        raise BatchError(f"got the variant {variant!r}, there are {', '.join(DEMO_VARIANTS)}")
+    if variant not in VARIANTS:
+        raise BatchError(f"got the variant {variant!r}, there are {', '.join(VARIANTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     questions = []
     for number in range(videos):
         rng = np.random.default_rng([seed, number])
-        world = DEMO_VARIANTS[variant].imagine(rng)
+        world = VARIANTS[variant].imagine(rng)
         film = folder / f"{variant}-{seed}-{number}.mp4"
         if not film.exists():
             unfinished = film.with_name(f".{film.stem}.tmp.mp4")
