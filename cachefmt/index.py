@@ -17,8 +17,8 @@ MOST_SHARE = 0.01
 """Of a file's keys and values, what the index may take."""
 
 
-def layers_within(shape: Shape, share: float = MOST_SHARE) -> tuple[int, ...]:
-    """As many layers, evenly from the first on, as an index of that share of the rows holds.
+def layers_within(shape: Shape) -> tuple[int, ...]:
+    """As many layers, evenly from the first on, as an index of `MOST_SHARE` of the rows holds.
 
     At least one, where even that is more; the shape's own `index_layers` do not count.
 
@@ -34,7 +34,7 @@ def layers_within(shape: Shape, share: float = MOST_SHARE) -> tuple[int, ...]:
         for name, spec in tensor_specs(one_layer).items()
         if name.startswith("index.bounds")
     )
-    room = share * rows - sizes["index.row"]
+    room = MOST_SHARE * rows - sizes["index.row"]
     count = max(1, min(shape.layers, int(room // max(1, bounds))))
     return tuple(place * shape.layers // count for place in range(count))
 
