@@ -11,7 +11,10 @@ import click
 from click.core import ParameterSource
 
 from batch.cli import options
+from batch.cli.stages import stages_of
 from jobs.engines import Engine, Stage
+from jobs.slurm.engine import SlurmEngine
+from jobs.slurm.program import Submission, program
 
 _OWN = {
     "local": set[str](),
@@ -76,7 +79,11 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if engine == "local":
             command(**others)
             return
-        stages = _stages(context, tasks=tasks, gpu_tasks=gpu_tasks)
+        stages = stages_of(
+            context,
+            tasks={"identify": tasks, "analyze": tasks, "prefill": gpu_tasks},
+            leave_out=frozenset({"engine", *_OWN["slurm"]}),
+        )
         if engine == "ray":
             options.make_folder(others["out"])
             raise SystemExit(_ray().run(stages))
@@ -94,16 +101,6 @@ def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
             raise click.UsageError(f"{parameter.opts[0]} does not go with --engine {engine}")
 
 
-def _stages(context: click.Context, *, tasks: int, gpu_tasks: int) -> list[Stage]:
-    from batch.cli.stages import stages_of
-
-    return stages_of(
-        context,
-        tasks={"identify": tasks, "analyze": tasks, "prefill": gpu_tasks},
-        leave_out=frozenset({"engine", *_OWN["slurm"]}),
-    )
-
-
 def _submit(
     stages: list[Stage],
     out: Path,
@@ -112,9 +109,6 @@ def _submit(
     *,
     print_only: bool,
 ) -> None:
-    from jobs.slurm.engine import SlurmEngine
-    from jobs.slurm.program import Submission, program
-
     submission = Submission(
         name=f"{out.name}-{hashlib.sha256(bytes(out)).hexdigest()[:8]}",
         logs=out / "logs",

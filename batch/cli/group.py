@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from io import TextIOWrapper
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import click
 
@@ -65,7 +65,8 @@ class CommandGroup(click.Group):
         except (BatchError, CacheFileError, JobError) as error:
             raise _Failure(str(error)) from error
         except KeyboardInterrupt:
-            _leave_interrupted(ctx)
+            click.echo("\ninterrupted", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 class _Failure(click.ClickException):
@@ -73,8 +74,3 @@ class _Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"error: {self.format_message()}", err=True, file=file)
-
-
-def _leave_interrupted(ctx: click.Context) -> NoReturn:
-    click.echo("\ninterrupted", err=True)
-    ctx.exit(INTERRUPTED)

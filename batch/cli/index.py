@@ -19,6 +19,8 @@ from batch.cli.options import (
     profile_option,
 )
 from batch.cli.summary import PARTIAL
+from jobs.disk_space import parse_size
+from jobs.shards import Shard
 
 if TYPE_CHECKING:
     from batch.archive.index import Request
@@ -37,18 +39,6 @@ class _Parsed(click.ParamType[Any]):
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-def _shard(text: str) -> Any:
-    from jobs.shards import Shard
-
-    return Shard.parse(text)
-
-
-def _size(text: str) -> int:
-    from jobs.disk_space import parse_size
-
-    return parse_size(text)
 
 
 @click.command()
@@ -72,7 +62,7 @@ def _size(text: str) -> int:
 )
 @click.option(
     "--shard",
-    type=_Parsed("index/count", _shard),
+    type=_Parsed("index/count", Shard.parse),
     default="0/1",
     show_default=True,
     help="Only this task's share of a phase, 0/16 to 15/16.",
@@ -81,7 +71,7 @@ def _size(text: str) -> int:
 @click.option("--retry-failed", is_flag=True, help="Do again what failed, though it is unchanged.")
 @click.option(
     "--max-bytes",
-    type=_Parsed("size", _size),
+    type=_Parsed("size", parse_size),
     help="Stop before the folder of caches holds more, as 500G.",
 )
 @click.option(
@@ -104,7 +94,7 @@ def index(
     out: Path,
     devices: tuple[str, ...],
     phase: str,
-    shard: Any,
+    shard: Shard,
     jobs: int | None,
     rehash: bool,
     retry_failed: bool,
@@ -123,7 +113,6 @@ def index(
     """
     from batch.archive.index import Request
     from batch.cli.reporting import Reporter
-    from jobs.shards import Shard
 
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -108,11 +108,8 @@ class Reporter:
         with self._above_bar():
             click.echo(text if level == "info" else f"{level}: {text}", err=True)
 
-    def _above_bar(self) -> ExitStack:
-        stack = ExitStack()
-        if self._bar is not None:
-            stack.enter_context(tqdm.external_write_mode(file=sys.stderr))
-        return stack
+    def _above_bar(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._bar is None else tqdm.external_write_mode(file=sys.stderr)
 
 
 def _numbers(tally: Tally) -> dict[str, Any]:
