@@ -169,7 +169,9 @@ class Retriever:
         if not plans:
             raise BatchError(
                 f"{self._name}: not even the best sample fits a budget of {self._budget_tokens} "
-                "tokens and the model's context; raise --budget-tokens, lower --max-new-tokens"
+                f"tokens and the {max(room, 0)} positions that a question of {len(ids)} tokens and "
+                "its answer leave of the model's context; raise --budget-tokens, lower "
+                "--max-new-tokens or ask more briefly"
             )
         self._loaded = {chosen: self._loaded[chosen] for chosen in plans if chosen in self._loaded}
         for chosen, rows in plans.items():

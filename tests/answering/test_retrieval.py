@@ -245,6 +245,16 @@ def test_a_budget_that_holds_no_sample_is_refused(llava: Family, segments: list[
         list(retriever.ask([QUESTION]))
 
 
+def test_a_question_that_leaves_no_room_is_refused_by_its_length(
+    llava: Family, segments: list[CacheFile]
+) -> None:
+    retriever = Retriever(segments, llava, name="x.segments")
+    with pytest.raises(
+        BatchError, match=r"x\.segments: .* question of \d+ tokens .*ask more briefly"
+    ):
+        list(retriever.ask([QUESTION], max_new_tokens=llava.decoder.context))
+
+
 @pytest.mark.parametrize("name", ["index.row", "index.bounds", "sample.time_s"])
 def test_a_damaged_index_is_refused_by_name(
     llava: Family, segments: list[CacheFile], name: str
