@@ -13,21 +13,17 @@ from numpy.typing import NDArray
 import batch
 from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest, read_header
-from batch.analysis.pictures import PictureSpool, encode_png
-from batch.analysis.saliency import cell_saliency
-from batch.analysis.signals import Signals
+from batch.analysis.pictures import PictureSpool
+from batch.analysis.rows import SampleRows
 from batch.analysis.temporal import (
     TEMPORAL_PROFILES,
     Reference,
     TemporalSettings,
-    compare,
 )
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import BatchError, ManifestError
 from batch.video import (
-    Geometry,
     GeometryRule,
-    Sample,
     Sampling,
     VideoInfo,
     geometry_for,
@@ -194,67 +190,6 @@ def _header(
     )
 
 
-@dataclass
-class _Rows:
-    """Grows by one row a sample."""
-
-    frame: list[int]
-    pts_s: list[float]
-    last_pts_s: list[float]
-    flow_px: list[NDArray[np.float32]]
-    difference: list[NDArray[np.float32]]
-    saliency: list[NDArray[np.float32]]
-    redundancy: list[float]
-    source: list[int]
-    pictures: PictureSpool
-    still: int = 0
-    """Samples since the one that changed last, which counts too."""
-
-    def add(
-        self,
-        sample: Sample,
-        reference: NDArray[np.uint8] | None,
-        geometry: Geometry,
-        settings: AnalyzeSettings,
-    ) -> bool:
-        """Measure a sample against its reference; whether it is the next one's reference."""
-        temporal = settings.temporal
-        pointable = False
-        self.frame.append(sample.frame)
-        self.pts_s.append(sample.pts_s)
-        self.last_pts_s.append(sample.last_pts_s)
-        self.saliency.append(cell_saliency(sample.rgb, geometry))
-        if reference is None:
-            self.flow_px.append(np.zeros(geometry.cells, np.float32))
-            self.difference.append(np.zeros(geometry.cells, np.float32))
-            self.redundancy.append(0.0)
-        else:
-            change = compare(sample.rgb, reference, geometry, temporal)
-            self.flow_px.append(change.flow_px)
-            self.difference.append(change.difference)
-            self.redundancy.append(change.redundancy)
-            redundant = temporal.is_redundant(change.redundancy, change.difference)
-            pointable = settings.thresholds.pointers and redundant
-        self.still = self.still + 1 if pointable else 1
-        kept = self.still <= temporal.still_samples
-        self.source.append(sample.index if kept else self.source[-1])
-        self.pictures.add(encode_png(sample.rgb) if kept else None)
-        return not pointable or temporal.reference == "previous"
-
-    def signals(self, temporal: TemporalSettings) -> Signals:
-        flow_px, difference = np.stack(self.flow_px), np.stack(self.difference)
-        static = temporal.is_static(flow_px, difference)
-        static[0] = False
-        return Signals(
-            flow_px=flow_px,
-            difference=difference,
-            saliency=np.stack(self.saliency),
-            static=static,
-            redundancy=np.array(self.redundancy, np.float32),
-            source=np.array(self.source, np.int32),
-        )
-
-
 def analyze_probed(
     info: VideoInfo, settings: AnalyzeSettings, *, folder: Path | None = None
 ) -> Manifest:
@@ -275,12 +210,17 @@ def analyze_probed(
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,
     )
-    rows = _Rows([], [], [], [], [], [], [], [], PictureSpool(folder))
+    rows = SampleRows(
+        geometry=geometry,
+        temporal=settings.temporal,
+        pointers=settings.thresholds.pointers,
+        pictures=PictureSpool(folder),
+    )
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
-        if rows.add(sample, reference, geometry, settings):
+        if rows.add(sample, reference):
             reference = sample.rgb
-    signals = rows.signals(settings.temporal)
+    signals = rows.signals()
     return Manifest(
         header=_header(
             settings, info, samples.broken_frames, samples.decoded_s, samples.interval_s

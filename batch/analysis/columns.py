@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch.analysis.signals import Signals
@@ -39,37 +40,51 @@ def list_column(
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def read_columns(table: pa.Table, cells: int, temporal: TemporalSettings) -> dict[str, Any]:
-    """What a manifest's table holds, by the names of `Manifest`; its pictures left out.
+def read_columns(file: pq.ParquetFile, cells: int, temporal: TemporalSettings) -> dict[str, Any]:
+    """What a manifest's file holds, by the names of `Manifest`; its pictures left out.
+
+    Of the file, a row group is in memory at a time.
 
     Raises:
         ValueError: a column contradicts another, or lacks what it must have.
+        pyarrow.ArrowException: the file is damaged.
     """
-    samples = table.num_rows
-    flat = {name: table[name].combine_chunks() for name in table.column_names}
-    if flat["sample"].to_pylist() != list(range(samples)):
-        raise ValueError("its samples are not 0, 1, 2, ...")
-    lists = {name: _cells(flat[name], cells) for name in ("saliency", "tier")}
-    first = np.arange(samples) == 0
-    difference = _cells(flat["difference"], cells, null=first)
-    no_flow = first | ~temporal.needs_flow(difference)
-    flow_px = _cells(flat["flow_px"], cells, null=no_flow)
-    static = temporal.is_static(flow_px, difference)
+    names = [name for name in schema_of(cells).names if name != "picture"]
+    groups: list[dict[str, NDArray[Any]]] = []
+    samples = 0
+    for number in range(file.num_row_groups):
+        table = file.read_row_group(number, names, use_threads=False)
+        groups.append(_read_rows(table, samples, cells, temporal))
+        samples += table.num_rows
+    if not groups:
+        raise ValueError("it holds no samples")
+    found = {
+        name: np.concatenate([group.pop(name) for group in groups]) for name in list(groups[0])
+    }
+    static = temporal.is_static(found["flow_px"], found["difference"])
     static[0] = False
-    signals = Signals(
-        flow_px=flow_px,
-        difference=difference,
-        saliency=lists["saliency"],
-        static=static,
-        redundancy=flat["redundancy"].to_numpy(),
-        source=flat["source"].to_numpy(),
-    )
+    in_signals = ("flow_px", "difference", "saliency", "redundancy", "source")
+    signals = Signals(static=static, **{name: found.pop(name) for name in in_signals})
+    return {"signals": signals, **found}
+
+
+def _read_rows(
+    table: pa.Table, start: int, cells: int, temporal: TemporalSettings
+) -> dict[str, NDArray[Any]]:
+    """Some rows of a file as arrays, by their columns; `start` is the first one's number."""
+    flat = {name: table[name].combine_chunks() for name in table.column_names}
+    index = np.arange(start, start + table.num_rows)
+    if flat.pop("sample").to_pylist() != index.tolist():
+        raise ValueError("its samples are not 0, 1, 2, ...")
+    first = index == 0
+    difference = _cells(flat.pop("difference"), cells, null=first)
+    no_flow = first | ~temporal.needs_flow(difference)
     return {
-        "frame": flat["frame"].to_numpy(),
-        "pts_s": flat["pts_s"].to_numpy(),
-        "last_pts_s": flat["last_pts_s"].to_numpy(),
-        "signals": signals,
-        "tier": lists["tier"],
+        "difference": difference,
+        "flow_px": _cells(flat.pop("flow_px"), cells, null=no_flow),
+        "saliency": _cells(flat.pop("saliency"), cells),
+        "tier": _cells(flat.pop("tier"), cells),
+        **{name: column.to_numpy() for name, column in flat.items()},
     }
 
 

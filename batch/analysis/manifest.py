@@ -221,15 +221,15 @@ class Manifest:
         try:
             # Of a path, Arrow 26 reads a whole folder, and folders named a=b as columns.
             with path.open("rb") as file:
-                schema = pq.read_schema(file)
+                table = pq.ParquetFile(file)
+                schema = table.schema_arrow
                 header = _header(schema)
                 if not schema.equals(schema_of(header.geometry.cells)):
                     raise ValueError("its columns are not a manifest's")
-                columns = [name for name in schema.names if name != "picture"]
-                table = pq.read_table(file, columns=columns, use_threads=False)
+                columns = read_columns(table, header.geometry.cells, header.temporal)
             manifest = cls(
                 header=header,
-                **read_columns(table, header.geometry.cells, header.temporal),
+                **columns,
                 pictures=PictureFile(path).pictures(),
                 analyze_seconds=_analyze_seconds(schema),
             )

@@ -38,11 +38,11 @@ def report_long(long: dict[str, Any]) -> list[str]:
         f"{_span(read['over_loaded_rows'])} beyond the rows loaded; "
         f"from the disk, in whole pages, {_span(read['from_disk'])}",
         "",
-        f"{'peak, MB':16}{'short':>8}{'long':>8}{'growth':>8}",
+        f"{'peak, MB':20}{'short':>8}{'long':>8}{'growth':>8}",
     ]
     for phase, growth in figures["growth"].items():
         short, long_ = (_peak(videos, phase) for videos in ([figures["short"]], figures["videos"]))
-        lines.append(f"{phase:16}{_number(short, 1):>8}{_number(long_, 1):>8}{_number(growth):>8}")
+        lines.append(f"{phase:20}{_number(short, 1):>8}{_number(long_, 1):>8}{_number(growth):>8}")
     lines += ["", "evidence, of right answers: some of the moment named, share of it, of the video"]
     for kind, found in figures["evidence"].items():
         keys = ("touched", "recall", "share_named")

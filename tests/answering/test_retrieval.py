@@ -133,13 +133,13 @@ def test_nothing_is_read_but_the_indices_and_the_rows_of_the_chosen_samples(
     llava: Family, segments: list[CacheFile], reads: list[int]
 ) -> None:
     per_token = 2 * 2 * 2 * 8 * 2 + 4 * 4  # keys and values of two layers and heads; four columns
-    retriever = Retriever(segments, llava, budget_tokens=20, name="x")
+    retriever = Retriever(segments, llava, budget_tokens=40, shares=(0.2, 0.9), name="x")
     of_index = sum(reads)
     reads.clear()
     (reply, again) = retriever.ask([QUESTION, QUESTION], max_new_tokens=2)
     assert sum(reads) == reply.rows_bytes
     assert 0 < of_index <= retriever.index_bytes
-    assert 0 < reply.loaded_tokens <= 20
+    assert 0 < reply.loaded_tokens <= 40
     assert reply.rows_bytes == reply.loaded_tokens * per_token
     assert again == replace(reply, rows_bytes=0)
 
@@ -147,7 +147,7 @@ def test_nothing_is_read_but_the_indices_and_the_rows_of_the_chosen_samples(
 def test_an_answer_names_samples_and_times_of_the_whole_video(
     llava: Family, segments: list[CacheFile]
 ) -> None:
-    retriever = Retriever(segments, llava, budget_tokens=16, name="x")
+    retriever = Retriever(segments, llava, budget_tokens=16, shares=(1.0,), name="x")
     questions = [QUESTION, "a b c", "the star ?", "d", "? ?", "is is is", "red", "/ ."]
     replies = list(retriever.ask(questions, max_new_tokens=2))
     assert len({reply.samples for reply in replies}) > 1

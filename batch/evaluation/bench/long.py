@@ -96,6 +96,9 @@ def _process(
     costs["prefill"] = alone(prefill_film, film)
     retrieved = alone(retrieve, cache_of(film), _texts(asked), budget_tokens)
     costs["answer"] = retrieved.cost
+    costs["answer_full_budget"] = alone(
+        retrieve, cache_of(film), _texts(asked), budget_tokens, shares=(1.0,)
+    ).cost
     for phase, cost in costs.items():
         peak = "" if cost.peak_bytes is None else f", {cost.peak_bytes / 1e6:.0f} MB"
         say(f"{name}: {phase} {cost.seconds:.1f} s{peak}")

@@ -12,6 +12,7 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import RetrievedReply, Retriever
+from batch.answering.retrieval import SHARES
 from batch.evaluation.bench.measuring import peak_resident
 from batch.evaluation.bench.reading import BytesRead, bytes_read
 from batch.models import Family, open_family
@@ -82,14 +83,24 @@ def prefill_film(film: Path) -> Cost:
     return _cost(lambda: write_cache(film, family))
 
 
-def retrieve(cache: Path, questions: Sequence[str], budget_tokens: int) -> Retrieved:
-    """Answer questions about a video, each from the samples that it is about."""
+def retrieve(
+    cache: Path, questions: Sequence[str], budget_tokens: int, shares: Sequence[float] = SHARES
+) -> Retrieved:
+    """Answer questions about a video, each from the samples that it is about.
+
+    Args:
+        shares: as of `Retriever`; of 1 alone, each question loads what the budget allows.
+    """
     family = load_demo()
     replies: list[RetrievedReply] = []
 
     def work() -> None:
         retriever = Retriever(
-            open_segments(cache), family, budget_tokens=budget_tokens, name=str(cache)
+            open_segments(cache),
+            family,
+            budget_tokens=budget_tokens,
+            shares=shares,
+            name=str(cache),
         )
         replies.extend(retriever.ask(questions))
 

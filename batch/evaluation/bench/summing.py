@@ -14,8 +14,9 @@ from batch.evaluation.bench.scopes import Answered
 from batch.evaluation.bench.stages import Cost
 
 QUARTERS = 4
-GROWING = ("analyze", "prefill", "answer")
-"""Phases whose peaks are compared."""
+GROWING = ("analyze", "prefill", "answer", "answer_full_budget")
+"""Phases whose peaks are compared. A question loads what it is about, and in a longer video more
+is; the last is answering where each question loads as many tokens as it may."""
 
 
 @dataclass(frozen=True, kw_only=True)
