@@ -1,5 +1,7 @@
 """Where a video shows something else than before, told from its signals. Pure numpy."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,9 +28,11 @@ def changed_shares(signals: Signals) -> NDArray[np.float32]:
     Source: thresholds are ours. Which joins of real clips they find, and what else, is printed by
     `python -m tests.end_to_end.joins FOLDER`.
     """
-    kept = signals.kept
-    saliency = signals.saliency[kept]
-    apart = np.abs(np.diff(saliency, axis=0, prepend=saliency[:1]))
-    changed = (signals.difference[kept] > CELL_CHANGE) & (apart > CELL_CHANGE)
-    shares: NDArray[np.float32] = changed.mean(axis=1, dtype=np.float32)
+    kept = np.flatnonzero(signals.kept)
+    shares = np.zeros(len(kept), np.float32)
+    # A row at a time: of hours of video, copies of all cells would be felt.
+    for row, (before, sample) in enumerate(pairwise(kept), 1):
+        apart = np.abs(signals.saliency[sample] - signals.saliency[before])
+        is_new = (signals.difference[sample] > CELL_CHANGE) & (apart > CELL_CHANGE)
+        shares[row] = is_new.mean()
     return shares
