@@ -25,6 +25,8 @@ class Reason(StrEnum):
     """The kernel ended the process that worked on it, as it does when memory runs out."""
     WORKER_CRASHED = "worker_crashed"
     """The process that worked on it ended by itself, as by a fault in a decoder."""
+    WORKER_STUCK = "worker_stuck"
+    """The process that worked on it was killed, since nothing came of it any more."""
     UNEXPECTED = "unexpected"
     """An error that nobody foresaw."""
 

@@ -250,6 +250,12 @@ class Header:
             raise ValueError(
                 f"{self.shape.token_count} tokens do not fit {self.layout.slots} slots"
             )
+        samples, rows, columns = self.shape.samples, self.shape.rows, self.shape.columns
+        if samples * rows * columns > self.layout.slots:
+            raise ValueError(
+                f"{samples} samples of shape.rows x shape.columns = {rows} x {columns} cells do "
+                f"not fit {self.layout.slots} slots"
+            )
         for name, digest in (self.checksums or {}).items():
             _require_digest(f"checksums.{name}", digest)
         if self.header_sha256 is not None:

@@ -29,6 +29,7 @@ FOREIGN_DEAD_AFTER_S = 900.0
 cluster file systems keep locks to one host."""
 
 _LOCK = "lock"
+_ROOT_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def locked(root: Path) -> Iterator[None]:
     """
     try:
         (root / "runs").mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / "runs" / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(root / "runs" / _ROOT_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise JobError(f"{root}: this folder cannot be written: {error.strerror}") from error
     try:
@@ -146,6 +147,11 @@ def locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def had_runs(root: Path) -> bool:
+    """Whether a run ever began in a folder."""
+    return (root / "runs" / _ROOT_LOCK).exists()
 
 
 def live_runs(root: Path) -> list[RunInfo]:

@@ -1,13 +1,14 @@
 """Processes that work on one task at a time and may die of it. Knows no tasks.
 
-A worker that is killed by the kernel or crashes in a library costs its task, which is known, and
-is replaced. A worker never outlives the process that started it.
+A worker that is killed by the kernel, crashes in a library or hangs costs its task, which is known,
+and is replaced. A worker never outlives the process that started it.
 """
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from jobs.stopping import SIGNALS
 
 Handler = Callable[[Any], Any]
 """Does one task and returns what came of it."""
-MakeHandler = Callable[[], Handler]
+Progress = Callable[[], object]
+"""To be called whenever a task got on, at any rate; a timer would say nothing."""
+MakeHandler = Callable[[Progress], Handler]
 """Called once in the worker, so that what is dear (a model) is loaded once; must be picklable."""
 
 _ENDS_WITHIN_S = 5.0
@@ -51,20 +54,38 @@ class Died:
     signal: signal.Signals | None
 
 
-Result = Finished | Raised | Died
+@dataclass(frozen=True, kw_only=True)
+class Stuck:
+    """A task of which nothing came for so long that the worker was killed."""
+
+    task: Any
+    silent_s: float
+
+
+Failure = Raised | Died | Stuck
+Result = Finished | Failure
 
 
 class Worker:
     """One process; started with its first task, and anew after it died."""
 
-    def __init__(self, make_handler: MakeHandler, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        make_handler: MakeHandler,
+        environment: Mapping[str, str],
+        patience_s: float | None = None,
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             environment: set in the process before it imports anything, as OMP_NUM_THREADS.
+            patience_s: a task that makes no progress for so long is stuck; None: it never is.
         """
         self._make_handler = make_handler
         self._environment = environment
+        self._patience_s = patience_s
+        self._silent_s = 0.0
+        self._seen = 0
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
         self.task: Any = None
@@ -76,6 +97,7 @@ class Worker:
             self.end(at_once=True)
             self._start()
         self.task = task
+        self._silent_s = 0.0
         with suppress(ConnectionError):  # it died this moment; `collect` tells
             self.connection.send(task)
 
@@ -90,6 +112,22 @@ class Worker:
             return Died(task=task, signal=died)
         self.task = None
         return Finished(task=task, value=value) if error is None else Raised(task=task, error=error)
+
+    def watch(self, waited_s: float) -> Stuck | None:
+        """Note that so much time went by without a result; kills the process if it is stuck.
+
+        Only time that was spent waiting counts, so that no task is taken for stuck because the
+        machine or the whole run was suspended. Until its handler is made, a worker is not watched.
+        """
+        beats = self._beats.value
+        is_silent = 0 < beats == self._seen
+        self._silent_s = self._silent_s + waited_s if is_silent else 0.0
+        self._seen = beats
+        if self._patience_s is None or self._silent_s < self._patience_s:
+            return None
+        stuck = Stuck(task=self.task, silent_s=self._silent_s)
+        self.end(at_once=True)
+        return stuck
 
     def end(self, *, at_once: bool = False) -> None:
         """Let the process leave; `at_once` kills it, busy or not."""
@@ -117,7 +155,11 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._make_handler))
+        self._beats = context.RawValue("Q", 0)
+        self._seen = 0
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._make_handler, self._beats)
+        )
         with _environment(self._environment), _blocked_signals():
             self._process.start()
         theirs.close()
@@ -173,19 +215,33 @@ class Pool:
 
 
 def collect(pools: Sequence[Pool], timeout_s: float) -> list[tuple[Worker, Result]]:
-    """Wait until some task of some pool has ended; empty when the time is over first."""
+    """Wait until some task of some pool has ended; empty when the time is over first.
+
+    Workers that are stuck are found by calling this again and again.
+    """
     busy = {
         worker.connection.fileno(): worker
         for pool in pools
         for worker in pool.workers
         if worker.task is not None
     }
+    began_s = time.monotonic()
     ready = wait(list(busy), timeout_s)
-    return [(worker, worker.collect()) for pipe, worker in busy.items() if pipe in ready]
+    waited_s = min(time.monotonic() - began_s, timeout_s)
+    found: list[tuple[Worker, Result]] = []
+    for pipe, worker in busy.items():
+        result = worker.collect() if pipe in ready else worker.watch(waited_s)
+        if result is not None:
+            found.append((worker, result))
+    return found
 
 
-def _serve(pipe: Connection, make_handler: MakeHandler) -> None:
+def _serve(pipe: Connection, make_handler: MakeHandler, beats: Any) -> None:
     """The life of a worker process."""
+
+    def progress() -> None:
+        beats.value += 1
+
     threading.Thread(target=_end_with_parent, daemon=True).start()
     handler: Handler | None = None
     while True:
@@ -194,7 +250,8 @@ def _serve(pipe: Connection, make_handler: MakeHandler) -> None:
         except EOFError:
             return
         try:
-            handler = make_handler() if handler is None else handler
+            handler = make_handler(progress) if handler is None else handler
+            progress()
             value, error = handler(task), None
         except Exception as raised:  # the boundary of one item: it is told, the others go on
             value, error = None, _portable(raised)

@@ -1,7 +1,7 @@
 """From videos to manifests, on as many cores as wanted. Knows no command line."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,13 +191,17 @@ def _header(
 
 
 def analyze_probed(
-    info: VideoInfo, settings: AnalyzeSettings, *, folder: Path | None = None
+    info: VideoInfo,
+    settings: AnalyzeSettings,
+    *,
+    folder: Path | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> Manifest:
     """Decode a video whose digest and facts are known, and measure its samples.
 
     Args:
-        folder: where pictures wait until they are written; None: where the system has temporary
-            files.
+        folder: where pictures wait to be written; None: where the system has temporary files.
+        progress: as of `read_samples`.
 
     Raises:
         VideoError: it cannot be opened or decoded.
@@ -209,6 +213,7 @@ def analyze_probed(
         geometry=geometry,
         rate_hz=settings.sampling.rate_hz,
         max_samples=settings.sampling.max_samples,
+        progress=progress,
     )
     rows = SampleRows(
         geometry=geometry,

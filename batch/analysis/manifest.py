@@ -38,6 +38,7 @@ class Manifest:
     - pictures: PNG of each kept sample in the model's geometry, None for pointers; on the disk
       until it is asked for, if the manifest came from there.
     - analyze_seconds: what making it took; not part of `sha256`.
+    - start_s: time of the whole video's first sample where this is a part of it; None: it is not.
     """
 
     header: ManifestHeader
@@ -48,6 +49,7 @@ class Manifest:
     tier: NDArray[np.uint8]
     pictures: Pictures
     analyze_seconds: float
+    start_s: float | None = None
 
     def __post_init__(self) -> None:
         samples, cells = self.signals.saliency.shape
@@ -79,6 +81,7 @@ class Manifest:
         """All samples, as a prompt needs to know them."""
         return Footage(
             geometry=self.geometry,
+            start_s=float(self.pts_s[0]) if self.start_s is None else self.start_s,
             index=np.arange(len(self.pts_s)),
             pts_s=self.pts_s,
             last_pts_s=self.last_pts_s,
@@ -147,6 +150,7 @@ class Manifest:
             tier=self.tier[samples],
             pictures=self.pictures[samples],
             analyze_seconds=self.analyze_seconds * len(self.frame[samples]) / len(self.frame),
+            start_s=self.footage.start_s,
         )
 
     @cached_property

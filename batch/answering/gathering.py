@@ -83,7 +83,8 @@ def lay_out(
 ) -> Layout:
     """The model's layout of chosen samples, as if there were no others.
 
-    Times are those of the samples; where a sample has several frames, all are taken at the first.
+    Times are those of the samples, in the whole video if its first segment is there; where a
+    sample has several frames, all are taken at the first.
     """
     firsts = [cache.header.segment.first_sample for cache in segments]
     index = np.array([firsts[s] + indices[s].stored[place] for s, place in chosen])
@@ -101,6 +102,7 @@ def lay_out(
                 columns=shape.columns,
                 frames=frames,
             ),
+            start_s=float(time_s[0]),
             index=index - index[0],
             pts_s=pts_s,
             last_pts_s=pts_s,

@@ -10,6 +10,7 @@ from batch.archive.tasks import Analyze, Staged
 from batch.errors import VideoError
 from jobs.atomic import FULL
 from jobs.errors import NoSpaceError
+from jobs.workers import Progress
 
 _ROOM_FOR_FOOTER = 1 << 14
 """Of a manifest's schema and header; measured: 7 kB."""
@@ -17,8 +18,11 @@ _ROOM_FOR_ROWS_TOGETHER = 1 << 12
 """Of what Parquet says of each row group; measured: 2 kB."""
 
 
-def analyze(task: Analyze) -> Staged | None:
+def analyze(task: Analyze, progress: Progress) -> Staged | None:
     """Write a manifest to a temporary place; None if the file is not the one looked at.
+
+    Args:
+        progress: as of `analyze_probed`.
 
     Raises:
         VideoError: the video cannot be decoded.
@@ -26,7 +30,9 @@ def analyze(task: Analyze) -> Staged | None:
     """
     began = time.monotonic()
     try:
-        manifest = analyze_probed(task.row.info, task.settings, folder=task.staged.parent)
+        manifest = analyze_probed(
+            task.row.info, task.settings, folder=task.staged.parent, progress=progress
+        )
         if not is_unchanged(task.row):
             return None
         task.allowance.check(_most_bytes(manifest))

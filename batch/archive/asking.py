@@ -65,6 +65,31 @@ def load_model(
     return family
 
 
+def check_has_videos(store: Store, work: ProductFolder, match: Sequence[str]) -> None:
+    """See that there is a video to ask, before a model is loaded for it.
+
+    Raises:
+        BatchError: no video is done, or none of those that are fits the patterns.
+    """
+    done = 0
+    for row in catalogue_rows(store, work, ["status", "paths"]):
+        if row["status"] != "done":
+            continue
+        if _is_chosen(row["paths"], match):
+            return
+        done += 1
+    if not done:
+        raise BatchError(
+            f"{store.root}: no video of work {work.id} is done; batch index goes on with it, "
+            "batch status shows how far it is"
+        )
+    patterns = " ".join(f"--match '{pattern}'" for pattern in match)
+    raise BatchError(
+        f"{store.root}: of {done:,} videos that are done in work {work.id} none has a path that "
+        f"fits {patterns}; a pattern is of the whole path, as in the catalogue: '*/2024/*.mp4'"
+    )
+
+
 def ask_archive(
     store: Store,
     work: ProductFolder,

@@ -4,11 +4,14 @@ import signal
 
 from batch.errors import BatchError, ContextError, Reason, VideoError
 from cachefmt import CacheFileError
-from jobs.workers import Died, Raised
+from jobs.workers import Died, Failure, Stuck
 
 
-def reason_of(result: Raised | Died) -> tuple[Reason, str]:
+def reason_of(result: Failure) -> tuple[Reason, str]:
     """Why a task's video failed, and what to say of it."""
+    if isinstance(result, Stuck):
+        how = f"its process made no progress for {result.silent_s:,.0f} s and was killed"
+        return Reason.WORKER_STUCK, f"{how}; a decoder, a disk or a device hangs"
     if isinstance(result, Died):
         if result.signal is signal.SIGKILL:
             return Reason.WORKER_KILLED, "its process was killed, as the kernel does without memory"

@@ -10,16 +10,17 @@ from batch.archive.inventory import FileRow
 from batch.archive.model_facts import ModelFacts
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
+from jobs.workers import Progress
 
 
-def make_describe_handler() -> Callable[[Describe], ModelFacts]:
+def make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFacts]:
     """A handler that looks at the model of an index."""
     from batch.archive.describing import describe
 
     return describe
 
 
-def make_video_handler() -> Callable[[Probe | Analyze], FileRow | Staged | None]:
+def make_video_handler(progress: Progress) -> Callable[[Probe | Analyze], FileRow | Staged | None]:
     """A handler that opens videos, on one core."""
     import cv2
 
@@ -28,11 +29,17 @@ def make_video_handler() -> Callable[[Probe | Analyze], FileRow | Staged | None]
 
     # OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach.
     cv2.setNumThreads(1)
-    return lambda task: probe_file(task.row) if isinstance(task, Probe) else analyze(task)
+
+    def work(task: Probe | Analyze) -> FileRow | Staged | None:
+        if isinstance(task, Probe):
+            return probe_file(task.row, progress)
+        return analyze(task, progress)
+
+    return work
 
 
 def make_model_handler(
-    settings: IndexSettings, device: str | None, threads: int
+    settings: IndexSettings, device: str | None, threads: int, progress: Progress
 ) -> Callable[[Any], Any]:
     """A handler with the model of an index on one device.
 
@@ -46,7 +53,7 @@ def make_model_handler(
 
     def work(task: Load | Prefill) -> Staged | None:
         if isinstance(task, Prefill):
-            return prefiller.prefill(task)
+            return prefiller.prefill(task, progress)
         prefiller.load()
         return None
 

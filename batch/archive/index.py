@@ -35,6 +35,12 @@ _ENVIRONMENT = {
 }
 """Of workers: as many as there are cores must not each start as many threads, nor draw bars."""
 
+STUCK_VIDEO_S = 600.0
+"""A process that for so long decodes no frame and reads nothing new of its video is stuck."""
+STUCK_MODEL_S = 3600.0
+"""A process that for so long prefills no block, or does not get its model loaded, is stuck: on
+slow processors a block of a large model takes many minutes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -218,16 +224,12 @@ def _file_queue(request: Request, inventory: Inventory, recorder: Recorder) -> F
 
 def _video_pool(request: Request) -> Pool:
     count = request.jobs if request.phase is not Phase.PREFILL else 0
-    return Pool([Worker(make_video_handler, _ENVIRONMENT) for _ in range(count)])
+    return Pool([Worker(make_video_handler, _ENVIRONMENT, STUCK_VIDEO_S) for _ in range(count)])
 
 
 def _model_pool(request: Request) -> Pool:
     devices = request.devices if request.phase.prefills else ()
-    return Pool(
-        [
-            Worker(
-                partial(make_model_handler, request.settings, device, request.threads), _ENVIRONMENT
-            )
-            for device in devices
-        ]
+    handlers = (
+        partial(make_model_handler, request.settings, device, request.threads) for device in devices
     )
+    return Pool([Worker(handler, _ENVIRONMENT, STUCK_MODEL_S) for handler in handlers])

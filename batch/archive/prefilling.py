@@ -30,6 +30,7 @@ from cachefmt.layout import file_size
 from cachefmt.segments import FILE_SUFFIX
 from jobs.atomic import FULL, move_into_place
 from jobs.errors import NoSpaceError
+from jobs.workers import Progress
 
 
 class Prefiller:
@@ -64,12 +65,15 @@ class Prefiller:
                 attention=self._settings.attn,
             )
 
-    def prefill(self, task: Prefill) -> Staged:
+    def prefill(self, task: Prefill, progress: Progress = lambda: None) -> Staged:
         """Write a cache, in smaller blocks if memory runs out.
 
         A file stays in its temporary place. Segments go to their folder one by one, and those that
         are there already are not made again: of a run that is killed only the segment in work is
         lost.
+
+        Args:
+            progress: called when the weights are loaded and behind each block.
 
         Raises:
             ContextError: a sample does not fit the model's context.
@@ -84,7 +88,7 @@ class Prefiller:
         block_samples = min([block_samples, *_blocks_of(task.segments)])
         while True:
             video = self._plan(manifest, block_samples)
-            if self._write(video, task):
+            if self._write(video, task, progress):
                 break
             if block_samples == 1:
                 raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
@@ -104,26 +108,27 @@ class Prefiller:
             block_samples=block_samples,
         )
 
-    def _write(self, video: VideoPlan, task: Prefill) -> bool:
+    def _write(self, video: VideoPlan, task: Prefill, progress: Progress) -> bool:
         """Write what of a cache is missing; whether the memory sufficed."""
         self.load()  # before anything is removed: it may fail
+        progress()
         if not video.is_cut:
             remove_cache(task.segments)
             task.allowance.check(video.size_bytes)
-            return self._run(video.segment(0), task.staged)
+            return self._run(video.segment(0), task.staged, progress)
         remove_foreign(video, task.segments)
         numbers = segments_to_do(video, task.segments, force=False)
         task.allowance.check(sum(file_size(video.headers[number]) for number in numbers))
         for number in numbers:
-            if not self._run(video.segment(number), task.staged):
+            if not self._run(video.segment(number), task.staged, progress):
                 return False
             move_into_place(task.staged, video.path(task.segments, number))
         return True
 
-    def _run(self, plan: Plan, staged: Path) -> bool:
+    def _run(self, plan: Plan, staged: Path, progress: Progress) -> bool:
         """Whether the memory sufficed."""
         try:
-            prefill(plan, self._family, staged)
+            prefill(plan, self._family, staged, progress=lambda samples: progress())
         except CacheFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
                 raise NoSpaceError(str(error)) from error

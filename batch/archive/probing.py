@@ -8,17 +8,21 @@ from batch.archive.discovery import is_named_video
 from batch.archive.inventory import FileRow, Stat, facts_of
 from batch.errors import Reason, VideoError
 from batch.video import probe
+from jobs.workers import Progress
 
 
-def probe_file(row: FileRow) -> FileRow:
+def probe_file(row: FileRow, progress: Progress) -> FileRow:
     """Open a file, decode its first frame and digest it.
 
     What cannot be used is a failure only if its name is a video's.
+
+    Args:
+        progress: as of `probe`.
     """
     path = Path(row.path)
     blank = replace(row, kind="new", facts=None, reason=None, message=None)
     try:
-        info = probe(path)
+        info = probe(path, progress=progress)
         if _stat(path) != row.stat:
             raise VideoError(f"{path}: it changes while it is read", Reason.CHANGING)
     except VideoError as error:

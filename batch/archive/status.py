@@ -9,7 +9,8 @@ from typing import Any
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.inventory import Inventory
 from batch.archive.store import ProductFolder, Store
-from jobs.runs import RunInfo, live_runs
+from batch.errors import BatchError
+from jobs.runs import RunInfo, had_runs, live_runs
 
 RATE_OVER_S = 3600.0
 """The rate is that of the last hour in which something was finished."""
@@ -67,9 +68,16 @@ def read_status(store: Store) -> ArchiveStatus:
     """Read the state of all works.
 
     Raises:
+        BatchError: no run ever wrote here.
         RecordError: a record is damaged.
     """
-    there = Inventory.read(store.files).there()
+    there, works = Inventory.read(store.files).there(), store.works()
+    if not (there or works or had_runs(store.root)):
+        raise BatchError(
+            f"{store.root}: no folder of batch index, which holds runs, files and works;  "
+            f"batch index ARCHIVE --out {store.root} makes it one. "
+            "(What batch prefill wrote is shown by batch inspect.)"
+        )
     kinds = Counter(row.kind for row in there)
     return ArchiveStatus(
         files=len(there),
@@ -78,8 +86,7 @@ def read_status(store: Store) -> ArchiveStatus:
         other=kinds["other"],
         runs=live_runs(store.root),
         works=[
-            work_status(products, catalogue_rows(store, products, _COLUMNS))
-            for products in store.works()
+            work_status(products, catalogue_rows(store, products, _COLUMNS)) for products in works
         ],
     )
 

@@ -14,12 +14,14 @@ from batch.archive.store import ProductFolder
 from batch.archive.tasks import Analyze, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
 from jobs.errors import NoSpaceError
-from jobs.workers import Died, Finished, Raised, Result, Worker
+from jobs.workers import Failure, Finished, Raised, Result, Worker
 
 IN_A_ROW = 10
 """So many videos that end like this are not themselves to blame."""
 
-_NOT_TO_BLAME = (Reason.UNEXPECTED, Reason.WORKER_CRASHED, Reason.WORKER_KILLED)
+_NOT_TO_BLAME = (
+    *(Reason.UNEXPECTED, Reason.WORKER_CRASHED, Reason.WORKER_KILLED, Reason.WORKER_STUCK),
+)
 
 
 class ProbeStep:
@@ -193,7 +195,7 @@ class PrefillStep:
             self._recorder.give_up(row, reason, f"{message}; it is removed, to be made again")
             self._count_in_a_row(worker, message)
 
-    def _refuse(self, worker: Worker, result: Raised | Died) -> None:
+    def _refuse(self, worker: Worker, result: Failure) -> None:
         reason, message = reason_of(result)
         self._recorder.fail(self._caches, result.task.row, reason, message)
         if reason not in _NOT_TO_BLAME:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.summary import PARTIAL
@@ -55,7 +56,7 @@ SCOPES = ("auto", "retrieve", "all")
     type=click.IntRange(1),
     default=4096,
     show_default=True,
-    help="Most tokens that retrieve loads for a question.",
+    help="Most tokens that retrieve loads for a question; not with --scope all.",
 )
 @run_options
 @json_option
@@ -88,6 +89,9 @@ def answer(
         raise click.UsageError("give --cache or --archive")
     if cache is not None and (match or work):
         raise click.UsageError("--match and --work go with --archive")
+    given = click.get_current_context().get_parameter_source("budget_tokens")
+    if scope == "all" and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--budget-tokens does not go with --scope all, which loads all")
     allow_open_files()
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
@@ -108,12 +112,13 @@ def _ask_archive(
     run: dict[str, Any],
     ask: dict[str, Any],
 ) -> None:
-    from batch.archive.asking import ask_archive, choose_work, load_model
+    from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
     from batch.archive.store import Store
     from batch.models.device import choose_device
 
     store = Store(folder)
     work = choose_work(store, id)
+    check_has_videos(store, work, match)
     run["device"] = choose_device(run["device"])
     failed = False
     for found in ask_archive(store, work, load_model(work, **run), questions, match=match, **ask):

@@ -185,7 +185,7 @@ class Family(ABC):
         """
         if not self.timestamps:
             return [""] * len(footage)
-        return [f"<{seconds:.1f} seconds>" for seconds in footage.pts_s - footage.pts_s[0]]
+        return [f"<{seconds:.1f} seconds>" for seconds in footage.pts_s - footage.start_s]
 
     def conversation_text(self, content: list[dict[str, Any]]) -> str:
         """A conversation in which the user sends this, up to the answer."""

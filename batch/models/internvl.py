@@ -18,7 +18,7 @@ from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
 from batch.models.pictures import square_geometry
-from batch.models.prompt import texts_around
+from batch.models.prompt import split_before_first, texts_around
 from batch.video import Footage, Geometry
 
 _DEFAULTS: dict[str, Any] = {
@@ -76,9 +76,13 @@ class InternVL(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        before, *between, end = self._texts([{"type": "video"}], self.times(footage))
+        content = [{"type": "video"}]
+        first, *between, end = self._texts(content, self.times(footage))
+        plain = self.token_ids(self._around_video(content)[0])
+        before, of_first = split_before_first(first, plain)
         slots = Slots()
         slots.text(before)
+        slots.text(of_first, 0)
         for sample, behind in enumerate([*between, end[:1]]):
             slots.cells(self._image_id, sample, footage.geometry.cells)
             slots.text(behind[:1], sample)  # closes the picture
@@ -92,13 +96,19 @@ class InternVL(Family):
     def _texts(self, content: list[dict[str, Any]], times: list[str]) -> list[NDArray[np.int64]]:
         """The text around a video's samples; each behind a sample begins with what closes it."""
         tokenizer, name = self.checkpoint.tokenizer, self.checkpoint.name
-        before, video, behind = self.conversation_text(content).partition(tokenizer.video_token)
-        if not video:
-            raise ModelError(f"{name}: the chat template knows no video")
+        before, behind = self._around_video(content)
         picture = f"{tokenizer.start_image_token}{self.placeholder}{tokenizer.end_image_token}"
         frames = [f"Frame{number}: {time}{picture}" for number, time in enumerate(times, 1)]
         ids = self.token_ids(before + "\n".join(frames) + behind)
         return texts_around(name, ids, self._image_id, len(times))
+
+    def _around_video(self, content: list[dict[str, Any]]) -> tuple[str, str]:
+        """What the chat template puts before and behind a video."""
+        video = self.checkpoint.tokenizer.video_token
+        before, found, behind = self.conversation_text(content).partition(video)
+        if not found:
+            raise ModelError(f"{self.checkpoint.name}: the chat template knows no video")
+        return before, behind
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)

@@ -19,7 +19,7 @@ from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
 from batch.models.pictures import square_geometry
-from batch.models.prompt import before_pictures, texts_around
+from batch.models.prompt import before_pictures, split_before_first, texts_around
 from batch.video import Footage, Geometry
 
 _DEFAULTS: dict[str, Any] = {
@@ -79,20 +79,26 @@ class Llava(Family):
         )
 
     def layout(self, footage: Footage) -> Layout:
-        samples = len(footage)
-        text = self.conversation_text([{"type": "image"}] * samples)
+        text = self.conversation_text([{"type": "image"}] * len(footage))
         ids = self.token_ids(before_pictures(text, self.placeholder, self.times(footage)))
-        texts = texts_around(self.checkpoint.name, ids, self._image_id, samples)
+        first, *others, _ = texts_around(self.checkpoint.name, ids, self._image_id, len(footage))
+        (plain, _) = self._texts_around_one([{"type": "image"}])
+        before, of_first = split_before_first(first, plain)
         slots = Slots()
-        for sample, before in enumerate(texts[:-1]):
-            # Text before a picture belongs to it, text before the first picture to no sample.
-            slots.text(before, sample or -1)
+        slots.text(before)
+        for sample, text_before in enumerate([of_first, *others]):
+            slots.text(text_before, sample)
             slots.cells(self._image_id, sample, footage.geometry.cells)
         return slots.layout()
 
     def question_ids(self, question: str) -> list[int]:
-        ids = self.conversation_ids([{"type": "image"}, {"type": "text", "text": question}])
-        return [int(i) for i in texts_around(self.checkpoint.name, ids, self._image_id, 1)[-1]]
+        (_, asked) = self._texts_around_one([{"type": "image"}, {"type": "text", "text": question}])
+        return [int(i) for i in asked]
+
+    def _texts_around_one(self, content: list[dict[str, Any]]) -> list[NDArray[np.int64]]:
+        """The text before and behind the only picture of a conversation."""
+        ids = self.conversation_ids(content)
+        return texts_around(self.checkpoint.name, ids, self._image_id, 1)
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)

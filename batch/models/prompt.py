@@ -35,6 +35,25 @@ def texts_around(
     return [before, *(text[1:] for text in others)]
 
 
+def split_before_first(
+    before: NDArray[np.int64], plain: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Part the text before the first picture: what stands before any video, and what is its own.
+
+    Args:
+        before: token ids of the whole text.
+        plain: those of a conversation that tells nothing of the picture, up to the same place.
+
+    Returns:
+        The tokens that both begin with, and the rest of `before`, which is about the picture; a
+        token in which they run into each other is of the rest.
+    """
+    longest = min(len(before), len(plain))
+    differs = np.append(before[:longest] != plain[:longest], True)
+    shared = int(np.argmax(differs))
+    return before[:shared], before[shared:]
+
+
 def before_pictures(text: str, picture: str, inserted: Sequence[str]) -> str:
     """A conversation with something put before its first pictures, one piece for each.
 

@@ -43,7 +43,7 @@ class Qwen3VL(QwenVL):
         opens, closes = self.config.vision_start_token_id, self.config.vision_end_token_id
         slots = MropeSlots()
         slots.text(self.text_before_video())
-        middle_s = (footage.pts_s + footage.last_pts_s) / 2 - footage.pts_s[0]
+        middle_s = (footage.pts_s + footage.last_pts_s) / 2 - footage.start_s
         for sample, seconds in enumerate(middle_s):
             time = f"<{seconds:.1f} seconds>"
             ids = self.checkpoint.tokenizer(time, add_special_tokens=False).input_ids

@@ -27,7 +27,7 @@ from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots, pixel_values
 from batch.models.pictures import square_geometry
-from batch.models.prompt import texts_around
+from batch.models.prompt import split_before_first, texts_around
 from batch.video import Footage, Geometry
 
 _DEFAULTS: dict[str, Any] = {
@@ -95,10 +95,14 @@ class SmolVLM(Family):
         return replace(geometry, longest_px=min(_LARGEST_PX, size["longest_edge"]))
 
     def layout(self, footage: Footage) -> Layout:
-        texts = self._texts([{"type": "video"}], _intro(footage), _times(footage))
+        content, intro = [{"type": "video"}], _intro(footage)
+        first, *between, end = self._texts(content, intro, _times(footage))
+        (plain, _) = self._texts(content, intro, [""])
+        before, of_first = split_before_first(first, plain)
         slots = Slots()
-        slots.text(texts[0])
-        for sample, behind in enumerate([*texts[1:-1], texts[-1][:1]]):
+        slots.text(before)
+        slots.text(of_first, 0)
+        for sample, behind in enumerate([*between, end[:1]]):
             slots.cells(self._image_id, sample, footage.geometry.cells)
             slots.text(behind[:1], sample)  # closes the picture
             slots.text(behind[1:], sample + 1)
@@ -155,6 +159,6 @@ def _intro(footage: Footage) -> str:
 def _times(footage: Footage) -> list[str]:
     """What stands before each sample's picture."""
     # Rounded, since the difference of two times may fall short of the full second between them.
-    seconds = np.round(footage.pts_s - footage.pts_s[0], 6).astype(int)
+    seconds = np.round(footage.pts_s - footage.start_s, 6).astype(int)
     times = [f"{second // 60:02d}:{second % 60:02d}" for second in seconds]
     return [FRAME_TIMESTAMP_MESSAGE.format(timestamp=time) for time in times]

@@ -14,12 +14,14 @@ class Footage:
     """When the samples of a video were taken.
 
     - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
+    - start_s: time of the video's first frame, also where its samples are left out.
     - index: int64 [samples], number of each among all samples of the video.
     - interval_s: time from one sampled frame to the next, before any sample was left out.
     - duration_s: length of the video.
     """
 
     geometry: Geometry
+    start_s: float
     index: NDArray[np.int64]
     pts_s: NDArray[np.float64]
     last_pts_s: NDArray[np.float64]
@@ -32,6 +34,7 @@ class Footage:
         first = np.arange(samples, dtype=np.float64) * (geometry.frames * interval_s)
         return cls(
             geometry=geometry,
+            start_s=0.0,
             index=np.arange(samples),
             pts_s=first,
             last_pts_s=first + (geometry.frames - 1) * interval_s,

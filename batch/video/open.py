@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -128,8 +128,11 @@ def decode_frames(
             yield frame
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> VideoInfo:
     """Digest a video and read its facts; its first frame is decoded to see that it can be.
+
+    Args:
+        progress: called whenever some of the file was read, or a packet is later than all before.
 
     Raises:
         VideoError: as `open_video`; or no frame can be decoded.
@@ -141,14 +144,14 @@ def probe(path: Path) -> VideoInfo:
             raise nothing_decodable(path, stream, broken)
         return VideoInfo(
             path=path,
-            sha256=_sha256(path),
+            sha256=_sha256(path, progress),
             size_bytes=path.stat().st_size,
             codec=stream.codec_context.codec.canonical_name,
             width_px=frame.width,
             height_px=frame.height,
             rotation_degrees=quarter_turns(frame) * 90,
             duration_s=_declared_duration_s(container, stream),
-            span_s=float(measure_span_s(path)),
+            span_s=float(measure_span_s(path, progress)),
         )
 
 
@@ -165,8 +168,11 @@ def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> 
     )
 
 
-def measure_span_s(path: Path) -> Fraction:
+def measure_span_s(path: Path, progress: Callable[[], object]) -> Fraction:
     """Time from the first to the end of the last packet, found without decoding.
+
+    Args:
+        progress: called whenever a packet is later than those before.
 
     Raises:
         VideoError: the file cannot be opened.
@@ -183,7 +189,10 @@ def measure_span_s(path: Path) -> Fraction:
                 if packet.is_discard:
                     continue
                 starts.append(start)
-                end = max(end, start + (packet.duration or 0))
+                stop = start + (packet.duration or 0)
+                if stop > end:
+                    end = stop
+                    progress()
         except av.FFmpegError as error:
             if not starts and not untimed:
                 raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
@@ -209,6 +218,10 @@ def _declared_duration_s(container: InputContainer, stream: VideoStream) -> floa
     return None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, progress: Callable[[], object]) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 18))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            progress()
+    return digest.hexdigest()

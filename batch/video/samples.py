@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -77,10 +77,17 @@ class Sample:
 class SampleReader(Iterator[Sample]):
     """Iterates over the samples of one video; its other properties tell what it met so far."""
 
-    def __init__(self, path: Path, geometry: Geometry, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        path: Path,
+        geometry: Geometry,
+        sampling: Sampling,
+        progress: Callable[[], object] = lambda: None,
+    ) -> None:
         self._path = path
         self._geometry = geometry
         self._sampling = sampling
+        self._progress = progress
         self._broken = BrokenFrames()
         self._decoded_s = Fraction(0)
         self._interval_s = sampling.interval_s(Fraction(0), geometry.frames)
@@ -120,11 +127,13 @@ class SampleReader(Iterator[Sample]):
         most, together = self._sampling.max_samples, self._geometry.frames
         if most is not None:
             most *= together
-            self._interval_s = self._sampling.interval_s(measure_span_s(self._path), together)
+            span_s = measure_span_s(self._path, self._progress)
+            self._interval_s = self._sampling.interval_s(span_s, together)
         count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
                 self._decoded_s = shown.until_s
+                self._progress()
                 rgb: NDArray[np.uint8] | None = None
                 while shown.until_s > count * self._interval_s and count != most:
                     if rgb is None:
@@ -173,7 +182,12 @@ class _Shown:
 
 
 def read_samples(
-    path: Path, *, geometry: Geometry, rate_hz: float = 1.0, max_samples: int | None = None
+    path: Path,
+    *,
+    geometry: Geometry,
+    rate_hz: float = 1.0,
+    max_samples: int | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> SampleReader:
     """Decode a video in order and yield its samples.
 
@@ -183,6 +197,9 @@ def read_samples(
     none. With `max_samples`, the rate is lowered evenly over the true duration, so that no more
     come. The file is opened when the first sample is asked for.
 
+    Args:
+        progress: called whenever decoding gets on in the video's time, taken or not.
+
     Raises:
         VideoError: from the iteration; the file cannot be opened, or no frame decoded.
         ValueError: the rate or the number is out of range.
@@ -190,7 +207,8 @@ def read_samples(
     Source: seeking gives wrong frames in files with B-frames, variable rates or wrong counts, and
     is not faster for common key frame distances; so everything is decoded in order.
     """
-    return SampleReader(path, geometry, Sampling(rate_hz=rate_hz, max_samples=max_samples))
+    sampling = Sampling(rate_hz=rate_hz, max_samples=max_samples)
+    return SampleReader(path, geometry, sampling, progress)
 
 
 def _shown_frames(

@@ -22,7 +22,9 @@ def test_a_whole_file_with_more_cells_than_its_model_gives_is_refused(
     path = tmp_path / "hostile.safetensors"
     with CacheFile.open(cache) as honest:
         shape = replace(honest.header.shape, rows=2_000_000, columns=2_000_000)
-        header = replace(honest.header, shape=shape, checksums=None, header_sha256=None)
+        layout = replace(honest.header.layout, slots=10**14)  # fewer are no whole file
+        unsigned = replace(honest.header, checksums=None, header_sha256=None)
+        header = replace(unsigned, shape=shape, layout=layout)
         with CacheWriter(path, header) as writer:
             for name in honest.names:
                 writer.write(name, 0, honest.array(name))

@@ -56,3 +56,8 @@ def _cache(path: Path) -> Any:
         }
     del header["checksums"], header["header_sha256"]
     return header, tensors
+
+
+def status_by_name(out: Path) -> dict[str, tuple[str, str | None]]:
+    """Status and reason of each row of the only catalogue."""
+    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in catalogue(out)}

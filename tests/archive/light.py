@@ -7,13 +7,14 @@ from typing import Any
 from batch.analysis.manifest import Manifest
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Load, Prefill, Staged
+from jobs.workers import Progress
 
 CACHE_BYTES = 1000
 LOADING_S = 300.0
 
 
 def make_light_model_handler(
-    settings: IndexSettings, device: str | None, threads: int
+    settings: IndexSettings, device: str | None, threads: int, progress: Progress
 ) -> Callable[[Any], Any]:
     """Reads manifests as the real one does, and writes files of a known size."""
 
@@ -32,10 +33,10 @@ def make_light_model_handler(
 
 
 def make_model_handler_that_loads_for_long(
-    settings: IndexSettings, device: str | None, threads: int
+    settings: IndexSettings, device: str | None, threads: int, progress: Progress
 ) -> Callable[[Any], Any]:
     """Loads for so long that a test which waits for it fails."""
-    handle = make_light_model_handler(settings, device, threads)
+    handle = make_light_model_handler(settings, device, threads, progress)
 
     def slow(task: Any) -> Any:
         if isinstance(task, Load):

@@ -18,7 +18,7 @@ from tests import clips, tiny
 from tests.archive import faulty
 from tests.archive.archives import draw_archive, draw_video
 from tests.archive.conftest import IndexedArchive
-from tests.archive.contents import catalogue, contents
+from tests.archive.contents import catalogue, contents, status_by_name
 from tests.archive.known import remember
 from tests.archive.light import CACHE_BYTES, LOADING_S, make_model_handler_that_loads_for_long
 from tests.cli.running import batch
@@ -30,10 +30,6 @@ MakeHandler = Callable[..., Callable[[Any], Any]]
 def archive(tmp_path: Path) -> Path:
     draw_archive(tmp_path / "archive")
     return tmp_path / "archive"
-
-
-def status_by_name(out: Path) -> dict[str, tuple[str, str | None]]:
-    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in catalogue(out)}
 
 
 @pytest.mark.usefixtures("light")

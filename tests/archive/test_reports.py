@@ -178,9 +178,22 @@ def test_status_tells_who_is_at_work(indexed: IndexedArchive) -> None:
     assert "shard 1/4 of something else" in said
 
 
-def test_status_of_a_folder_that_is_none_shows_nothing(tmp_path: Path) -> None:
-    assert succeed("status", tmp_path) == ["files      0: 0 videos, 0 others, 0 not looked at yet"]
-    assert list(tmp_path.iterdir()) == []
+def test_status_of_a_folder_that_no_run_wrote_to_names_what_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()  # of some other tool
+    for options in ([], ["--json"]):
+        result = batch("status", tmp_path, *options)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"error: {tmp_path}: no folder of batch index" in result.stderr
+        assert f"batch index ARCHIVE --out {tmp_path} " in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_status_of_a_run_that_has_found_nothing_yet_shows_it(tmp_path: Path) -> None:
+    with Run.begin(tmp_path, {"identify": Shard()}):
+        lines = succeed("status", tmp_path)
+    assert lines[0] == "files      0: 0 videos, 0 others, 0 not looked at yet"
+    assert len(lines) == 2
+    assert succeed("status", tmp_path) == lines[:1]
 
 
 def test_an_archive_answers_with_a_line_for_each_video(indexed: IndexedArchive) -> None:
@@ -210,7 +223,26 @@ def test_questions_go_to_videos_whose_path_fits(indexed: IndexedArchive) -> None
         str(indexed.archive / "2024" / "trip" / "b.mkv")
     ]
     assert len(succeed(*command, "--match", "*.mkv", "--match", "*suffix")) == 2
-    assert succeed(*command, "--match", "*.none") == []
+
+
+def test_patterns_that_fit_no_video_are_named_before_the_model_is_loaded(
+    indexed: IndexedArchive, tmp_path: Path
+) -> None:
+    command = ("answer", "--archive", indexed.out, "-q", "a ?", "--model", tmp_path / "none")
+    result = batch(*command, "--match", "*.none", "--match", "b.mkv")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: {indexed.out}: of 3 videos that are done in work " in result.stderr
+    assert "fits --match '*.none' --match 'b.mkv'; " in result.stderr
+
+
+def test_a_work_of_which_no_video_is_done_is_named(indexed: IndexedArchive, tmp_path: Path) -> None:
+    shutil.copytree(indexed.out, tmp_path / "out")
+    (work,) = Store(tmp_path / "out").works()
+    for video in work.finished():
+        work.product(video).unlink()
+    result = batch("answer", "--archive", tmp_path / "out", "-q", "a ?")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{tmp_path / 'out'}: no video of work {work.id} is done; batch index" in result.stderr
 
 
 def test_a_damaged_cache_is_an_error_of_its_video(indexed: IndexedArchive, tmp_path: Path) -> None:

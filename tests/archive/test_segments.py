@@ -11,7 +11,8 @@ from batch.archive.inventory import Inventory
 from batch.archive.prefilling import Prefiller
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
-from cachefmt import CacheFileError, open_segments, verify_segments
+from batch.prefill.run import BLOCK_SAMPLES
+from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace
 from tests import clips, tiny
@@ -154,13 +155,13 @@ def test_a_run_goes_on_with_the_smaller_blocks_that_the_memory_asked_for(
         segment.unlink()
     run, begun = prefilling.prefill, list[tuple[int, int]]()
 
-    def limited(plan: Any, family: Any, path: Path) -> None:
+    def limited(plan: Any, family: Any, path: Path, **others: Any) -> None:
         begun.append((plan.header.segment.number, plan.block_samples))
         if begun[-1] == (1, 4):
             raise MemoryError
         if begun == [(0, 4), (1, 4), (0, 2), (1, 2)]:
             raise ValueError("stopped")
-        run(plan, family, path)
+        run(plan, family, path, **others)
 
     monkeypatch.setattr(prefilling, "prefill", limited)
     prefiller = Prefiller(settings_of(model), device="cpu", threads=1)
@@ -169,6 +170,20 @@ def test_a_run_goes_on_with_the_smaller_blocks_that_the_memory_asked_for(
     begun.clear()
     assert prefiller.prefill(task_of(copy)).facts["block_samples"] == 2
     assert begun[:2] == [(1, 2), (2, 2)]
+
+
+def test_a_prefill_tells_its_progress_once_it_is_loaded_and_behind_each_block(
+    model: Path, copy: Path
+) -> None:
+    stored = []
+    for segment in segments_in(folder_of(copy)):
+        with CacheFile.open(segment) as cache:
+            stored.append(cache.header.shape.stored_samples)
+        segment.unlink()
+    told: list[str] = []
+    prefiller = Prefiller(settings_of(model), device="cpu", threads=1)
+    prefiller.prefill(task_of(copy), lambda: told.append("block"))
+    assert len(told) == 1 + sum(-(-samples // BLOCK_SAMPLES) for samples in stored)
 
 
 def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cachefmt import CacheFile, CacheFileError, tensor_specs
+from cachefmt import CacheFile, CacheFileError, Shape, tensor_specs
 from cachefmt.layout import header_bytes
 from tests.cachefmt.files import SHAPE, Arrays, join_file, make_arrays, make_header, split_file
 
@@ -51,14 +51,16 @@ def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
     rewrite_table(path, change_metadata)
 
 
-def forge(path: Path, change: Callable[[Arrays], None]) -> Path:
-    """A file whose checksums are right, and whose tables are not."""
+def forge(
+    path: Path, change: Callable[[Arrays], None] = lambda arrays: None, shape: Shape = SHAPE
+) -> Path:
+    """A file whose checksums are right, and whose tables or shape are not."""
     arrays = make_arrays()
     change(arrays)
     data = b"".join(arrays[name].tobytes() for name in tensor_specs(SHAPE))
     digests = {
         name: hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in tensor_specs(SHAPE)
     }
-    first_bytes = header_bytes(dataclasses.replace(make_header(), checksums=digests))
+    first_bytes = header_bytes(dataclasses.replace(make_header(shape), checksums=digests))
     path.write_bytes(first_bytes + data)
     return path

@@ -47,6 +47,7 @@ SHAPE = Shape(
 
 
 def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
+    slots = shape.token_count + shape.samples * shape.rows * shape.columns
     return Header(
         tool="0.1.0",
         model=ModelIdentity(
@@ -66,9 +67,9 @@ def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
         ),
         shape=shape,
         layout=Layout(
-            slots=shape.token_count + 5,
+            slots=slots,
             positions="original",
-            next_position=(shape.token_count + 5,) * shape.position_axes,
+            next_position=(slots,) * shape.position_axes,
         ),
     )
 

@@ -1,6 +1,7 @@
 """Token and sample tables that break a rule of FORMAT.md are refused by row."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from cachefmt import CacheFile
 from tests.cachefmt.breaking import forge, verifying_fails
-from tests.cachefmt.files import Arrays
+from tests.cachefmt.files import SHAPE, Arrays
 
 
 def put(name: str, row: int | tuple[int, int], value: float) -> Callable[[Arrays], None]:
@@ -64,6 +65,11 @@ def test_a_shape_that_miscounts_the_stored_samples_is_refused(tmp_path: Path) ->
     assert problem in verifying_fails(forge(tmp_path / "x", change))
 
 
+def test_a_shape_with_fewer_cells_than_the_tokens_name_is_refused(tmp_path: Path) -> None:
+    path = forge(tmp_path / "x", shape=replace(SHAPE, rows=1, columns=2))
+    assert verifying_fails(path) == "token.cell, row 3: is not a cell"
+
+
 def test_the_forge_itself_makes_whole_files(tmp_path: Path) -> None:
-    with CacheFile.open(forge(tmp_path / "x", lambda arrays: None)) as cache:
+    with CacheFile.open(forge(tmp_path / "x")) as cache:
         cache.verify()

@@ -16,7 +16,7 @@ from cachefmt.memory import numpy_dtype
 from tests.cachefmt.files import SHAPE, Arrays, make_header, make_tables, split_file, write_file
 
 RECORDED_HEADER = Path(__file__).with_name("golden_header.txt")
-RECORDED_FILE_SHA256 = "070c2adb82096926e08aa1305cb301b99c2cd9ed77e74944639fdc5abc1fdb06"
+RECORDED_FILE_SHA256 = "ef4397e737756d8538472f188ee9ba435298b585016fef0e590506cf0e97bccf"
 GOLDEN_SHAPE = replace(SHAPE, layers=1)
 
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jobs.workers import Progress
 
-def make_handler() -> Callable[[Any], Any]:
+
+def make_handler(progress: Progress) -> Callable[[Any], Any]:
     """Does what a task says."""
     opened_by = os.getpid()
 
@@ -27,6 +29,10 @@ def make_handler() -> Callable[[Any], Any]:
             os._exit(value)
         if verb == "sleep":
             time.sleep(value)
+        if verb == "get on":
+            for _ in range(20):
+                time.sleep(value / 20)
+                progress()
         if verb == "environment":
             return os.environ.get(value)
         if verb == "mask":
@@ -52,5 +58,5 @@ class Unreadable(Exception):
             raise OverflowError(text)
 
 
-def fail_to_make_handler() -> Callable[[Any], Any]:
+def fail_to_make_handler(progress: Progress) -> Callable[[Any], Any]:
     raise OSError("no handler")

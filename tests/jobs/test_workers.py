@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from jobs.stopping import SIGNALS
-from jobs.workers import Died, Finished, Pool, Raised, Result, Worker, collect
+from jobs.workers import Died, Finished, Pool, Raised, Result, Stuck, Worker, collect
 from tests.jobs.handlers import fail_to_make_handler, make_handler
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,49 @@ def test_a_process_that_leaves_by_itself_is_told_from_a_killed_one(pool: Pool) -
     result = result_of(pool, "leave", 3)
     assert isinstance(result, Died)
     assert result.signal is None
+
+
+def test_a_task_that_makes_no_progress_costs_itself_and_the_process_is_replaced() -> None:
+    with Pool([Worker(make_handler, {}, patience_s=0.5) for _ in range(2)]) as pool:
+        before = value_of(pool, "tell")["pid"]
+        pool.submit(("sleep", 600))
+        pool.submit(("sleep", 0))
+        results = [result for _, result in wait_for(pool, 2)]
+        stuck = next(result for result in results if isinstance(result, Stuck))
+        assert stuck.task == ("sleep", 600)
+        assert 0.5 <= stuck.silent_s < 60
+        assert [result.task for result in results if isinstance(result, Finished)] == [("sleep", 0)]
+        assert not is_alive(before)
+        assert pool.tasks == []
+        assert value_of(pool, "tell")["pid"] != before
+
+
+def test_a_task_that_gets_on_may_take_as_long_as_it_likes() -> None:
+    with Pool([Worker(make_handler, {}, patience_s=1.0)]) as pool:
+        value_of(pool, "tell")
+        pool.submit(("get on", 3.0))
+        ((_, result),) = wait_for(pool, 1)
+    assert isinstance(result, Finished)
+
+
+def test_what_the_run_itself_spent_otherwise_makes_no_task_stuck() -> None:
+    with Pool([Worker(make_handler, {}, patience_s=1.0)]) as pool:
+        value_of(pool, "tell")
+        pool.submit(("sleep", 2.5))
+        assert collect([pool], 0.1) == []
+        time.sleep(2.0)  # as if the run had been suspended
+        assert collect([pool], 0.1) == []
+        ((_, result),) = wait_for(pool, 1)
+    assert isinstance(result, Finished)
+
+
+def wait_for(pool: Pool, count: int) -> list[tuple[Worker, Result]]:
+    """So many results, of which a run would hear."""
+    found: list[tuple[Worker, Result]] = []
+    until = time.monotonic() + 60
+    while len(found) < count and time.monotonic() < until:
+        found += collect([pool], 0.1)
+    return found
 
 
 def test_a_desk_that_cannot_be_opened_is_the_task_s_error() -> None:

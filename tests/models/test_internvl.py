@@ -94,8 +94,8 @@ def test_text_between_two_samples_closes_one_and_numbers_the_next(folder: Path) 
     texts = [words.decode(layout.token_ids[layout.sample == sample]) for sample in (-1, 0, 1, 2)]
     cells = "<IMG_CONTEXT>" * 4
     assert texts == [
-        "<|im_start|>user\nFrame1: <img>",
-        f"{cells}</img>",
+        "<|im_start|>user\n",
+        f"Frame1: <img>{cells}</img>",
         f"\nFrame2: <img>{cells}</img>",
         f"\nFrame3: <img>{cells}</img>",
     ]

@@ -104,6 +104,7 @@ def test_the_prompt_tells_number_length_and_times(folder: Path) -> None:
     geometry = geometry_of(family)
     footage = Footage(
         geometry=geometry,
+        start_s=0.04,
         index=np.arange(3),
         pts_s=np.array([0.04, 12.04, 3725.04]),
         last_pts_s=np.array([0.04, 12.04, 3725.04]),
@@ -117,8 +118,8 @@ def test_the_prompt_tells_number_length_and_times(folder: Path) -> None:
     cells = "<image>" * 4 + fence
     assert texts == [
         "<|im_start|>User: You are provided the following series of three frames from a 1:02:06 "
-        f"[H:MM:SS] video.\n\nFrame from 00:00:{fence}<global-img>",
-        cells,
+        "[H:MM:SS] video.\n",
+        f"\nFrame from 00:00:{fence}<global-img>{cells}",
         f"\nFrame from 00:12:{fence}<global-img>{cells}",
         f"\nFrame from 62:05:{fence}<global-img>{cells}",
     ]

@@ -1,22 +1,30 @@
 """The time of each sample, written before it where a family's prompt has room."""
 
+import re
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from batch.analysis.manifest import Manifest
 from batch.answering import Answerer
+from batch.answering.gathering import arrange, lay_out, load
+from batch.answering.rows import Chosen, RowReader
 from batch.errors import ModelError
-from batch.models import open_family
+from batch.models import Family, open_family
 from batch.models.family import pixel_values
-from batch.prefill import plan_cache, prefill, same_work
+from batch.prefill import cut, plan_cache, prefill, same_work
+from batch.prefill.segments import Stretch
 from batch.video import Footage
-from cachefmt import CacheFile
+from cachefmt import CacheFile, SampleIndex, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
+from tests.models.test_families import TINY
 from tests.tiny import internvl, llava, smolvlm
 
 
@@ -34,10 +42,74 @@ def test_a_kept_sample_has_its_own_time_whatever_was_left_out_before_it(folder: 
     texts = [words.decode(layout.token_ids[layout.sample == sample]) for sample in (-1, 0, 1)]
     cells = "<IMG_CONTEXT>" * 4 + "</img>"
     assert texts == [
-        "<|im_start|>user\nFrame1: <0.0 seconds><img>",
-        cells,
+        "<|im_start|>user\n",
+        f"Frame1: <0.0 seconds><img>{cells}",
         f"\nFrame2: <4.5 seconds><img>{cells}",
     ]
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen3_vl", "smolvlm"])
+def test_samples_of_a_segment_tell_their_time_in_the_whole_video(name: str, tmp_path: Path) -> None:
+    family = open_family(str(TINY[name](tmp_path)))
+    if family.no_timestamps is None:
+        family.use_timestamps()
+    geometry = family.geometry.for_video(64, 64, 16)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    manifest = replace(manifest, pts_s=manifest.pts_s + 9, last_pts_s=manifest.last_pts_s + 9)
+    whole = times_told(family, manifest)
+    assert len(set(whole)) == 8
+    parts = [slice(0, 3), slice(3, 5), slice(5, 8)]
+    assert [time for part in parts for time in times_told(family, manifest.part(part))] == whole
+    of_a_part = manifest.part(slice(2, 8)).part(slice(3, 6))
+    assert times_told(family, of_a_part) == whole[5:]
+
+
+def times_told(family: Family, manifest: Manifest) -> list[str]:
+    """The time in the text of each sample; text that is no sample's tells none."""
+    layout, words = family.layout(manifest.footage), family.checkpoint.tokenizer
+    texts = [
+        words.decode(layout.token_ids[(layout.sample == sample) & (layout.cell < 0)])
+        for sample in range(-1, len(manifest.pts_s))
+    ]
+    nowhere, *found = [re.findall(r"<[\d.]+ seconds>|from \d\d:\d\d:", text) for text in texts]
+    assert nowhere == []
+    return [time for (time,) in found]
+
+
+def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segment(
+    folder: Path, tmp_path: Path
+) -> None:
+    family = parity.loaded(folder)
+    family.use_timestamps()
+    geometry = geometry_of(family)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    stretches = cut(manifest, family.layout, context=256 + 120, positions="compact")
+    with ExitStack() as opened:
+        segments = []
+        for stretch in stretches:
+            path = tmp_path / f"{stretch.segment.number:05}.safetensors"
+            write(manifest, family, path, stretch)
+            segments.append(opened.enter_context(CacheFile.open(path)))
+        indices, reader = [SampleIndex.read(segment) for segment in segments], RowReader(segments)
+        chosen = [Chosen(1, 0)]
+        layout = lay_out(segments, indices, chosen, family)
+        rows = arrange(reader, indices, chosen, reader.text_behind(indices), layout)
+        found = load(reader, rows, family).layer(0)[Tier.FP16].key
+    first = stretches[1].segment.first_sample
+    # Keys of the first layer know no other token, so they are those of this sample alone.
+    keys = {}
+    part = manifest.part(slice(first, first + 1))
+    for name, alone in (("video", part), ("segment", replace(part, start_s=float(first)))):
+        write(alone, family, tmp_path / name)
+        with CacheFile.open(tmp_path / name) as cache:
+            keys[name] = torch.from_numpy(cache.array("layers.0.key.fp16").copy())
+    torch.testing.assert_close(found, keys["video"], atol=1e-4, rtol=1e-4)
+    assert (found - keys["segment"]).abs().max() > 1e-2
+
+
+def write(manifest: Manifest, family: Family, path: Path, stretch: Stretch | None = None) -> None:
+    work = plan_cache(manifest, family, dtype="float32", raw_dtype="F32", stretch=stretch)
+    prefill(work, family, path)
 
 
 @pytest.mark.parametrize(("write", "slots"), [(llava.llava, 4), (tiny.llava_next, 5)])
@@ -51,6 +123,10 @@ def test_a_time_stands_right_before_its_picture(
     ids = family.token_ids(text.replace("<image>", "<image>" * slots))
     layout = family.layout(Footage.steady(geometry_of(family), 2))
     np.testing.assert_array_equal(layout.token_ids, ids)
+    is_time = (layout.cell < 0) & (layout.token_ids != family.config.image_token_id)
+    times = [layout.token_ids[is_time & (layout.sample == sample)] for sample in (0, 1)]
+    assert len(times[0]) == len(family.token_ids("<0.0 seconds>"))
+    assert times[1].tolist()[-len(times[0]) :] == times[0].tolist()
 
 
 @pytest.mark.parametrize(
