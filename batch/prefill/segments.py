@@ -49,9 +49,9 @@ def cut(
 
     Both positions and tokens must fit: where a sample takes fewer positions than it has cells
     (M-RoPE), the model was trained on no more tokens than positions. A segment starts with a kept
-    sample, so no pointer leaves it. A segment ends where a scene does; only
-    a scene that is too long for one is cut within, where the segment is full. Of all ways to cut so
-    it is the one with the fewest segments, then the one whose borders are where most changes.
+    sample, so no pointer leaves it. It ends where a scene does; only a scene that is too long for
+    one segment is cut within, where the segment is full. Of all ways to cut so it is the one with
+    the fewest segments, then the one whose borders are where most changes.
 
     Args:
         lay_out: the model family's layout of some samples.
