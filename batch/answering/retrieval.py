@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.answerer import Exchange, PrefixAnswerer, Reply
+from batch.answering.answerer import PrefixAnswerer, Reply
 from batch.answering.evidence import NEUTRAL
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
 from batch.answering.placed import PlacedAnswerer
@@ -46,6 +46,8 @@ class RetrievedReply(Reply):
     """Read once for all questions: headers, times, indices, the text before the video."""
     rows_bytes: int
     """Read for this question; none if it is about the samples of the question before."""
+    likelihood: float
+    """Natural logarithm of the probability of a token of the answer, a mean."""
 
 
 class Retriever:
@@ -58,6 +60,7 @@ class Retriever:
         *,
         budget_tokens: int = BUDGET_TOKENS,
         shares: Sequence[float] = SHARES,
+        end_s: float | None = None,
         name: str,
     ) -> None:
         """Read the indices.
@@ -68,6 +71,7 @@ class Retriever:
             budget_tokens: to be loaded for a question at most.
             shares: of what a question is about, 0..1, rising, to be loaded if the budget allows;
                 each answers, and the likeliest answer counts.
+            end_s: until when the last sample is on screen; None: as long as others usually are.
             name: what errors call the cache.
 
         Raises:
@@ -85,7 +89,7 @@ class Retriever:
         self._name = name
         self._segments = segments
         self._indices = [SampleIndex.read(segment) for segment in segments]
-        self._video = StoredSamples.of(segments, self._indices)
+        self._video = StoredSamples.of(segments, self._indices, end_s)
         reader = RowReader(segments)
         self._behind = reader.text_behind(self._indices)
         self._text = arrange_text(reader, self._indices)
@@ -114,13 +118,14 @@ class Retriever:
         for question, tokens in zip(asked, ids, strict=True):
             reader = RowReader(self._segments)
             loads = self._loads_for(tokens, max_new_tokens, reader)
-            exchange = _likeliest(loads, question, max_new_tokens)
+            likelihood, reply = _likeliest(loads, question, max_new_tokens)
             yield RetrievedReply(
-                **vars(exchange.reply),
+                **vars(reply),
                 samples=tuple(self._video.numbers(loads[-1].chosen)),
                 loaded_tokens=sum(load.tokens for load in loads),
                 index_bytes=self.index_bytes,
                 rows_bytes=reader.read_bytes,
+                likelihood=likelihood,
             )
 
     def scores(self, question: str) -> NDArray[np.float32]:
@@ -217,14 +222,14 @@ class _Loaded:
     answerer: PlacedAnswerer
 
 
-def _likeliest(loads: list[_Loaded], question: str, max_new_tokens: int) -> Exchange:
-    """Of the answers of all loads the one that its load makes likeliest."""
-    said: list[tuple[float, Exchange]] = []
+def _likeliest(loads: list[_Loaded], question: str, max_new_tokens: int) -> tuple[float, Reply]:
+    """Of the answers of all loads the one that its load makes likeliest, and how likely."""
+    said: list[tuple[float, Reply]] = []
     for loaded in loads:
-        (exchange,) = loaded.answerer.converse([question], max_new_tokens=max_new_tokens)
-        likely = loaded.answerer.log_likelihoods([exchange]) if len(loads) > 1 else [0.0]
-        said.append((likely[0], exchange))
-    return max(said, key=itemgetter(0))[1]
+        exchanges = list(loaded.answerer.converse([question], max_new_tokens=max_new_tokens))
+        (likelihood,) = loaded.answerer.log_likelihoods(exchanges)
+        said.append((likelihood, exchanges[0].reply))
+    return max(said, key=itemgetter(0))
 
 
 def _header_size(segment: CacheFile) -> int:

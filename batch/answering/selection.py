@@ -46,9 +46,16 @@ class StoredSamples:
     indices: list[SampleIndex]
 
     @classmethod
-    def of(cls, segments: Sequence[CacheFile], indices: list[SampleIndex]) -> Self:
-        """Those of the segments of a video, in order, and their indices."""
+    def of(
+        cls, segments: Sequence[CacheFile], indices: list[SampleIndex], end_s: float | None
+    ) -> Self:
+        """Those of the segments of a video, in order, and their indices.
+
+        Args:
+            end_s: until when the last one is on screen; None: as long as others usually are.
+        """
         times = [index.time_s for index in indices]
+        ends_s = [end_of(*pair) for pair in zip_longest(times, times[1:])]
         return cls(
             stored=[
                 Chosen(number, place)
@@ -57,7 +64,7 @@ class StoredSamples:
             ],
             tokens=np.concatenate([index.tokens for index in indices]),
             firsts=[segment.header.segment.first_sample for segment in segments],
-            ends_s=[end_of(*pair) for pair in zip_longest(times, times[1:])],
+            ends_s=ends_s if end_s is None else [*ends_s[:-1], end_s],
             indices=indices,
         )
 

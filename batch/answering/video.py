@@ -41,7 +41,8 @@ class VideoAnswerer:
 
         Args:
             path: what messages call the cache: its file or folder.
-            budget_tokens: loaded for a question at most where samples are retrieved.
+            budget_tokens: loaded for a question at most where samples are retrieved; of scope "all"
+                in each segment.
             open_seconds: what opening them took, for `loading`.
 
         Raises:
@@ -55,6 +56,7 @@ class VideoAnswerer:
         self.scope = _resolve(scope, segments, path)
         self._segments = segments
         self._family = family
+        self._budget_tokens = budget_tokens
         self._retriever: Retriever | None = None
         load_bytes = sum(segment.size_bytes for segment in segments)
         if self.scope == "retrieve":
@@ -142,7 +144,13 @@ class VideoAnswerer:
             return
         limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         if self.scope == "all":
-            yield from ask_everywhere(self._segments, self._family, questions, **limits)
+            yield from ask_everywhere(
+                self._segments,
+                self._family,
+                questions,
+                budget_tokens=self._budget_tokens,
+                **limits,
+            )
             return
         (only,) = self._segments
         yield from Answerer(only, self._family).ask(questions, **limits)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.summary import PARTIAL
@@ -56,7 +55,7 @@ SCOPES = ("auto", "retrieve", "all")
     type=click.IntRange(1),
     default=4096,
     show_default=True,
-    help="Most tokens that retrieve loads for a question; not with --scope all.",
+    help="Most tokens loaded for a question; with --scope all, in each segment.",
 )
 @run_options
 @json_option
@@ -89,9 +88,6 @@ def answer(
         raise click.UsageError("give --cache or --archive")
     if cache is not None and (match or work):
         raise click.UsageError("--match and --work go with --archive")
-    given = click.get_current_context().get_parameter_source("budget_tokens")
-    if scope == "all" and given is not ParameterSource.DEFAULT:
-        raise click.UsageError("--budget-tokens does not go with --scope all, which loads all")
     allow_open_files()
     asked = _asked(questions)
     ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}

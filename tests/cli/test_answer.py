@@ -65,16 +65,6 @@ def test_behind_an_answer_stand_the_times_it_rests_on(cache: Path) -> None:
     assert [span.split("-")[0] for span in times.removeprefix("at ").split(", ")] == clock
 
 
-def test_a_budget_is_wrong_usage_where_everything_is_loaded(cache: Path, tmp_path: Path) -> None:
-    budget = ("-q", "a", "--max-new-tokens", 1, "--budget-tokens", 4096)
-    for place in (("--cache", cache), ("--archive", tmp_path)):
-        refused = batch("answer", *place, *budget, "--scope", "all")
-        assert (refused.exit_code, refused.stdout) == (2, "")
-        assert "--budget-tokens does not go with --scope all" in refused.stderr
-    for scope in ("auto", "retrieve"):
-        assert len(succeed("answer", "--cache", cache, *budget, "--scope", scope)) == 1
-
-
 def test_the_video_and_the_manifest_are_not_needed(
     model: Path, clip: Path, cache: Path, tmp_path: Path
 ) -> None:

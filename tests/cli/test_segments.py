@@ -5,7 +5,6 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from batch.models import open_family
@@ -273,11 +272,9 @@ def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path
         best = max(candidates, key=lambda candidate: candidate["likelihood"])
         assert (reply["answer"], reply["evidence"]) == (best["answer"], best["evidence"])
         for file, candidate in zip(files, candidates, strict=True):
-            alone = objects(succeed("answer", "--cache", file, *QUESTIONS, "--json"))[number]
-            assert (alone["answer"], alone["evidence"]) == (
-                candidate["answer"],
-                candidate["evidence"],
-            )
+            words = ("answer", "--cache", file, *QUESTIONS, "--scope", "all", "--json")
+            (alone,) = objects(succeed(*words))[number]["candidates"]
+            assert alone == candidate
             span = candidate["time"]
             assert all(
                 span["start_s"] <= time["start_s"] < time["stop_s"] <= span["stop_s"]
@@ -286,11 +283,9 @@ def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path
     assert succeed(*command, "--batch-size", 1) == succeed(*command)
 
 
-def test_scope_all_of_one_file_is_its_answer_with_its_likelihood(made: Path) -> None:
-    file = made / "00001.safetensors"
-    (plain, _) = objects(succeed("answer", "--cache", file, *QUESTIONS, "--json"))
-    (told, _) = objects(succeed("answer", "--cache", file, *QUESTIONS, "--json", "--scope", "all"))
-    assert (plain["scope"], told["scope"]) == ("everything", "all")
-    assert told["answer"] == plain["answer"]
-    (only,) = told["candidates"]
-    assert np.isfinite(only["likelihood"])
+def test_scope_all_keeps_to_the_budget_in_each_segment(made: Path) -> None:
+    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "all", "--json")
+    assert objects(succeed(*command)) != objects(succeed(*command, "--budget-tokens", 100))
+    refused = batch(*command, "--budget-tokens", 3)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "00000.safetensors: not even the best sample" in refused.stderr
