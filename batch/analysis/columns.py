@@ -56,7 +56,7 @@ def read_columns(file: pq.ParquetFile, cells: int, temporal: TemporalSettings) -
         table = file.read_row_group(number, names, use_threads=False)
         groups.append(_read_rows(table, samples, cells, temporal))
         samples += table.num_rows
-    if not groups:
+    if not samples:
         raise ValueError("it holds no samples")
     found = {
         name: np.concatenate([group.pop(name) for group in groups]) for name in list(groups[0])
@@ -94,8 +94,8 @@ def _cells(
     """Lists as [samples, cells]; 0 in the rows that are null, which must be these."""
     there: Any = slice(None) if null is None else ~null
     values = np.zeros((len(column), cells), column.type.value_type.to_pandas_dtype())
-    lists = pc.list_flatten(column).to_numpy(zero_copy_only=False)  # leaves null rows out
-    if lists.size != values[there].size:
+    lists = pc.list_flatten(column)  # leaves null rows out
+    if len(lists) != values[there].size or lists.null_count:
         raise ValueError("it lacks signals of a sample that must have them")
-    values[there] = lists.reshape(-1, cells)
+    values[there] = lists.to_numpy().reshape(-1, cells)
     return values

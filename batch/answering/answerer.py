@@ -45,9 +45,9 @@ class Loading:
     """What the cache cost before the first question, and what it saved."""
 
     load_seconds: float
-    """Opening, checking tables, mapping; rows come while the first answer is computed."""
+    """Opening, checking tables, mapping; rows come while answers are computed."""
     load_bytes: int
-    """Size of the file."""
+    """Size of all files; of scope "retrieve" only what is read of them before any question."""
     reencode_seconds: float
     """What analysis, encoding and prefill took when the file was written."""
 

@@ -63,19 +63,9 @@ def ask_everywhere(
     for cache, following in zip_longest(segments, segments[1:]):
         time = _time(cache, following)
         if cache.header.shape.index_layers:
-            retriever = Retriever(
-                [cache],
-                family,
-                budget_tokens=budget_tokens,
-                shares=SHARES[-1:],
-                end_s=time.stop_s,
-                name=str(cache.path),
-            )
-            found = retriever.ask(asked, max_new_tokens=max_new_tokens)
-            said: list[tuple[Reply, float]] = [(reply, reply.likelihood) for reply in found]
+            said = _ask_about(cache, family, time.stop_s, asked, budget_tokens, max_new_tokens)
         else:
-            answerer = Answerer(cache, family, following)
-            said = list(_ask_whole(answerer, asked, max_new_tokens, batch_size))
+            said = _ask_whole(cache, family, following, asked, max_new_tokens, batch_size)
         for number, (reply, likelihood) in enumerate(said):
             replies[number].append(reply)
             candidates[number].append(_candidate(cache, time, reply, likelihood))
@@ -83,9 +73,37 @@ def ask_everywhere(
     return [_choose(*of_question) for of_question in zip(replies, candidates, strict=True)]
 
 
-def _ask_whole(
-    answerer: Answerer, asked: list[str], max_new_tokens: int, batch_size: int
+def _ask_about(
+    cache: CacheFile,
+    family: Family,
+    end_s: float,
+    asked: list[str],
+    budget_tokens: int,
+    max_new_tokens: int,
 ) -> Iterator[tuple[Reply, float]]:
+    """Answers from what a segment holds of each question's matter, and how likely they are."""
+    retriever = Retriever(
+        [cache],
+        family,
+        budget_tokens=budget_tokens,
+        shares=SHARES[-1:],
+        end_s=end_s,
+        name=str(cache.path),
+    )
+    for reply in retriever.ask(asked, max_new_tokens=max_new_tokens):
+        yield reply, reply.likelihood
+
+
+def _ask_whole(
+    cache: CacheFile,
+    family: Family,
+    following: CacheFile | None,
+    asked: list[str],
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[tuple[Reply, float]]:
+    """Answers from all of a segment, and how likely they are."""
+    answerer = Answerer(cache, family, following)
     said = list(answerer.converse(asked, max_new_tokens=max_new_tokens, batch_size=batch_size))
     for first in range(0, len(said), batch_size):
         batch = said[first : first + batch_size]

@@ -53,14 +53,14 @@ def time_ranges(evidence: NDArray[np.float32], stretch_s: NDArray[np.float64]) -
         stretch_s: the time that each stands for, as of `stretches`, [samples, 2], in order.
 
     Returns:
-        In order of time, those that touch joined; nothing if there is no evidence.
+        In order of time, those that touch or are one joined; nothing if there is no evidence.
     """
     if evidence.sum() <= 0:
         return []
     falling = np.argsort(-evidence, kind="stable")
     needed = int(np.searchsorted(np.cumsum(evidence[falling]), SHARE * evidence.sum())) + 1
     named = stretch_s[np.sort(falling[:needed])]
-    apart = np.flatnonzero(named[1:, 0] != named[:-1, 1])
+    apart = np.flatnonzero(named[1:, 0] > named[:-1, 1])
     starts_s, stops_s = named[[0, *apart + 1], 0], named[[*apart, len(named) - 1], 1]
     return [
         TimeRange(start_s=float(start_s), stop_s=float(stop_s))
@@ -73,6 +73,8 @@ def stretches(
 ) -> NDArray[np.float64]:
     """The time that each sample stands for, until the next stored one: pointers show the same.
 
+    Samples that show one frame of a slow video have one time, and end together.
+
     Args:
         time_s: when each sample is on screen, [samples].
         source: the stored sample that stands for each, [samples].
@@ -81,10 +83,9 @@ def stretches(
     Returns:
         Half-open, [samples, 2].
     """
-    every = np.arange(len(source))
-    stored = np.flatnonzero(source == every)
-    next_s = np.append(time_s[stored], end_s)
-    return np.stack([time_s, next_s[np.searchsorted(stored, every, side="right")]], -1)
+    stored_s = time_s[source == np.arange(len(source))]
+    next_s = np.append(stored_s, end_s)
+    return np.stack([time_s, next_s[np.searchsorted(stored_s, time_s, side="right")]], -1)
 
 
 def end_of(time_s: NDArray[np.float64], following_s: NDArray[np.float64] | None = None) -> float:
@@ -93,9 +94,10 @@ def end_of(time_s: NDArray[np.float64], following_s: NDArray[np.float64] | None 
     Args:
         following_s: times of the segment behind, where there is one.
     """
-    if following_s is not None and len(following_s):
-        return float(following_s[0])
-    return float(time_s[-1]) + usual_gap_s(time_s) if len(time_s) else 0.0
+    if not len(time_s):
+        return 0.0
+    later_s = [] if following_s is None else following_s[following_s > time_s[-1]]
+    return float(later_s[0]) if len(later_s) else float(time_s[-1]) + usual_gap_s(time_s)
 
 
 def usual_gap_s(time_s: NDArray[np.float64]) -> float:

@@ -55,14 +55,19 @@ class Arranged:
     def chunks(self) -> Iterator[tuple[list[Piece], Tensor, slice]]:
         """Some pieces at a time, which of their rows are needed, and which of all needed these are.
 
-        Together they have `_CHUNK_ROWS` or little more, except for the last.
+        Together they have `_CHUNK_ROWS` or more, but not twice as many; the last ones any number.
         """
+        parts = [
+            piece._replace(start=start, stop=min(start + _CHUNK_ROWS, piece.stop))
+            for piece in self.pieces
+            for start in range(piece.start, piece.stop, _CHUNK_ROWS)
+        ]
         chunk: list[Piece] = []
         rows = read = taken = 0
-        for piece in self.pieces:
-            chunk.append(piece)
-            rows += piece.stop - piece.start
-            if rows >= _CHUNK_ROWS or piece is self.pieces[-1]:
+        for part in parts:
+            chunk.append(part)
+            rows += part.stop - part.start
+            if rows >= _CHUNK_ROWS or part is parts[-1]:
                 stays = torch.from_numpy(self.stays[read : read + rows])
                 stop = taken + int(stays.sum())
                 yield chunk, stays, slice(taken, stop)

@@ -104,23 +104,11 @@ class Answerer(PlacedAnswerer):
             name=str(cache.path),
         )
         self._cache = cache
-        self._end_s = end_s
 
     @property
     def path(self) -> Path:
         """The cache file."""
         return self._cache.path
-
-    @property
-    def segment(self) -> int:
-        """Number of the segment that the file is."""
-        return self._cache.header.segment.number
-
-    @property
-    def time(self) -> TimeRange:
-        """Of the whole file, which has samples."""
-        start_s = float(self._cache.array("sample.time_s", 0, 1)[0])
-        return TimeRange(start_s=start_s, stop_s=self._end_s)
 
     def __enter__(self) -> Self:
         return self

@@ -67,15 +67,15 @@ def sample_scores(
     Returns:
         float32 [stored samples of all segments]; -inf for samples that store no cell.
     """
+    empty = ~torch.cat([_has_cells(index) for index in indices])
     gain = torch.zeros(())
     for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
         both = torch.cat([plain, queries])  # each segment is decoded once, and let go
         most = torch.cat([_largest(both, _decoded(index, place)) for index in indices], -1)
-        shares = most.softmax(-1)
+        shares = most.masked_fill(empty, -torch.inf).softmax(-1)
         usual, share = shares[: len(plain)].mean(0), shares[len(plain) :]
         gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
-    has_cells = torch.cat([_has_cells(index) for index in indices])
-    return gain.where(has_cells, torch.tensor(-torch.inf))
+    return gain.masked_fill(empty, -torch.inf)
 
 
 def _decoded(index: SampleIndex, place: int) -> Tensor:

@@ -116,21 +116,24 @@ class Retriever:
         asked = list(questions)
         ids = [self._alone.question_ids(question) for question in asked]
         for question, tokens in zip(asked, ids, strict=True):
-            reader = RowReader(self._segments)
-            loads = self._loads_for(tokens, max_new_tokens, reader)
-            likelihood, reply = _likeliest(loads, question, max_new_tokens)
-            yield RetrievedReply(
-                **vars(reply),
-                samples=tuple(self._video.numbers(loads[-1].chosen)),
-                loaded_tokens=sum(load.tokens for load in loads),
-                index_bytes=self.index_bytes,
-                rows_bytes=reader.read_bytes,
-                likelihood=likelihood,
-            )
+            yield self._reply(question, tokens, max_new_tokens)
 
     def scores(self, question: str) -> NDArray[np.float32]:
         """How much a question is about each stored sample of the video, as `sample_scores`."""
         return self._scores(self._alone.question_ids(question))
+
+    def _reply(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedReply:
+        reader = RowReader(self._segments)
+        loads = self._loads_for(ids, max_new_tokens, reader)
+        likelihood, reply = _likeliest(loads, question, max_new_tokens)
+        return RetrievedReply(
+            **vars(reply),
+            samples=tuple(self._video.numbers(loads[-1].chosen)),
+            loaded_tokens=sum(load.tokens for load in loads),
+            index_bytes=self.index_bytes,
+            rows_bytes=reader.read_bytes,
+            likelihood=likelihood,
+        )
 
     def _scores(self, ids: list[int]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = sample_scores(
@@ -166,7 +169,9 @@ class Retriever:
         if not plans:
             raise BatchError(
                 f"{self._name}: not even the best sample fits a budget of {self._budget_tokens} "
-                "tokens and the model's context; raise --budget-tokens, lower --max-new-tokens"
+                f"tokens and the {max(room, 0)} positions that a question of {len(ids)} tokens and "
+                "its answer leave of the model's context; raise --budget-tokens, lower "
+                "--max-new-tokens or ask more briefly"
             )
         self._loaded = {chosen: self._loaded[chosen] for chosen in plans if chosen in self._loaded}
         for chosen, rows in plans.items():
@@ -184,7 +189,8 @@ class Retriever:
         count = bisect_right(range(1, len(best) + 1), room, key=lambda n: self._end(best[:n]))
         for fewer in range(count, 0, -1):
             chosen = tuple(sorted(best[:fewer]))
-            if chosen in self._loaded:
+            there = self._loaded.get(chosen)
+            if there is not None and there.end <= room:
                 return chosen, None
             layout = lay_out(self._segments, self._indices, chosen, self._family)
             rows = arrange(reader, self._indices, chosen, self._behind, layout)
@@ -201,6 +207,7 @@ class Retriever:
         return _Loaded(
             chosen=chosen,
             tokens=len(rows.old),
+            end=rows.end,
             answerer=PlacedAnswerer(
                 load(reader, rows, self._family),
                 self._family,
@@ -219,6 +226,8 @@ class _Loaded:
     chosen: tuple[Chosen, ...]
     """In order of time."""
     tokens: int
+    end: int
+    """Positions that are taken before the question."""
     answerer: PlacedAnswerer
 
 

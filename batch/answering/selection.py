@@ -17,15 +17,17 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
     """The fewest samples that hold a share of what a question is about, the best first.
 
     A sample counts with what its score has above the median; of samples that differ in nothing,
-    all are needed.
+    all are needed, and where none stores a cell, the text of all.
 
     Args:
         scores: of all stored samples, as of `sample_scores`.
         share: 0..1.
     """
-    order = np.argsort(-scores, kind="stable")[: int(np.isfinite(scores).sum())]
-    if not len(order):
+    has_cells = np.isfinite(scores)
+    order = np.argsort(-scores, kind="stable")
+    if not has_cells.any():
         return order
+    order = order[: int(has_cells.sum())]
     held = np.cumsum(np.maximum(scores[order] - np.median(scores[order]), 0))
     if held[-1] <= 0:
         return order

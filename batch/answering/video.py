@@ -16,7 +16,7 @@ from batch.errors import BatchError
 from batch.kv import Kernel
 from batch.models import Family
 from batch.models.placement import Device
-from cachefmt import CacheFile, open_segments, read_cost
+from cachefmt import CacheFile, CacheFileError, open_segments, read_cost
 
 Scope = Literal["auto", "everything", "retrieve", "all"]
 """What of a video answers: "everything" is the one segment there is, "retrieve" the samples that
@@ -162,10 +162,13 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
     Retrieving checks the rows that it needs, when it reads them.
 
     Raises:
-        CacheFileError: it is no cache, or damaged.
+        CacheFileError: it is no cache, or damaged, or a segment has no samples.
         BatchError: "everything" of several segments.
     """
     segments = open_segments(path)
+    for segment in segments:
+        if not segment.header.shape.samples:
+            raise CacheFileError(segment.path, "holds no samples of a video; ask another cache")
     if _resolve(scope, segments, path) != "retrieve":
         for segment in segments:
             segment.verify_tables()

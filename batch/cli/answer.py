@@ -157,7 +157,7 @@ def _ask_cache(
             if as_json:
                 click.echo(json.dumps({**asdict(reply), **told}, ensure_ascii=False))
             else:
-                times = ", ".join(map(str, reply.evidence))
+                times = ", ".join(map(str, reply.evidence)) or "no time"
                 click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 

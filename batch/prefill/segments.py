@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
+from batch.analysis.scenes import SCENE_SHARE, changed_shares
 from batch.models.family import Layout
 from batch.prefill.plan import ROOM_FOR_ANSWER, Positions, fits
 from batch.video import Footage
@@ -30,19 +31,27 @@ class Stretch:
         return slice(first, first + self.samples)
 
 
-SCENE_SHARE = 0.5
-"""A scene begins where more than this share of the cells changed."""
+@dataclass(frozen=True, kw_only=True, order=True)
+class _Way:
+    """Segments from the start of the video to an edge; the least of all ways there is the best."""
+
+    segments: int
+    unchanged: float
+    """Sum over borders of the share of cells that go on showing the same."""
+    last_start: int
+    """The edge at which the last of the segments begins."""
 
 
 def cut(
     manifest: Manifest, lay_out: Callable[[Footage], Layout], *, context: int, positions: Positions
 ) -> list[Stretch]:
-    """Cut the samples of a video into segments, as few as fit.
+    """Cut the samples of a video into segments that fit.
 
     Both positions and tokens must fit: where a sample takes fewer positions than it has cells
     (M-RoPE), the model was trained on no more tokens than positions. A segment starts with a kept
-    sample, so no pointer leaves it. Where a segment must end, it ends at the strongest change of
-    scene in its second half, if there is one.
+    sample, so no pointer leaves it. It ends where a scene does; only a scene that is too long for
+    one segment is cut within, where the segment is full. Of all ways to cut so it is the one with
+    the fewest segments, then the one whose borders are where most changes.
 
     Args:
         lay_out: the model family's layout of some samples.
@@ -65,14 +74,7 @@ def cut(
         enters = (layout.sample < 0) | kept[samples][layout.sample]
         return not fits(layout, context) or int(enters.sum()) + ROOM_FOR_ANSWER > context
 
-    cuts, first, end = [0], 0, len(edges) - 1
-    while first < end:
-        # The first edge that is too far, then one back; a single sample always goes in.
-        last = _first_true(partial(too_long, first), first + 2, end + 1) - 1
-        if last < end:
-            last = _scene_change(manifest, edges, first, last)
-        cuts.append(last)
-        first = last
+    cuts = _best_cuts(np.append(changed_shares(manifest.signals), np.float32(1)), too_long)
     return [
         Stretch(
             segment=Segment(number=number, count=len(cuts) - 1, first_sample=int(edges[start])),
@@ -80,6 +82,37 @@ def cut(
         )
         for number, (start, stop) in enumerate(pairwise(cuts))
     ]
+
+
+def _best_cuts(changed: NDArray[np.float32], too_long: Callable[[int, int], bool]) -> list[int]:
+    """The edges between segments, first and last included.
+
+    Args:
+        changed: share of cells that change at each edge; at the last, the video's end, all.
+        too_long: whether what lies between two edges does not fit; if it does not, then neither
+            does anything that holds it.
+    """
+    end, reach = len(changed) - 1, 0
+    ways = {0: _Way(segments=0, unchanged=0.0, last_start=0)}
+    for first in range(end):
+        further = range(first + 1, reach + 1)
+        # From further on as much is in reach, so a way that leads less far must be better.
+        if first not in ways or any(ways[edge] <= ways[first] for edge in further if edge in ways):
+            continue
+        # The first edge that is too far, then one back; a single sample always goes in.
+        reach = _first_true(partial(too_long, first), max(first + 2, reach + 1), end + 1) - 1
+        scenes = first + 1 + np.flatnonzero(changed[first + 1 : reach + 1] > SCENE_SHARE)
+        for last in map(int, scenes if len(scenes) else [reach]):
+            way = _Way(
+                segments=ways[first].segments + 1,
+                unchanged=ways[first].unchanged + 1 - float(changed[last]),
+                last_start=first,
+            )
+            ways[last] = min(way, ways.get(last, way))
+    cuts = [end]
+    while cuts[-1]:
+        cuts.append(ways[cuts[-1]].last_start)
+    return cuts[::-1]
 
 
 def _first_true(is_far: Callable[[int], bool], low: int, high: int) -> int:
@@ -91,14 +124,3 @@ def _first_true(is_far: Callable[[int], bool], low: int, high: int) -> int:
     while low < high and not is_far(min(low + step, high) - 1):
         low, step = min(low + step, high), 2 * step
     return bisect_left(range(high), True, low, min(low + step, high), key=is_far)
-
-
-def _scene_change(manifest: Manifest, edges: NDArray[np.int64], first: int, last: int) -> int:
-    """The edge in the second half of [first, last] at which a new scene starts, else `last`."""
-    half = np.arange(first + (last - first) // 2 + 1, last + 1)
-    samples = edges[half]
-    changed = 1 - manifest.signals.redundancy[samples] > SCENE_SHARE
-    if not changed.any():
-        return last
-    difference = manifest.signals.difference[samples].mean(axis=1)
-    return int(half[np.argmax(np.where(changed, difference, -1))])

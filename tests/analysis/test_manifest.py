@@ -215,12 +215,23 @@ def test_a_header_that_is_not_understood_is_refused(written, header, message):
         ({"saliency": [[float("nan")] * 16] * 5}, "NaN"),
         ({"difference": [None, None] + [[0.0] * 16] * 3}, "lacks signals"),
         ({"difference": [None] + [[0.036] * 16] * 4}, "lacks signals"),  # these need flow
+        ({"tier": [[None, *[3] * 15]] * 5}, "lacks signals"),
         ({"picture": [None] * 5}, "has no picture"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(written, columns, message):
     rewrite(written, columns=columns)
     with pytest.raises(ManifestError, match=message):
+        Manifest.read(written)
+
+
+@pytest.mark.parametrize("groups", [0, 1])
+def test_a_manifest_without_samples_is_refused_whatever_its_row_groups(written, groups):
+    table = pq.read_table(written)
+    with pq.ParquetWriter(written, table.schema) as writer:
+        for _ in range(groups):
+            writer.write_table(table.slice(0, 0))
+    with pytest.raises(ManifestError, match=r"clip\.parquet: .*it holds no samples"):
         Manifest.read(written)
 
 

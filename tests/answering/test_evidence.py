@@ -85,6 +85,16 @@ def test_a_sample_stands_for_the_time_of_its_pointers() -> None:
     assert named == [TimeRange(start_s=1.0, stop_s=4.0)]
 
 
+def test_samples_of_one_frame_of_a_slow_video_stand_for_all_of_its_time() -> None:
+    time_s, source = np.array([0.0, 0, 0, 4, 4, 4]), np.array([0, 1, 1, 3, 4, 4], np.int32)
+    stretch_s = stretches(time_s, source, 8.0)
+    assert stretch_s.tolist() == [[0, 4]] * 3 + [[4, 8]] * 3
+    for of_two in ([1, 0], [0, 1], [1, 2]):
+        named = time_ranges(np.array([*of_two, 0.0, 0, 0, 0]), stretch_s)
+        assert named == [TimeRange(start_s=0.0, stop_s=4.0)]
+    assert end_of(time_s, np.array([4.0, 9.0])) == 9.0
+
+
 def test_the_last_sample_is_on_screen_until_the_next_segment_or_for_a_usual_gap() -> None:
     assert end_of(np.array([3.0]), np.array([7.5, 8.0])) == 7.5
     assert end_of(np.array([3.0, 5.0, 7.0])) == 9.0

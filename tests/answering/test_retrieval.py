@@ -1,6 +1,7 @@
 """Answers from a few samples of a video: rows moved, nothing else read, the right ones found."""
 
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,9 @@ import torch
 
 from batch.answering import Answerer, PrefixAnswerer, Retriever
 from batch.answering.gathering import Arranged, arrange, lay_out, load
-from batch.answering.rows import Chosen, RowReader
+from batch.answering.moving import Placed
+from batch.answering.ranking import sample_scores
+from batch.answering.rows import Chosen, Piece, RowReader
 from batch.demo.drawing import draw
 from batch.demo.world import Scene, World, imagine
 from batch.errors import BatchError
@@ -116,6 +119,52 @@ def test_moved_keys_are_those_of_a_video_of_these_samples(family: Family, tmp_pa
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_long_stretch_is_read_piece_by_piece_too() -> None:
+    rows = 3000
+    none = np.zeros((rows, 1), np.int64)
+    stays = np.random.default_rng(1).random(rows) < 0.9
+    arranged = Arranged(
+        pieces=(Piece(0, Tier.FP16, 7, 9), Piece(0, Tier.INT8, 2, 2 + rows - 2)),
+        stays=stays,
+        old=none[stays],
+        new=Placed(positions=none[stays], next_position=(0,)),
+        number=none[stays, 0],
+        cell=none[stays, 0],
+        multiplicity=none[stays, 0] + 1,
+    )
+    chunks = list(arranged.chunks())
+    read = [sum(piece.stop - piece.start for piece in pieces) for pieces, _, _ in chunks]
+    assert sum(read) == rows
+    assert max(read) < 1024
+    assert np.concatenate([kept.numpy() for _, kept, _ in chunks]).tolist() == stays.tolist()
+    assert [at.start for _, _, at in chunks[1:]] == [at.stop for _, _, at in chunks[:-1]]
+    assert chunks[-1][2].stop == stays.sum()
+    in_order = [piece for pieces, _, _ in chunks for piece in pieces]
+    assert (in_order[0], in_order[1].start, in_order[-1].stop) == (arranged.pieces[0], 2, rows)
+
+
+def test_a_sample_without_cells_changes_no_score(llava: Family, tmp_path: Path) -> None:
+    geometry = llava.geometry.for_video(64, 64, 16)
+    tiers = np.zeros((4, geometry.cells), np.uint8)
+    tiers[2:] = Tier.PRUNE
+    manifest = make_manifest(random_pictures(4, geometry), geometry, tier=tiers)
+    prefill(plan_cache(manifest, llava, dtype="float32"), llava, tmp_path / "x")
+    with CacheFile.open(tmp_path / "x") as cache:
+        index, shape = SampleIndex.read(cache), cache.header.shape
+    fewer = replace(
+        index, bounds=index.bounds[:2], scale=index.scale[:2], minimum=index.minimum[:2]
+    )
+    made = torch.Generator().manual_seed(1)
+    asked, neutral = (
+        [torch.randn(3, 4, shape.head_dim, generator=made) for _ in shape.index_layers]
+        for _ in range(2)
+    )
+    scores = sample_scores(asked, neutral, [index])
+    assert scores[2:].tolist() == [-np.inf, -np.inf]
+    torch.testing.assert_close(scores[:2], sample_scores(asked, neutral, [fewer]))
+    assert scores[0] != scores[1]
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each read of a tensor; whatever else the process reads does not count."""
@@ -162,6 +211,23 @@ def test_an_answer_names_samples_and_times_of_the_whole_video(
         assert {sorted(stored)[place] for place in best} == set(reply.samples)
 
 
+def test_what_a_question_loaded_is_let_go_before_the_next_loads(
+    llava: Family, segments: list[CacheFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = Retriever(segments, llava, budget_tokens=16, shares=(1.0,), name="x")
+    loads: list[weakref.ref[Prefix]] = []
+
+    def counted(*what: Any) -> Prefix:
+        assert [prefix() for prefix in loads if prefix() is not None] == []
+        prefix = load(*what)
+        loads.append(weakref.ref(prefix))
+        return prefix
+
+    monkeypatch.setattr("batch.answering.retrieval.load", counted)
+    list(retriever.ask([QUESTION, "a b c", "the star ?", "d", "? ?"], max_new_tokens=2))
+    assert len(loads) > 1
+
+
 def test_a_segment_alone_names_the_samples_of_the_video(
     llava: Family, segments: list[CacheFile]
 ) -> None:
@@ -177,6 +243,16 @@ def test_a_budget_that_holds_no_sample_is_refused(llava: Family, segments: list[
     retriever = Retriever(segments, llava, budget_tokens=3, name="x.segments")
     with pytest.raises(BatchError, match=r"x\.segments: not even the best.*--budget-tokens"):
         list(retriever.ask([QUESTION]))
+
+
+def test_a_question_that_leaves_no_room_is_refused_by_its_length(
+    llava: Family, segments: list[CacheFile]
+) -> None:
+    retriever = Retriever(segments, llava, name="x.segments")
+    with pytest.raises(
+        BatchError, match=r"x\.segments: .* question of \d+ tokens .*ask more briefly"
+    ):
+        list(retriever.ask([QUESTION], max_new_tokens=llava.decoder.context))
 
 
 @pytest.mark.parametrize("name", ["index.row", "index.bounds", "sample.time_s"])

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from batch.answering import Scope, VideoAnswerer
+from batch.answering.video import open_checked
 from batch.errors import BatchError, ModelError
 from batch.models import Family
 from batch.prefill import plan_cache, prefill
-from cachefmt import CacheFile, CacheFileError, CacheWriter
+from cachefmt import CacheFile, CacheFileError, CacheWriter, tensor_specs
 from tests.answering.damage import flip
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
@@ -33,6 +34,23 @@ def test_a_whole_file_with_more_cells_than_its_model_gives_is_refused(
         hostile.verify()
         with pytest.raises(ModelError, match=r"hostile\.safetensors: samples of 2000000x2000000"):
             list(VideoAnswerer([hostile], family, path, scope="retrieve").ask([QUESTION]))
+
+
+@pytest.mark.parametrize("scope", ["auto", "retrieve", "all"])
+def test_a_whole_file_of_text_alone_is_refused(cache: Path, tmp_path: Path, scope: Scope) -> None:
+    path = tmp_path / "text.safetensors"
+    with CacheFile.open(cache) as honest:
+        tokens = {"FP16": 2, "INT8": 0, "INT4": 0}
+        shape = replace(honest.header.shape, samples=0, stored_samples=0, tokens=tokens)
+        header = replace(honest.header, shape=shape, checksums=None, header_sha256=None)
+        with CacheWriter(path, header) as writer:
+            for name, spec in tensor_specs(shape).items():
+                writer.write(name, 0, honest.array(name, 0, spec.shape[0]))
+            writer.finish()
+    with CacheFile.open(path) as text:
+        text.verify()
+    with pytest.raises(CacheFileError, match=r"text\.safetensors: holds no samples"):
+        open_checked(path, scope)
 
 
 def test_what_a_cache_cost_is_checked_before_it_is_told(

@@ -4,8 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from batch.models import open_family
+from batch.prefill import plan_cache, prefill
+from cachefmt import Tier
 from tests import tiny
 from tests.cli.running import batch, objects, succeed
+from tests.manifests import make_manifest, random_pictures
+from tests.tiny.llava import llava_next_video
 
 QUESTIONS = ["what is the red star doing ?", "a b c d", "the star ?"]
 
@@ -63,6 +71,20 @@ def test_behind_an_answer_stand_the_times_it_rests_on(cache: Path) -> None:
     assert text == reply["answer"]
     clock = [f"00:00:{int(time['start_s']):02}" for time in reply["evidence"]]
     assert [span.split("-")[0] for span in times.removeprefix("at ").split(", ")] == clock
+
+
+def test_an_answer_that_rests_on_no_sample_names_no_time(tmp_path: Path) -> None:
+    folder = llava_next_video(tmp_path / "model")  # it has no text that belongs to a sample
+    family = open_family(str(folder))
+    family.load(device="cpu", dtype=torch.float32)
+    geometry = family.geometry.for_video(64, 64, 16)
+    tiers = np.full((2, geometry.cells), Tier.PRUNE, np.uint8)
+    manifest = make_manifest(random_pictures(2, geometry), geometry, tier=tiers)
+    path = tmp_path / "blank.safetensors"
+    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
+    for scope in ("auto", "retrieve", "all"):
+        (line,) = succeed("answer", "--cache", path, "-q", "a", "--scope", scope)
+        assert line.split("\t")[1:] == ["at no time"]
 
 
 def test_the_video_and_the_manifest_are_not_needed(

@@ -1,15 +1,19 @@
 """Clips joined into one long video: whether its segments begin where a clip does.
 
 `python -m tests.end_to_end.joins FOLDER` takes all videos of a folder, in order of their names,
-and prints each border with the nearest join.
+and prints for each clip what is in it, for each join whether it is found as a change of scene, and
+for each border where it is and how many joins it could have been at. A clip longer than a segment
+has borders within, whatever the rule.
 """
 
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -19,11 +23,13 @@ import torch
 from av.video.frame import VideoFrame
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.bench.stages import write_manifest
+from batch.analysis.scenes import SCENE_SHARE, changed_shares
+from batch.evaluation.bench.stages import write_cache, write_manifest
 from batch.models import open_family
-from batch.prefill import plan_video, prefill
+from batch.prefill import cut
 from batch.prefill.plan import ROOM_FOR_ANSWER
-from cachefmt import CacheFile
+from cachefmt import open_segments
+from cachefmt.tiers import Tier
 
 SIZE_PX, FRAMES_PER_S = 224, 4
 
@@ -32,15 +38,31 @@ SIZE_PX, FRAMES_PER_S = 224, 4
 class Border:
     """Where a segment begins, and the clips' joins that it could have begun at instead."""
 
+    sample: int
     second: float
-    nearest_join_s: float
+    is_at_join: bool
+    is_at_scene: bool
+    """At a change of scene, told from the signals that cut the video."""
     joins_in_reach: int
-    """Joins in the second half of the segment before: only there a cut looks for a scene."""
+    """Joins up to which the segment before fits the context."""
 
     @property
-    def is_at_join(self) -> bool:
-        """Within a sample of it."""
-        return abs(self.second - self.nearest_join_s) <= 1
+    def place(self) -> str:
+        """In words."""
+        where = "at a change of scene" if self.is_at_scene else "within a scene"
+        return "at a join" if self.is_at_join else where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A video of clips, and its segments' borders."""
+
+    manifest: Manifest
+    firsts: list[int]
+    """First sample of each clip."""
+    scenes: set[int]
+    """Samples at which a scene begins, told from the signals."""
+    borders: list[Border]
 
 
 def join(clips: Sequence[Path], out: Path) -> list[float]:
@@ -81,42 +103,81 @@ def frames_of(clip: Path) -> Iterator[VideoFrame]:
                 taken += 1
 
 
-def borders(clips: Sequence[Path], folder: Path, context: int) -> list[Border]:
+def measure(clips: Sequence[Path], folder: Path, context: int) -> Joined:
     """Join clips, prefill them with the demo model, and compare.
 
     Args:
         context: tokens that a segment may hold, fewer than the model's so that it must be cut.
     """
     film = folder / "joined.mp4"
-    joins = np.array(join(clips, film))
+    joins_s = join(clips, film)
     write_manifest(film)
+    manifest = Manifest.read(film.with_suffix(".parquet"))
     family = open_family("demo")
     # Only prefill sees it: what a position means stays as it was.
     family.config.get_text_config(decoder=True).max_position_embeddings = context + ROOM_FOR_ANSWER
     family.load(device="cpu", dtype=torch.float32)
-    video = plan_video(Manifest.read(film.with_suffix(".parquet")), family, dtype="float32")
-    cache = film.with_suffix(video.suffix)
-    cache.mkdir()
     starts = []
-    for number in range(len(video.headers)):
-        path = video.path(cache, number)
-        prefill(video.segment(number), family, path)
-        with CacheFile.open(path) as segment:
-            starts.append(float(segment.array("sample.time_s")[0]))
-    found = []
-    for before, (start, stretch) in zip(
-        starts, zip(starts[1:], video.stretches[:-1], strict=True), strict=False
-    ):
-        kept = np.flatnonzero(video.manifest.kept[stretch.rows])
-        half = before + float(kept[len(kept) // 2])
-        found.append(
-            Border(
-                second=start,
-                nearest_join_s=float(joins[np.abs(joins - start).argmin()]),
-                joins_in_reach=int(((joins > half) & (joins <= start + 1)).sum()),
-            )
+    for segment in open_segments(write_cache(film, family)):
+        starts.append(segment.header.segment.first_sample)
+        segment.close()
+    firsts = [0, *np.searchsorted(manifest.pts_s - manifest.pts_s[0], joins_s).tolist()]
+    shares = changed_shares(manifest.signals)
+    scenes = set(np.flatnonzero(manifest.kept)[shares > SCENE_SHARE].tolist())
+
+    def fits(first: int, stop: int) -> bool:
+        part = manifest.part(slice(first, stop))
+        limit = family.decoder.context
+        return len(cut(part, family.layout, context=limit, positions="compact")) == 1
+
+    borders = [
+        Border(
+            sample=start,
+            second=float(manifest.pts_s[start]),
+            is_at_join=start in firsts,
+            is_at_scene=start in scenes,
+            joins_in_reach=sum(fits(before, first) for first in firsts if first > before),
         )
-    return found
+        for before, start in pairwise(starts)
+    ]
+    return Joined(manifest=manifest, firsts=firsts, scenes=scenes, borders=borders)
+
+
+def say_clips(clips: Sequence[Path], found: Joined) -> None:
+    """A line for each clip and for the join before it."""
+    kept, tokens = found.manifest.kept, (found.manifest.tier != Tier.PRUNE).sum(axis=1)
+    starts = {border.sample for border in found.borders}
+    for clip, (first, stop) in zip(clips, pairwise([*found.firsts, len(kept)]), strict=True):
+        samples = slice(first, stop)
+        within = sum(first < scene < stop for scene in found.scenes)
+        change = "-" if not first else "found" if first in found.scenes else "not found"
+        click.echo(
+            f"{clip.name:32}{stop - first:5} samples {kept[samples].sum():5} kept "
+            f"{tokens[samples].sum():6} tokens {within:3} changes of scene within; "
+            f"join: {change}{', a border' if first in starts else ''}"
+        )
+
+
+def say_borders(found: Joined) -> None:
+    """A line for each border, and all in three."""
+    for border in found.borders:
+        click.echo(f"{border.second:8.1f} s  {border.place:22}{border.joins_in_reach} in reach")
+    joins = set(found.firsts[1:])
+    places = Counter(border.place for border in found.borders)
+    near = [border for border in found.borders if border.joins_in_reach]
+    kept = int(found.manifest.kept.sum())
+    click.echo(
+        f"{len(joins & found.scenes)} of {len(joins)} joins are found as changes of scene, "
+        f"and {len(found.scenes - joins)} of {kept - 1 - len(joins)} other kept samples"
+    )
+    click.echo(
+        f"{len(found.borders)} borders: "
+        + ", ".join(f"{count} {place}" for place, count in sorted(places.items()))
+    )
+    click.echo(
+        f"{len(found.borders) - len(near)} had no join in reach; of the other {len(near)}, "
+        f"{sum(border.is_at_join for border in near)} are at one"
+    )
 
 
 def main() -> int:
@@ -125,21 +186,12 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=1024)
     words = parser.parse_args()
     clips = sorted(
-        path for path in words.folder.iterdir() if path.suffix in {".mp4", ".mkv", ".webm"}
+        path for path in words.folder.iterdir() if path.suffix in {".mp4", ".mkv", ".webm", ".gif"}
     )
     with tempfile.TemporaryDirectory() as temporary:
-        found = borders(clips, Path(temporary), words.context)
-    for border in found:
-        click.echo(
-            f"{border.second:8.1f} s  nearest join {border.nearest_join_s:8.1f} s  "
-            f"{'at a join' if border.is_at_join else '-':10}{border.joins_in_reach} in reach"
-        )
-    at = sum(border.is_at_join for border in found)
-    could = [border for border in found if border.is_at_join or border.joins_in_reach]
-    click.echo(
-        f"{len(clips)} clips, {len(found)} borders, {at} at a join; "
-        f"{len(could)} had a join in reach"
-    )
+        found = measure(clips, Path(temporary), words.context)
+        say_clips(clips, found)
+        say_borders(found)
     return 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from batch.demo.clip import write_clip
 from batch.demo.world import imagine
-from tests.end_to_end.joins import borders
+from tests.end_to_end.joins import measure
 
 
 def test_a_segment_begins_where_a_drawn_clip_does(tmp_path: Path) -> None:
@@ -17,6 +17,6 @@ def test_a_segment_begins_where_a_drawn_clip_does(tmp_path: Path) -> None:
         world = imagine(np.random.default_rng([14, number]), 1)
         still = tuple(replace(scene, samples=6) for scene in world.scenes)
         write_clip(replace(world, scenes=still, noise=0.0), clips[-1])
-    found = borders(clips, tmp_path, context=300)
+    found = measure(clips, tmp_path, context=300).borders
     assert len(found) >= 2
     assert all(border.is_at_join for border in found)

@@ -4,13 +4,20 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from batch.cli import main
 from batch.cli.bench_long import SCOPES
-from batch.evaluation.bench import long
+from batch.demo.clip import write_clip
+from batch.demo.moments import moments
+from batch.demo.world import imagine
+from batch.errors import BatchError
+from batch.evaluation.bench import long, scopes
 from batch.evaluation.bench.reading import bytes_read
+from batch.evaluation.bench.scopes import ask_scopes
+from batch.evaluation.bench.stages import load_demo, write_cache, write_manifest
 
 NAMED = (
     "accuracy_retrieve",
@@ -66,6 +73,19 @@ def test_options_of_another_suite_are_refused(words: list[str]) -> None:
     done = CliRunner().invoke(main, ["bench", *words])
     assert done.exit_code == 2
     assert "goes with --suite" in done.stderr
+
+
+def test_every_segment_keeps_to_the_budget_of_the_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film, family = tmp_path / "x.mp4", load_demo()
+    world = imagine(np.random.default_rng(1), 12)
+    write_clip(world, film, frames_per_s=1)
+    write_manifest(film)
+    cache = write_cache(film, family)
+    monkeypatch.setattr(scopes, "Answerer", None)  # what is asked next has no budget
+    with pytest.raises(BatchError, match="not even the best sample fits a budget of 3 tokens"):
+        ask_scopes(film, cache, moments(world), budget_tokens=3)
 
 
 def test_bytes_are_counted_whether_they_are_read_or_mapped(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer
+from batch.answering import Answerer, Retriever
 from batch.answering.gathering import arrange, lay_out, load
 from batch.answering.rows import Chosen, RowReader
 from batch.errors import ModelError
@@ -105,6 +105,25 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
             keys[name] = torch.from_numpy(cache.array("layers.0.key.fp16").copy())
     torch.testing.assert_close(found, keys["video"], atol=1e-4, rtol=1e-4)
     assert (found - keys["segment"]).abs().max() > 1e-2
+
+
+def test_samples_that_are_loaded_make_room_for_a_longer_answer(tmp_path: Path) -> None:
+    folder = internvl.internvl(tmp_path / "model")
+    writer, reader = parity.loaded(folder), parity.loaded(folder)
+    writer.use_timestamps()  # a reader's layout has no times, what is stored takes more room
+    geometry = geometry_of(writer)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    write(manifest, writer, tmp_path / "x")
+    with CacheFile.open(tmp_path / "x") as cache:
+        retriever = Retriever([cache], reader, shares=(1.0,), name="x")
+        (short,) = retriever.ask(["what ?"], max_new_tokens=2)
+        index, rows = SampleIndex.read(cache), RowReader([cache])
+        chosen = [Chosen(0, sample) for sample in short.samples]
+        layout = lay_out([cache], [index], chosen, reader)
+        end = arrange(rows, [index], chosen, rows.text_behind([index]), layout).end
+        room = reader.decoder.context - end - len(reader.question_ids("what ?"))
+        (longer,) = retriever.ask(["what ?"], max_new_tokens=room + 1)
+    assert set(longer.samples) < set(short.samples)
 
 
 def write(manifest: Manifest, family: Family, path: Path, stretch: Stretch | None = None) -> None:

@@ -31,7 +31,7 @@ def ask_scopes(
 ) -> dict[str, Answered]:
     """Ask about a video in every way but by retrieving.
 
-    - all: every segment answers, the likeliest answer counts.
+    - all: every segment answers from what is retrieved within it; the likeliest answer counts.
     - bound: the segment that shows the moment, all of it. It may hold more samples than the model
       was trained on, so it is no bound where that hurts;
     - bound_retrieve: what is retrieved within that segment.
@@ -48,7 +48,7 @@ def ask_scopes(
     texts = [moment.question.text for moment in moments]
 
     def everywhere() -> list[str]:
-        video = VideoAnswerer(segments, family, cache, scope="all")
+        video = VideoAnswerer(segments, family, cache, scope="all", budget_tokens=budget_tokens)
         return [reply.answer for reply in video.ask(texts)]
 
     def whole(segment: CacheFile, asked: list[str]) -> list[str]:
