@@ -11,7 +11,6 @@ from batch.answering import Answerer, Retriever, VideoAnswerer
 from batch.demo.moments import Moment
 from batch.evaluation.bench.stages import load_demo
 from batch.evaluation.uncompressed import Uncompressed
-from batch.kv import ATTENTION
 from batch.models import Family
 from batch.prefill.plan import ROOM_FOR_ANSWER
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
@@ -113,7 +112,7 @@ def _ask_uniform(film: Path, family: Family, texts: list[str], budget_tokens: in
     samples = read_samples(film, geometry=geometry, max_samples=count)
     pictures = np.stack([sample.rgb for sample in samples])
     answers = Uncompressed(family, pictures, Footage.steady(geometry, len(pictures))).ask(texts)
-    family.language_model.set_attn_implementation(ATTENTION)
+    family.attend_over_tiers()
     return answers
 
 
