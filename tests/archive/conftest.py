@@ -32,6 +32,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The drawn videos, of which no run knows yet."""
+    draw_archive(tmp_path / "archive")
+    return tmp_path / "archive"
+
+
 @pytest.fixture(scope="session")
 def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArchive:
     """The archive after its first run; not to be written to."""

@@ -16,7 +16,7 @@ from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.archive import faulty
-from tests.archive.archives import draw_archive, draw_video
+from tests.archive.archives import draw_video
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import catalogue, contents, status_by_name
 from tests.archive.known import remember
@@ -24,12 +24,6 @@ from tests.archive.light import CACHE_BYTES, LOADING_S, make_model_handler_that_
 from tests.cli.running import batch
 
 MakeHandler = Callable[..., Callable[[Any], Any]]
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    draw_archive(tmp_path / "archive")
-    return tmp_path / "archive"
 
 
 @pytest.mark.usefixtures("light")

@@ -9,18 +9,11 @@ import pytest
 from batch.archive import index
 from batch.errors import Reason
 from tests.archive import faulty
-from tests.archive.archives import draw_archive
 from tests.archive.contents import catalogue, status_by_name
 from tests.cli.running import batch
 
 MakeHandler = Callable[..., Callable[[Any], Any]]
 PATIENCE_S = 3.0
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    draw_archive(tmp_path / "archive")
-    return tmp_path / "archive"
 
 
 @pytest.mark.usefixtures("light")
