@@ -44,9 +44,9 @@ bench: $(SET_UP) ## measure time, size and agreement on this machine
 
 # FILMS chooses others, as batch evaluate does: make rivals FILMS="--data demo:long --videos 60".
 rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answers of other tools' caches, for batch evaluate --rows
-	@$(BIN)/python -m batch.evaluation.rivals --out $(RIVALS)/asked $(FILMS)
-	@$(RIVALS)/kvpress/bin/python -m batch.rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
-	@$(RIVALS)/quantized/bin/python -m batch.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
+	@$(BIN)/python -m batch.evaluation.rivals.export --out $(RIVALS)/asked $(FILMS)
+	@$(RIVALS)/kvpress/bin/python -m batch.evaluation.rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
+	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
@@ -63,7 +63,7 @@ $(SET_UP): pyproject.toml constraints.txt
 	@$(PIP) --no-deps --target .venv/torchvision --upgrade torchvision==0.28.0
 	@touch $@
 
-$(RIVALS)/%/.set-up: batch/rivals/%.txt
+$(RIVALS)/%/.set-up: batch/evaluation/rivals/%.txt
 	@echo "setting up $(@D) (minutes, once)" >&2
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0

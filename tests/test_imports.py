@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TORCH = ("torch", "transformers", "triton")
 
-OTHERS = [f"batch.{path.stem}" for path in (ROOT / "batch").iterdir() if path.stem != "rivals"]
+OTHERS = [f"batch.{path.stem}" for path in (ROOT / "batch").iterdir() if path.stem != "evaluation"]
 
 FORBIDDEN = {
     "cachefmt": ("batch", "jobs"),
     "jobs": ("batch", "cachefmt", *TORCH),
-    "batch/rivals": (*OTHERS, "cachefmt", "jobs"),
+    "batch/evaluation/rivals": (*OTHERS, "cachefmt", "jobs"),
     "batch/video": TORCH,
     "batch/analysis": TORCH,
 }
@@ -35,7 +35,7 @@ FAMILIES = {
         "tested",
         "weights",
     },
-    "batch/policies": {"budget", "cells", "rows"},
+    "batch/evaluation/methods": {"budget", "cells", "rows"},
     "cachefmt/codecs": set[str](),
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""
@@ -113,7 +113,7 @@ def test_families_policies_and_codecs_do_not_import_each_other() -> None:
         ("cachefmt/codecs/int8.py", "from jobs.records import Record"),
         ("jobs/shards.py", "def f():\n    from cachefmt import reader"),
         ("batch/video/open.py", "import torch.nn"),
-        ("batch/rivals/presses.py", "from batch.models import open_family"),
+        ("batch/evaluation/rivals/presses.py", "from batch.models import open_family"),
         ("batch/analysis/tiers.py", "if True:\n    from torch import Tensor"),
     ],
 )

@@ -12,9 +12,9 @@ from transformers import DynamicCache
 from batch.archive.catalogue import SCHEMA
 from batch.cli import COMMANDS
 from batch.errors import Reason
+from batch.making import plan_cache, prefill
+from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
-from batch.prefill.plan import ROOM_FOR_ANSWER
 from batch.video import Geometry
 from cachefmt import STORED_TIERS, Tier, tensor_specs
 from cachefmt.header import Shape, default_group_size

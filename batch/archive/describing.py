@@ -2,9 +2,9 @@
 
 from batch.archive.model_facts import ModelFacts
 from batch.archive.tasks import Describe
+from batch.making.run import BLOCK_SAMPLES
 from batch.models import open_family
 from batch.models.device import choose_device, choose_dtype
-from batch.prefill.run import BLOCK_SAMPLES
 
 
 def describe(task: Describe) -> ModelFacts:

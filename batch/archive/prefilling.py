@@ -13,10 +13,8 @@ import torch
 from batch.analysis.manifest import Manifest
 from batch.archive.settings import IndexSettings
 from batch.archive.tasks import Prefill, Staged
-from batch.models import open_family
-from batch.models.device import choose_device, choose_dtype
-from batch.prefill import Prefill as Plan
-from batch.prefill import (
+from batch.making import Prefill as Plan
+from batch.making import (
     VideoPlan,
     plan_video,
     prefill,
@@ -24,7 +22,9 @@ from batch.prefill import (
     remove_foreign,
     segments_to_do,
 )
-from batch.prefill.run import BLOCK_SAMPLES
+from batch.making.run import BLOCK_SAMPLES
+from batch.models import open_family
+from batch.models.device import choose_device, choose_dtype
 from cachefmt import CacheFile, CacheFileError
 from cachefmt.layout import file_size
 from cachefmt.segments import FILE_SUFFIX

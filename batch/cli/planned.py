@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batch.prefill import Memory, VideoPlan
+    from batch.making import Memory, VideoPlan
 
 
 def describe(
@@ -40,7 +40,7 @@ def report(target: Path, video: "VideoPlan", *, written: list[int], as_json: boo
 
 def promise(target: Path, video: "VideoPlan", memory: "Memory", *, as_json: bool) -> str:
     """What a dry run says: the exact size, and what to expect of a minute and of memory."""
-    from batch.prefill.memory import tiers_size
+    from batch.making.memory import tiers_size
 
     minutes = video.manifest.header.decoded_s / 60
     tiers_bytes = sum(tiers_size(header.shape) for header in video.headers)

@@ -26,8 +26,8 @@ from batch.cli.progress import progress
 from batch.cli.summary import Summary
 
 if TYPE_CHECKING:
+    from batch.making import VideoPlan
     from batch.models import Family
-    from batch.prefill import VideoPlan
 
 
 @click.command()
@@ -104,8 +104,8 @@ class _Work:
     out: Path
 
     def plan(self, manifest: Any, *, block_samples: int | None, **settings: Any) -> "VideoPlan":
-        from batch.prefill import plan_video
-        from batch.prefill.run import BLOCK_SAMPLES
+        from batch.making import plan_video
+        from batch.making.run import BLOCK_SAMPLES
 
         block_samples = block_samples or BLOCK_SAMPLES
         return plan_video(
@@ -117,16 +117,16 @@ class _Work:
 
     def foresee(self, path: Path, video: "VideoPlan", *, as_json: bool) -> str:
         """What a dry run says."""
+        from batch.making import expect_video_memory
         from batch.models.placement import first_device
-        from batch.prefill import expect_video_memory
 
         memory = expect_video_memory(video, self.family, first_device(self.device))
         return promise(self.target(path, video), video, memory, as_json=as_json)
 
     def write(self, path: Path, video: "VideoPlan", *, force: bool) -> list[int]:
         """Write the cache of a video, or what is missing of it; numbers of the segments written."""
-        from batch.prefill import prefill as run_prefill
-        from batch.prefill import remove_replaced, remove_unfinished, segments_to_do
+        from batch.making import prefill as run_prefill
+        from batch.making import remove_replaced, remove_unfinished, segments_to_do
 
         target = self.target(path, video)
         numbers = segments_to_do(video, target, force=force)

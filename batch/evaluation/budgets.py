@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.errors import BatchError
-from batch.policies import Budget, Prices, Unit
-from batch.prefill import Prefill
+from batch.evaluation.methods import Budget, Prices, Unit
+from batch.making import Prefill
 from cachefmt.index import layers_within
 from cachefmt.layout import file_size, tensor_specs
 from cachefmt.tiers import STORED_TIERS, Tier

@@ -9,12 +9,12 @@ from torch import Tensor
 from batch.answering import PrefixAnswerer
 from batch.evaluation.attention_mass import AttentionMass
 from batch.evaluation.budgets import prices, size_bytes
+from batch.evaluation.methods import Budget, RowPolicy
 from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
-from batch.policies import Budget, RowPolicy
-from batch.prefill import Prefill
+from batch.making import Prefill
 from cachefmt.tiers import Tier
 
 

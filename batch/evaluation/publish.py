@@ -10,9 +10,9 @@ from batch.evaluation.answers_file import write_answers
 from batch.evaluation.comparison import Comparison
 from batch.evaluation.failures import draw_failure, failures
 from batch.evaluation.figures import draw_bytes_over_time, draw_pareto, draw_tiers_over_time
+from batch.evaluation.methods import ABLATIONS, DEFAULT
 from batch.evaluation.runs import Entry
 from batch.evaluation.viewing import Viewing
-from batch.policies import ABLATIONS, DEFAULT
 
 FOLDER = "results"
 FAILURES = 5

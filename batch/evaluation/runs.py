@@ -17,12 +17,12 @@ from batch.errors import BatchError
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.methods import Policy
 from batch.evaluation.scoring import prompt
 from batch.evaluation.store import store, store_uncompressed
 from batch.evaluation.stored import Stored
 from batch.evaluation.viewing import Viewing
 from batch.models import Family
-from batch.policies import Policy
 from batch.video import Sampling
 from cachefmt.tiers import Tier
 

@@ -8,12 +8,12 @@ from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.evaluation.budgets import Limit, kv_bytes, prices
 from batch.evaluation.evict import evict
+from batch.evaluation.methods import Budget, CellPolicy, Policy, RowPolicy
 from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
-from batch.policies import Budget, CellPolicy, Policy, RowPolicy
-from batch.prefill import Prefill, plan_cache, prefill
+from batch.making import Prefill, plan_cache, prefill
 from cachefmt import CacheFile
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from batch.answering import PrefixAnswerer
 from batch.evaluation.uncompressed import Uncompressed
-from batch.prefill import Prefill
+from batch.making import Prefill
 
 
 @dataclass(frozen=True, kw_only=True)

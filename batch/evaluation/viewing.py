@@ -11,9 +11,9 @@ from batch.analysis.analyze import analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
+from batch.making import Prefill, plan_cache
 from batch.models import Family
 from batch.models.weights import dtype_name
-from batch.prefill import Prefill, plan_cache
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
 PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from batch.answering import Answerer
+from batch.making import cut, plan_cache, prefill
 from batch.models import Family, open_family
-from batch.prefill import cut, plan_cache, prefill
 from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures

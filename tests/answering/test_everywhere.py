@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from batch.answering import ChosenReply, VideoAnswerer
 from batch.kv import Prefix
+from batch.making import cut, plan_cache, prefill
 from batch.models import Family, open_family
-from batch.prefill import cut, plan_cache, prefill
 from cachefmt import CacheFile, Tier
 from tests import tiny
 from tests.manifests import make_manifest, random_pictures

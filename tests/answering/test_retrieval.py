@@ -22,8 +22,8 @@ from batch.demo.drawing import draw
 from batch.demo.world import Scene, World, imagine
 from batch.errors import BatchError
 from batch.kv import Prefix
+from batch.making import cut, plan_cache, prefill
 from batch.models import Family, open_family
-from batch.prefill import cut, plan_cache, prefill
 from cachefmt import CacheFile, CacheFileError, SampleIndex, Tier
 from cachefmt.memory import read_into
 from tests import tiny

@@ -8,8 +8,8 @@ import pytest
 from batch.answering import Scope, VideoAnswerer
 from batch.answering.video import open_checked
 from batch.errors import BatchError, ModelError
+from batch.making import plan_cache, prefill
 from batch.models import Family
-from batch.prefill import plan_cache, prefill
 from cachefmt import CacheFile, CacheFileError, CacheWriter, tensor_specs
 from tests.answering.damage import flip
 from tests.manifests import geometry_of, make_manifest, random_pictures

@@ -12,7 +12,7 @@ import pytest
 from batch.analysis.manifest import Manifest
 from batch.archive import discovery, index, steps
 from batch.errors import ManifestError, Reason
-from batch.prefill.plan import ROOM_FOR_ANSWER
+from batch.making.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.archive import faulty

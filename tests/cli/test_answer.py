@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from batch.making import plan_cache, prefill
 from batch.models import open_family
-from batch.prefill import plan_cache, prefill
 from cachefmt import Tier
 from tests import tiny
 from tests.cli.running import batch, objects, succeed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import batch.prefill as batch_prefill
+import batch.making as batch_prefill
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
 from tests.tiny.llava import llava_onevision

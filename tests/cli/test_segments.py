@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import open_family
-from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile, open_segments
 from tests import tiny
 from tests.cli.running import batch, objects, stamps, succeed

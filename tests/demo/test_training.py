@@ -7,9 +7,9 @@ import torch
 
 from batch.demo import train as program
 from batch.demo.checkpoint import new_tokenizer
-from batch.demo.lessons import IGNORED, Lessons, Stage, prefix_ids
-from batch.demo.pupil import right_answers
-from batch.demo.train import train
+from batch.evaluation.training.lessons import IGNORED, Lessons, Stage, prefix_ids
+from batch.evaluation.training.pupil import right_answers
+from batch.evaluation.training.train import train
 from batch.models import open_family
 from batch.video import Footage
 from tests.manifests import geometry_of

@@ -25,9 +25,9 @@ from av.video.frame import VideoFrame
 from batch.analysis.manifest import Manifest
 from batch.analysis.scenes import SCENE_SHARE, changed_shares
 from batch.evaluation.bench.stages import write_cache, write_manifest
+from batch.making import cut
+from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import open_family
-from batch.prefill import cut
-from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import open_segments
 from cachefmt.tiers import Tier
 

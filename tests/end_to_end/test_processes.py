@@ -11,8 +11,8 @@ from typing import IO
 
 import pytest
 
+from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import open_family
-from batch.prefill.plan import ROOM_FOR_ANSWER
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.cachefmt.files import write_file

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from batch.kv.attention import CHUNK_NUMBERS
+from batch.making import plan_cache, prefill
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
 from cachefmt import Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures

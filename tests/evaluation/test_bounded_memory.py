@@ -14,8 +14,8 @@ from batch.answering import Answerer
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import attention
+from batch.making import plan_cache, prefill
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
 from batch.video import Footage
 from cachefmt import CacheFile, Tier
 from tests import tiny

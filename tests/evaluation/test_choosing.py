@@ -9,7 +9,7 @@ from batch.errors import BatchError
 from batch.evaluation import choosing
 from batch.evaluation.budgets import Limit
 from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
-from batch.policies import ABLATIONS, METHODS
+from batch.evaluation.methods import ABLATIONS, METHODS
 
 QUARTER = Limit(unit="bytes", share=0.25)
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering import Answerer
+from batch.making import plan_cache, prefill
+from batch.making.plan import Pointers
 from batch.models import Family, open_family
-from batch.prefill import plan_cache, prefill
-from batch.prefill.plan import Pointers
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest

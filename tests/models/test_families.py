@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from batch.errors import ManifestError, ModelError
+from batch.making import plan_cache
 from batch.models import FAMILIES, open_family
-from batch.prefill import plan_cache
 from batch.video import Footage, Geometry
 from tests import tiny
 from tests.manifests import make_manifest, random_pictures

@@ -12,8 +12,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from batch.errors import ModelError
+from batch.making import plan_cache
 from batch.models import Family, open_family
-from batch.prefill import plan_cache
 from batch.video import Footage
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest

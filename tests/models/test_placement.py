@@ -14,9 +14,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from batch.answering import Answerer
 from batch.errors import ModelError
+from batch.making import plan_cache, prefill
 from batch.models import Family, open_family
 from batch.models.placement import Device
-from batch.prefill import plan_cache, prefill
 from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures

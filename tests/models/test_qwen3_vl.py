@@ -10,8 +10,8 @@ import pytest
 from batch.analysis.analyze import analyze_video
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
+from batch.making import plan_cache
 from batch.models import open_family
-from batch.prefill import plan_cache
 from batch.video import Footage, Sampling
 from tests import clips as videos
 from tests.models import parity, qwen

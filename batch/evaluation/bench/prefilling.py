@@ -12,7 +12,7 @@ from batch.evaluation.bench.measuring import (
 )
 from batch.evaluation.bench.subject import Film, Subject
 from batch.evaluation.uncompressed import Uncompressed
-from batch.prefill import Prefill
+from batch.making import Prefill
 
 QUESTIONS = 64
 

@@ -11,8 +11,8 @@ from batch.answering import Answerer, Retriever, VideoAnswerer
 from batch.demo.moments import Moment
 from batch.evaluation.bench.stages import load_demo
 from batch.evaluation.uncompressed import Uncompressed
+from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family
-from batch.prefill.plan import ROOM_FOR_ANSWER
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile, open_segments
 

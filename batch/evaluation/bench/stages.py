@@ -15,8 +15,8 @@ from batch.answering import RetrievedReply, Retriever
 from batch.answering.retrieval import SHARES
 from batch.evaluation.bench.measuring import peak_resident
 from batch.evaluation.bench.reading import BytesRead, bytes_read
+from batch.making import plan_video, prefill
 from batch.models import Family, open_family
-from batch.prefill import plan_video, prefill
 from batch.video import Sampling
 from cachefmt import open_segments
 

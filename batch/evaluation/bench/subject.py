@@ -18,8 +18,8 @@ from batch.demo.world import imagine
 from batch.errors import ModelError
 from batch.evaluation.bench.sizes import Size
 from batch.evaluation.uncompressed import Uncompressed
+from batch.making import Prefill, plan_cache, prefill
 from batch.models import Family
-from batch.prefill import Prefill, plan_cache, prefill
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
 

@@ -1,0 +1,93 @@
+"""Ways to choose what is stored of a video, one file each: ours, its baselines and its rivals.
+
+`CellPolicy` decides before the model runs, `RowPolicy` after it. A new method is a file with one
+class and a line in `METHODS`.
+"""
+
+from dataclasses import replace
+
+from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
+from batch.analysis.tiers import PROFILES
+from batch.evaluation.methods.budget import Budget, Prices, Unit, Wish, fill
+from batch.evaluation.methods.cells import CellPolicy
+from batch.evaluation.methods.full import Full
+from batch.evaluation.methods.h2o import H2O
+from batch.evaluation.methods.random_tokens import RandomTokens
+from batch.evaluation.methods.rows import RowPolicy
+from batch.evaluation.methods.sali_cache import SaliCache
+from batch.evaluation.methods.sliding_window import SlidingWindow
+from batch.evaluation.methods.snapkv import SnapKV
+from batch.evaluation.methods.sparse_frames import SparseFrames
+from batch.evaluation.methods.streaming_llm import StreamingLLM
+from batch.evaluation.methods.token_drop import TokenDrop
+from batch.evaluation.methods.uniform_bits import UniformBits
+from cachefmt.tiers import Tier
+
+Policy = CellPolicy | RowPolicy
+
+
+def _scaled(temporal: TemporalSettings, factor: float) -> TemporalSettings:
+    """Another idea of what is still."""
+    names = ("still_threshold", "difference_threshold", "change_threshold")
+    return replace(temporal, **{name: factor * getattr(temporal, name) for name in names})
+
+
+_OURS = tuple(
+    SaliCache(profile=name, temporal=TEMPORAL_PROFILES[name], thresholds=PROFILES[name])
+    for name in ("paper", "default")
+)
+METHODS: tuple[Policy, ...] = (
+    Full(),
+    *_OURS,
+    UniformBits(tier=Tier.INT8, profile="int8"),
+    UniformBits(tier=Tier.INT4, profile="int4"),
+    TokenDrop(),
+    SparseFrames(),
+    SlidingWindow(),
+    StreamingLLM(),
+    H2O(),
+    SnapKV(),
+    RandomTokens(),
+)
+"""What can be compared, ours first."""
+
+DEFAULT = _OURS[-1]
+_TEMPORAL, _THRESHOLDS = DEFAULT.temporal, DEFAULT.thresholds
+_CHANGED = {
+    "no temporal signal": replace(
+        DEFAULT, thresholds=replace(_THRESHOLDS, static=None, changed=None, pointers=False)
+    ),
+    "no saliency": replace(DEFAULT, thresholds=replace(_THRESHOLDS, fp16=2.0, int8=2.0, int4=0.0)),
+    "no pointers": replace(DEFAULT, thresholds=replace(_THRESHOLDS, pointers=False)),
+    "pointers as nothing": replace(DEFAULT, pointers="nothing"),
+    "positions original": replace(DEFAULT, positions="original"),
+    "reference previous": replace(DEFAULT, temporal=replace(_TEMPORAL, reference="previous")),
+    "paper's rule for pointers": replace(
+        DEFAULT, temporal=replace(_TEMPORAL, change_threshold=None)
+    ),
+    "one sample of a still stretch": replace(DEFAULT, temporal=replace(_TEMPORAL, still_samples=1)),
+    "three samples of a still stretch": replace(
+        DEFAULT, temporal=replace(_TEMPORAL, still_samples=3)
+    ),
+    "half the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 0.5)),
+    "twice the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 2.0)),
+}
+ABLATIONS: tuple[SaliCache, ...] = (
+    DEFAULT,
+    *(replace(policy, profile=f"default, {what}") for what, policy in _CHANGED.items()),
+)
+"""The default profile with one part of it taken away or changed."""
+
+__all__ = [
+    "ABLATIONS",
+    "DEFAULT",
+    "METHODS",
+    "Budget",
+    "CellPolicy",
+    "Policy",
+    "Prices",
+    "RowPolicy",
+    "Unit",
+    "Wish",
+    "fill",
+]

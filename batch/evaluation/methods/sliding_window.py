@@ -1,0 +1,22 @@
+"""Sliding window: only the latest rows stay."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from batch.evaluation.methods.rows import RowPolicy, row_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindow(RowPolicy):
+    """The last rows of the prompt.
+
+    Source: window attention, as in Longformer (arXiv 2004.05150). Departure: the rows were
+    computed with full attention, which favours the method.
+    """
+
+    name: ClassVar[str] = "sliding-window"
+
+    def scores(self, mass: Tensor, count: int) -> Tensor:
+        return row_numbers(mass)

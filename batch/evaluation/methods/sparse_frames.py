@@ -1,0 +1,28 @@
+"""Uniform frame sampling: fewer samples, each of them whole."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from batch.analysis.manifest import Manifest
+from batch.evaluation.methods.budget import Budget, Prices, Wish
+from batch.evaluation.methods.cells import CellPolicy, spread_samples
+from batch.making.plan import Positions
+from cachefmt.tiers import Tier
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseFrames(CellPolicy):
+    """FP16 for as many evenly spaced samples as fit, as if no other had been taken.
+
+    Source: the usual way to fit a long video into a model's context. Departure: what is left of
+    the budget goes to the first cells of one more sample, so that it is met.
+    """
+
+    name: ClassVar[str] = "sparse-frames"
+    needs_budget: ClassVar[bool] = True
+    reads_signals: ClassVar[bool] = False
+
+    positions: Positions = "compact"
+
+    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
+        return [Wish(Tier.FP16, spread_samples(manifest, Tier.FP16, prices, budget))]

@@ -1,0 +1,26 @@
+"""StreamingLLM: attention sinks and a window."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from batch.evaluation.methods.rows import RowPolicy, row_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingLLM(RowPolicy):
+    """The first rows, which attention falls back to, and the last.
+
+    Source: StreamingLLM (arXiv 2309.17453), four sinks. Departures: the rows were computed with
+    full attention, and the window is not moved up to the sinks.
+    """
+
+    name: ClassVar[str] = "streaming-llm"
+
+    sinks: int = 4
+
+    def scores(self, mass: Tensor, count: int) -> Tensor:
+        place = row_numbers(mass)
+        return torch.where(place < self.sinks, torch.inf, place)

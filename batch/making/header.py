@@ -1,0 +1,136 @@
+"""The header of the cache that a plan will become."""
+
+from dataclasses import replace
+from importlib.metadata import version
+
+from batch.analysis.manifest import Manifest
+from batch.analysis.temporal import TEMPORAL_PROFILES
+from batch.analysis.tiers import profile_name
+from batch.kv.rotation import why_fixed
+from batch.making.plan import Plan, Pointers
+from batch.models import Family
+from cachefmt.header import (
+    ZERO_DIGEST,
+    Header,
+    Layout,
+    ManifestIdentity,
+    ModelIdentity,
+    PolicyIdentity,
+    PromptIdentity,
+    Segment,
+    Shape,
+    VideoIdentity,
+    default_group_size,
+)
+from cachefmt.index import layers_within
+from cachefmt.tiers import STORED_TIERS
+
+RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
+"""What the FP16 tier stores for each type that a model runs in."""
+
+
+def same_work(one: Header, other: Header) -> bool:
+    """Whether two headers promise the same rows, whatever the names of model and video."""
+    return _work(one) == _work(other)
+
+
+def _work(header: Header) -> tuple[object, ...]:
+    model = header.model
+    computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
+    made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
+    return (*computed_by, *made_of, header.shape, header.layout)
+
+
+def make_header(
+    plan: Plan,
+    manifest: Manifest,
+    family: Family,
+    *,
+    segment: Segment,
+    dtype: str,
+    pointers: Pointers,
+    block_samples: int,
+    raw_dtype: str | None = None,
+    identify_weights: bool = True,
+) -> Header:
+    """Describe the cache of a plan; its exact size follows from it.
+
+    Args:
+        manifest: of the whole video.
+        segment: which stretch of it the plan is about.
+        dtype: type the model runs in, a key of RAW_DTYPES.
+        raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
+        identify_weights: False leaves their digest blank, where they are not at hand.
+    """
+    checkpoint = family.checkpoint
+    return Header(
+        tool=f"sali-cache {version('sali-cache')}",
+        model=ModelIdentity(
+            id=checkpoint.name,
+            revision=checkpoint.revision,
+            family=family.model_type,
+            config_sha256=checkpoint.config_sha256,
+            weights_sha256=checkpoint.weights_sha256 if identify_weights else ZERO_DIGEST,
+            dtype=dtype,
+        ),
+        prompt=PromptIdentity(
+            processor_sha256=checkpoint.processor_sha256,
+            chat_template_sha256=checkpoint.chat_template_sha256,
+        ),
+        video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
+        manifest=ManifestIdentity(sha256=manifest.sha256),
+        segment=segment,
+        policy=_policy(manifest, pointers, block_samples, family.timestamps),
+        shape=_shape(plan, manifest, family, raw_dtype or RAW_DTYPES[dtype]),
+        layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
+    )
+
+
+def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Shape:
+    decoder, geometry = family.decoder, manifest.geometry
+    shape = Shape(
+        layers=decoder.layers,
+        heads=decoder.heads,
+        head_dim=decoder.head_dim,
+        group_size=default_group_size(decoder.head_dim),
+        raw_dtype=raw_dtype,
+        position_axes=plan.positions.shape[1],
+        samples=plan.samples,
+        stored_samples=plan.stored_samples,
+        rows=geometry.rows,
+        columns=geometry.columns,
+        tokens={tier.name: count for tier, count in plan.tokens.items()},
+        index_layers=(),
+    )
+    if why_fixed(family.config) is not None:
+        return shape
+    return replace(shape, index_layers=layers_within(_whole(shape, manifest)))
+
+
+def _whole(shape: Shape, manifest: Manifest) -> Shape:
+    """As if the video were one segment: all of them index the same layers."""
+    cells = {tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS}
+    return replace(
+        shape,
+        samples=len(manifest.kept),
+        stored_samples=int(manifest.kept.sum()),
+        tokens=cells,
+    )
+
+
+def _policy(
+    manifest: Manifest, pointers: Pointers, block_samples: int, timestamps: bool
+) -> PolicyIdentity:
+    thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
+    name = profile_name(thresholds)
+    is_profile = name is not None and temporal == TEMPORAL_PROFILES[name]
+    settings = {**thresholds.to_dict(), **temporal.to_dict()}
+    return PolicyIdentity(
+        name=name if name is not None and is_profile else "custom",
+        parameters={
+            **{key: value for key, value in settings.items() if value is not None},
+            "count_pointers": pointers == "multiplicity",
+            "block_samples": block_samples,
+            "timestamps": timestamps,
+        },
+    )

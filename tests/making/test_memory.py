@@ -1,0 +1,83 @@
+"""What a dry run expects of memory is about what a prefill then takes."""
+
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from batch.evaluation.bench.measuring import peak_allocated
+from batch.making import Memory, Prefill, expect_memory, plan_cache, prefill
+from batch.models import Family, open_family
+from tests import tiny
+from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.models.test_families import TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["demo", "tiny"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = tmp_path_factory.mktemp("model")
+    name = "demo"
+    if request.param == "tiny":
+        name = str(tiny.llava_next(folder, image_px=112, context=8192, width=2))
+    return open_family(name)
+
+
+def planned(family: Family, samples: int, dtype: str = "float32") -> Prefill:
+    geometry = geometry_of(family)
+    manifest = make_manifest(random_pictures(samples, geometry), geometry)
+    return plan_cache(manifest, family, dtype=dtype, identify_weights=False)
+
+
+def expected(family: Family, samples: int, dtype: str = "float32") -> Memory:
+    return expect_memory(planned(family, samples, dtype), family, CPU)
+
+
+def test_weights_are_exact(family: Family) -> None:
+    promised = expected(family, 12)
+    family.load(device="cpu", dtype=torch.float32)
+    assert promised.weights_bytes == sum(weight.nbytes for weight in family.model.parameters())
+    assert promised.peak_bytes == sum(astuple(promised))
+
+
+def test_the_demo_model_takes_what_was_expected_within_a_quarter(tmp_path: Path) -> None:
+    family = open_family("demo")
+    family.load(device="cpu", dtype=torch.float32)
+    work, promised = planned(family, 12), expected(family, 12)
+    taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
+    assert 0.75 * taken < promised.tiers_bytes + promised.block_bytes < 1.25 * taken
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_every_family_takes_half_to_twice_of_what_was_expected(
+    model_type: str, tmp_path: Path
+) -> None:
+    family = open_family(str(TINY[model_type](tmp_path)))
+    family.load(device="cpu", dtype=torch.float32)
+    geometry = family.geometry.for_video(128, 128, 16)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    work = plan_cache(manifest, family, dtype="float32")
+    taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
+    promised = expect_memory(work, family, CPU)
+    assert 0.5 * taken < promised.tiers_bytes + promised.block_bytes < 2 * taken
+
+
+def test_only_the_tiers_grow_with_the_video(family: Family) -> None:
+    short, long = expected(family, 8), expected(family, 32)
+    assert long.tiers_bytes > 3.5 * short.tiers_bytes
+    assert (long.weights_bytes, long.block_bytes) == (short.weights_bytes, short.block_bytes)
+
+
+def test_half_the_type_is_half_the_weights(family: Family) -> None:
+    full, half = expected(family, 8), expected(family, 8, "bfloat16")
+    assert full.weights_bytes is not None
+    assert half.weights_bytes == full.weights_bytes // 2
+    assert half.block_bytes < full.block_bytes
+
+
+def test_scores_inside_a_block_are_expected_where_they_are_kept(family: Family) -> None:
+    work = planned(family, 8)
+    here, there = (expect_memory(work, family, torch.device(name)) for name in ("cpu", "cuda"))
+    assert there.block_bytes > here.block_bytes

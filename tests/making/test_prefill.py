@@ -1,0 +1,271 @@
+"""What prefill stores answers as the model itself would; blocks and files change nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from batch.analysis.manifest import Manifest
+from batch.answering import Answerer
+from batch.demo.drawing import draw
+from batch.demo.world import imagine
+from batch.evaluation.uncompressed import Uncompressed
+from batch.making import Plan, make_plan, plan_cache, prefill
+from batch.models import Family, open_family
+from batch.video import Footage, Geometry
+from cachefmt import CacheFile, Tier
+from tests import tiny
+from tests.manifests import geometry_of, make_manifest, random_pictures
+
+QUESTIONS = ["what is the red star doing ?", "a b c", "the star ?"]
+SAMPLES = 5
+Write = Callable[..., CacheFile]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.llava_next(tmp_path_factory.mktemp("llava")))
+
+
+@pytest.fixture(scope="module")
+def family(checkpoint: str) -> Family:
+    return loaded(checkpoint)
+
+
+def loaded(checkpoint: str) -> Family:
+    opened = open_family(checkpoint)
+    opened.load(device="cpu", dtype=torch.float32)
+    return opened
+
+
+@pytest.fixture
+def write(family: Family, tmp_path: Path) -> Write:
+    """Prefill a manifest into a file of exact raw rows, by default, and open it."""
+
+    def written(manifest: Manifest, block_samples: int = 8, **options: str) -> CacheFile:
+        work = plan_cache(
+            manifest,
+            family,
+            dtype="float32",
+            block_samples=block_samples,
+            **{"raw_dtype": "F32", **options},
+        )
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        prefill(work, family, path)
+        assert path.stat().st_size == work.size_bytes
+        return CacheFile.open(path)
+
+    return written
+
+
+def scores(cache: CacheFile, family: Family) -> Tensor:
+    answerer = Answerer(cache, family)
+    return torch.stack([answerer.next_token_scores(question) for question in QUESTIONS])
+
+
+def mixed_tiers(geometry: Geometry, seed: int = 5) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 4, (SAMPLES, geometry.cells), dtype=np.uint8)
+
+
+def uncompressed(family: Family, pictures: NDArray[np.uint8]) -> Uncompressed:
+    return Uncompressed(family, pictures, Footage.steady(geometry_of(family), len(pictures)))
+
+
+@pytest.mark.parametrize("decoder", tiny.DECODERS)
+@pytest.mark.parametrize("block_samples", [1, 2, 8])
+def test_with_nothing_pruned_the_scores_are_transformers_own(
+    tmp_path: Path, decoder: str, block_samples: int
+) -> None:
+    folder = str(tiny.llava_next(tmp_path / "model", decoder=decoder))
+    family = loaded(folder)
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    own = uncompressed(loaded(folder), pictures)
+    expected = torch.stack([own.next_token_scores(question) for question in QUESTIONS])
+    work = plan_cache(
+        make_manifest(pictures, geometry_of(family)),
+        family,
+        dtype="float32",
+        block_samples=block_samples,
+        raw_dtype="F32",
+    )
+    prefill(work, family, tmp_path / "x.safetensors")
+    with CacheFile.open(tmp_path / "x.safetensors") as cache:
+        torch.testing.assert_close(scores(cache, family), expected, atol=1e-4, rtol=1e-4)
+    other = uncompressed(loaded(folder), pictures[::-1].copy())
+    assert (other.next_token_scores(QUESTIONS[0]) - expected[0]).abs().max() > 1e-2
+
+
+def test_pruned_cells_answer_as_if_the_model_had_never_seen_them(
+    family: Family, checkpoint: str, write: Write
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    manifest = make_manifest(
+        pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 1, 1, 3, 4]
+    )
+    got = scores(write(manifest, pointers="nothing"), family)
+    plan = make_plan(manifest, family.layout, context=1024, pointers="nothing")
+    expected = _scores_of_kept_slots(loaded(checkpoint), plan, pictures)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    full = scores(write(make_manifest(pictures, geometry_of(family))), family)
+    assert (got - full).abs().max() > 1e-2
+
+
+def _scores_of_kept_slots(family: Family, plan: Plan, pictures: NDArray[np.uint8]) -> Tensor:
+    """Transformers' own decoder over the kept slots at their positions, and each question."""
+    family.language_model.set_attn_implementation("sdpa")
+    found = []
+    with torch.inference_mode():
+        prefix = family.text_embeddings(torch.from_numpy(plan.token_ids).long())
+        cells = plan.cell >= 0
+        prefix[cells] = family.features(pictures, geometry_of(family))[
+            plan.sample[cells], plan.cell[cells]
+        ]
+        for question in QUESTIONS:
+            ids = torch.tensor(family.question_ids(question))
+            embedded = torch.cat([prefix, family.text_embeddings(ids)])
+            own = plan.next_position[0] + np.arange(len(ids))
+            positions = torch.from_numpy(np.append(plan.positions[:, 0], own)).long()
+            causal = torch.ones(len(embedded), len(embedded)).tril().bool()
+            hidden = family.language_model(
+                inputs_embeds=embedded[None],
+                position_ids=positions[None],
+                attention_mask=causal[None, None],
+            ).last_hidden_state
+            found.append(family.logits(hidden[0, -1]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("source", [[0, 1, 2, 3, 4], [0, 0, 0, 3, 3]])
+def test_the_size_of_a_block_changes_nothing(
+    family: Family, write: Write, source: list[int]
+) -> None:
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    manifest = make_manifest(
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
+        tier=tiers.astype(np.uint8),
+        source=source,
+    )
+    one, two, all_at_once = (scores(write(manifest, size), family) for size in (1, 2, 8))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one, all_at_once, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pointer_counts_as_a_copy_only_if_asked(family: Family, write: Write) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    manifest = make_manifest(pictures, geometry_of(family), source=[0, 0, 0, 3, 4])
+    counted = scores(write(manifest), family)
+    once = scores(write(manifest, pointers="nothing"), family)
+    assert (counted - once).abs().max() > 1e-3
+
+
+def test_quantised_tiers_stay_near_and_int4_is_the_coarser(family: Family, write: Write) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    shape = (SAMPLES, geometry_of(family).cells)
+    found = {
+        tier: scores(
+            write(
+                make_manifest(pictures, geometry_of(family), tier=np.full(shape, tier, np.uint8))
+            ),
+            family,
+        )
+        for tier in (Tier.FP16, Tier.INT8, Tier.INT4)
+    }
+    error = {tier: float((found[tier] - found[Tier.FP16]).abs().max()) for tier in found}
+    assert 0 < error[Tier.INT8] < error[Tier.INT4]
+    assert error[Tier.INT8] < 0.05 * float(found[Tier.FP16].std())
+
+
+def test_a_file_holds_the_rows_of_each_sample_and_tier_together(
+    family: Family, write: Write
+) -> None:
+    tiers = mixed_tiers(geometry_of(family))
+    manifest = make_manifest(
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
+        tier=tiers,
+        source=[0, 1, 1, 3, 4],
+    )
+    cache = write(manifest, block_samples=2)
+    cache.verify()
+    for tier in (Tier.FP16, Tier.INT8, Tier.INT4):
+        rows = slice(*_ends(cache.header.shape.rows_of(tier)))
+        sample, cell = cache.array("token.sample")[rows], cache.array("token.cell")[rows]
+        assert (np.diff(sample) >= 0).all()
+        stored = set(zip(sample[cell >= 0].tolist(), cell[cell >= 0].tolist(), strict=True))
+        assert stored == {(s, c) for s, c in np.argwhere(manifest.tier == tier).tolist()}
+    assert cache.array("sample.source").tolist() == [0, 1, 1, 3, 4]
+    assert not (cache.array("token.sample") == 2).any()
+
+
+def _ends(rows: range) -> tuple[int, int]:
+    return rows.start, rows.stop
+
+
+def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
+    family: Family, write: Write
+) -> None:
+    manifest = make_manifest(
+        random_pictures(SAMPLES, geometry_of(family)),
+        geometry_of(family),
+        tier=mixed_tiers(geometry_of(family)),
+    )
+    one, two = write(manifest), write(manifest)
+    assert one.header.checksums is not None
+    assert two.header.checksums is not None
+    differing = {
+        name
+        for name, checksum in one.header.checksums.items()
+        if two.header.checksums[name] != checksum
+    }
+    assert differing <= {"cost.seconds"}
+
+
+def test_prefill_tells_each_part_of_the_time_that_its_file_has_as_a_whole(
+    family: Family, tmp_path: Path
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    work = plan_cache(make_manifest(pictures, geometry_of(family)), family, dtype="float32")
+    seconds = prefill(work, family, tmp_path / "x.safetensors")
+    assert min(seconds.encode, seconds.forward, seconds.quantise, seconds.write) > 0
+    with CacheFile.open(tmp_path / "x.safetensors") as cache:
+        _, encode, run = cache.array("cost.seconds").tolist()
+    assert encode == seconds.encode
+    assert seconds.forward + seconds.quantise < run < sum(vars(seconds).values())
+
+
+def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
+    family: Family, write: Write
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
+    pointing = make_manifest(
+        pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 0, 2, 2, 4]
+    )
+    sparse = make_manifest(pictures[::2], geometry_of(family), tier=tiers[::2].astype(np.uint8))
+    got = scores(write(pointing, pointers="nothing"), family)
+    torch.testing.assert_close(got, scores(write(sparse), family), atol=1e-5, rtol=1e-5)
+    gappy = scores(write(pointing, pointers="nothing", positions="original"), family)
+    assert (got - gappy).abs().max() > 1e-3
+
+
+def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path: Path) -> None:
+    family = loaded("demo")
+    world = imagine(np.random.default_rng([4, 0]), 5)
+    pictures = np.stack([geometry_of(family).apply(draw(world, k, 224)) for k in range(5)])
+    question = "what colour is the bead ?"
+    expected = uncompressed(loaded("demo"), pictures).next_token_scores(question)
+    manifest = make_manifest(pictures, geometry_of(family))
+    work = plan_cache(manifest, family, dtype="float32", block_samples=2, raw_dtype="F32")
+    prefill(work, family, tmp_path / "x.safetensors")
+    with CacheFile.open(tmp_path / "x.safetensors") as cache:
+        got = Answerer(cache, family).next_token_scores(question)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    other = uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
+    assert (got - other).abs().max() > 1e-2
