@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache
 
 from batch.evaluation.data import QuestionSet, demo_set
+from batch.evaluation.rival_films import write_films
 from batch.evaluation.rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
-from batch.evaluation.rivals.export import write_films
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family

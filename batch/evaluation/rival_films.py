@@ -1,7 +1,7 @@
-"""Films as other tools' caches need them: `python -m batch.evaluation.rivals.export --out FOLDER`.
+"""Films as other tools' caches need them: `python -m batch.evaluation.rival_films --out FOLDER`.
 
 The embeddings of every slot and the token ids of every question, so that another version of
-transformers runs the same decoder on the same input. Read by the scripts beside this one.
+transformers runs the same decoder on the same input. Read by the scripts in `rivals`.
 """
 
 import json
