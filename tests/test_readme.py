@@ -12,7 +12,8 @@ from transformers import DynamicCache
 from batch.archive.catalogue import SCHEMA
 from batch.cli import COMMANDS
 from batch.errors import Reason
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
 from batch.video import Geometry
