@@ -110,8 +110,15 @@ def test_what_is_said_of_the_cost_and_of_the_model_is_so() -> None:
     ours, theirs = seconds["sali-cache", "default", None], seconds["uncompressed", None, None]
     said = f"{ours * 1e3:.0f} ms a sample against {theirs * 1e3:.0f} ms uncompressed"
     assert said in README
-    parameters = open_family("demo").checkpoint.parameters
-    assert f"{parameters / 1e6:.1f} million parameters" in README
+    checkpoint = open_family("demo").checkpoint
+    size = f"{checkpoint.parameters / 1e6:.1f} million parameters"
+    card = read("batch/models/demo/README.md")
+    assert size in README
+    assert size in card
+    seen, read_by = checkpoint.config.vision_config, checkpoint.config.text_config
+    assert f"{seen.hidden_size} wide, {seen.num_hidden_layers} layers" in card
+    assert f"{read_by.hidden_size} wide, {read_by.num_hidden_layers} layers" in card
+    assert f"vocabulary of {read_by.vocab_size}" in card
 
 
 def test_the_python_example_answers_from_a_video(
