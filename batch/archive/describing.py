@@ -17,7 +17,9 @@ def describe(task: Describe) -> ModelFacts:
     chosen, cache = task.settings.model, task.settings.cache
     # Who only analyses may do so without the device that prefills.
     device = task.device if task.weights else "cpu"
-    model = open_model(replace(chosen, device=device), timestamps=cache.timestamps)
+    model = open_model(replace(chosen, device=device))
+    if cache.timestamps:
+        model.family.use_timestamps()
     checkpoint = model.family.checkpoint
     return ModelFacts(
         name=checkpoint.name,

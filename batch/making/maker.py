@@ -14,7 +14,7 @@ from batch.making.cache_plan import BLOCK_SAMPLES, VideoPlan, plan_video
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_video_memory
-from batch.models import open_model
+from batch.models import OpenModel, open_model
 from batch.models.placement import first_device
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import GeometryRule
@@ -43,14 +43,17 @@ class MadeCache:
 class CacheMaker:
     """Makes caches with one model."""
 
-    def __init__(self, model: ModelSettings, settings: CacheSettings) -> None:
+    def __init__(self, model: ModelSettings | OpenModel, settings: CacheSettings) -> None:
         """Open the checkpoint; its weights wait for `load` or the first cache.
 
         Raises:
-            ModelError: the model cannot be used, or not on this device.
+            ModelError: the model cannot be used, not on this device, or its prompts have no place
+                for the times that are asked for.
         """
-        self._model = open_model(model, timestamps=settings.timestamps)
+        self._model = open_model(model) if isinstance(model, ModelSettings) else model
         self._settings = settings
+        if settings.timestamps:
+            self._model.family.use_timestamps()
 
     @property
     def geometry(self) -> GeometryRule:

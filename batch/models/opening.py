@@ -58,20 +58,15 @@ class OpenModel:
         return self.family
 
 
-def open_model(settings: ModelSettings, *, timestamps: bool = False) -> OpenModel:
+def open_model(settings: ModelSettings) -> OpenModel:
     """Open a checkpoint and decide where and in which type it runs.
-
-    Args:
-        timestamps: its prompts are to tell the time of each sample.
 
     Raises:
         DeviceError: torch cannot use the device here.
-        ModelError: as of `open_family`, or the family's prompts have no place for times.
+        ModelError: as of `open_family`.
     """
     device = _device(settings.device)
     family = open_family(settings.name, revision=settings.revision, offline=settings.offline)
-    if timestamps:
-        family.use_timestamps()
     dtype = settings.dtype or _usual_dtype(device, family.checkpoint)
     return OpenModel(family=family, device=device, dtype=dtype, attention=settings.attention)
 
