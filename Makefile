@@ -18,11 +18,13 @@ demo: $(SET_UP) ## watch drawn videos, write their caches, answer questions with
 
 test: check ## set up .venv and run every check
 
+# Types are checked beside the tests. Two workers of neighbouring tests, as fixtures are shared by
+# neighbours; who ends first takes over half of what the other has left.
 check: $(SET_UP) ## formatting, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest --numprocesses logical --dist worksteal; tests=$$?; \
+		wait $$types && exit $$tests
 
 test-slurm: $(SET_UP) ## index on a Slurm of one node; as root, installs Debian's slurm-wlm and munge
 	@command -v slurmctld > /dev/null && command -v munged > /dev/null || \
