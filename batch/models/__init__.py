@@ -17,7 +17,14 @@ from batch.models.qwen2_vl import Qwen2VL
 from batch.models.qwen3_vl import Qwen3VL
 from batch.models.smolvlm import SmolVLM
 
-__all__ = ["FAMILIES", "Checkpoint", "Family", "open_checkpoint", "open_family"]
+__all__ = [
+    "FAMILIES",
+    "PARITY_TRANSFORMERS",
+    "Checkpoint",
+    "Family",
+    "open_checkpoint",
+    "open_family",
+]
 
 FAMILIES: dict[str, type[Family]] = {
     "internvl": InternVL,
@@ -30,7 +37,10 @@ FAMILIES: dict[str, type[Family]] = {
     "qwen3_vl": Qwen3VL,
     "smolvlm": SmolVLM,
 }
-"""By the config's `model_type`."""
+"""By the config's `model_type`; tests compare the scores of each with transformers' own."""
+
+PARITY_TRANSFORMERS = "5.23.0"
+"""The version they are compared with. Another may lay out prompts or pictures differently."""
 
 
 def open_family(name: str, *, revision: str | None = None, offline: bool = False) -> Family:
