@@ -32,7 +32,7 @@ from tests import tiny
 from tests.answering.damage import flip, overwrite
 from tests.kv.test_rotation import SCALINGS
 from tests.manifests import make_manifest, random_pictures
-from tests.models.test_families import TINY
+from tests.tiny.families import TINY
 
 QUESTION = "what is the red star doing ?"
 

@@ -26,8 +26,8 @@ from cachefmt import CacheFile, SampleIndex, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
-from tests.models.test_families import TINY
 from tests.tiny import internvl, llava, smolvlm
+from tests.tiny.families import TINY
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
-from tests.models.test_families import TINY
+from tests.tiny.families import TINY
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_auto_takes_what_devices_there_are(folder: Path) -> None:
 def test_without_accelerate_a_spread_model_is_refused_with_the_command_that_helps(
     folder: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch.models.weights.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ModelError, match=r"pip install 'sali-cache\[sharded\]'"):
         loaded(folder, device)
     assert loaded(folder, "cpu").is_loaded
