@@ -1,35 +1,110 @@
-"""From a cache to the loaded model that wrote it."""
+"""From a cache on disk to what answers need: files checked, scope decided, its model loaded."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from batch.answering.fit import check_fits
-from batch.errors import ModelError
+from batch.errors import BatchError, ModelError
 from batch.kv import Kernel
 from batch.models import Family, open_family
-from batch.models.placement import Device
-from cachefmt import CacheFile
+from batch.models.device import choose_device
+from cachefmt import CacheFile, CacheFileError, open_segments
+
+Scope = Literal["auto", "whole", "retrieve", "each-segment"]
+"""What of a video answers a question:
+
+- "whole": all that is stored of it, which must be one segment;
+- "retrieve": the samples of all segments that the question is about, loaded together;
+- "each-segment": every segment by itself; of their answers the likeliest is the video's;
+- "auto": whole, or of several segments retrieve (each-segment, where there is no index).
+"""
 
 
-def load_writer(
-    cache: CacheFile,
-    path: Path,
-    *,
-    model: str | None = None,
-    device: Device = "cpu",
-    dtype: str | None = None,
-    attention: Kernel = "auto",
-    offline: bool = False,
-) -> Family:
-    """Load the model that wrote a cache.
+def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
+    """Open a cache, file or folder, and check what is read of it anyway.
+
+    Retrieving checks the rows that it needs, when it reads them.
+
+    Raises:
+        CacheFileError: it is no cache, or damaged, or a segment has no samples.
+        BatchError: "whole" of several segments.
+    """
+    with ExitStack() as opened:
+        segments = open_segments(path)
+        for segment in segments:
+            opened.enter_context(segment)
+            if not segment.header.shape.samples:
+                raise CacheFileError(segment.path, "holds no samples of a video; ask another cache")
+        if resolve(scope, segments, path) != "retrieve":
+            for segment in segments:
+                segment.verify_tables()
+                segment.release()
+        opened.pop_all()
+    return segments
+
+
+def resolve(scope: Scope, segments: Sequence[CacheFile], path: Path) -> Scope:
+    """What "auto" is of these segments; any other scope is itself.
+
+    Raises:
+        BatchError: "whole" of several segments.
+    """
+    if scope == "whole" and len(segments) > 1:
+        raise BatchError(
+            f"{path}: {len(segments)} segments fit no context together; "
+            'got scope "whole", expected "auto", "retrieve" or "each-segment"'
+        )
+    if scope != "auto":
+        return scope
+    if len(segments) == 1:
+        return "whole"
+    return "retrieve" if segments[0].header.shape.index_layers else "each-segment"
+
+
+def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
+    """Refuse a model whose keys and values, words or pictures differ from the cache's.
 
     Args:
-        path: what the person gave: that file, or the folder it lies in.
+        path: what messages call the cache: its file, or the folder that it is a segment of.
+
+    Raises:
+        ModelError: names the part that differs and the two ways out, or cells that no video has.
+    """
+    model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
+    parts = (
+        ("config", model.config_sha256, checkpoint.config_sha256),
+        ("weights", model.weights_sha256, checkpoint.weights_sha256),
+        ("processor", prompt.processor_sha256, checkpoint.processor_sha256),
+        ("chat template", prompt.chat_template_sha256, checkpoint.chat_template_sha256),
+    )
+    for part, written, got in parts:
+        if written != got:
+            raise ModelError(
+                f"{path}: written with {model.id} ({part} {written[:8]}), "
+                f"but {checkpoint.name} has {part} {got[:8]}.\n"
+                f"Answer with the model that wrote it:  "
+                f"batch answer --cache {path}\n"
+                f"or write it again:                    "
+                f"batch prefill --force --model {checkpoint.name} --out {path.parent} "
+                f"{cache.header.video.name}"
+            )
+    shape = cache.header.shape
+    if not family.geometry.may_have(shape.rows, shape.columns):
+        raise ModelError(
+            f"{path}: samples of {shape.rows}x{shape.columns} cells, which {checkpoint.name} "
+            "gives no video; batch prefill --force writes it again"
+        )
+
+
+def open_writer(cache: CacheFile, path: Path, *, model: str | None, offline: bool) -> Family:
+    """Open the model that wrote a cache; its weights are not loaded.
+
+    Args:
+        path: what messages call the cache.
         model: where that model is; None is where it was when the cache was written.
-        device: as for `Family.load`.
-        dtype: floating point type to run in; None is the one of the prefill.
-        attention: what attends to the stored tiers.
         offline: use only what is on this machine.
 
     Raises:
@@ -48,5 +123,26 @@ def load_writer(
             f"batch answer --cache {path} --model FOLDER"
         ) from error
     check_fits(cache, family, path)
-    family.load(device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention)
+    return family
+
+
+def load_writer(
+    cache: CacheFile,
+    path: Path,
+    *,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    attention: Kernel,
+    offline: bool,
+) -> Family:
+    """Load the model that wrote a cache, as `open_cache` says.
+
+    Raises:
+        ModelError: as of `open_writer`, or the device cannot be used.
+    """
+    device = choose_device(device)
+    family = open_writer(cache, path, model=model, offline=offline)
+    its_dtype: torch.dtype = getattr(torch, dtype or cache.header.model.dtype)
+    family.load(device=device, dtype=its_dtype, attention=attention)
     return family

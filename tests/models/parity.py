@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.making import plan_cache, prefill
 from batch.making.plan import Pointers
 from batch.models import Family, open_family
@@ -157,7 +157,7 @@ def scores(
     )
     prefill(work, family, path)
     with CacheFile.open(path) as cache:
-        return Answerer(cache, family).next_token_scores(QUESTION)
+        return PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
 
 
 def assert_scores_are_transformers_own(

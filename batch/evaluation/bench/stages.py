@@ -11,7 +11,7 @@ from batch.analysis.analyze import analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
-from batch.answering import RetrievedReply, Retriever
+from batch.answering import RetrievedAnswer, Retriever
 from batch.answering.retrieval import SHARES
 from batch.evaluation.bench.measuring import peak_resident
 from batch.evaluation.bench.reading import BytesRead, bytes_read
@@ -36,7 +36,7 @@ class Cost:
 class Retrieved:
     """Replies to questions by what was retrieved for each."""
 
-    replies: list[RetrievedReply]
+    replies: list[RetrievedAnswer]
     cost: Cost
 
 
@@ -92,7 +92,7 @@ def retrieve(
         shares: as of `Retriever`; of 1 alone, each question loads what the budget allows.
     """
     family = load_demo()
-    replies: list[RetrievedReply] = []
+    replies: list[RetrievedAnswer] = []
 
     def work() -> None:
         retriever = Retriever(
@@ -102,7 +102,7 @@ def retrieve(
             shares=shares,
             name=str(cache),
         )
-        replies.extend(retriever.ask(questions))
+        replies.extend(retriever.ask_all(questions))
 
     return Retrieved(cost=_cost(work), replies=replies)
 
@@ -116,7 +116,7 @@ def read_for(cache: Path, questions: Sequence[str], budget_tokens: int) -> list[
         retriever = Retriever(
             open_segments(cache), family, budget_tokens=budget_tokens, name=str(cache)
         )
-        list(retriever.ask([question]))
+        list(retriever.ask_all([question]))
         return retriever
 
     ask(questions[0])  # what Python and torch read for the first time is not the cache's
