@@ -182,13 +182,13 @@ class PrefixAnswerer:
         cache = TieredCache(self._prefix, observer)
         step, padding = self._padded(questions)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        replies: list[list[int]] = [[] for _ in questions]
+        answers: list[list[int]] = [[] for _ in questions]
         running = list(range(len(questions)))  # the question of each row of the batch
         for _ in range(max_new_tokens):
             chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
             tokens = chosen.tolist()
             for question, token in zip(running, tokens, strict=True):
-                replies[question].append(token)
+                answers[question].append(token)
             rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
             if not rows:
                 break
@@ -198,7 +198,7 @@ class PrefixAnswerer:
                 step, place, padding = step[going_on], place[going_on], padding[going_on]
                 cache.keep(going_on)
                 running = [running[row] for row in rows]
-        return replies
+        return answers
 
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
@@ -215,13 +215,13 @@ class PrefixAnswerer:
         Returns:
             For each the natural logarithm of the probability of a token, a mean over the answer.
         """
-        rows = [[*said.question_ids, *said.answer_ids[:-1]] for said in exchanges]
+        rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
         step, padding = self._padded(rows)
         place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
         hidden = self._hidden(step, place.clamp(min=0), TieredCache(self._prefix), padding)
         found = []
-        for states, said in zip(hidden, exchanges, strict=True):  # scores of all would be large
-            answer = torch.tensor(said.answer_ids, device=self._device)
+        for states, exchange in zip(hidden, exchanges, strict=True):  # scores of all would be large
+            answer = torch.tensor(exchange.answer_ids, device=self._device)
             scores = self._family.logits(states[-len(answer) :]).float().log_softmax(-1)
             found.append(float(scores.gather(1, answer[:, None]).mean()))
         return found
@@ -240,10 +240,10 @@ class PrefixAnswerer:
             the tokens of an answer; pointers get none.
 
         Raises:
-            ValueError: nobody said which samples the rows are of.
+            ValueError: the samples of the rows are not known.
         """
         if self._samples is None:
-            raise ValueError(f"{self._name}: rows of no known samples have no attention by sample")
+            raise ValueError(f"{self._name}: the samples of its rows are not known")
         evidence = Evidence(
             self._prefix,
             self._samples.number,

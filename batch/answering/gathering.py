@@ -200,7 +200,7 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
 def _tokens(
     video: StoredVideo, chosen: Sequence[StoredSample], piece: Piece
 ) -> tuple[NDArray[np.int64], ...]:
-    """What the token tables say of a piece: position, number, cell, multiplicity.
+    """What the token tables have of a piece: position, number, cell, multiplicity.
 
     The number is that of the row's sample among the chosen, -1 before and their count behind all.
     """

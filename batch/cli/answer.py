@@ -56,7 +56,8 @@ SCOPES = ("auto", "whole", "retrieve", "each-segment")
     show_default=True,
     help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
     "samples that the question is about; each-segment: every segment by itself, and the likeliest "
-    "of their answers is the video's; auto: whole, or retrieve of several segments.",
+    "of their answers is the video's; auto: whole, or of several segments retrieve (each-segment "
+    "where the cache has no index).",
 )
 @click.option(
     "--budget-tokens",
@@ -88,7 +89,7 @@ def answer(
 
     Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
     --json keeps the line breaks within an answer. A video in segments answers from the samples
-    that the question is about; --json says which, and what was read. With --scope
+    that the question is about; --json lists them, and what was read. With --scope
     each-segment --json has the answers of all. An archive gives a JSON object for each video, and
     exit code 3 if some cache could not be used. No video is needed.
     """

@@ -62,6 +62,16 @@ def test_another_model_is_refused_with_the_command_that_helps(cache: Path, tmp_p
         open_cache(cache, model=str(larger))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="lists open files by Linux's /proc")
+def test_what_was_opened_is_closed_when_it_is_refused(folder: Path, tmp_path: Path) -> None:
+    tuned = tiny.llava_next(tmp_path / "tuned", seed=1)
+    with pytest.raises(ModelError, match="weights") as refused:
+        open_cache(folder, model=str(tuned))
+    assert refused.tb is not None  # keeps the segments from being collected
+    opened = {link.resolve().parent for link in Path("/proc/self/fd").iterdir()}
+    assert folder not in opened
+
+
 def test_a_damaged_table_is_refused_before_any_answer(segments: list[CacheFile]) -> None:
     damaged = flip(segments[0], "token.multiplicity", 1)
     with pytest.raises(CacheFileError, match=r"damaged\.safetensors: token\.multiplicity"):
