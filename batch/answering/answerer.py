@@ -180,12 +180,11 @@ class PrefixAnswerer:
             observer: is shown the queries behind which each token is chosen.
         """
         cache = TieredCache(self._prefix, observer)
-        step, padding = self._padded(questions)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
+        step, place, padding = self._padded(questions)
         answers: list[list[int]] = [[] for _ in questions]
         running = list(range(len(questions)))  # the question of each row of the batch
         for _ in range(max_new_tokens):
-            chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
+            chosen = self._scores(step, place, cache, padding).argmax(-1)
             tokens = chosen.tolist()
             for question, token in zip(running, tokens, strict=True):
                 answers[question].append(token)
@@ -203,10 +202,8 @@ class PrefixAnswerer:
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = torch.tensor([question_ids(self._family, question)], device=self._device)
-        place = torch.arange(ids.shape[1], device=self._device)[None]
-        padding = torch.zeros(1, dtype=torch.long, device=self._device)
-        return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
+        step, place, padding = self._padded([question_ids(self._family, question)])
+        return self._scores(step, place, TieredCache(self._prefix), padding)[0].float()
 
     @torch.inference_mode()
     def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
@@ -216,9 +213,8 @@ class PrefixAnswerer:
             For each the natural logarithm of the probability of a token, a mean over the answer.
         """
         rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
-        step, padding = self._padded(rows)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        hidden = self._hidden(step, place.clamp(min=0), TieredCache(self._prefix), padding)
+        step, place, padding = self._padded(rows)
+        hidden = self._hidden(step, place, TieredCache(self._prefix), padding)
         found = []
         for states, exchange in zip(hidden, exchanges, strict=True):  # scores of all would be large
             answer = torch.tensor(exchange.answer_ids, device=self._device)
@@ -267,12 +263,13 @@ class PrefixAnswerer:
             for mass in found.numpy()
         ]
 
-    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        padding = lengths.max() - lengths
-        rows = [[0] * int(p) + ids for p, ids in zip(padding, sequences, strict=True)]
-        return torch.tensor(rows, device=self._device), padding.to(self._device)
+    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids [batch, longest], padded at the left, where they stand, and each's padding."""
+        longest = max(map(len, sequences))
+        padding = torch.tensor([longest - len(ids) for ids in sequences], device=self._device)
+        rows = [[0] * (longest - len(ids)) + ids for ids in sequences]
+        place = torch.arange(longest, device=self._device) - padding[:, None]
+        return torch.tensor(rows, device=self._device), place.clamp(min=0), padding
 
     def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
         """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
