@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
@@ -186,11 +186,34 @@ def scores(
             positions="original", pointers=pointers, block_samples=block_samples
         ),
     )
-    with TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as out:
         path = Path(out, "x.safetensors")
         prefill(work, family, path)
         with CacheFile.open(path) as cache:
-            return Answerer(cache, family).next_token_scores(QUESTION)
+            return PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
+
+
+def assert_scores_are_transformers_own(
+    folder: Path, frames: NDArray[np.uint8], geometry: Geometry, expected: Reference
+) -> None:
+    """With nothing pruned; and other frames score otherwise."""
+    got = scores(folder, pictures_of(geometry, frames), geometry)
+    own = torch.from_numpy(expected.logits[-1])
+    torch.testing.assert_close(got, own, atol=1e-4, rtol=1e-4)
+    others = scores(folder, pictures_of(geometry, 255 - frames), geometry)
+    assert (others - own).abs().max() > 1e-2
+
+
+def assert_compressed_scores_are_those_of_masked_slots(
+    folder: Path, pictures: NDArray[np.uint8], geometry: Geometry, source: list[int]
+) -> None:
+    """With pointers, and half of the other cells pruned; which scores otherwise than all cells."""
+    rng = np.random.default_rng(5)
+    tier = rng.choice([Tier.FP16, Tier.PRUNE], (len(pictures), geometry.cells)).astype(np.uint8)
+    got = scores(folder, pictures, geometry, tier=tier, source=source)
+    expected = masked_scores(folder, pictures, geometry, tier=tier, source=source)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    assert (got - scores(folder, pictures, geometry)).abs().max() > 1e-2
 
 
 def masked_scores(

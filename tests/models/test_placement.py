@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndByte
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.errors import ModelError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -48,7 +48,7 @@ def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") 
     )
     prefill(work, family, folder / "x.safetensors")
     with CacheFile.open(folder / "x.safetensors") as cache:
-        return Answerer(cache, family).next_token_scores(parity.QUESTION)
+        return PrefixAnswerer.of_cache(cache, family).next_token_scores(parity.QUESTION)
 
 
 def spread(whole: Family) -> dict[str, str | int]:
