@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError, MappedTensors, read_into
 from cachefmt.header import Header
 from cachefmt.layout import (
     LENGTH_BYTES,
@@ -28,9 +28,8 @@ from cachefmt.layout import (
     tensor_specs,
     tensor_table,
 )
-from cachefmt.memory import MappedTensors, read_into
 from cachefmt.strict_json import load_strict
-from cachefmt.tables import check_tables
+from cachefmt.tables import check_cost, check_tables
 
 _NORESERVE_SYSTEMS = (("Linux", "x86_64"), ("Linux", "aarch64"))
 _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERVE_SYSTEMS else 0
@@ -185,6 +184,21 @@ class CacheFile:
         if self._tensors is None:
             raise ValueError(f"{self.path} is closed")
         return self._tensors
+
+
+def read_cost(cache: CacheFile) -> NDArray[np.float64]:
+    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked.
+
+    Raises:
+        CacheFileError: they are damaged or break a rule of FORMAT.md.
+    """
+    seconds = cache.read("cost.seconds")
+    cache.check_digest("cost.seconds", seconds)
+    try:
+        check_cost(seconds)
+    except ValueError as error:
+        raise CacheFileError(cache.path, str(error)) from error
+    return seconds
 
 
 def _map(path: Path) -> tuple[int, mmap.mmap]:

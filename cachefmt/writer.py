@@ -14,10 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError, MappedTensors
 from cachefmt.header import Header
 from cachefmt.layout import TensorSpec, data_offsets, header_bytes, tensor_specs
-from cachefmt.memory import MappedTensors, numpy_dtype
 from cachefmt.tables import check_tables
 
 
@@ -162,7 +161,7 @@ class CacheWriter:
 
 
 def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> None:
-    expected = numpy_dtype(spec.dtype)
+    expected = spec.numpy_dtype
     accepted = (expected, np.dtype("<i2")) if spec.dtype == "BF16" else (expected,)
     if array.dtype not in accepted:
         raise ValueError(f"{name}: got {array.dtype}, expected {expected} for {spec.dtype}")

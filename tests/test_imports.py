@@ -36,7 +36,7 @@ FAMILIES = {
         "weights",
     },
     "batch/evaluation/methods": {"budget", "cells", "rows"},
-    "cachefmt/codecs": set[str](),
+    "cachefmt/codecs": {"quantising"},
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""
 

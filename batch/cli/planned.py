@@ -40,10 +40,10 @@ def report(target: Path, video: "VideoPlan", *, written: list[int], as_json: boo
 
 def promise(target: Path, video: "VideoPlan", memory: "Memory", *, as_json: bool) -> str:
     """What a dry run says: the exact size, and what to expect of a minute and of memory."""
-    from batch.making.memory import tiers_size
+    from cachefmt.layout import kv_bytes
 
     minutes = video.manifest.header.decoded_s / 60
-    tiers_bytes = sum(tiers_size(header.shape) for header in video.headers)
+    tiers_bytes = sum(kv_bytes(header.shape) for header in video.headers)
     per_minute = {
         "size_bytes": round(video.size_bytes / minutes),
         "tiers_bytes": round(tiers_bytes / minutes),

@@ -8,8 +8,7 @@ import torch
 from batch.making.run import Prefill
 from batch.making.video import VideoPlan
 from batch.models import Family
-from cachefmt import Shape
-from cachefmt.layout import tensor_specs
+from cachefmt.layout import kv_bytes
 
 _FLOAT32_BYTES = 4
 
@@ -41,17 +40,11 @@ def expect_memory(work: Prefill, family: Family, device: torch.device) -> Memory
     dtype = getattr(torch, work.header.model.dtype)
     return Memory(
         weights_bytes=family.checkpoint.weights_bytes(dtype),
-        tiers_bytes=tiers_size(work.header.shape),
+        tiers_bytes=kv_bytes(work.header.shape),
         block_bytes=max(
             _decoder_bytes(work, family, dtype, device), _vision_bytes(work, family, dtype)
         ),
     )
-
-
-def tiers_size(shape: Shape) -> int:
-    """Bytes of the keys and values of a cache, scales included."""
-    specs = tensor_specs(shape).items()
-    return sum(spec.size_bytes for name, spec in specs if name.startswith("layers."))
 
 
 def expect_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import (
+    STORED_TIERS,
     WHOLE_VIDEO,
     CacheFile,
     CacheWriter,
@@ -25,10 +26,9 @@ from cachefmt import (
     tensor_specs,
 )
 from cachefmt.codecs import int4, int8
-from cachefmt.memory import numpy_dtype
+from cachefmt.layout import KINDS, row_tensors
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
-TIERS = (Tier.FP16, Tier.INT8, Tier.INT4)
 SIZES = {Tier.FP16: 5, Tier.INT8: 6, Tier.INT4: 7}
 
 
@@ -42,13 +42,12 @@ def allocate(raw_dtype="F32"):
 
 
 def fill(prefix, seed=0):
-    """Append all rows; returns what append returned, by full name."""
+    """Append all rows; returns what `append` returned."""
     names = {}
     for layer in range(prefix.shape.layers):
-        for tier in TIERS:
+        for tier in STORED_TIERS:
             key, value = states(SIZES[tier], seed + 10 * layer + tier)
-            for suffix, rows in prefix.append(layer, tier, key, value).items():
-                names[f"layers.{layer}.{suffix}"] = rows
+            names |= prefix.append(layer, tier, key, value)
     return names
 
 
@@ -95,7 +94,7 @@ def written(path, prefix, names, multiplicity):
             elif name == "cost.seconds":
                 raw = torch.zeros(spec.shape, dtype=torch.float64)
             elif name.startswith(("sample.", "index.")):  # there are no samples
-                raw = torch.from_numpy(np.zeros(spec.shape, numpy_dtype(spec.dtype)))
+                raw = torch.from_numpy(np.zeros(spec.shape, spec.numpy_dtype))
             elif name == "token.position":
                 raw = position_column(prefix)
             elif name == "token.multiplicity":
@@ -118,7 +117,7 @@ def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
     assert prefix.tokens == sum(SIZES.values())
     key, value = decoded(prefix, 1)
     at = 0
-    for tier in TIERS:
+    for tier in STORED_TIERS:
         expected_key, expected_value = states(SIZES[tier], 10 + tier)
         tolerance = {Tier.FP16: 0, Tier.INT8: 0.02, Tier.INT4: 0.3}[tier]
         for got, expected in ((key, expected_key), (value, expected_value)):
@@ -128,7 +127,7 @@ def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
     assert at == len(key)
 
 
-@given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(TIERS))
+@given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(STORED_TIERS))
 def test_appending_in_blocks_equals_appending_at_once(cuts, tier):
     key, value = states(SIZES[tier])
     once, blocks = allocate(), allocate()
@@ -207,13 +206,12 @@ def test_multiplicity_is_a_bias_and_can_be_taken_back():
 @pytest.mark.parametrize("raw_dtype", ["F32", "F16", "BF16"])
 def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dtype):
     prefix = allocate(raw_dtype)
-    dtype = prefix.layer(0)[0].key.dtype
+    dtype = prefix.raw_dtype
     names = {}
     for layer in range(prefix.shape.layers):
-        for tier in TIERS:
+        for tier in STORED_TIERS:
             key, value = (kind.to(dtype) for kind in states(SIZES[tier], layer))
-            encoded = prefix.append(layer, tier, key, value)
-            names |= {f"layers.{layer}.{suffix}": rows for suffix, rows in encoded.items()}
+            names |= prefix.append(layer, tier, key, value)
     multiplicity = torch.ones(sum(SIZES.values()), dtype=torch.int32)
     with CacheFile.open(written(tmp_path / "x.safetensors", prefix, names, multiplicity)) as file:
         loaded = Prefix.load(file, "cpu")
@@ -223,7 +221,7 @@ def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dty
             for got, expected in zip(decoded(loaded, layer), decoded(prefix, layer), strict=True):
                 assert torch.equal(got, expected)
         mapped = file.array("layers.2.key.int8")
-        assert loaded.layer(2)[1].key.codes.data_ptr() == mapped.ctypes.data
+        assert loaded.layer(2)[1].key[0].data_ptr() == mapped.ctypes.data
         with pytest.raises(ValueError, match="no room"):
             loaded.append(0, Tier.FP16, *(kind.to(dtype) for kind in states(1)))
         del loaded, mapped
@@ -234,7 +232,7 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
     model = decoder(family)
     over_tiers = tiered(model)
     count = sum(SIZES.values())
-    tiers = torch.tensor([t for t in TIERS for _ in range(SIZES[t])])
+    tiers = torch.tensor([t for t in STORED_TIERS for _ in range(SIZES[t])])
     tiers = tiers[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
     prefix = allocate()
     store(over_tiers, prefix, tokens(count), torch.arange(count), (4, 5, 9), tiers)
@@ -261,17 +259,12 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
 
 def stored(prefix, layer):
     """The layer's tensors by name, out of its public parts."""
-    raw, eight, four = prefix.layer(layer)
-    names = {}
-    for kind in ("key", "value"):
-        start = f"layers.{layer}.{kind}"
-        names[f"{start}.fp16"] = getattr(raw, kind)
-        names[f"{start}.int8"] = getattr(eight, kind).codes
-        names[f"{start}.int8.scale"] = getattr(eight, kind).scale
-        names[f"{start}.int4"] = getattr(four, kind).codes
-        names[f"{start}.int4.scale"] = getattr(four, kind).scale
-        names[f"{start}.int4.minimum"] = getattr(four, kind).minimum
-    return names
+    return {
+        name: rows
+        for part in prefix.layer(layer)
+        for kind in KINDS
+        for name, rows in zip(row_tensors(layer, kind, part.tier), getattr(part, kind), strict=True)
+    }
 
 
 def test_each_row_of_a_long_prefix_is_repeated_as_often_as_it_counts():

@@ -94,7 +94,7 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
         chosen = [Chosen(1, 0)]
         layout = lay_out(segments, indices, chosen, family)
         rows = arrange(reader, indices, chosen, reader.text_behind(indices), layout)
-        found = load(reader, rows, family).layer(0)[Tier.FP16].key
+        found = load(reader, rows, family).layer(0)[Tier.FP16].key[0]
     first = stretches[1].segment.first_sample
     # Keys of the first layer know no other token, so they are those of this sample alone.
     keys = {}
