@@ -23,7 +23,7 @@ from cachefmt.key_bounds import SampleIndex
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
 from cachefmt.reader import CacheFile, read_cost
 from cachefmt.segments import open_segments, verify_segments
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 from cachefmt.writer import CacheWriter
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "open_segments",
     "read_cost",
     "tensor_specs",
+    "token_counts",
     "verify_segments",
 ]

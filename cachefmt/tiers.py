@@ -6,6 +6,7 @@ when a codec is first asked for.
 
 import enum
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
@@ -68,3 +69,8 @@ class Tier(enum.IntEnum):
 
 
 STORED_TIERS = tuple(tier for tier in Tier if tier.parts)
+
+
+def token_counts(counts: Mapping[Tier, int]) -> dict[str, int]:
+    """Tokens by the name of each stored tier, as a header has them; 0 of what is left out."""
+    return {tier.name: counts.get(tier, 0) for tier in STORED_TIERS}

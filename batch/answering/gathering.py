@@ -20,7 +20,7 @@ from batch.kv.rotation import rotate, turn_of, unrotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
-from cachefmt import CacheFile, SampleIndex, Tier
+from cachefmt import CacheFile, SampleIndex, Tier, token_counts
 
 _LEFT_OUT, _FOREIGN = -2, -3
 _CHUNK_ROWS = 512
@@ -182,7 +182,7 @@ def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
     """
     shape = replace(
         reader.segments[0].header.shape,
-        tokens={"FP16": len(rows.old), "INT8": 0, "INT4": 0},
+        tokens=token_counts({Tier.FP16: len(rows.old)}),
     )
     prefix = Prefix.allocate(shape, family.layer_devices)
     for pieces, stays, taken in rows.chunks():

@@ -13,7 +13,7 @@ from batch.making import Prefill
 from cachefmt import layout
 from cachefmt.key_bounds import layers_within
 from cachefmt.layout import file_size, token_bytes
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,6 @@ def prices(everything: Prefill, unit: Unit) -> Prices:
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
     token = {tier: sum(token_bytes(shape, tier)) for tier in STORED_TIERS}
-    nothing = size_bytes({tier.name: 0 for tier in STORED_TIERS}, everything)
+    nothing = size_bytes(token_counts({}), everything)
     raw = token[Tier.FP16]
     return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)

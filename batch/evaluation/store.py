@@ -14,7 +14,7 @@ from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
 from batch.making import Prefill, plan_cache, prefill
-from cachefmt import CacheFile
+from cachefmt import CacheFile, Tier, token_counts
 
 
 def store_uncompressed(viewing: Viewing) -> Stored:
@@ -26,7 +26,7 @@ def store_uncompressed(viewing: Viewing) -> Stored:
         answerer=full,
         size_bytes=whole,
         kv_bytes=whole,
-        tokens={"FP16": everything.plan.slots, "INT8": 0, "INT4": 0},
+        tokens=token_counts({Tier.FP16: everything.plan.slots}),
         seconds=viewing.seconds(encode=full.encode_seconds, prefill=full.forward_seconds),
     )
 

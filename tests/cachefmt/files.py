@@ -22,8 +22,10 @@ from cachefmt import (
     PolicyIdentity,
     PromptIdentity,
     Shape,
+    Tier,
     VideoIdentity,
     tensor_specs,
+    token_counts,
 )
 from cachefmt.layout import BOUNDS
 from cachefmt.tables import first_rows
@@ -41,7 +43,7 @@ SHAPE = Shape(
     stored_samples=2,
     rows=2,
     columns=3,
-    tokens={"FP16": 4, "INT8": 3, "INT4": 2},
+    tokens=token_counts({Tier.FP16: 4, Tier.INT8: 3, Tier.INT4: 2}),
     index_layers=(0,),
 )
 
