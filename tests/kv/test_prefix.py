@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,23 +9,10 @@ from hypothesis import strategies as st
 
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
-from cachefmt import (
-    STORED_TIERS,
-    WHOLE_VIDEO,
-    CacheFile,
-    CacheWriter,
-    Header,
-    Layout,
-    ManifestIdentity,
-    ModelIdentity,
-    PolicyIdentity,
-    PromptIdentity,
-    Tier,
-    VideoIdentity,
-    tensor_specs,
-)
+from cachefmt import STORED_TIERS, CacheFile, Tier, tensor_specs
 from cachefmt.codecs import int4, int8
 from cachefmt.layout import KINDS, row_tensors
+from tests.cachefmt.files import make_arrays, make_header, write_file
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
 SIZES = {Tier.FP16: 5, Tier.INT8: 6, Tier.INT4: 7}
@@ -61,54 +47,12 @@ def decoded(prefix, layer):
     return tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
 
 
-def digest(letter):
-    return letter * 64
-
-
 def written(path, prefix, names, multiplicity):
     """Write a prefix into a file as prefill does; returns the path."""
-    count = len(multiplicity)
-    header = Header(
-        tool="test",
-        model=ModelIdentity(
-            id="tiny",
-            revision=None,
-            family="llama",
-            config_sha256=digest("a"),
-            weights_sha256=digest("b"),
-            dtype="float32",
-        ),
-        prompt=PromptIdentity(processor_sha256=digest("c"), chat_template_sha256=digest("d")),
-        video=VideoIdentity(sha256=digest("e"), name="clip.mp4"),
-        manifest=ManifestIdentity(sha256=digest("f")),
-        segment=WHOLE_VIDEO,
-        policy=PolicyIdentity(name="saliency", parameters={}),
-        shape=prefix.shape,
-        layout=Layout(slots=count, positions="original", next_position=(count,)),
-    )
-    with CacheWriter(path, header) as writer:
-        for name, spec in tensor_specs(prefix.shape).items():
-            if name.startswith("layers."):
-                rows = names[name]
-                raw = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
-            elif name == "cost.seconds":
-                raw = torch.zeros(spec.shape, dtype=torch.float64)
-            elif name.startswith(("sample.", "index.")):  # there are no samples
-                raw = torch.from_numpy(np.zeros(spec.shape, spec.numpy_dtype))
-            elif name == "token.position":
-                raw = position_column(prefix)
-            elif name == "token.multiplicity":
-                raw = multiplicity.int()
-            else:
-                raw = torch.full(spec.shape, -1, dtype=torch.int32)
-            writer.write(name, 0, raw.numpy())
-        writer.finish()
-    return path
-
-
-def position_column(prefix):
-    """Rising within each tier."""
-    return torch.arange(sum(SIZES.values()), dtype=torch.int32)[:, None]
+    arrays = make_arrays(prefix.shape) | {"token.multiplicity": multiplicity.int().numpy()}
+    for name, rows in names.items():
+        arrays[name] = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return write_file(path, make_header(prefix.shape), arrays)
 
 
 def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
