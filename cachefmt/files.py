@@ -3,6 +3,8 @@
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ def read_into(file: int, buffer: memoryview, offset: int) -> None:
         buffer, offset = buffer[count:], offset + count
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_NORMAL)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a ValueError about what a file holds into one that begins with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise CacheFileError(path, str(error)) from error
 
 
 class MappedTensors:

@@ -4,12 +4,12 @@ Knows numpy, no torch.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.files import CacheFileError
+from cachefmt.files import naming
 from cachefmt.header import Shape
 from cachefmt.layout import BOUNDS, kv_bytes, tensor_specs
 from cachefmt.reader import CacheFile
@@ -75,13 +75,9 @@ class SampleIndex:
         """
         shape = cache.header.shape
         names = [name for name in cache.names if name.startswith(("sample.", "index."))]
-        found: dict[str, NDArray[Any]] = {name: cache.read(name) for name in names}
-        for name, array in found.items():
-            cache.check_digest(name, array)
-        try:
+        found = {name: cache.read_verified(name) for name in names}
+        with naming(cache.path):
             check_index(shape, found.__getitem__)
-        except ValueError as error:
-            raise CacheFileError(cache.path, str(error)) from error
         source = found["sample.source"]
         bounds, scale, minimum = (found[name] for name in BOUNDS)
         ends = [[shape.tokens[tier.name] for tier in STORED_TIERS]]

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.files import CacheFileError, MappedTensors
+from cachefmt.files import CacheFileError, MappedTensors, naming
 from cachefmt.header import Header
 from cachefmt.layout import TensorSpec, data_offsets, header_bytes, tensor_specs
 from cachefmt.tables import check_tables
@@ -123,10 +123,8 @@ class CacheWriter:
         # Not closed by hand: numpy's views of it keep it mapped as long as they live.
         mapped = mmap.mmap(file, self.size_bytes, access=mmap.ACCESS_READ)
         tensors = MappedTensors(mapped, self._header_size, self._specs)
-        try:
+        with naming(self.path):
             check_tables(self.header.shape, tensors.array)
-        except ValueError as error:
-            raise CacheFileError(self.path, str(error)) from error
         checksums = {name: tensors.digest(name) for name in self._specs}
         sealed = dataclasses.replace(self.header, checksums=checksums)
         _write_all(file, memoryview(header_bytes(sealed)), 0)

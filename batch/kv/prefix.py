@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,20 +65,7 @@ class Prefix:
     @classmethod
     def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
         """Reserve memory for all rows; nothing is filled."""
-
-        def room(tier: Tier, device: torch.device) -> tuple[Tensor, ...]:
-            return tuple(
-                torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device=device)
-                for spec in row_specs(shape, tier)
-            )
-
-        # An inference tensor could not be written to outside inference mode later.
-        with torch.inference_mode(False):
-            layers: list[Layer] = [
-                {(tier, kind): room(tier, device) for tier, kind in _ROWS}
-                for device in _each(devices, shape.layers)
-            ]
-        return cls(shape, layers, is_filled=False)
+        return cls(shape, _room(shape, _each(devices, shape)), is_filled=False)
 
     @classmethod
     def load(cls, cache_file: CacheFile, devices: Devices) -> Prefix:
@@ -89,23 +76,15 @@ class Prefix:
         copied when the one before it is used (not run on a GPU yet).
         """
         shape = cache_file.header.shape
-        places = _each(devices, shape.layers)
-        mapped: list[Layer] = [
-            {
-                (tier, kind): tuple(
-                    tensor(cache_file, name) for name in row_tensors(layer, kind, tier)
-                )
-                for tier, kind in _ROWS
-            }
-            for layer in range(shape.layers)
-        ]
+        places = _each(devices, shape)
         cache_file.read_ahead()
         if {place.type for place in places} == {"cuda"}:
-            layers = _moved(mapped, places, torch.empty_like)
-            prefix = cls(shape, layers, is_filled=True)
-            prefix._arriving = ArrivingLayers(_flat(mapped), _flat(layers))
+            targets = _room(shape, places)
+            prefix = cls(shape, targets, is_filled=True)
+            sources = _mapped(cache_file, _each("cpu", shape))
+            prefix._arriving = ArrivingLayers(_flat(sources), _flat(targets))
         else:
-            prefix = cls(shape, _moved(mapped, places, torch.Tensor.to), is_filled=True)
+            prefix = cls(shape, _mapped(cache_file, places), is_filled=True)
         multiplicity = tensor(cache_file, "token.multiplicity")
         for tier in STORED_TIERS:
             rows = shape.rows_of(tier)
@@ -260,21 +239,39 @@ def load(path: str | os.PathLike[str], devices: Devices = "cpu") -> Prefix:
         return Prefix.load(cache_file, devices)
 
 
-_ROWS = tuple(itertools.product(STORED_TIERS, KINDS))
-
-
-def _each(devices: Devices, layers: int) -> Sequence[torch.device]:
+def _each(devices: Devices, shape: Shape) -> Sequence[torch.device]:
     """The device of each layer."""
-    return [torch.device(devices)] * layers if isinstance(devices, str | torch.device) else devices
+    if isinstance(devices, str | torch.device):
+        return [torch.device(devices)] * shape.layers
+    return devices
 
 
-def _moved(
-    layers: list[Layer], devices: Sequence[torch.device], move: Callable[..., Tensor]
-) -> list[Layer]:
-    """Each tensor by `move`, which takes its device."""
+def _room(shape: Shape, places: Sequence[torch.device]) -> list[Layer]:
+    """Memory for the rows of each layer, on its device."""
+    # An inference tensor could not be written to outside inference mode later.
+    with torch.inference_mode(False):
+        return [
+            {
+                (tier, kind): tuple(
+                    torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device=place)
+                    for spec in row_specs(shape, tier)
+                )
+                for tier, kind in itertools.product(STORED_TIERS, KINDS)
+            }
+            for place in places
+        ]
+
+
+def _mapped(cache_file: CacheFile, places: Sequence[torch.device]) -> list[Layer]:
+    """The rows of each layer of a file; over the mapped file where they are to be on the CPU."""
     return [
-        {key: tuple(move(part, device=device) for part in parts) for key, parts in layer.items()}
-        for layer, device in zip(layers, devices, strict=True)
+        {
+            (tier, kind): tuple(
+                tensor(cache_file, name).to(place) for name in row_tensors(layer, kind, tier)
+            )
+            for tier, kind in itertools.product(STORED_TIERS, KINDS)
+        }
+        for layer, place in enumerate(places)
     ]
 
 
