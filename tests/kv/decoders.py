@@ -17,7 +17,7 @@ from transformers import (
 
 from batch.kv import ATTENTION, Prefix, TieredCache, forward, install
 from cachefmt.header import Shape
-from cachefmt.tiers import Tier, token_counts
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 FAMILIES = ("mistral", "llama", "qwen2")
 VOCABULARY = 40
@@ -100,7 +100,7 @@ def store(
         forward(model.model, hidden, block_positions[None], cache)
         for layer in range(prefix.shape.layers):
             key, value = (states[0].transpose(0, 1) for states in cache.suffix(layer))
-            for tier in (Tier.FP16, Tier.INT8, Tier.INT4):
+            for tier in STORED_TIERS:
                 rows = block_tiers == tier
                 prefix.append(layer, tier, key[rows], value[rows])
         cache.clear_suffix()

@@ -1,5 +1,6 @@
 """The prefix holds what was appended, gives it back, and expands into a plain cache."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
-from cachefmt import STORED_TIERS, CacheFile, Tier, tensor_specs
+from cachefmt import STORED_TIERS, CacheFile, Tier, tensor_specs, token_counts
 from cachefmt.codecs import int4, int8
 from cachefmt.layout import KINDS, row_tensors
 from tests.cachefmt.files import make_arrays, make_header, write_file
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
-SIZES = {Tier.FP16: 5, Tier.INT8: 6, Tier.INT4: 7}
+SIZES = {tier: rows for rows, tier in enumerate(STORED_TIERS, 5)}
+SHAPE = replace(shape(0), tokens=token_counts(SIZES))
 
 
 def states(rows, seed=0):
@@ -24,7 +26,7 @@ def states(rows, seed=0):
 
 
 def allocate(raw_dtype="F32"):
-    return Prefix.allocate(shape(*SIZES.values(), raw_dtype=raw_dtype), "cpu")
+    return Prefix.allocate(replace(SHAPE, raw_dtype=raw_dtype), "cpu")
 
 
 def fill(prefix, seed=0):
@@ -55,20 +57,15 @@ def written(path, prefix, names, multiplicity):
     return write_file(path, make_header(prefix.shape), arrays)
 
 
-def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
+def test_appended_rows_come_back_tier_by_tier_as_the_codec_decodes_them():
     prefix = allocate()
     fill(prefix)
     assert prefix.tokens == sum(SIZES.values())
-    key, value = decoded(prefix, 1)
-    at = 0
-    for tier in STORED_TIERS:
-        expected_key, expected_value = states(SIZES[tier], 10 + tier)
-        tolerance = {Tier.FP16: 0, Tier.INT8: 0.02, Tier.INT4: 0.3}[tier]
-        for got, expected in ((key, expected_key), (value, expected_value)):
-            rows = got[at : at + SIZES[tier]]
-            torch.testing.assert_close(rows, expected, rtol=0, atol=tolerance)
-        at += SIZES[tier]
-    assert at == len(key)
+    found = [rows.split(list(SIZES.values())) for rows in decoded(prefix, 1)]
+    for place, (tier, rows) in enumerate(SIZES.items()):
+        for kind, expected in zip(found, states(rows, 10 + tier), strict=True):
+            parts = tier.codec.encode(expected, SHAPE.group_size)
+            assert torch.equal(kind[place], tier.codec.decode(*parts))
 
 
 @given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(STORED_TIERS))
@@ -231,9 +228,8 @@ def test_an_empty_prefix_expands_into_an_empty_cache():
 
 
 def test_each_layer_keeps_its_rows_where_it_attends():
-    sizes = shape(*SIZES.values())
-    devices = [torch.device("cpu"), *[torch.device("meta")] * (sizes.layers - 1)]
-    prefix = Prefix.allocate(sizes, devices)
+    devices = [torch.device("cpu"), *[torch.device("meta")] * (SHAPE.layers - 1)]
+    prefix = Prefix.allocate(SHAPE, devices)
     prefix.set_multiplicity(Tier.INT8, torch.full((SIZES[Tier.INT8],), 2))
     prefix.append(0, Tier.INT8, *states(SIZES[Tier.INT8]))
     for layer, device in enumerate(devices):
