@@ -22,10 +22,8 @@ from cachefmt import (
     PolicyIdentity,
     PromptIdentity,
     Shape,
-    Tier,
     VideoIdentity,
     tensor_specs,
-    token_counts,
 )
 from cachefmt.layout import BOUNDS
 from cachefmt.tables import first_rows
@@ -43,7 +41,7 @@ SHAPE = Shape(
     stored_samples=2,
     rows=2,
     columns=3,
-    tokens=token_counts({Tier.FP16: 4, Tier.INT8: 3, Tier.INT4: 2}),
+    tokens={tier.name: 4 - place for place, tier in enumerate(STORED_TIERS)},
     index_layers=(0,),
 )
 
