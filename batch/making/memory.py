@@ -7,6 +7,7 @@ import torch
 
 from batch.making.cache_plan import CachePlan, VideoPlan
 from batch.models import Family
+from cachefmt.layout import kv_bytes
 
 _FLOAT32_BYTES = 4
 
