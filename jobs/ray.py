@@ -53,14 +53,14 @@ class Ended:
 class RayEngine:
     """Tasks of a stage side by side, as many as the cluster has cores and GPUs for."""
 
-    def __init__(self, progress: Progress, tell: Callable[[Ended], object]) -> None:
+    def __init__(self, progress: Progress, report: Callable[[Ended], object]) -> None:
         """Start nothing yet.
 
         Args:
-            tell: is given each task that has ended.
+            report: is given each task that has ended.
         """
         self._progress = progress
-        self._tell = tell
+        self._report = report
 
     def run(self, stages: Sequence[Stage]) -> int:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.
@@ -116,7 +116,7 @@ class RayEngine:
             ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
             fresh = [_result(ray, one, stage.name, running.pop(one)) for one in ready]
             for ended_now in fresh:
-                self._tell(ended_now)
+                self._report(ended_now)
             done(sum(ended_now.is_over for ended_now in fresh))
             ended += fresh
         for reference in running:

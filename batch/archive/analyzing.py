@@ -5,7 +5,7 @@ import time
 from batch.analysis.analyze import analyze_probed
 from batch.analysis.manifest import Manifest
 from batch.analysis.pictures import ROWS_TOGETHER
-from batch.archive.probing import is_unchanged
+from batch.archive.discovery import is_unchanged
 from batch.archive.tasks import Analyze, Staged
 from batch.errors import VideoError
 from jobs.atomic import FULL

@@ -1,6 +1,6 @@
 """What a model says of itself. Imports torch, so it runs in a process of its own."""
 
-from batch.archive.model_facts import ModelFacts
+from batch.archive.identity import ModelFacts
 from batch.archive.tasks import Describe
 from batch.making.run import BLOCK_SAMPLES
 from batch.models import open_family

@@ -108,16 +108,18 @@ def _ask_archive(
     run: dict[str, Any],
     ask: dict[str, Any],
 ) -> None:
-    from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
+    from batch.archive.asking import ask_archive, check_has_videos, choose_caches, load_model
     from batch.archive.store import Store
     from batch.models.device import choose_device
 
     store = Store(folder)
-    work = choose_work(store, id)
-    check_has_videos(store, work, match)
+    caches = choose_caches(store, id)
+    check_has_videos(store, caches, match)
     run["device"] = choose_device(run["device"])
     failed = False
-    for found in ask_archive(store, work, load_model(work, **run), questions, match=match, **ask):
+    for found in ask_archive(
+        store, caches, load_model(caches, **run), questions, match=match, **ask
+    ):
         click.echo(json.dumps(found, ensure_ascii=False))
         if "error" in found:
             failed = True

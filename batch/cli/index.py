@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.archive.phases import Phase
+from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
 from batch.cli.options import (
@@ -23,7 +23,6 @@ from jobs.disk_space import parse_size
 from jobs.shards import Shard
 
 if TYPE_CHECKING:
-    from batch.archive.index import Request
     from batch.cli.reporting import Reporter
 
 
@@ -111,7 +110,6 @@ def index(
     videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
     another run is at work: the same command goes on.
     """
-    from batch.archive.index import Request
     from batch.cli.reporting import Reporter
 
     if phase == "all" and shard != Shard():
@@ -145,9 +143,9 @@ def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
     return jobs, max(1, (cores - jobs if both else cores) // models)
 
 
-def _run(request: "Request", reporter: "Reporter") -> None:
+def _run(request: Request, reporter: "Reporter") -> None:
     """Index, and exit as the run ended."""
-    from batch.archive.index import index as run_index
+    from batch.archive.run import index as run_index
     from jobs.errors import BusyError
     from jobs.stopping import STOPPED, stop_on_signals
 

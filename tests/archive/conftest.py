@@ -1,23 +1,23 @@
 """One archive and what a first run made of it."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
-from batch.archive import index
 from batch.errors import Reason
 from tests import tiny
 from tests.archive.archives import draw_archive, draw_hostile
-from tests.archive.known import remember
-from tests.archive.light import make_light_model_handler
+from tests.archive.indexing import Heard, remember, run_index
 from tests.cli.running import batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedArchive:
-    """An archive, its folder of caches, and what the run said."""
+    """An archive and its folder of caches, and what the command said that made them."""
 
     archive: Path
     out: Path
@@ -25,6 +25,10 @@ class IndexedArchive:
     originals: dict[Path, Path]
     hostile: dict[Path, Reason]
     result: Result
+
+    def run(self, **changes: Any) -> Heard:
+        """Once more, without a model."""
+        return run_index(self.archive, self.out, self.model, **changes)
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +63,12 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArc
 
 
 @pytest.fixture
-def fresh_out(model: Path, tmp_path: Path) -> Path:
-    """An empty folder of caches that knows the model, so that runs need not ask it."""
-    return remember(model, tmp_path / "caches", "cpu")
+def copied_out(indexed: IndexedArchive, tmp_path: Path) -> Path:
+    """A copy of the folder of caches, to be changed."""
+    return Path(shutil.copytree(indexed.out, tmp_path / "out"))
 
 
 @pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what is around the model: they do without it."""
-    monkeypatch.setattr(index, "make_model_handler", make_light_model_handler)
+def fresh_out(model: Path, tmp_path: Path) -> Path:
+    """An empty folder of caches that knows the model, so that runs need not ask it."""
+    return remember(model, tmp_path / "caches", "cpu")

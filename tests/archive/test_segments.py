@@ -6,20 +6,21 @@ from typing import Any
 
 import pytest
 
-from batch.archive import index, prefilling
+from batch.archive import prefilling
 from batch.archive.inventory import Inventory
 from batch.archive.prefilling import Prefiller
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
+from batch.archive.workers import Workers
 from batch.making.run import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace
 from tests import clips, tiny
-from tests.archive import faulty
+from tests.archive import handlers
 from tests.archive.archives import draw_video
 from tests.archive.contents import catalogue, contents
-from tests.archive.known import remember, settings_of
+from tests.archive.indexing import remember, run_index, settings_of
 from tests.cli.running import batch, objects, stamps, succeed
 
 
@@ -65,13 +66,13 @@ def task_of(out: Path) -> Prefill:
     store = Store(out)
     rows = Inventory.read(store.files).there()
     (row,) = (row for row in rows if row.path.endswith("long.mp4"))
-    (analysis,), (work,) = store.analyses(), store.works()
+    (manifests,), (caches,) = store.all_manifests(), store.all_caches()
     return Prefill(
         row=row,
         ready_s=0.0,
-        manifest=analysis.product(row.video),
+        manifest=manifests.product(row.video),
         staged=out / "runs" / "long.safetensors",
-        segments=work.folder_of(row.video),
+        segments=caches.folder_of(row.video),
         allowance=DiskSpace(out, None).allowance(),
     )
 
@@ -198,20 +199,17 @@ def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path)
 
 
 def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(
-    archive: Path, model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, model: Path, made: Path, tmp_path: Path
 ) -> None:
     out = remember(model, tmp_path / "caches")
-    command = ("index", archive, "--out", out, "--model", model)
-    with monkeypatch.context() as patched:
-        killing = faulty.make_model_that_is_killed_in_a_second_segment
-        patched.setattr(index, "make_model_handler", killing)
-        assert batch(*command).exit_code == 3
+    killed = Workers(model=handlers.make_model_that_is_killed_in_a_second_segment)
+    assert run_index(archive, out, model, killed).tally.failures == 1
     row = long_row(out)
     assert (row["status"], row["reason"]) == ("failed", "worker_killed")
     folder = folder_of(out)
     before = stamps(folder)
     assert list(before) == ["00000.safetensors"]
-    assert batch(*command, "--retry-failed").exit_code == 0
+    assert run_index(archive, out, model, Workers(), retry_failed=True).tally.failures == 0
     assert stamps(folder)["00000.safetensors"] == before["00000.safetensors"]
     assert contents(out) == contents(made)
 
@@ -234,11 +232,7 @@ def test_a_quota_that_holds_the_whole_archive_is_enough(
     command = ("index", archive, "--model", model, "--max-bytes")
     succeed(*command, size_bytes + 10_000, "--out", remember(model, tmp_path / "enough"))
     row = long_row(made)
-    refused = batch(
-        *command,
-        size_bytes - int(str(row["cache_bytes"])),
-        "--out",
-        remember(model, tmp_path / "few"),
-    )
+    few = size_bytes - int(str(row["cache_bytes"]))
+    refused = batch(*command, few, "--out", remember(model, tmp_path / "few"))
     assert refused.exit_code == 1
     assert "--max-bytes is reached" in refused.stderr

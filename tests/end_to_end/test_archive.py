@@ -15,7 +15,7 @@ import pytest
 from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
 from tests.archive.contents import contents
-from tests.archive.known import remember
+from tests.archive.indexing import remember
 from tests.end_to_end.kills import differences, kill_often, start
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def test_the_process_that_directs_the_others_never_loads_torch(
     )
     assert done.stdout.endswith(".safetensors\n")
     modules = set(done.stderr.splitlines()[-1].split())
-    assert "batch.archive.index" in modules
+    assert "batch.archive.run" in modules
     assert not modules & {"torch", "transformers"}
 
 
