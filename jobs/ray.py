@@ -36,7 +36,7 @@ Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], obje
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A task's command line that has ended: exit code, and what it said."""
+    """A task's command line that has ended: exit code and output."""
 
     stage: str
     command: tuple[str, ...]
@@ -81,7 +81,7 @@ class RayEngine:
         return worst
 
     def _run_stage(self, ray: Any, stage: Stage, stop: Stop) -> int:
-        """The exit code that says most of the stage."""
+        """The most serious exit code of the stage's tasks."""
         left = [stage.task(index) for index in range(stage.tasks)]
         codes: set[int] = set()
         with self._progress(_title(ray, stage), stage.tasks, "tasks") as done:

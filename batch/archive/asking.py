@@ -43,13 +43,7 @@ def load_model(
     attention: Kernel,
     offline: bool,
 ) -> Family:
-    """Load the model that wrote caches.
-
-    Args:
-        model: where it is now; None is where it was.
-        device: as for `Family.load`.
-        dtype: floating point type to run in; None is the one of the caches.
-        attention: what attends to the stored tiers.
+    """Load the model that wrote caches, from `model` if it lies elsewhere now.
 
     Raises:
         ModelError: it is not there, or cannot be loaded.
@@ -106,8 +100,6 @@ def ask_archive(
         scope: what of a video in segments answers.
         budget_tokens: loaded for a question at most where samples are retrieved.
     """
-    reach: Any = {"scope": scope, "budget_tokens": budget_tokens}
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for row in catalogue_rows(store, caches):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
             continue
@@ -115,8 +107,10 @@ def ask_archive(
         try:
             path = store.root / row["cache"]
             segments = open_checked(path, scope)
-            with VideoAnswerer(segments, family, path, **reach) as video:
-                replies = video.ask(questions, **limits)
+            with VideoAnswerer(
+                segments, family, path, scope=scope, budget_tokens=budget_tokens
+            ) as video:
+                replies = video.ask(questions, max_new_tokens=max_new_tokens, batch_size=batch_size)
                 yield {**found, "answers": [asdict(reply) for reply in replies]}
         except (BatchError, CacheFileError) as error:
             yield {**found, "error": str(error)}

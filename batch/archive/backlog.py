@@ -27,7 +27,7 @@ class FileQueue:
         """
         self._waiting = deque(rows)
         self._unprobed = deque(row for row in self._waiting if row.path in to_probe)
-        self._to_probe = to_probe
+        self.to_probe = to_probe
         self._probed: dict[str, FileRow] = {}
         self._videos: set[str] = set()
 
@@ -43,7 +43,7 @@ class FileQueue:
         """Rows whose turn it is: failures, and the first file of each video."""
         while self._waiting:
             row = self._waiting[0]
-            if row.path in self._to_probe:
+            if row.path in self.to_probe:
                 if row.path not in self._probed:
                     return
                 row = self._probed.pop(row.path)

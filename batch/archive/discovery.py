@@ -54,8 +54,7 @@ def scan_archive(
     Args:
         skip: folder that is not part of the archive even if it lies in it.
         shard: which files are this task's, by the digest of their path.
-        rehash: look at all files again.
-        retry_failed: look at those again that could not be used.
+        rehash: look into all files again; retry_failed: into those that could not be used.
 
     Raises:
         BatchError: there is not one file.
@@ -136,7 +135,7 @@ def _file(entry: "os.DirEntry[str]") -> Iterator[tuple[str, Stat]]:
     """One file, or none: a link to a folder."""
     try:
         found = entry.stat()
-    except OSError:  # broken, a loop, or out of reach: its promise must not go unnoticed
+    except OSError:  # broken, a loop, or out of reach: it is reported as a file
         with suppress(FileNotFoundError):  # unless it vanished this moment
             yield entry.path, Stat.of(entry.stat(follow_symlinks=False))
         return

@@ -164,7 +164,7 @@ class ModelFactsStore:
 
 
 def _files_of(model: str) -> list[Any] | None:
-    """What tells without reading that a checkpoint is still the same; None: it is on the hub."""
+    """What changes when a checkpoint does, without reading it; None: it is on the hub."""
     bundled = Path(batch.__file__).parent / "models" / "demo"
     folder = bundled if model == "demo" else Path(model)
     if not folder.is_dir():

@@ -23,7 +23,7 @@ Kind = Literal["new", "video", "failed", "other"]
 
 
 class Stat(NamedTuple):
-    """What tells without reading that a file is still the same."""
+    """What changes when a file does, without reading it."""
 
     size_bytes: int
     mtime_ns: int
@@ -168,7 +168,7 @@ def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The base and then the journals in order of their beginning, which their names tell."""
+    """The base, then the journals by the time of their run, with which their names begin."""
     return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda part: (part.stem != _BASE, part.name))
 
 

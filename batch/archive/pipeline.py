@@ -40,7 +40,7 @@ _NOT_TO_BLAME = (
 """That so many videos in a row end like this is the fault of a device or a model."""
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ProbeStep:
     """Files to be opened; what they are goes to the inventory."""
 
@@ -50,7 +50,6 @@ class ProbeStep:
     recorder: Recorder
 
     def __post_init__(self) -> None:
-        self._probed: set[str] = set()
         self._admit()
 
     def next(self) -> Probe | None:
@@ -65,7 +64,6 @@ class ProbeStep:
             row = failed_row(result.task.row, *reason_of(result))
         self.inventory.note(row)
         self.recorder.tally.probed += 1
-        self._probed.add(row.path)
         self.queue.put_probed(row)
         self._admit()
 
@@ -74,13 +72,13 @@ class ProbeStep:
         for row in self.queue.take():
             if row.kind == "video":
                 self.backlog.admit(row)
-            elif row.path in self._probed:
+            elif row.path in self.queue.to_probe:
                 self.recorder.count_failed(row.path, *_failure(row))
             else:
                 self.recorder.tally.failed_before[_failure(row)[0]] += 1
 
 
-@dataclass(kw_only=True)
+@dataclass
 class AnalyzeStep:
     """Videos to be analysed; they go on to be prefilled, if this run does that."""
 
@@ -122,7 +120,7 @@ class AnalyzeStep:
                 self.recorder.finish(self.manifests, row, record)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PrefillStep:
     """Videos to be prefilled.
 

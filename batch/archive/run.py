@@ -119,28 +119,14 @@ def _feed(
         retry_failed=request.retry_failed,
         tally=tally,
     )
-    probe = ProbeStep(
-        queue=FileQueue(scan.rows, scan.to_probe),
-        inventory=inventory,
-        backlog=backlog,
-        recorder=recorder,
-    )
+    probe = ProbeStep(FileQueue(scan.rows, scan.to_probe), inventory, backlog, recorder)
     analyze = prefill = None
     if targets is not None:
-        analyze = AnalyzeStep(
-            settings=targets.specs.analysis,
-            manifests=targets.manifests,
-            backlog=backlog,
-            recorder=recorder,
-        )
-    if targets is not None and targets.caches is not None:
-        prefill = PrefillStep(
-            manifests=targets.manifests,
-            caches=targets.caches,
-            backlog=backlog,
-            recorder=recorder,
-            failures_in_a_row=workers.failures_in_a_row,
-        )
+        settings, manifests, caches = targets.specs.analysis, targets.manifests, targets.caches
+        analyze = AnalyzeStep(settings, manifests, backlog, recorder)
+        if caches is not None:
+            most = workers.failures_in_a_row
+            prefill = PrefillStep(manifests, caches, backlog, recorder, most)
 
     def tick() -> None:
         run.heartbeat()

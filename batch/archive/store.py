@@ -68,7 +68,7 @@ class ProductFolder:
         return self.ledger.done() & items_in(self._products, *suffixes)
 
     def whole(self) -> set[str]:
-        """Videos that are finished, and of a folder all segments are there that its record tells.
+        """Videos that are finished, in folders with as many segments as their record says.
 
         Raises:
             RecordError: the record of a folder is damaged.

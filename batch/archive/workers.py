@@ -139,7 +139,7 @@ def ask_model(request: Request, stop: Stop) -> ModelFacts | None:
 
 
 def reason_of(result: Failure) -> tuple[Reason, str]:
-    """Why a task's video failed, by the closed list of reasons, and what to say of it."""
+    """Why a task's video failed, by the closed list of reasons, and a message for people."""
     if isinstance(result, Stuck):
         how = f"its process made no progress for {result.silent_s:,.0f} s and was killed"
         return Reason.WORKER_STUCK, f"{how}; a decoder, a disk or a device hangs"

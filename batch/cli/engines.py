@@ -24,7 +24,7 @@ _OWN = {
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
 _OF_A_STAGE = frozenset({"phase", "shard", "jobs"})
-"""Options that each stage has of its own. `--jobs` is always said: a task may see all cores of
+"""Options that each stage has of its own. `--jobs` is always given: a task may see all cores of
 a node of which it was lent a few."""
 
 _options = options.together(

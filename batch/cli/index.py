@@ -1,35 +1,30 @@
 """`batch index`: a whole archive, again and again."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
-from batch.cli.options import (
-    analysis_options,
-    attn_option,
-    dtype_option,
-    json_option,
-    model_options,
-    prefill_options,
-    profile_option,
-)
 from batch.cli.summary import PARTIAL
 from jobs.disk_space import parse_size
+from jobs.errors import BusyError
 from jobs.shards import Shard
+from jobs.stopping import STOPPED, stop_on_signals
 
 if TYPE_CHECKING:
+    from batch.analysis.temporal import Reference
     from batch.cli.reporting import Reporter
 
 
 class _Parsed(click.ParamType[Any]):
     """A value with a parser that raises ValueError."""
 
-    def __init__(self, name: str, parse: Any) -> None:
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
         self._parse = parse
 
@@ -43,15 +38,15 @@ class _Parsed(click.ParamType[Any]):
 @click.command()
 @click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
-@profile_option("Thresholds of the tiers.")
+@options.profile_option("Thresholds of the tiers.")
 @click.option(
     "--device",
     "devices",
     multiple=True,
     help="As torch names it; repeat it for a process and a copy of the model on each.",
 )
-@dtype_option
-@attn_option
+@options.dtype_option
+@options.attn_option
 @click.option(
     "--phase",
     type=click.Choice([phase.value for phase in Phase]),
@@ -83,10 +78,10 @@ class _Parsed(click.ParamType[Any]):
     show_default=True,
     help="Of what is said on stderr.",
 )
-@prefill_options
-@analysis_options
-@model_options
-@json_option
+@options.prefill_options
+@options.analysis_options
+@options.model_options
+@options.json_option
 @engine_options
 def index(
     archive: Path,
@@ -101,7 +96,19 @@ def index(
     metrics_file: Path | None,
     log_format: str,
     as_json: bool,
-    **settings: Any,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    dtype: str | None,
+    attn: Literal["auto", "torch", "triton"],
+    profile: str,
+    fps: float,
+    max_samples: int | None,
+    reference: "Reference | None",
+    positions: Literal["compact", "original"],
+    pointers: Literal["multiplicity", "nothing"],
+    timestamps: bool,
+    block_samples: int | None,
 ) -> None:
     """Turn every video below ARCHIVE into a cache; run it every night.
 
@@ -110,6 +117,8 @@ def index(
     videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
     another run is at work: the same command goes on.
     """
+    from batch.archive.settings import IndexSettings
+    from batch.cli.analysis import sampling
     from batch.cli.reporting import Reporter
 
     if phase == "all" and shard != Shard():
@@ -117,16 +126,28 @@ def index(
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     options.make_folder(out)
-    models = devices or (None,)
-    jobs, threads = _share_cores(phase, jobs, len(models))
+    jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
-        settings=_settings(**settings),
+        settings=IndexSettings(
+            model=model,
+            revision=revision,
+            offline=offline,
+            dtype=dtype,
+            profile=profile,
+            sampling=sampling(fps, max_samples),
+            reference=reference,
+            positions=positions,
+            pointers=pointers,
+            timestamps=timestamps,
+            block_samples=block_samples,
+            attn=attn,
+        ),
         phase=Phase(phase),
         shard=shard,
         jobs=jobs,
-        devices=models,
+        devices=devices or (None,),
         threads=threads,
         rehash=rehash,
         retry_failed=retry_failed,
@@ -135,7 +156,7 @@ def index(
     _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
 
 
-def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
+def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int]:
     """Processes that open videos, and threads of each process with a model."""
     cores = len(os.sched_getaffinity(0))
     both = phase == "all"
@@ -146,8 +167,6 @@ def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
 def _run(request: Request, reporter: "Reporter") -> None:
     """Index, and exit as the run ended."""
     from batch.archive.run import index as run_index
-    from jobs.errors import BusyError
-    from jobs.stopping import STOPPED, stop_on_signals
 
     with reporter:
         with stop_on_signals() as stop:
@@ -161,14 +180,3 @@ def _run(request: Request, reporter: "Reporter") -> None:
         raise SystemExit(STOPPED)
     if tally.failures:
         raise SystemExit(PARTIAL)
-
-
-def _settings(
-    *, profile: str, reference: Any, fps: float, max_samples: int | None, **others: Any
-) -> Any:
-    from batch.archive.settings import IndexSettings
-    from batch.cli.analysis import sampling
-
-    return IndexSettings(
-        profile=profile, reference=reference, sampling=sampling(fps, max_samples), **others
-    )

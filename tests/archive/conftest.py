@@ -36,21 +36,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The videos of an archive; not to be written to."""
+    root = tmp_path_factory.mktemp("drawn")
+    draw_archive(root)
+    return root
+
+
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
+def archive(drawn: Path, tmp_path: Path) -> Path:
     """The drawn videos, of which no run knows yet."""
-    draw_archive(tmp_path / "archive")
-    return tmp_path / "archive"
+    return Path(shutil.copytree(drawn, tmp_path / "archive"))
 
 
 @pytest.fixture(scope="session")
-def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path) -> IndexedArchive:
+def indexed(tmp_path_factory: pytest.TempPathFactory, model: Path, known: Path) -> IndexedArchive:
     """The archive after its first run; not to be written to."""
     root = tmp_path_factory.mktemp("indexed")
-    archive, out = root / "archive", root / "caches"
+    archive, out = root / "archive", Path(shutil.copytree(known, root / "caches"))
     originals = draw_archive(archive)
     hostile = draw_hostile(archive / "hostile")
-    remember(model, out)
     result = batch("index", archive, "--out", out, "--model", model)
     return IndexedArchive(
         archive=archive,
@@ -68,7 +74,13 @@ def copied_out(indexed: IndexedArchive, tmp_path: Path) -> Path:
     return Path(shutil.copytree(indexed.out, tmp_path / "out"))
 
 
+@pytest.fixture(scope="session")
+def known(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of caches that knows the model, and holds none."""
+    return remember(model, tmp_path_factory.mktemp("known"), "cpu")
+
+
 @pytest.fixture
-def fresh_out(model: Path, tmp_path: Path) -> Path:
+def fresh_out(known: Path, tmp_path: Path) -> Path:
     """An empty folder of caches that knows the model, so that runs need not ask it."""
-    return remember(model, tmp_path / "caches", "cpu")
+    return Path(shutil.copytree(known, tmp_path / "caches"))

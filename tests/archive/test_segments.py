@@ -39,9 +39,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(model: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def known(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of caches that knows the model, and holds none."""
+    return remember(model, tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="module")
+def made(model: Path, archive: Path, known: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be written to."""
-    out = remember(model, tmp_path_factory.mktemp("made"))
+    out = Path(shutil.copytree(known, tmp_path_factory.mktemp("made") / "caches"))
     succeed("index", archive, "--out", out, "--model", model)
     return out
 
@@ -199,19 +205,18 @@ def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path)
 
 
 def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(
-    archive: Path, model: Path, made: Path, tmp_path: Path
+    archive: Path, model: Path, made: Path, fresh_out: Path
 ) -> None:
-    out = remember(model, tmp_path / "caches")
     killed = Workers(model=handlers.make_model_that_is_killed_in_a_second_segment)
-    assert run_index(archive, out, model, killed).tally.failures == 1
-    row = long_row(out)
+    assert run_index(archive, fresh_out, model, killed).tally.failures == 1
+    row = long_row(fresh_out)
     assert (row["status"], row["reason"]) == ("failed", "worker_killed")
-    folder = folder_of(out)
+    folder = folder_of(fresh_out)
     before = stamps(folder)
     assert list(before) == ["00000.safetensors"]
-    assert run_index(archive, out, model, Workers(), retry_failed=True).tally.failures == 0
+    assert run_index(archive, fresh_out, model, Workers(), retry_failed=True).tally.failures == 0
     assert stamps(folder)["00000.safetensors"] == before["00000.safetensors"]
-    assert contents(out) == contents(made)
+    assert contents(fresh_out) == contents(made)
 
 
 def test_what_another_cut_or_version_left_is_not_mixed_in(
@@ -226,13 +231,13 @@ def test_what_another_cut_or_version_left_is_not_mixed_in(
 
 
 def test_a_quota_that_holds_the_whole_archive_is_enough(
-    archive: Path, model: Path, made: Path, tmp_path: Path
+    archive: Path, model: Path, made: Path, known: Path, tmp_path: Path
 ) -> None:
+    enough, few = (Path(shutil.copytree(known, tmp_path / name)) for name in ("enough", "few"))
     size_bytes = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     command = ("index", archive, "--model", model, "--max-bytes")
-    succeed(*command, size_bytes + 10_000, "--out", remember(model, tmp_path / "enough"))
+    succeed(*command, size_bytes + 10_000, "--out", enough)
     row = long_row(made)
-    few = size_bytes - int(str(row["cache_bytes"]))
-    refused = batch(*command, few, "--out", remember(model, tmp_path / "few"))
+    refused = batch(*command, size_bytes - int(str(row["cache_bytes"])), "--out", few)
     assert refused.exit_code == 1
     assert "--max-bytes is reached" in refused.stderr

@@ -20,7 +20,7 @@ from jobs.shards import Shard
 from jobs.stopping import Stop
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import contents
-from tests.archive.indexing import remember, run_index, settings_of
+from tests.archive.indexing import run_index, settings_of
 from tests.cli.running import batch, succeed
 
 PHASES = ("identify", "analyze", "prefill")
@@ -39,10 +39,9 @@ def without_models(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_tasks_of_every_phase_make_what_one_run_makes(
-    indexed: IndexedArchive, tmp_path: Path
+    indexed: IndexedArchive, fresh_out: Path
 ) -> None:
-    out = remember(indexed.model, tmp_path / "caches")
-    context = context_of(indexed.archive, "--out", out, "--model", indexed.model)
+    context = context_of(indexed.archive, "--out", fresh_out, "--model", indexed.model)
     stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
     assert [stage.name for stage in stages] == list(PHASES)
     codes = []
@@ -56,7 +55,7 @@ def test_tasks_of_every_phase_make_what_one_run_makes(
             assert task.stderr is not None
             task.stderr.close()
     assert codes == [{3}, {0}, {0}]
-    assert without_models(contents(out)) == without_models(contents(indexed.out))
+    assert without_models(contents(fresh_out)) == without_models(contents(indexed.out))
 
 
 def test_models_on_two_devices_do_each_video_once(indexed: IndexedArchive, fresh_out: Path) -> None:
