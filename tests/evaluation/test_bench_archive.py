@@ -13,7 +13,7 @@ from tests.cli.running import batch
 def test_a_simulated_archive_is_one_of_which_all_is_done(tmp_path: Path) -> None:
     archive, out = simulate(tmp_path, 30)
     store = Store(out)
-    (work,) = store.works()
+    (work,) = store.all_caches()
     rows = list(catalogue_rows(store, work))
     assert [row["status"] for row in rows if row["path"].startswith(str(archive))] == ["done"] * 30
     result = batch("index", archive, "--out", out)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -188,7 +188,7 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     index(folder / "template", out)
     store = Store(out)
     (template,) = Inventory.read(store.files).there()
-    folders = [*store.analyses(), *store.works()]
+    folders = [*store.all_manifests(), *store.all_caches()]
     records = [products.ledger.read_done(template.video) for products in folders]
     lines = []
     for number in range(count):
@@ -204,8 +204,7 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def _row(template: FileRow, file: Path) -> FileRow:
-    info = asdict(replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest()))
-    del info["path"]
+    info = replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest())
     return replace(template, path=str(file), stat=Stat.of(file.stat()), facts=facts_of(info))
 
 

@@ -1,7 +1,7 @@
-"""What of a model decides the identity of caches, remembered while its files stay the same.
+"""What decides the content of manifests and caches: settings and the model; and the IDs of both.
 
-Asking the model itself takes seconds and half a gigabyte (torch), too much for a run without
-new videos. Imports no torch.
+Facts of a model are remembered while its files stay the same: asking the model itself takes
+seconds and half a gigabyte (torch), too much for a run without new videos. Imports no torch.
 """
 
 import hashlib
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import batch
+from batch.analysis.analyze import AnalysisSettings
+from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
-from batch.archive.settings import IndexSettings
+from batch.settings import CacheSettings, ModelSettings
 from batch.video import DynamicGeometry, Geometry, GeometryRule
+from cachefmt import FormatVersion
 from jobs.atomic import write_atomic
 from jobs.errors import RecordError
 
@@ -25,6 +28,21 @@ _RULES: Mapping[str, type[Geometry] | type[DynamicGeometry]] = {
     rule.__name__: rule for rule in (Geometry, DynamicGeometry)
 }
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """All that decides what the cache of a given video holds.
+
+    Of the model, `device` is each worker's own, and `attention` changes rounding only; neither is
+    part of the identity. A cache that does not fit the memory is made of smaller blocks than
+    asked for: its record says of which, and it counts as done, for its rows differ as little as
+    between any two block sizes.
+    """
+
+    model: ModelSettings
+    analysis: AnalysisSettings
+    cache: CacheSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +63,7 @@ class ModelFacts:
     block_samples: int | None
 
     def to_json(self) -> str:
-        return json.dumps({**self.__dict__, "geometry": rule_facts(self.geometry)}, sort_keys=True)
+        return json.dumps({**self.__dict__, "geometry": _rule_facts(self.geometry)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -54,8 +72,73 @@ class ModelFacts:
         return cls(geometry=_RULES[geometry.pop("rule")](**geometry), **facts)
 
 
-def rule_facts(rule: GeometryRule) -> dict[str, Any]:
-    """A rule as plain values, its kind among them."""
+@dataclass(frozen=True, kw_only=True)
+class ProductSpec:
+    """All that decides the content of one kind of product, and the ID that it is known by.
+
+    `about` is for people and changes nothing: what the model was called.
+    """
+
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits."""
+        text = json.dumps(self.settings, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.about, **self.settings}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductSpecs:
+    """What is made of every video; `caches` is None if only analysis was asked for."""
+
+    analysis: AnalysisSettings
+    rule: GeometryRule
+    manifests: ProductSpec
+    caches: ProductSpec | None
+
+    @classmethod
+    def of(cls, chosen: IndexSettings, model: ModelFacts) -> Self:
+        """Put the chosen settings and a model together."""
+        about = {"model": model.name, "revision": model.revision}
+        geometry = _rule_facts(model.geometry)
+        settings = {
+            **asdict(chosen.analysis),
+            "geometry": geometry,
+            "manifest_version": MANIFEST_VERSION,
+        }
+        manifests = ProductSpec(settings=settings, about=about)
+        caches = None
+        if model.weights_sha256 is not None:
+            settings = _cache_settings(chosen.cache, model, manifests.id)
+            caches = ProductSpec(settings=settings, about=about)
+        return cls(
+            analysis=chosen.analysis, rule=model.geometry, manifests=manifests, caches=caches
+        )
+
+
+def _cache_settings(chosen: CacheSettings, model: ModelFacts, analysis: str) -> dict[str, Any]:
+    version = FormatVersion()
+    return {
+        "analysis": analysis,
+        "config_sha256": model.config_sha256,
+        "weights_sha256": model.weights_sha256,
+        "processor_sha256": model.processor_sha256,
+        "chat_template_sha256": model.chat_template_sha256,
+        "dtype": model.dtype,
+        "positions": chosen.positions,
+        "pointers": chosen.pointers,
+        "timestamps": chosen.timestamps,
+        "block_samples": model.block_samples,
+        "format": f"{version.major}.{version.minor}",
+    }
+
+
+def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
     return {"rule": type(rule).__name__, **asdict(rule)}
 
 
@@ -100,7 +183,7 @@ class ModelFactsStore:
 
 
 def _files_of(model: str) -> list[Any] | None:
-    """What tells without reading that a checkpoint is still the same; None: it is on the hub."""
+    """What changes when a checkpoint does, without reading it; None: it is on the hub."""
     bundled = Path(batch.__file__).parent / "models" / "demo"
     folder = bundled if model == "demo" else Path(model)
     if not folder.is_dir():

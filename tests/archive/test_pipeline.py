@@ -1,18 +1,15 @@
 """What follows from the results of workers, in orders that a run cannot be made to produce."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from batch.archive import steps
 from batch.archive.backlog import Backlog
 from batch.archive.inventory import FileRow, Stat, facts_of
-from batch.archive.phases import Phase
+from batch.archive.pipeline import PrefillStep
 from batch.archive.recording import Recorder
-from batch.archive.steps import PrefillStep
+from batch.archive.request import Phase
 from batch.archive.store import Store
 from batch.archive.tally import Tally
 from batch.archive.tasks import Load, Prefill, Staged
@@ -23,15 +20,7 @@ from jobs.disk_space import DiskSpace
 from jobs.errors import NoSpaceError
 from jobs.workers import Died, Finished, Raised, Worker
 from tests.archive.archives import draw_video
-
-
-class Silent:
-    """Hears everything and says nothing."""
-
-    def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None: ...
-    def failed(self, path: str, reason: Reason, message: str) -> None: ...
-    def warned(self, message: str) -> None: ...
-    def ticked(self, tally: Tally) -> None: ...
+from tests.archive.indexing import Heard
 
 
 class Prefilling:
@@ -39,15 +28,21 @@ class Prefilling:
 
     def __init__(self, root: Path, row: FileRow) -> None:
         store = Store(root)
-        manifests, caches = store.analysis("a"), store.work("w")
+        manifests, caches = store.manifests("a"), store.caches("w")
         (root / "staging").mkdir(parents=True)
         self.row, self.tally = row, Tally()
-        self.recorder = Recorder(root / "staging", DiskSpace(root, None), self.tally, Silent())
+        self.recorder = Recorder(root / "staging", DiskSpace(root, None), self.tally, Heard())
         manifests.ledger.put_done(row.video, {}, root / "staging")
         self.backlog = Backlog(
             Phase.PREFILL, manifests, caches, retry_failed=False, tally=self.tally
         )
-        self.step = PrefillStep(manifests, caches, self.backlog, self.recorder)
+        self.step = PrefillStep(
+            manifests=manifests,
+            caches=caches,
+            backlog=self.backlog,
+            recorder=self.recorder,
+            failures_in_a_row=3,
+        )
 
     def next(self) -> Prefill:
         self.backlog.pass_on(self.row)
@@ -66,9 +61,8 @@ class Prefilling:
 @pytest.fixture
 def row(tmp_path: Path) -> FileRow:
     video = draw_video(tmp_path / "x.mp4", seed=1, seconds=2)
-    info = probe(video)
-    facts = {name: getattr(info, name) for name in info.__dataclass_fields__ if name != "path"}
-    return FileRow(path=str(video), stat=Stat.of(video.stat()), kind="video", facts=facts_of(facts))
+    facts = facts_of(probe(video))
+    return FileRow(path=str(video), stat=Stat.of(video.stat()), kind="video", facts=facts)
 
 
 @pytest.fixture
@@ -80,10 +74,7 @@ def idle_worker() -> Worker:
     return Worker(dict, {})
 
 
-def test_a_broken_device_stops_the_run_though_others_go_on(
-    prefilling: Prefilling, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "IN_A_ROW", 3)
+def test_a_broken_device_stops_the_run_though_others_go_on(prefilling: Prefilling) -> None:
     broken, sound = idle_worker(), idle_worker()
     for _ in range(2):
         prefilling.step.ended(broken, Died(task=prefilling.next(), signal=None))
@@ -92,13 +83,10 @@ def test_a_broken_device_stops_the_run_though_others_go_on(
         prefilling.step.ended(broken, Died(task=prefilling.next(), signal=None))
 
 
-def test_failures_on_different_devices_are_not_in_a_row(
-    prefilling: Prefilling, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "IN_A_ROW", 2)
-    for worker in [idle_worker() for _ in range(3)]:
+def test_failures_on_different_devices_are_not_in_a_row(prefilling: Prefilling) -> None:
+    for worker in [idle_worker() for _ in range(4)]:
         prefilling.step.ended(worker, Died(task=prefilling.next(), signal=None))
-    assert prefilling.tally.failed == {Reason.WORKER_CRASHED: 3}
+    assert prefilling.tally.failed == {Reason.WORKER_CRASHED: 4}
 
 
 def test_the_time_that_a_failure_took_is_not_idle_time(prefilling: Prefilling) -> None:
@@ -122,14 +110,14 @@ def test_a_model_whose_process_dies_while_it_is_loaded_stops_the_run(
 def test_of_segments_those_stay_that_fit_a_quota_which_others_used_up_meanwhile(
     tmp_path: Path, row: FileRow
 ) -> None:
-    products, staging = Store(tmp_path / "out").work("w"), tmp_path / "staging"
+    products, staging = Store(tmp_path / "out").caches("w"), tmp_path / "staging"
     staging.mkdir()
     folder = products.folder_of(row.video)
     folder.mkdir(parents=True)
     for number in range(3):
         segment_path(folder, number).write_bytes(bytes(100))
     (tmp_path / "out" / "of another run").write_bytes(bytes(150))
-    recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Silent())
+    recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Heard())
     with pytest.raises(NoSpaceError, match="50 bytes of it are left, the next file has 100"):
         recorder.commit_folder(products, row, {}, 300)
     assert segments_in(folder) == [segment_path(folder, number) for number in range(2)]

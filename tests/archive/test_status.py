@@ -1,16 +1,16 @@
-"""What a run and the status say: to people, to programs, to Prometheus, and to questions."""
+"""What a run and the status report: to people, to programs and to Prometheus."""
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from batch.archive.metrics import MetricsFile, metrics
+from batch import archive as batch_archive
+from batch.archive.catalogue import SCHEMA
 from batch.archive.store import Store
-from batch.archive.tally import Tally
+from batch.archive.tally import MetricsFile, Tally, metrics
 from batch.cli.reporting import Reporter
 from batch.errors import BatchError, Reason
 from jobs.records import Ledger
@@ -23,13 +23,13 @@ from tests.archive.contents import catalogue
 from tests.cli.running import batch, objects, succeed
 
 
-@pytest.mark.usefixtures("light")
 def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, fresh_out: Path) -> None:
-    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
-    lines = objects(batch(*command, "--json").stdout.splitlines())
-    assert {Path(line["file"]).suffix for line in lines} == {".safetensors"}
+    assert all(Path(line).is_file() for line in indexed.result.stdout.splitlines())
+    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model, "--phase")
+    batch(*command, "identify")
+    lines = objects(succeed(*command, "analyze", "--json"))
     assert {line["path"] for line in lines} == set(map(str, indexed.originals.values()))
-    assert all(line["cache_bytes"] == Path(line["file"]).stat().st_size for line in lines)
+    assert all(line["manifest_bytes"] == Path(line["file"]).stat().st_size for line in lines)
 
 
 def test_a_log_in_json_has_an_object_for_every_event(
@@ -150,19 +150,17 @@ def test_status_counts_what_the_catalogue_holds(indexed: IndexedArchive) -> None
         assert part in said
 
 
-def test_a_damaged_catalogue_is_no_loss(indexed: IndexedArchive, tmp_path: Path) -> None:
-    shutil.copytree(indexed.out, tmp_path / "out")
-    (path,) = (tmp_path / "out" / "catalogue").iterdir()
+def test_a_damaged_catalogue_is_no_loss(copied_out: Path) -> None:
+    (path,) = (copied_out / "catalogue").iterdir()
     clips.truncate(path, keep=0.5)
-    (found,) = objects(succeed("status", tmp_path / "out", "--json"))
+    (found,) = objects(succeed("status", copied_out, "--json"))
     assert found["works"][0]["done"] == 3
 
 
-def test_damaged_settings_are_named(indexed: IndexedArchive, tmp_path: Path) -> None:
-    shutil.copytree(indexed.out, tmp_path, dirs_exist_ok=True)
-    (settings,) = tmp_path.glob("works/*/settings.json")
+def test_damaged_settings_are_named(copied_out: Path) -> None:
+    (settings,) = copied_out.glob("works/*/settings.json")
     settings.write_text("{")
-    result = batch("status", tmp_path)
+    result = batch("status", copied_out)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: {settings}: no settings (")
 
@@ -176,15 +174,14 @@ def test_damaged_facts_of_a_model_are_named(indexed: IndexedArchive, fresh_out: 
 
 
 def test_status_follows_a_run_that_mends_failures(
-    indexed: IndexedArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names are read first and records later; what was mended in between has none any more."""
-    shutil.copytree(indexed.out, tmp_path / "out")
-    (work,) = Store(tmp_path / "out").works()
-    video = min(work.finished())
-    work.product(video).unlink()
+    (caches,) = Store(copied_out).all_caches()
+    video = min(caches.finished())
+    caches.product(video).unlink()
     monkeypatch.setattr(Ledger, "failed", lambda ledger: {video})
-    (found,) = objects(succeed("status", tmp_path / "out", "--json"))
+    (found,) = objects(succeed("status", copied_out, "--json"))
     assert (found["works"][0]["done"], found["works"][0]["analyzed"]) == (2, 1)
 
 
@@ -213,94 +210,9 @@ def test_status_of_a_run_that_has_found_nothing_yet_shows_it(tmp_path: Path) -> 
     assert succeed("status", tmp_path) == lines[:1]
 
 
-def test_an_archive_answers_with_a_line_for_each_video(indexed: IndexedArchive) -> None:
-    command = ("answer", "--archive", indexed.out, "-q", "what is the red star ?", "-q", "a b")
-    lines = objects(succeed(*command, "--max-new-tokens", 3))
-    assert [line["path"] for line in lines] == sorted(map(str, set(indexed.originals.values())))
-    for line in lines:
-        alone = objects(
-            succeed(
-                *(
-                    "answer",
-                    "--cache",
-                    indexed.out / line["cache"],
-                    "--max-new-tokens",
-                    3,
-                    "--json",
-                ),
-                *("-q", "what is the red star ?", "-q", "a b"),
-            )
-        )
-        assert [reply["answer"] for reply in line["answers"]] == [one["answer"] for one in alone]
-
-
-def test_questions_go_to_videos_whose_path_fits(indexed: IndexedArchive) -> None:
-    command = ("answer", "--archive", indexed.out, "-q", "a ?", "--max-new-tokens", 1)
-    assert [line["path"] for line in objects(succeed(*command, "--match", "*/z/*"))] == [
-        str(indexed.archive / "2024" / "trip" / "b.mkv")
-    ]
-    assert len(succeed(*command, "--match", "*.mkv", "--match", "*suffix")) == 2
-
-
-def test_patterns_that_fit_no_video_are_named_before_the_model_is_loaded(
-    indexed: IndexedArchive, tmp_path: Path
-) -> None:
-    command = ("answer", "--archive", indexed.out, "-q", "a ?", "--model", tmp_path / "none")
-    result = batch(*command, "--match", "*.none", "--match", "b.mkv")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"error: {indexed.out}: of 3 videos that are done in work " in result.stderr
-    assert "fits --match '*.none' --match 'b.mkv'; " in result.stderr
-
-
-def test_a_work_of_which_no_video_is_done_is_named(indexed: IndexedArchive, tmp_path: Path) -> None:
-    shutil.copytree(indexed.out, tmp_path / "out")
-    (work,) = Store(tmp_path / "out").works()
-    for video in work.finished():
-        work.product(video).unlink()
-    result = batch("answer", "--archive", tmp_path / "out", "-q", "a ?")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"{tmp_path / 'out'}: no video of work {work.id} is done; batch index" in result.stderr
-
-
-def test_a_damaged_cache_is_an_error_of_its_video(indexed: IndexedArchive, tmp_path: Path) -> None:
-    shutil.copytree(indexed.out, tmp_path / "out")
-    cache = sorted((tmp_path / "out").rglob("*.safetensors"))[0]
-    clips.truncate(cache, keep=0.9)
-    command = ("answer", "--archive", tmp_path / "out", "-q", "a ?", "--max-new-tokens", 1)
-    result = batch(*command)
-    lines = objects(result.stdout.splitlines())
-    assert result.exit_code == 3
-    assert [line["video"] for line in lines if "error" in line] == [cache.stem]
-    assert len([line for line in lines if "answers" in line]) == 2
-    assert f"error: {cache}: is truncated" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ((), "give --cache or --archive"),
-        (("--match", "*"), "give --cache or --archive"),
-    ],
-)
-def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...], message: str) -> None:
-    result = batch("answer", "-q", "a ?", *words)
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_folder_without_caches_and_an_unknown_work_are_named(
-    indexed: IndexedArchive, tmp_path: Path
-) -> None:
-    result = batch("answer", "--archive", tmp_path, "-q", "a ?")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"error: {tmp_path}: no caches here" in result.stderr
-    result = batch("answer", "--archive", indexed.out, "-q", "a ?", "--work", "f00")
-    assert f"error: {indexed.out}: no work f00 here" in result.stderr
-
-
 def test_what_an_id_stands_for_can_be_read(indexed: IndexedArchive) -> None:
-    (work,) = Store(indexed.out).works()
-    settings = json.loads((work.folder / "settings.json").read_text())
+    (caches,) = Store(indexed.out).all_caches()
+    settings = json.loads((caches.folder / "settings.json").read_text())
     assert (settings["model"], settings["dtype"]) == (str(indexed.model), "float32")
     (analysis,) = (indexed.out / "analyses").iterdir()
     assert settings["analysis"] == analysis.name
@@ -309,3 +221,11 @@ def test_what_an_id_stands_for_can_be_read(indexed: IndexedArchive) -> None:
         1.0,
         "Geometry",
     )
+
+
+def test_the_readme_explains_every_column_of_the_catalogue_and_every_reason() -> None:
+    text = Path(str(batch_archive.__file__)).with_name("README.md").read_text(encoding="utf-8")
+    columns, reasons = text.split("## The catalogue")[1].split("## Reasons")
+    names = ", ".join(re.findall(r"^\| ([\w, ]+) \|", columns, re.MULTILINE)[1:])
+    assert sorted(names.split(", ")) == sorted(SCHEMA.names)
+    assert re.findall(r"^\| (\w+) \|", reasons, re.MULTILINE)[1:] == [one.value for one in Reason]
