@@ -16,7 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from batch.demo.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
+from batch.evaluation.training.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
 from batch.models import Checkpoint, Family, open_checkpoint
 from batch.models.llava_next import LlavaNext
 from batch.models.placement import Device, first_device
