@@ -13,7 +13,7 @@ from batch.demo.drawing import write_clip
 from batch.demo.world import random_world
 from batch.errors import BatchError
 from batch.evaluation.bench.long import run_long
-from batch.evaluation.bench.long_answers import answer_by_all
+from batch.evaluation.bench.long_answers import answer_by_all, match_short_films
 from batch.evaluation.bench.report import SCOPES, report
 from batch.evaluation.bench.workload import load_demo, write_cache, write_manifest
 
@@ -38,7 +38,7 @@ def call_here(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def found() -> dict[str, Any]:
     """Of one video of three minutes; `make test-bench` measures in processes, as the product."""
     return run_long(
-        minutes=3, short_minutes=3, films=1, evidence_films=1, log=lambda line: None, call=call_here
+        minutes=3, short_minutes=3, films=1, evidence_films=0, log=lambda line: None, call=call_here
     )
 
 
@@ -64,6 +64,14 @@ def test_reading_counts_more_than_the_rows_that_were_loaded(found: dict[str, Any
 def test_retrieving_beats_a_segment_that_does_not_show_it(found: dict[str, Any]) -> None:
     figures = found["long"]
     assert figures["accuracy_retrieve"] > figures["accuracy_elsewhere"]
+
+
+def test_the_times_named_in_short_films_are_compared_with_the_moments(tmp_path: Path) -> None:
+    matches = match_short_films(tmp_path, 1, ("plain",))["plain"]
+    right = [match for match in matches if match.is_right]
+    assert len(right) > len(matches) / 2
+    assert sum(match.recall > 0 for match in right) > len(right) / 2
+    assert all(0 < match.share <= 1 for match in right)
 
 
 def test_the_report_names_every_scope(found: dict[str, Any]) -> None:

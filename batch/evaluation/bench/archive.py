@@ -54,7 +54,10 @@ def run_archive(
         folder = Path(temporary)
         draw_films(folder / "films", films, samples, variants)
         workers = measure_workers(folder, repeats, log)
-        growth = {str(count): measure_growth(folder / str(count), count, log) for count in records}
+        growth = {
+            str(count): measure_growth(*simulate(folder / str(count), count), log)
+            for count in records
+        }
     return {
         "suite": "archive",
         "machine": before,
@@ -113,14 +116,13 @@ def measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
     }
 
 
-def measure_growth(folder: Path, count: int, log: Log) -> dict[str, dict[str, float]]:
+def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of commands on an archive of which all is done.
 
     Returns:
         by command, "seconds" and "peak_bytes": "plan" looks what is new, "catalogue" is a run that
         finds nothing to do but the catalogue to write, "no_op" one that finds nothing at all.
     """
-    archive, out = simulate(folder, count)
     index_again = ("index", archive, "--out", out)
     commands: dict[str, tuple[object, ...]] = {
         "plan": (*index_again, "--phase", "identify"),
@@ -132,7 +134,7 @@ def measure_growth(folder: Path, count: int, log: Log) -> dict[str, dict[str, fl
     for name, words in commands.items():
         seconds, peak_bytes = cost_of(*words)
         found[name] = {"seconds": seconds, "peak_bytes": peak_bytes}
-        log(f"{count} records: {name} {seconds:.1f} s, {peak_bytes / 1e6:.0f} MB")
+        log(f"{archive.parent.name} records: {name} {seconds:.1f} s, {peak_bytes / 1e6:.0f} MB")
     return found
 
 

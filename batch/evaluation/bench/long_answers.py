@@ -109,7 +109,9 @@ def match_evidence(reply: Reply, moment: Moment, samples: int) -> EvidenceMatch:
     )
 
 
-def match_short_films(folder: Path, films: int) -> dict[str, list[EvidenceMatch]]:
+def match_short_films(
+    folder: Path, films: int, variants: Sequence[str] = SHORT_FILMS
+) -> dict[str, list[EvidenceMatch]]:
     """Ask held-out films of some seconds about their moments; by variant.
 
     Args:
@@ -117,7 +119,7 @@ def match_short_films(folder: Path, films: int) -> dict[str, list[EvidenceMatch]
     """
     family = load_demo()
     found: dict[str, list[EvidenceMatch]] = {}
-    for variant in SHORT_FILMS:
+    for variant in variants:
         found[variant] = []
         for number in range(films):
             world = VARIANTS[variant].random_world(np.random.default_rng([HELD_OUT_SEED, number]))

@@ -190,7 +190,8 @@ def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[
 def _retrieved(videos: Sequence[Video]) -> dict[str, float | None]:
     """What was loaded for a question, and how often some of its moment was among it."""
     pairs = [pair for video in videos for pair in zip(video.moments, video.replies, strict=True)]
-    right_if_found, right_if_not = [], []
+    right_if_found: list[bool] = []
+    right_if_not: list[bool] = []
     for moment, reply in pairs:
         shown = range(moment.first_sample, moment.first_sample + moment.samples)
         found = any(sample in shown for sample in reply.samples)
