@@ -5,7 +5,6 @@ itself. The token layout is the product's: <s> user, then 64 cells and a newline
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from batch.demo.drawing import Rgb, add_noise, draw_ground, draw_scene
+from batch.demo.drawing import Rgb, add_noise, draw
 from batch.demo.questions import KINDS, Question, questions_about
 from batch.demo.world import COLOURS, GROUNDS, SHAPES, Place, Scene, World, random_world
 from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
@@ -114,19 +113,13 @@ def _sample(
     world: World, sample: int, rng: np.random.Generator
 ) -> tuple[Rgb, NDArray[np.int64], NDArray[np.int64], int]:
     scene = world.scene_at(sample)
-    large = _ground(scene).copy()
-    draw_scene(large, scene, sample)
+    large = draw(world, sample, 2 * SIZE_PX)
     picture = cv2.resize(large, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
     gain = rng.uniform(0.92, 1.08)
     picture = np.clip(picture * gain, 0, 255).astype(np.uint8)
     picture = add_noise(picture, world.noise, rng)
     things, colours = _cell_labels(scene, sample)
     return picture, things, colours, GROUNDS.index(scene.ground)
-
-
-@lru_cache(maxsize=256)
-def _ground(scene: Scene) -> Rgb:
-    return draw_ground(scene, 2 * SIZE_PX)
 
 
 def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
