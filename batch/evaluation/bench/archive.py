@@ -40,7 +40,7 @@ def run_archive(
     repeats: int,
     log: Log,
 ) -> dict[str, Any]:
-    """Measure both; the result is plain JSON.
+    """Measure workers and growth; the result is plain JSON.
 
     Args:
         records: sizes of the simulated archives.

@@ -81,7 +81,7 @@ def half_billion(folder: Path) -> Family:
         patch_size=PATCH_PX,
         projection_dim=1152,
     )
-    return _llava(folder, decoder, tower, vision_layer=-1)
+    return _llava(folder, decoder, tower, cells=14, vision_layer=-1)
 
 
 def seven_billion(folder: Path) -> Family:
@@ -108,17 +108,22 @@ def seven_billion(folder: Path) -> Family:
         patch_size=PATCH_PX,
         projection_dim=768,
     )
-    return _llava(folder, decoder, tower, vision_layer=-2)
+    return _llava(folder, decoder, tower, cells=24, vision_layer=-2)
 
 
 def _llava(
-    folder: Path, decoder: PreTrainedConfig, tower: CLIPVisionConfig, *, vision_layer: int
+    folder: Path,
+    decoder: PreTrainedConfig,
+    tower: CLIPVisionConfig,
+    *,
+    cells: int,
+    vision_layer: int,
 ) -> Family:
-    """Write config and processor of a LLaVA-1.6 with random weights, and open it.
+    """Write config and processor of a LLaVA-1.6 with cells x cells a sample, and open it.
 
     It knows only the demo's words.
     """
-    side_px = tower.image_size
+    side_px = cells * PATCH_PX
     config = LlavaNextConfig(
         vision_config=tower,
         text_config=decoder,
@@ -126,7 +131,7 @@ def _llava(
         vision_feature_layer=vision_layer,
         vision_feature_select_strategy="default",
         image_grid_pinpoints=[[side_px, side_px]],
-        image_seq_length=(side_px // PATCH_PX) ** 2,
+        image_seq_length=cells**2,
         tie_word_embeddings=decoder.tie_word_embeddings,
     )
     config.save_pretrained(folder)
