@@ -2,12 +2,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 SET_UP := .venv/.set-up
 RIVALS := build/rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-slurm test-ray test-kubernetes bench rivals clean
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes bench rivals clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -18,11 +18,19 @@ demo: $(SET_UP) ## watch drawn videos, write their caches, answer questions with
 
 test: check ## set up .venv and run every check
 
+# Types are checked beside the tests. Two workers of neighbouring tests, as fixtures are shared by
+# neighbours; who ends first takes over half of what the other has left.
 check: $(SET_UP) ## formatting, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest --numprocesses logical --dist worksteal; tests=$$?; \
+		wait $$types && exit $$tests
+
+test-long: $(SET_UP) ## the tests that take minutes: the long bench, an archive that grows
+	$(BIN)/pytest -m long
+
+test-kills: $(SET_UP) ## kill an index run 100 times at random moments and compare what comes out
+	$(BIN)/python -m tests.end_to_end.kills --times 100
 
 test-slurm: $(SET_UP) ## index on a Slurm of one node; as root, installs Debian's slurm-wlm and munge
 	@command -v slurmctld > /dev/null && command -v munged > /dev/null || \
@@ -54,7 +62,7 @@ clean: ## remove .venv, tool caches and build outputs; nothing else
 
 # torch first and by itself, so that its build is chosen by the pinned version alone. torchvision
 # is for tests/models/reference.py, which says why it lies apart.
-$(SET_UP): pyproject.toml constraints.txt
+$(SET_UP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sali-cache needs Python 3.11 or newer, got " + sys.version)'
 	@echo "setting up .venv (minutes, once)" >&2
 	@$(PYTHON) -m venv .venv

@@ -1,21 +1,15 @@
 """The same questions to every video of an archive, with the model loaded once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
 
-import torch
-
-from batch.answering import Scope, VideoAnswerer
-from batch.answering.retrieval import BUDGET_TOKENS
-from batch.answering.video import open_checked
+from batch.answering import AnswerSettings, open_cache
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
-from batch.kv import Kernel
-from batch.models import Family, open_family
-from batch.models.placement import Device
+from batch.models import Family, open_model
+from batch.settings import Attention, ModelSettings
 from cachefmt import CacheFileError
 
 
@@ -40,29 +34,31 @@ def load_model(
     work: ProductFolder,
     *,
     model: str | None,
-    device: Device,
+    device: str | None,
     dtype: str | None,
-    attention: Kernel,
+    attention: Attention,
     offline: bool,
 ) -> Family:
     """Load the model of a work.
 
     Args:
         model: where it is now; None is where it was.
-        device: as for `Family.load`.
-        dtype: floating point type to run in; None is the one of the caches.
-        attention: what attends to the stored tiers.
+        device, dtype, attention: as of `ModelSettings`; a dtype of None is that of the caches.
 
     Raises:
         ModelError: it is not there, or cannot be loaded.
     """
     settings = work.read_settings()
     revision = None if model else settings["revision"]
-    family = open_family(model or settings["model"], revision=revision, offline=offline)
-    family.load(
-        device=device, dtype=getattr(torch, dtype or settings["dtype"]), attention=attention
+    chosen = ModelSettings(
+        name=model or settings["model"],
+        revision=revision,
+        offline=offline,
+        device=device,
+        dtype=dtype or settings["dtype"],
+        attention=attention,
     )
-    return family
+    return open_model(chosen).load()
 
 
 def check_has_videos(store: Store, work: ProductFolder, match: Sequence[str]) -> None:
@@ -97,10 +93,7 @@ def ask_archive(
     questions: Sequence[str],
     *,
     match: Sequence[str] = (),
-    scope: Scope = "auto",
-    budget_tokens: int = BUDGET_TOKENS,
-    max_new_tokens: int = 64,
-    batch_size: int = 16,
+    settings: AnswerSettings,
 ) -> Iterator[dict[str, Any]]:
     """Ask all videos that are done; yields plain values of one video after the other.
 
@@ -108,21 +101,15 @@ def ask_archive(
 
     Args:
         match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
-        scope: what of a video in segments answers.
-        budget_tokens: loaded for a question at most where samples are retrieved.
     """
-    reach: Any = {"scope": scope, "budget_tokens": budget_tokens}
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for row in catalogue_rows(store, work):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
             continue
         found = {name: row[name] for name in ("video", "path", "cache")}
         try:
-            path = store.root / row["cache"]
-            segments = open_checked(path, scope)
-            with VideoAnswerer(segments, family, path, **reach) as video:
-                replies = video.ask(questions, **limits)
-                yield {**found, "answers": [asdict(reply) for reply in replies]}
+            with open_cache(store.root / row["cache"], model=family, settings=settings) as video:
+                answers = [answer.to_dict() for answer in video.ask_all(questions)]
+                yield {**found, "answers": answers}
         except (BatchError, CacheFileError) as error:
             yield {**found, "error": str(error)}
 

@@ -28,10 +28,11 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
     same model without compression.
     """
     from batch.demo.run import run_demo
+    from jobs.atomic import make_folder
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
-        options.make_folder(folder)
+        make_folder(folder)
         result = run_demo(
             folder,
             films=FILMS,
@@ -52,7 +53,7 @@ def _answer_uncompressed(film: Path, questions: Sequence[str]) -> list[str]:
 
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
-    return uncompressed_film(family, film).ask(questions)
+    return uncompressed_film(family, film).ask_all(questions)
 
 
 def _report(result: "DemoResult") -> list[str]:

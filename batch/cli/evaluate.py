@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch.cli import options
-from batch.cli.analysis import sampling
 from batch.cli.options import json_option, model_options, run_options, sampling_options
 from batch.cli.progress import progress
 from batch.errors import BatchError
+from batch.settings import Attention, ModelSettings
 
 if TYPE_CHECKING:
     from batch.evaluation.comparison import Comparison
@@ -91,10 +91,11 @@ def evaluate(
     from batch.evaluation.comparison import compare
     from batch.evaluation.publish import publish
     from batch.evaluation.viewing import Viewing
+    from jobs.atomic import make_folder
 
-    chosen = sampling(fps, max_samples)
+    chosen = options.sampling_settings(fps, max_samples)
     if out is not None:
-        options.make_folder(out)
+        make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
     family = _load(**checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
@@ -123,18 +124,14 @@ def _load(
     offline: bool,
     device: str | None,
     dtype: str | None,
-    attn: Any,
+    attn: Attention,
 ) -> "Family":
-    import torch
+    from batch.models import open_model
 
-    from batch.models import open_family
-    from batch.models.device import choose_device, choose_dtype
-
-    device = choose_device(device)
-    family = open_family(model, revision=revision, offline=offline)
-    dtype = choose_dtype(dtype, device, family.checkpoint)
-    family.load(device=device, dtype=getattr(torch, dtype), attention=attn)
-    return family
+    settings = ModelSettings(
+        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
+    )
+    return open_model(settings).load()
 
 
 def _command() -> str:

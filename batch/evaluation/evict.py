@@ -14,7 +14,7 @@ from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
-from batch.making import Prefill
+from batch.making.cache_plan import CachePlan
 from cachefmt.tiers import Tier
 
 
@@ -55,7 +55,7 @@ def evict(policy: RowPolicy, viewing: Viewing, budget: Budget | None) -> Stored:
     )
 
 
-def _rows_within(budget: Budget | None, everything: Prefill) -> int:
+def _rows_within(budget: Budget | None, everything: CachePlan) -> int:
     """The most FP16 rows that a budget holds; all of them without one."""
     slots = everything.plan.slots
     if budget is None:
@@ -73,7 +73,7 @@ def _raw(count: int) -> dict[str, int]:
     return {"FP16": count, "INT8": 0, "INT4": 0}
 
 
-def _kept_rows(full: Uncompressed, kept: Tensor, everything: Prefill) -> Prefix:
+def _kept_rows(full: Uncompressed, kept: Tensor, everything: CachePlan) -> Prefix:
     """A prefix of the rows int64 [layers, kv_heads, count] of a full cache."""
     shape = replace(everything.header.shape, tokens=_raw(kept.shape[-1]))
     prefix = Prefix.allocate(shape, full.rows(0)[0].device)

@@ -15,7 +15,7 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from batch.cli.options import FOLDER, make_folder
+from batch.cli.options import FOLDER
 from batch.cli.progress import progress
 from batch.evaluation.choosing import choose_sets
 from batch.evaluation.data import Question, QuestionSet
@@ -24,6 +24,7 @@ from batch.evaluation.uncompressed import embed
 from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family
 from batch.video import Sampling
+from jobs.atomic import make_folder
 
 
 def write_films(family: Family, sets: Sequence[QuestionSet], folder: Path) -> Iterator[Path]:

@@ -13,7 +13,9 @@ from batch.evaluation.stored import Stored
 from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
-from batch.making import Prefill, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import CachePlan, plan_cache
+from batch.settings import CacheSettings
 from cachefmt import CacheFile
 
 
@@ -79,21 +81,20 @@ def _prefill(policy: CellPolicy, viewing: Viewing, budget: Budget | None, path: 
 
 def _plan(
     policy: CellPolicy, viewing: Viewing, manifest: Manifest, budget: Budget | None
-) -> Prefill:
+) -> CachePlan:
     unit = "tokens" if budget is None else budget.unit
     chosen = policy.choose(manifest, viewing.png, prices(viewing.everything, unit), budget)
     return plan_cache(
         chosen,
         viewing.family,
         dtype=viewing.dtype,
-        positions=policy.positions,
-        pointers=policy.pointers,
+        settings=CacheSettings(positions=policy.positions, pointers=policy.pointers),
     )
 
 
 def _fit(
-    budget: Budget | None, everything: Prefill, plan: Callable[[Budget | None], Prefill]
-) -> Prefill:
+    budget: Budget | None, everything: CachePlan, plan: Callable[[Budget | None], CachePlan]
+) -> CachePlan:
     """The fullest plan within a budget, though a plan's header is known only when it is made."""
     work = plan(budget)
     if budget is None or budget.unit == "tokens":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from batch.answering import PrefixAnswerer
 from batch.evaluation.uncompressed import Uncompressed
-from batch.making import Prefill
+from batch.making.cache_plan import CachePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,5 +20,5 @@ class Stored:
     """Stored tokens by tier."""
     seconds: dict[str, float]
     """By the names of `PARTS`; a part that the method lacks is 0."""
-    work: Prefill | None = None
+    work: CachePlan | None = None
     """What was written, of methods that choose cells."""

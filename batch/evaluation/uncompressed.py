@@ -89,7 +89,7 @@ class Uncompressed:
         ids = self._family.question_ids(question)
         return self._step(ids, copy.deepcopy(self._prefix)).float()
 
-    def ask(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
+    def ask_all(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
         """Answer greedily, one question after another."""
         return [self._answer(question, max_new_tokens) for question in questions]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
-from batch.making import Prefill, plan_cache
+from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
 from batch.models.weights import dtype_name
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
@@ -50,10 +50,8 @@ class Viewing:
         if settings not in self._manifests:
             self._manifests[settings] = analyze_video(
                 self.path,
-                geometry=self.family.geometry,
-                sampling=self._sampling,
-                temporal=temporal,
-                thresholds=thresholds,
+                self.family.geometry,
+                AnalysisSettings(sampling=self._sampling, temporal=temporal, thresholds=thresholds),
             )
         return self._manifests[settings]
 
@@ -73,7 +71,7 @@ class Viewing:
         return [png for png in self._whole.pictures if png is not None]
 
     @cached_property
-    def everything(self) -> Prefill:
+    def everything(self) -> CachePlan:
         """The plan in which every slot is stored."""
         return plan_cache(self._whole, self.family, dtype=self.dtype, identify_weights=False)
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from batch.analysis.manifest import Manifest
-from batch.answering import RetrievedReply, Retriever
+from batch.answering import RetrievedAnswer, Retriever
 from batch.answering.retrieval import BUDGET_TOKENS, SHARES
 from batch.demo.drawing import write_clip
 from batch.demo.world import HELD_OUT_SEED
@@ -140,21 +140,21 @@ def _prefill(film: Path) -> Cost:
 
 def _retrieve(
     cache: Path, questions: Sequence[str], budget_tokens: int, shares: Sequence[float] = SHARES
-) -> tuple[Cost, list[RetrievedReply]]:
+) -> tuple[Cost, list[RetrievedAnswer]]:
     """Answer questions about a video, each from the samples that it is about.
 
     Args:
         shares: as of `Retriever`; of 1 alone, each question loads what the budget allows.
     """
     family = load_demo()
-    replies: list[RetrievedReply] = []
+    replies: list[RetrievedAnswer] = []
 
     def answer() -> None:
         segments = open_segments(cache)
         retriever = Retriever(
             segments, family, budget_tokens=budget_tokens, shares=shares, name=str(cache)
         )
-        replies.extend(retriever.ask(questions))
+        replies.extend(retriever.ask_all(questions))
 
     return _cost(answer), replies
 
@@ -167,7 +167,7 @@ def _count_reads(cache: Path, questions: Sequence[str], budget_tokens: int) -> l
     def ask(question: str) -> Retriever:
         segments = open_segments(cache)
         retriever = Retriever(segments, family, budget_tokens=budget_tokens, name=str(cache))
-        list(retriever.ask([question]))
+        list(retriever.ask_all([question]))
         return retriever
 
     ask(questions[0])  # what Python and torch read for the first time is not the cache's

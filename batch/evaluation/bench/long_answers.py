@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.answering import Answerer, Reply, Retriever, VideoAnswerer
+from batch.answering import Answer, AnswerSettings, PrefixAnswerer, Retriever, VideoAnswerer
 from batch.demo.drawing import write_clip
 from batch.demo.world import HELD_OUT_SEED
 from batch.evaluation.bench.workload import load_demo, write_cache, write_manifest
@@ -65,12 +65,13 @@ def answer_scopes(
     texts = [moment.question.text for moment in moments]
 
     def whole(segment: CacheFile, asked: list[str]) -> list[str]:
-        return [reply.answer for reply in Answerer(segment, family).ask(asked)]
+        answerer = PrefixAnswerer.of_cache(segment, family)
+        return [reply.text for reply in answerer.ask_all(asked)]
 
     def retrieved(segment: CacheFile, asked: list[str]) -> list[str]:
         name = str(segment.path)
         retriever = Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
-        return [reply.answer for reply in retriever.ask(asked)]
+        return [reply.text for reply in retriever.ask_all(asked)]
 
     right = _segments_of(segments, moments)
     half = len(segments) // 2
@@ -90,12 +91,12 @@ def answer_by_all(
     cache: Path, family: Family, texts: Sequence[str], budget_tokens: int
 ) -> list[str]:
     """The likeliest answer of all segments, each from what is retrieved within it."""
-    segments = open_segments(cache)
-    with VideoAnswerer(segments, family, cache, scope="all", budget_tokens=budget_tokens) as video:
-        return [reply.answer for reply in video.ask(texts)]
+    settings = AnswerSettings(scope="each-segment", budget_tokens=budget_tokens)
+    with VideoAnswerer(open_segments(cache), family, cache, settings=settings) as video:
+        return [reply.text for reply in video.ask_all(texts)]
 
 
-def match_evidence(reply: Reply, moment: Moment, samples: int) -> EvidenceMatch:
+def match_evidence(reply: Answer, moment: Moment, samples: int) -> EvidenceMatch:
     """Compare the times of a reply with the moment, in a video of one sample a second."""
     times = np.arange(samples)
     inside = np.zeros(samples, bool)
@@ -105,7 +106,7 @@ def match_evidence(reply: Reply, moment: Moment, samples: int) -> EvidenceMatch:
     return EvidenceMatch(
         recall=float(shown.mean()),
         share=float(inside.mean()),
-        is_right=reply.answer == moment.question.answer,
+        is_right=reply.text == moment.question.answer,
     )
 
 
@@ -126,9 +127,9 @@ def match_short_films(
             film = folder / f"{variant}-{number}.mp4"
             write_clip(world, film)
             moments = moments_of(world)
-            cache = CacheFile.open(write_cache(film, write_manifest(film, family), family))
-            with Answerer(cache, family) as answerer:
-                replies = answerer.ask(moment.question.text for moment in moments)
+            with CacheFile.open(write_cache(film, write_manifest(film, family), family)) as cache:
+                answerer = PrefixAnswerer.of_cache(cache, family)
+                replies = answerer.ask_all(moment.question.text for moment in moments)
                 found[variant] += [
                     match_evidence(reply, moment, world.samples)
                     for moment, reply in zip(moments, replies, strict=True)
@@ -163,7 +164,7 @@ def _answer_uniformly(
     film: Path, family: Family, texts: list[str], budget_tokens: int
 ) -> list[str]:
     samples = _most_samples(family, film, budget_tokens)
-    answers = uncompressed_film(family, film, max_samples=samples).ask(texts)
+    answers = uncompressed_film(family, film, max_samples=samples).ask_all(texts)
     family.attend_over_tiers()
     return answers
 

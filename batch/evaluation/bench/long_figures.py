@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.answering import RetrievedReply
+from batch.answering import RetrievedAnswer
 from batch.evaluation.bench.long_answers import EvidenceMatch, ScopeAnswers, match_evidence
 from batch.evaluation.bench.measuring import BytesRead
 from batch.evaluation.worlds.needles import Moment
@@ -45,7 +45,7 @@ class Video:
     moments: list[Moment]
     stored: Stored
     costs: dict[str, Cost]
-    replies: list[RetrievedReply]
+    replies: list[RetrievedAnswer]
     scopes: Mapping[str, ScopeAnswers]
     """Answers of other scopes; none of a video that only its costs are wanted of."""
 
@@ -57,7 +57,7 @@ class Video:
     def answers(self) -> list[dict[str, str]]:
         """Of each question, the answer in each scope."""
         by_scope = {
-            "retrieve": [reply.answer for reply in self.replies],
+            "retrieve": [reply.text for reply in self.replies],
             **{scope: found.answers for scope, found in self.scopes.items()},
         }
         return [
@@ -196,7 +196,7 @@ def _retrieved(videos: Sequence[Video]) -> dict[str, float | None]:
         shown = range(moment.first_sample, moment.first_sample + moment.samples)
         found = any(sample in shown for sample in reply.samples)
         outcomes = right_if_found if found else right_if_not
-        outcomes.append(reply.answer == moment.question.answer)
+        outcomes.append(reply.text == moment.question.answer)
     tokens = [reply.loaded_tokens for _, reply in pairs]
     return {
         "found": len(right_if_found) / len(pairs),

@@ -25,7 +25,8 @@ from batch.evaluation.bench.measuring import (
 from batch.evaluation.bench.stored_rows import measure_decoding, measure_loading
 from batch.evaluation.bench.workload import PROFILE, Film, Size, Workload, write_manifest
 from batch.kv.attention import CHUNK_NUMBERS
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from cachefmt import CacheFile
 
 QUESTIONS = 64
@@ -116,7 +117,7 @@ def _time_film(workload: Workload, film: Film) -> dict[str, float]:
     compressed_s, manifest = timed(lambda: workload.compress(film))
     file_answer_s, _ = timed(lambda: workload.answer_from_file(film))
     uncompressed_s, full = timed(lambda: workload.uncompressed(film))
-    full_answer_s, _ = timed(lambda: full.ask(question, max_new_tokens=most))
+    full_answer_s, _ = timed(lambda: full.ask_all(question, max_new_tokens=most))
     return {
         "compressed_seconds": compressed_s,
         "analyze_seconds": manifest.analyze_seconds,
@@ -203,15 +204,14 @@ def _measure_batch(workload: Workload, repeats: int) -> Measured:
     """Many questions in one batch against the same one by one, on the same cache."""
     film = workload.films[0]
     questions = list(islice(cycle(film.questions), QUESTIONS))
-    with workload.answerer(film) as answerer:
+    answerer, most = workload.answerer(film), workload.size.answer_tokens
 
-        def answer(batch_size: int) -> None:
-            most = workload.size.answer_tokens
-            list(answerer.ask(questions, max_new_tokens=most, batch_size=batch_size))
+    def answer(batch_size: int) -> None:
+        list(answerer.ask_all(questions, max_new_tokens=most, batch_size=batch_size))
 
-        taken = side_by_side(
-            {"batch_seconds": lambda: answer(QUESTIONS), "one_by_one_seconds": lambda: answer(1)},
-            repeats,
-        )
+    taken = side_by_side(
+        {"batch_seconds": lambda: answer(QUESTIONS), "one_by_one_seconds": lambda: answer(1)},
+        repeats,
+    )
     speedup = ratio(taken["one_by_one_seconds"], taken["batch_seconds"])
     return Measured(ratios={"batch64_speedup": speedup}, figures={"questions": QUESTIONS, **taken})

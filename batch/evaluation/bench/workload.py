@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.analysis.temporal import TEMPORAL_PROFILES
-from batch.analysis.tiers import PROFILES
-from batch.answering import Answerer, Reply
+from batch.answering import Answer, PrefixAnswerer
 from batch.demo.drawing import write_clip
 from batch.demo.questions import questions_about
 from batch.demo.world import HELD_OUT_SEED, random_world
 from batch.errors import ModelError
 from batch.evaluation.bench.random_models import half_billion, seven_billion
 from batch.evaluation.uncompressed import Uncompressed, uncompressed_film
-from batch.making import plan_video, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_video
+from batch.making.destination import Destination
 from batch.models import Family, open_family
-from batch.video import Sampling
 from cachefmt import CacheFile
 
 PROFILE = "default"
@@ -133,18 +132,17 @@ class Workload:
         """Decode a film and run transformers' own forward (SDPA) over all its slots."""
         return uncompressed_film(self.family, film.path)
 
-    def answerer(self, film: Film) -> Answerer:
+    def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
         self.family.attend_over_tiers()
-        cache = CacheFile.open(film.cache)
-        cache.verify_tables()
-        return Answerer(cache, self.family)
+        with CacheFile.open(film.cache) as cache:
+            cache.verify_tables()
+            return PrefixAnswerer.of_cache(cache, self.family)
 
-    def answer_from_file(self, film: Film) -> Reply:
+    def answer_from_file(self, film: Film) -> Answer:
         """Open the cache of a film and answer its first question."""
-        with self.answerer(film) as answerer:
-            most = self.size.answer_tokens
-            return next(answerer.ask(film.questions[:1], max_new_tokens=most))
+        most = self.size.answer_tokens
+        return next(self.answerer(film).ask_all(film.questions[:1], max_new_tokens=most))
 
 
 def load_demo() -> Family:
@@ -156,13 +154,7 @@ def load_demo() -> Family:
 
 def write_manifest(film: Path, family: Family) -> Manifest:
     """Analyse a film for a model; the manifest lies beside it."""
-    manifest = analyze_video(
-        film,
-        geometry=family.geometry,
-        sampling=Sampling(),
-        temporal=TEMPORAL_PROFILES[PROFILE],
-        thresholds=PROFILES[PROFILE],
-    )
+    manifest = analyze_video(film, family.geometry, AnalysisSettings.of_profile(PROFILE))
     manifest.write(film.with_suffix(".parquet"))
     return manifest
 
@@ -170,7 +162,7 @@ def write_manifest(film: Path, family: Family) -> Manifest:
 def write_cache(film: Path, manifest: Manifest, family: Family, *, dtype: str = "float32") -> Path:
     """Prefill an analysed film; its cache, a file or a folder, lies beside it."""
     video = plan_video(manifest, family, dtype=dtype)
-    cache = film.with_suffix(video.suffix)
+    cache = Destination.named(film.parent, film.stem).cache(video)
     if video.is_cut:
         cache.mkdir()
     for number in range(len(video.headers)):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.evaluation.methods.budget import Budget, Prices, Wish
 from batch.evaluation.methods.cells import CellPolicy, best_first, cells_of
-from batch.making.plan import Pointers, Positions
+from batch.settings import Pointers, Positions
 from cachefmt.tiers import Tier
 
 

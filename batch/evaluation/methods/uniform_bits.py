@@ -6,7 +6,7 @@ from typing import ClassVar
 from batch.analysis.manifest import Manifest
 from batch.evaluation.methods.budget import Budget, Prices, Wish
 from batch.evaluation.methods.cells import CellPolicy, spread_samples
-from batch.making.plan import Positions
+from batch.settings import Positions
 from cachefmt.tiers import Tier
 
 
