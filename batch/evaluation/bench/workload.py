@@ -16,11 +16,12 @@ from batch.demo.world import HELD_OUT_SEED, random_world
 from batch.errors import ModelError
 from batch.evaluation.bench.random_models import half_billion, seven_billion
 from batch.evaluation.uncompressed import Uncompressed, uncompressed_film
-from batch.making.blocks import prefill
-from batch.making.cache_plan import plan_video
 from batch.making.destination import Destination
-from batch.models import Family, open_family
+from batch.making.maker import CacheMaker
+from batch.models import Family, OpenModel, open_family
+from batch.settings import CacheSettings
 from cachefmt import CacheFile
+from jobs.disk_space import Allowance
 
 PROFILE = "default"
 
@@ -125,7 +126,8 @@ class Workload:
         """Analyse a film and prefill: all of `batch prefill`. The cache lies beside the film."""
         self.family.attend_over_tiers()
         manifest = write_manifest(film.path, self.family)
-        write_cache(film.path, manifest, self.family, dtype=self.size.dtype)
+        size = self.size
+        write_cache(film.path, manifest, self.family, device=size.device, dtype=size.dtype)
         return manifest
 
     def uncompressed(self, film: Film) -> Uncompressed:
@@ -159,15 +161,18 @@ def write_manifest(film: Path, family: Family) -> Manifest:
     return manifest
 
 
-def write_cache(film: Path, manifest: Manifest, family: Family, *, dtype: str = "float32") -> Path:
-    """Prefill an analysed film; its cache, a file or a folder, lies beside it."""
-    video = plan_video(manifest, family, dtype=dtype)
-    cache = Destination.named(film.parent, film.stem).cache(video)
-    if video.is_cut:
-        cache.mkdir()
-    for number in range(len(video.headers)):
-        prefill(video.segment(number), family, video.path(cache, number))
-    return cache
+def write_cache(
+    film: Path, manifest: Manifest, family: Family, *, device: str = "cpu", dtype: str = "float32"
+) -> Path:
+    """Prefill an analysed film as `batch prefill` does; its cache, a file or a folder, lies beside.
+
+    Args:
+        device: where the family is loaded.
+    """
+    model = OpenModel(family=family, device=device, dtype=dtype, attention="auto")
+    destination = Destination.named(film.parent, film.stem, force=True)
+    room = Allowance(folder=film.parent, quota_left=None)
+    return CacheMaker(model, CacheSettings()).make(manifest, destination, room=room).path
 
 
 def _check_device(size: Size) -> None:
