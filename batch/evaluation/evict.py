@@ -15,7 +15,7 @@ from batch.evaluation.uncompressed import Uncompressed
 from batch.evaluation.viewing import Viewing
 from batch.kv import Prefix
 from batch.making.cache_plan import CachePlan
-from cachefmt.tiers import Tier
+from cachefmt.tiers import Tier, token_counts
 
 
 def evict(policy: RowPolicy, viewing: Viewing, budget: Budget | None) -> Stored:
@@ -70,7 +70,7 @@ def _rows_within(budget: Budget | None, everything: CachePlan) -> int:
 
 
 def _raw(count: int) -> dict[str, int]:
-    return {"FP16": count, "INT8": 0, "INT4": 0}
+    return token_counts({Tier.FP16: count})
 
 
 def _kept_rows(full: Uncompressed, kept: Tensor, everything: CachePlan) -> Prefix:

@@ -16,7 +16,7 @@ from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.settings import CacheSettings
-from cachefmt import CacheFile
+from cachefmt import CacheFile, Tier, token_counts
 
 
 def store_uncompressed(viewing: Viewing) -> Stored:
@@ -28,7 +28,7 @@ def store_uncompressed(viewing: Viewing) -> Stored:
         answerer=full,
         size_bytes=whole,
         kv_bytes=whole,
-        tokens={"FP16": everything.plan.slots, "INT8": 0, "INT4": 0},
+        tokens=token_counts({Tier.FP16: everything.plan.slots}),
         seconds=viewing.seconds(encode=full.encode_seconds, prefill=full.forward_seconds),
     )
 

@@ -19,8 +19,7 @@ from batch.kv import Prefix, TieredCache, forward
 from cachefmt import CacheFile, CacheWriter, Header
 from cachefmt.header import Shape
 from cachefmt.layout import TensorSpec, tensor_specs
-from cachefmt.memory import numpy_dtype
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 PAGE_BYTES = 4096
 STEPS = 8
@@ -69,11 +68,9 @@ def _load(path: Path, device: str) -> Prefix:
 def _touch(prefix: Prefix) -> None:
     for layer in range(prefix.shape.layers):
         for part in prefix.layer(layer):
-            stored = part.stored()
-            for kind in (stored.key, stored.value):
-                for rows in kind[:]:
-                    if rows is not None and len(rows):
-                        rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
+            for rows in (*part.key, *part.value):
+                if len(rows):
+                    rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
 
 
 def _read(path: Path, buffer: NDArray[np.uint8]) -> None:
@@ -101,7 +98,7 @@ def _write_long(path: Path, like: Header, tokens: int) -> None:
 
 
 def _content(name: str, spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
-    dtype = numpy_dtype(spec.dtype)
+    dtype = spec.numpy_dtype
     if name.startswith("layers."):
         return rng.integers(0, 64, spec.size_bytes, np.uint8).view(dtype).reshape(spec.shape)
     if name in ("token.position", "sample.source"):
@@ -123,14 +120,14 @@ def measure_decoding(workload: Workload, repeats: int) -> Measured:
     device = workload.size.device
     ratios, figures = {}, {}
     for tier in (Tier.INT8, Tier.INT4):
-        prefix = _fill(film, {stored: rows * (stored is tier) for stored in STORED_TIERS}, device)
+        prefix = _fill(film, {tier: rows}, device)
         plain = prefix.to_dynamic_cache(DTYPE)
         name = tier.name.lower()
         ratios[name], figures[name] = _compare(workload, prefix, plain, repeats)
     share = rows / film.token_count
     mix = {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS}
     prefix = _fill(film, mix, device)
-    full = _fill(film, {Tier.FP16: int(slots * share), Tier.INT8: 0, Tier.INT4: 0}, device)
+    full = _fill(film, {Tier.FP16: int(slots * share)}, device)
     mixed, figures["film"] = _compare(workload, prefix, full.to_dynamic_cache(DTYPE), repeats)
     return Measured(
         ratios={"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed},
@@ -140,8 +137,7 @@ def measure_decoding(workload: Workload, repeats: int) -> Measured:
 
 def _fill(like: Shape, tokens: dict[Tier, int], device: str) -> Prefix:
     """A prefix of random rows."""
-    counts = {tier.name: count for tier, count in tokens.items()}
-    shape = replace(like, tokens=counts, raw_dtype="BF16")
+    shape = replace(like, tokens=token_counts(tokens), raw_dtype="BF16")
     prefix = Prefix.allocate(shape, device)
     generator = torch.Generator(device).manual_seed(0)
     for layer in range(shape.layers):
