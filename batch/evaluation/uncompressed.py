@@ -7,6 +7,7 @@ the plan, the tiers or the attention over them.
 import copy
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
-from batch.video import Footage
+from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
 
 @torch.inference_mode()
@@ -130,3 +131,17 @@ class Uncompressed:
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+
+def uncompressed_film(
+    family: Family, film: Path, *, max_samples: int | None = None
+) -> Uncompressed:
+    """Decode a film of a sample a second and run all of it.
+
+    Args:
+        max_samples: evenly over the film, if it has more.
+    """
+    geometry = geometry_for(family.geometry, probe(film), Sampling())
+    samples = read_samples(film, geometry=geometry, max_samples=max_samples)
+    pictures = np.stack([sample.rgb for sample in samples])
+    return Uncompressed(family, pictures, Footage.steady(geometry, len(pictures)))

@@ -1,15 +1,15 @@
 """The training program: the product's layout, and a run that goes on where it stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from batch.demo import train as program
-from batch.demo.checkpoint import new_tokenizer
-from batch.evaluation.training.lessons import IGNORED, Lessons, Stage, prefix_ids
-from batch.evaluation.training.pupil import right_answers
-from batch.evaluation.training.train import train
+from batch.evaluation.training.checkpoint import new_tokenizer
+from batch.evaluation.training.examples import IGNORED, Stage, TrainingExamples, prefix_ids
+from batch.evaluation.training.student import StudentModel, right_answers
+from batch.evaluation.training.train import Log, train
 from batch.models import open_family
 from batch.video import Footage
 from tests.manifests import geometry_of
@@ -31,7 +31,7 @@ def test_training_and_the_product_lay_out_a_video_alike() -> None:
 
 def test_questions_behind_one_prefix_are_packed_with_their_answers() -> None:
     tokenizer = new_tokenizer()
-    batch = Lessons(STAGES[1], 0, tokenizer)[0]
+    batch = TrainingExamples(STAGES[1], 0, tokenizer)[0]
     assert batch.pictures.dtype == torch.uint8
     asked = batch.targets != IGNORED
     assert bool(asked.any(1).all())
@@ -41,7 +41,7 @@ def test_questions_behind_one_prefix_are_packed_with_their_answers() -> None:
 
 
 def test_an_answer_is_right_only_to_the_last_token() -> None:
-    batch = Lessons(STAGES[1], 0, new_tokenizer())[0]
+    batch = TrainingExamples(STAGES[1], 0, new_tokenizer())[0]
     logits = torch.nn.functional.one_hot(batch.targets.clamp(min=0), 100).float()
     assert all(all(each) for each in right_answers(logits, batch).values())
     row, column = (batch.targets != IGNORED).nonzero()[0].tolist()
@@ -50,29 +50,28 @@ def test_an_answer_is_right_only_to_the_last_token() -> None:
     assert wrong.count(False) == 1
 
 
-def test_a_run_that_stopped_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(_folder(tmp_path / "whole"), STAGES, 3, "cpu")
-    monkeypatch.setattr(program, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(program, "rate", _stops_at_step(1, program.rate))
+def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    steps: list[tuple[str, int]] = []
+
+    def note(figures: dict[str, Any]) -> None:
+        steps.append((figures["stage"], figures["step"]))
+
+    def note_and_stop(figures: dict[str, Any]) -> None:
+        note(figures)
+        if steps[-1] == ("videos", 1):
+            raise KeyboardInterrupt
+
+    whole = run(tmp_path / "whole", note)
+    uninterrupted = steps.copy()
+    steps.clear()
     with pytest.raises(KeyboardInterrupt):
-        train(_folder(tmp_path / "cut"), STAGES, 3, "cpu")
-    monkeypatch.undo()
-    resumed = train(tmp_path / "cut", STAGES, 3, "cpu")
+        run(tmp_path / "cut", note_and_stop)
+    resumed = run(tmp_path / "cut", note)
+    assert steps == [*uninterrupted[:4], *uninterrupted[3:]]  # what was not saved comes again
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def _stops_at_step(step: int, rate):
-    def stopping(at, stage):
-        if stage is STAGES[-1] and at == step:
-            raise KeyboardInterrupt
-        return rate(at, stage)
-
-    return stopping
+def run(folder: Path, log: Log) -> StudentModel:
+    folder.mkdir(exist_ok=True)
+    return train(folder, STAGES, 3, "cpu", log=log, save_every_s=0.0)

@@ -3,16 +3,18 @@
 What happens in the stretches is made of two shapes and four colours, over and over. Each event
 ("needle") shows for two or three samples what no other scene shows: the only digit, the only
 bead, the only dots, the only spark, or one of the four other shapes in one of the four other
-colours. So `moments` finds questions with one true answer in the whole video, all of them about
+colours. So `moments_of` finds questions with one true answer in the whole video, all of them about
 needles; a test holds it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, World, imagine_scene
+from batch.demo.questions import Question
+from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, Spark, World, random_scene
 
 NEEDLES = 8
 """Events of a video: four small things and four shapes."""
@@ -25,7 +27,16 @@ _AROUND_SPARK = 8
 """Samples of the still scene before and behind a spark: an event need not come with a cut."""
 
 
-def imagine_needles(rng: np.random.Generator, samples: int, *, offset: float = 0.5) -> World:
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A question, and the samples [first_sample, first_sample + samples) that answer it."""
+
+    question: Question
+    first_sample: int
+    samples: int
+
+
+def random_needle_world(rng: np.random.Generator, samples: int, *, offset: float = 0.5) -> World:
     """Draw a video of `samples` samples with `NEEDLES` events, evenly spread, in random order.
 
     Args:
@@ -37,14 +48,54 @@ def imagine_needles(rng: np.random.Generator, samples: int, *, offset: float = 0
     events = _events(rng, cast, samples, offset)
     scenes: list[Scene] = []
     for event in events:
-        scenes += _stretches(rng, cast, scenes[-1].end if scenes else 0, event.first_sample)
+        scenes += _scenes_between(rng, cast, scenes[-1].end if scenes else 0, event.first_sample)
         scenes.append(event)
-    scenes += _stretches(rng, cast, scenes[-1].end, samples)
+    scenes += _scenes_between(rng, cast, scenes[-1].end, samples)
     return World(
         scenes=tuple(scenes),
         noise=float(rng.uniform(0, 6)),
         noise_seed=int(rng.integers(2**31)),
     )
+
+
+def moments_of(world: World) -> list[Moment]:
+    """Every question about small things, shapes and colours that has one true answer in a world.
+
+    What is asked for stands in one scene alone: no other one shows a digit, a bead, dots, a spark,
+    a thing of that shape, a thing of that colour. So nothing else in the video answers, and the
+    kinds are those that the demo model hardly ever gets wrong in short films.
+
+    Returns:
+        In order of time.
+    """
+    scenes = world.scenes
+    things = [thing for scene in scenes for thing in scene.things]
+    shapes = Counter(thing.shape for thing in things)
+    colours = Counter(thing.colour for thing in things)
+    once = {
+        small: sum(getattr(scene, small) is not None for scene in scenes) == 1
+        for small in ("digit", "bead_colour", "dots", "spark")
+    }
+    found = []
+    for scene in scenes:
+        if once["digit"] and scene.digit is not None:
+            found.append(_moment(scene, "detail", "what digit is shown ?", str(scene.digit)))
+        if once["bead_colour"] and scene.bead_colour is not None:
+            found.append(_moment(scene, "detail", "what colour is the bead ?", scene.bead_colour))
+        if once["dots"] and scene.dots is not None:
+            found.append(_moment(scene, "count", "how many dots are there ?", str(scene.dots)))
+        if once["spark"] and scene.spark is not None:
+            colour, place = scene.spark.colour, scene.spark.place.words
+            found.append(_moment(scene.spark, "brief", "what colour was the spark ?", colour))
+            found.append(_moment(scene.spark, "brief", "where was the spark ?", place))
+        for thing in scene.things:
+            if shapes[thing.shape] == 1:
+                text = f"what colour is the {thing.shape} ?"
+                found.append(_moment(scene, "binding", text, thing.colour))
+            if colours[thing.colour] == 1:
+                text = f"what shape is {thing.colour} ?"
+                found.append(_moment(scene, "binding", text, thing.shape))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +135,7 @@ def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) 
         if isinstance(kind, tuple):
             names[0] = kind
         first = min(max(first, 0), samples - length)
-        scene = imagine_scene(
+        scene = random_scene(
             rng,
             first=first,
             samples=length,
@@ -99,7 +150,9 @@ def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) 
     return found
 
 
-def _stretches(rng: np.random.Generator, cast: _Cast, first: int, stop: int) -> Iterator[Scene]:
+def _scenes_between(
+    rng: np.random.Generator, cast: _Cast, first: int, stop: int
+) -> Iterator[Scene]:
     """Still and busy stretches in turn, which fill samples [first, stop)."""
     is_busy = bool(rng.integers(2))
     while first < stop:
@@ -107,7 +160,7 @@ def _stretches(rng: np.random.Generator, cast: _Cast, first: int, stop: int) -> 
         end = min(stop, first + int(rng.integers(shortest, longest + 1)))
         while first < end:
             length = int(rng.integers(_BUSY_SCENE[0], _BUSY_SCENE[1] + 1)) if is_busy else end
-            scene = imagine_scene(
+            scene = random_scene(
                 rng,
                 first=first,
                 samples=min(length, end - first),
@@ -121,3 +174,11 @@ def _stretches(rng: np.random.Generator, cast: _Cast, first: int, stop: int) -> 
 
 def _still(scene: Scene) -> Scene:
     return replace(scene, things=tuple(replace(one, end=one.start) for one in scene.things))
+
+
+def _moment(when: Scene | Spark, kind: str, text: str, answer: str) -> Moment:
+    return Moment(
+        question=Question(kind=kind, text=text, answer=answer),
+        first_sample=when.first_sample,
+        samples=when.samples,
+    )

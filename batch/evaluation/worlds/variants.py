@@ -1,6 +1,6 @@
 """Demo worlds that are hard to see or to remember, each in its own way.
 
-A variant is a change to a world that `imagine` drew; the model was trained on `plain` alone.
+A variant is a change to a world that `random_world` drew; the model was trained on `plain` alone.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batch.demo.world import Look, Scene, Thing, World, imagine
+from batch.demo.world import Look, Scene, Thing, World, random_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,11 @@ class Variant:
     change: Callable[[World], World | None]
     """None if the variant cannot be made of this world."""
 
-    def imagine(self, rng: np.random.Generator) -> World:
+    def random_world(self, rng: np.random.Generator) -> World:
         """Draw worlds until one can be changed."""
         samples = int(rng.integers(self.shortest, self.longest + 1))
         while True:
-            world = self.change(imagine(rng, samples))
+            world = self.change(random_world(rng, samples))
             if world is not None:
                 return world
 

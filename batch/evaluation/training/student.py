@@ -1,20 +1,20 @@
-"""The model in training: what it says of cells and of questions, and how wrong it is."""
+"""The model in training, and its losses on cells and on answers."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaNextForConditionalGeneration
 
-from batch.demo.checkpoint import CELLS, new_model
 from batch.demo.questions import KINDS
 from batch.demo.world import COLOURS, GROUNDS
-from batch.evaluation.training.lessons import IGNORED, THINGS, Batch
+from batch.evaluation.training.checkpoint import CELLS, new_model
+from batch.evaluation.training.examples import IGNORED, THINGS, Batch
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Pupil(nn.Module):
+class StudentModel(nn.Module):
     """The model with the linear heads that stage "cells" reads the vision tower by."""
 
     def __init__(self, vocabulary: int) -> None:

@@ -17,12 +17,18 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from batch.demo.questions import VOCABULARY
+from batch.demo.world import COLOURS, COLUMNS, GROUNDS, ROWS, SHAPES
 
 SIZE_PX = 112
 PATCH_PX = 14
 CELLS = (SIZE_PX // PATCH_PX) ** 2
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+_WORDS = (
+    "what which where how many describe colour digit shape is are was does the a an and or on "
+    "there first last after before came shown comes scene start end thing ? , . spark bead dots "
+    "user assistant"
+)
+VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %} user "
@@ -106,7 +112,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, size_px: int = SIZE_PX) ->
     )
 
 
-def save(model: LlavaNextForConditionalGeneration, folder: Path) -> None:
+def save_checkpoint(model: LlavaNextForConditionalGeneration, folder: Path) -> None:
     """Write the checkpoint in bfloat16, with tokenizer, processor and chat template."""
     tokenizer = new_tokenizer()
     new_processor(tokenizer).save_pretrained(folder)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from batch.demo.checkpoint import CELLS, PATCH_PX, SIZE_PX
-from batch.demo.drawing import Rgb, add_noise, draw_ground, draw_scene
-from batch.demo.questions import KINDS, Question, ask
-from batch.demo.world import COLOURS, GROUNDS, SHAPES, Place, Scene, World, imagine
+from batch.demo.drawing import Rgb, add_noise, draw
+from batch.demo.questions import KINDS, Question, questions_about
+from batch.demo.world import COLOURS, GROUNDS, SHAPES, Place, Scene, World, random_world
+from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
 
 IGNORED = -100
 THINGS = ("nothing", *SHAPES, *"0123456789", "bead", "dots", "spark")
@@ -63,7 +63,7 @@ class Batch:
     """int64 [videos, questions], index into KINDS; -1 is padding"""
 
 
-class Lessons(Dataset[Batch]):
+class TrainingExamples(Dataset[Batch]):
     """Batch number `index` of a stage; the same seed and index give the same batch."""
 
     def __init__(self, stage: Stage, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -78,7 +78,7 @@ class Lessons(Dataset[Batch]):
         rng = np.random.default_rng([self.seed, name, index])
         samples = int(rng.integers(self.stage.shortest, self.stage.longest + 1))
         videos = max(1, self.stage.slots // (samples * (CELLS + 1)))
-        worlds = [imagine(rng, samples) for _ in range(videos)]
+        worlds = [random_world(rng, samples) for _ in range(videos)]
         return make_batch(worlds, rng, self.tokenizer)
 
 
@@ -87,8 +87,8 @@ def make_batch(
 ) -> Batch:
     """Draw worlds of equal length and pack the questions about each."""
     samples = worlds[0].samples
-    seen = [[_look(world, k, rng) for k in range(samples)] for world in worlds]
-    packed = [_pack(ask(world, rng), samples, tokenizer) for world in worlds]
+    seen = [[_sample(world, k, rng) for k in range(samples)] for world in worlds]
+    packed = [_pack(questions_about(world, rng), samples, tokenizer) for world in worlds]
     return Batch(
         pictures=torch.from_numpy(np.array([[s[0] for s in video] for video in seen])),
         things=torch.from_numpy(np.array([[s[1] for s in video] for video in seen])),
@@ -109,32 +109,20 @@ def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [vocabulary[word] for word in words]
 
 
-def _look(
+def _sample(
     world: World, sample: int, rng: np.random.Generator
 ) -> tuple[Rgb, NDArray[np.int64], NDArray[np.int64], int]:
     scene = world.scene_at(sample)
-    large = _ground(scene).copy()
-    draw_scene(large, scene, sample)
+    large = draw(world, sample, 2 * SIZE_PX)
     picture = cv2.resize(large, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
     gain = rng.uniform(0.92, 1.08)
     picture = np.clip(picture * gain, 0, 255).astype(np.uint8)
     picture = add_noise(picture, world.noise, rng)
-    things, colours = _dense(scene, sample)
+    things, colours = _cell_labels(scene, sample)
     return picture, things, colours, GROUNDS.index(scene.ground)
 
 
-_grounds: dict[int, Rgb] = {}
-
-
-def _ground(scene: Scene) -> Rgb:
-    if scene.ground_seed not in _grounds:
-        if len(_grounds) > 256:
-            _grounds.clear()
-        _grounds[scene.ground_seed] = draw_ground(scene, 2 * SIZE_PX)
-    return _grounds[scene.ground_seed]
-
-
-def _dense(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     things = np.zeros((_SIDE, _SIDE), np.int64)
     colours = np.zeros((_SIDE, _SIDE), np.int64)
     centres = (np.arange(_SIDE) + 0.5) / _SIDE

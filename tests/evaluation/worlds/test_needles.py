@@ -1,30 +1,25 @@
 """Videos of an hour: their events are spread, and each question about them has one answer."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from batch.demo.clip import write_clip
-from batch.demo.moments import moments
-from batch.demo.needles import NEEDLES, imagine_needles
-from batch.demo.questions import ask
-from batch.demo.world import World, imagine
-from batch.video import Geometry, read_samples
+from batch.demo.questions import questions_about
+from batch.demo.world import World, random_world
+from batch.evaluation.worlds.needles import NEEDLES, moments_of, random_needle_world
 
-GEOMETRY = Geometry(height_px=112, width_px=112, rows=8, columns=8)
 KINDS_OF_SMALL = ("digit", "bead_colour", "dots", "spark")
 
 
 def hour(seed: int, offset: float = 0.5) -> World:
-    return imagine_needles(np.random.default_rng([12, seed]), 3600, offset=offset)
+    return random_needle_world(np.random.default_rng([12, seed]), 3600, offset=offset)
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("samples", [180, 3600])
 def test_scenes_fill_the_video_without_gaps(seed: int, samples: int) -> None:
-    world = imagine_needles(np.random.default_rng([12, seed]), samples)
+    world = random_needle_world(np.random.default_rng([12, seed]), samples)
     ends = [scene.end for scene in world.scenes]
     assert [scene.first_sample for scene in world.scenes] == [0, *ends[:-1]]
     assert ends[-1] == samples
@@ -33,7 +28,7 @@ def test_scenes_fill_the_video_without_gaps(seed: int, samples: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_only_its_moment_shows_what_a_question_asks_for(seed: int) -> None:
     world = hour(seed)
-    found = moments(world)
+    found = moments_of(world)
     assert len({moment.question.text for moment in found}) == len(found) == 13
     for moment in found:
         last = moment.first_sample + moment.samples - 1
@@ -50,7 +45,7 @@ def test_only_its_moment_shows_what_a_question_asks_for(seed: int) -> None:
 
 
 def test_what_stands_twice_is_not_asked_for() -> None:
-    asked = {moment.question.text for moment in moments(hour(0))}
+    asked = {moment.question.text for moment in moments_of(hour(0))}
     things = Counter(thing.shape for scene in hour(0).scenes for thing in scene.things)
     common = [shape for shape, times in things.items() if times > 1]
     assert common
@@ -60,9 +55,9 @@ def test_what_stands_twice_is_not_asked_for() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_of_short_films_it_asks_what_they_answer_themselves(seed: int) -> None:
     rng = np.random.default_rng([13, seed])
-    world = imagine(rng, 12)
-    theirs = {question.text: question.answer for question in ask(world, rng)}
-    ours = {moment.question.text: moment.question.answer for moment in moments(world)}
+    world = random_world(rng, 12)
+    theirs = {question.text: question.answer for question in questions_about(world, rng)}
+    ours = {moment.question.text: moment.question.answer for moment in moments_of(world)}
     shared = ours.keys() & theirs.keys()
     assert shared
     assert all(ours[text] == theirs[text] for text in shared)
@@ -71,7 +66,7 @@ def test_of_short_films_it_asks_what_they_answer_themselves(seed: int) -> None:
 def test_events_are_short_and_spread_evenly_over_videos_of_all_offsets() -> None:
     starts = []
     for number in range(3):
-        found = moments(hour(number, (number + 0.5) / 3))
+        found = moments_of(hour(number, (number + 0.5) / 3))
         assert all(1 <= moment.samples <= 3 for moment in found)
         firsts = {moment.first_sample for moment in found}
         assert len(firsts) == NEEDLES
@@ -88,35 +83,3 @@ def test_there_are_still_and_busy_stretches() -> None:
     assert sum(length for length in lengths if length <= 8) > 1200
     assert any(moving)
     assert not any(m for m, length in zip(moving, lengths, strict=True) if length >= 20)
-
-
-def test_a_film_of_fewer_frames_shows_the_same_samples(tmp_path: Path) -> None:
-    world = imagine(np.random.default_rng(11), 6)
-    write_clip(world, tmp_path / "a.mp4")
-    write_clip(world, tmp_path / "b.mp4", frames_per_s=1, preset="ultrafast")
-    one, other = (
-        list(read_samples(tmp_path / name, geometry=GEOMETRY)) for name in ("a.mp4", "b.mp4")
-    )
-    assert [sample.pts_s for sample in one] == [sample.pts_s for sample in other]
-    for mine, its in zip(one, other, strict=True):
-        assert np.abs(mine.rgb.astype(float) - its.rgb).mean() < 8
-
-
-def test_frames_are_encoded_as_they_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file grows while frames are still being drawn."""
-    from batch.demo import clip
-
-    path, sizes = tmp_path / "a.mp4", []
-    draw = clip.add_noise
-
-    def watched(*args: object) -> object:
-        sizes.append(path.stat().st_size if path.exists() else 0)
-        return draw(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(clip, "add_noise", watched)
-    world = imagine_needles(np.random.default_rng(3), 180)
-    write_clip(world, path, frames_per_s=1, preset="ultrafast")
-    assert len(sizes) == 180
-    assert sizes[len(sizes) // 2] > 0.2 * path.stat().st_size
