@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from batch.analysis.analyze import AnalysisSettings
 from batch.errors import BatchError
+from batch.settings import CacheSettings
 from batch.video import Sampling
 from cachefmt import CacheFile
 from tests.archive.archives import draw_video
@@ -130,10 +132,13 @@ def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(
 
 def test_other_settings_are_other_work_and_leave_the_first_alone(second: IndexedArchive) -> None:
     before = stamps(second.out / "works")
-    assert len(second.run(positions="original").files) == 3
+    assert len(second.run(cache=CacheSettings(positions="original")).files) == 3
     assert before.items() <= stamps(second.out / "works").items()
     assert len(list((second.out / "analyses").iterdir())) == 1
-    assert len(second.run(sampling=Sampling(rate_hz=2)).files) == 3
+    assert (
+        len(second.run(analysis=AnalysisSettings.of_profile(sampling=Sampling(rate_hz=2))).files)
+        == 3
+    )
     assert len(list((second.out / "analyses").iterdir())) == 2
     assert second.run().files == []
 

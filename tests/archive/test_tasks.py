@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from batch.analysis.analyze import AnalysisSettings
 from batch.archive import run
 from batch.archive.identity import IndexSettings
 from batch.archive.recording import Listener
@@ -14,6 +15,7 @@ from batch.archive.request import Phase, Request
 from batch.archive.tally import Tally
 from batch.cli import main
 from batch.cli.engines import stages_of
+from batch.settings import CacheSettings, ModelSettings
 from batch.video import Sampling
 from jobs.runs import Run
 from jobs.shards import Shard
@@ -105,18 +107,15 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (plain.phase, plain.shard, plain.devices) == (Phase.ALL, Shard(), (None,))
     assert (plain.rehash, plain.retry_failed, plain.max_bytes) == (False, False, None)
     assert full.settings == IndexSettings(
-        model="x",
-        revision="y",
-        offline=True,
-        dtype="float16",
-        profile="paper",
-        sampling=Sampling(rate_hz=2, max_samples=9),
-        reference="previous",
-        positions="original",
-        pointers="nothing",
-        timestamps=True,
-        block_samples=5,
-        attn="torch",
+        model=ModelSettings(
+            name="x", revision="y", offline=True, dtype="float16", attention="torch"
+        ),
+        analysis=AnalysisSettings.of_profile(
+            "paper", sampling=Sampling(rate_hz=2, max_samples=9), reference="previous"
+        ),
+        cache=CacheSettings(
+            positions="original", pointers="nothing", timestamps=True, block_samples=5
+        ),
     )
     assert (full.archive, full.out) == (tmp_path / "archive", tmp_path / "out")
     assert (full.phase, full.shard, full.jobs) == (Phase.PREFILL, Shard(index=1, count=4), 3)
