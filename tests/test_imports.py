@@ -35,7 +35,7 @@ FAMILIES = {
         "tested",
         "weights",
     },
-    "batch/evaluation/methods": {"budget", "cells", "rows"},
+    "batch/evaluation/methods": {"cell_method", "row_method"},
     "cachefmt/codecs": set[str](),
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""

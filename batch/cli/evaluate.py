@@ -90,7 +90,7 @@ def evaluate(
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare
     from batch.evaluation.publish import publish
-    from batch.evaluation.viewing import Viewing
+    from batch.evaluation.storing import PreparedVideo
 
     chosen = sampling(fps, max_samples)
     if out is not None:
@@ -101,10 +101,12 @@ def evaluate(
         folder = Path(temporary)
         sets = choose_sets(data, folder, videos=videos, seed=seed)
         total = len({question.video for one in sets for question in one.questions})
-        with progress("evaluate", total, "videos") as tell:
-            found = compare(family, sets, entries, rows, folder=folder, sampling=chosen, tell=tell)
+        with progress("evaluate", total, "videos") as report:
+            found = compare(
+                family, sets, entries, rows, folder=folder, sampling=chosen, report=report
+            )
         if out is not None:
-            publish(found, out, _command(), lambda video: Viewing(video, family, chosen))
+            publish(found, out, _command(), lambda video: PreparedVideo(video, family, chosen))
     for line in _report(found, as_json):
         click.echo(line)
 
@@ -144,6 +146,6 @@ def _command() -> str:
 def _report(found: "Comparison", as_json: bool) -> list[str]:
     if as_json:
         return [json.dumps(row.to_dict()) for row in found.rows]
-    lines = [line for grid in found.grids for line in ["", grid.title, *grid.to_text()]]
+    lines = [line for table in found.tables for line in ["", table.title, *table.to_text()]]
     void = found.rows[0].void
     return lines[1:] if void is None else [f"VOID: {void}", *lines]

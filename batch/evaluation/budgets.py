@@ -54,29 +54,27 @@ class Limit:
         what = f"{100 * self.share:g}%" if self.share is not None else f"{self.amount}"
         return f"{what} {self.unit}"
 
-    def of(self, everything: Prefill) -> Budget:
+    def of(self, full_plan: Prefill) -> Budget:
         """The budget of the video whose every slot is in this plan."""
         if self.share is None:
             return Budget(amount=self.amount or 0, unit=self.unit)
-        header = everything.header
+        header = full_plan.header
         whole = header.fp16_kv_bytes if self.unit == "bytes" else header.layout.slots
         return Budget(amount=int(self.share * whole), unit=self.unit)
 
 
-def kv_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
+def kv_bytes(tokens: Mapping[str, int], plan: Prefill) -> int:
     """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
-    specs = tensor_specs(replace(work.header.shape, tokens=tokens))
+    specs = tensor_specs(replace(plan.header.shape, tokens=tokens))
     return sum(spec.size_bytes for name, spec in specs.items() if name.startswith("layers."))
 
 
-def sample_kv_bytes(work: Prefill) -> NDArray[np.int64]:
+def sample_kv_bytes(plan: Prefill) -> NDArray[np.int64]:
     """Bytes of K and V of each sample, separators included; int64 [samples]."""
-    plan = work.plan
-    token = np.array([kv_bytes(_one(tier), work) for tier in STORED_TIERS], np.int64)
-    inside = plan.sample >= 0
-    held = np.bincount(
-        plan.sample[inside], token[plan.tier[inside]], minlength=work.header.shape.samples
-    )
+    token = np.array([kv_bytes(_one(tier), plan) for tier in STORED_TIERS], np.int64)
+    sample, tier = plan.plan.sample, plan.plan.tier
+    inside = sample >= 0
+    held = np.bincount(sample[inside], token[tier[inside]], minlength=plan.header.shape.samples)
     return held.astype(np.int64)
 
 
@@ -84,35 +82,35 @@ def _one(tier: Tier) -> dict[str, int]:
     return {stored.name: int(stored == tier) for stored in STORED_TIERS}
 
 
-def size_bytes(tokens: Mapping[str, int], work: Prefill) -> int:
+def size_bytes(tokens: Mapping[str, int], plan: Prefill) -> int:
     """Size of the cache file of so many tokens by tier, with an index as large as they allow."""
-    shape = replace(work.header.shape, tokens=tokens)
+    shape = replace(plan.header.shape, tokens=tokens)
     if shape.index_layers:
         shape = replace(shape, index_layers=layers_within(shape))
-    return file_size(replace(work.header, shape=shape))
+    return file_size(replace(plan.header, shape=shape))
 
 
-def prices(everything: Prefill, unit: Unit) -> Prices:
+def prices(full_plan: Prefill, unit: Unit) -> Prices:
     """What storing costs in the video whose every slot is in this plan.
 
     The header's JSON grows by a digit here and there; it is priced at its shortest.
     """
-    plan, shape = everything.plan, everything.header.shape
+    plan, shape = full_plan.plan, full_plan.header.shape
     in_sample = (plan.cell < 0) & (plan.sample >= 0)
     separators = np.bincount(plan.sample[in_sample], minlength=shape.samples).astype(np.int64)
     text = int((plan.sample < 0).sum())
     if unit == "tokens":
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
-    token = {tier: _row_bytes(everything, tier) for tier in STORED_TIERS}
-    nothing = size_bytes({tier.name: 0 for tier in STORED_TIERS}, everything)
+    token = {tier: _row_bytes(full_plan, tier) for tier in STORED_TIERS}
+    nothing = size_bytes({tier.name: 0 for tier in STORED_TIERS}, full_plan)
     raw = token[Tier.FP16]
     return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)
 
 
-def _row_bytes(work: Prefill, tier: Tier) -> int:
+def _row_bytes(plan: Prefill, tier: Tier) -> int:
     """A token of a tier in all tensors that have a row of it."""
-    specs = tensor_specs(work.header.shape)
+    specs = tensor_specs(plan.header.shape)
     return sum(
         spec.row_bytes
         for name, spec in specs.items()

@@ -64,15 +64,12 @@ def test_a_method_has_a_row_as_it_is_and_one_a_budget(written: Path) -> None:
 
 def test_results_show_every_table_and_picture(written: Path) -> None:
     text = (written / "RESULTS.md").read_text()
-    page = (written / "results" / "index.html").read_text()
     for title in ("Table I", "Table II", "Table III", "by kind of question", "by question set"):
         assert title in text
-        assert title in page
     pictures = {path.name for path in (written / "results").glob("*.png")}
     assert {"pareto.png", "tiers.png", "bytes.png"} <= pictures
     for name in pictures:
         assert f"results/{name}" in text
-        assert f'src="{name}"' in page
 
 
 def test_every_answer_is_in_the_parquet_file(written: Path) -> None:
