@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 SET_UP := .venv/.set-up
 RIVALS := build/rivals
 
@@ -54,7 +54,7 @@ clean: ## remove .venv, tool caches and build outputs; nothing else
 
 # torch first and by itself, so that its build is chosen by the pinned version alone. torchvision
 # is for tests/models/reference.py, which says why it lies apart.
-$(SET_UP): pyproject.toml constraints.txt
+$(SET_UP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sali-cache needs Python 3.11 or newer, got " + sys.version)'
 	@echo "setting up .venv (minutes, once)" >&2
 	@$(PYTHON) -m venv .venv

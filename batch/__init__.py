@@ -1,7 +1,26 @@
-"""Sali-Cache: turn a video into a small key-value cache once, then answer many questions."""
+"""Sali-Cache: videos become small key-value caches once, then answer many questions.
+
+For Python, from a video to an answer; all else in this package is its own business:
+
+- `make_manifest`: analyse a video; `make_cache`: run a model over it; `open_cache`: ask it.
+- `CacheMaker`: caches of many videos with one model.
+- `ModelSettings`, `AnalysisSettings`, `CacheSettings`: what may be chosen.
+- `to_dynamic_cache`: a cache's rows for transformers' own `generate`.
+- `BatchError`: what the others raise that a person can mend.
+"""
 
 import os
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batch.analysis.analyze import AnalysisSettings
+    from batch.answering import open_cache, to_dynamic_cache
+    from batch.errors import BatchError
+    from batch.making.maker import CacheMaker, make_cache
+    from batch.making.manifests import make_manifest
+    from batch.settings import CacheSettings, ModelSettings
 
 try:
     __version__ = version("sali-cache")
@@ -10,3 +29,34 @@ except PackageNotFoundError:  # run from a checkout that was never installed
 
 # Arrow 26's own allocator keeps what is freed: after the pictures of an hour 68 MB, the system's 4.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+__all__ = [
+    "AnalysisSettings",
+    "BatchError",
+    "CacheMaker",
+    "CacheSettings",
+    "ModelSettings",
+    "make_cache",
+    "make_manifest",
+    "open_cache",
+    "to_dynamic_cache",
+]
+
+_MODULES = {
+    "AnalysisSettings": "batch.analysis.analyze",
+    "BatchError": "batch.errors",
+    "CacheMaker": "batch.making.maker",
+    "CacheSettings": "batch.settings",
+    "ModelSettings": "batch.settings",
+    "make_cache": "batch.making.maker",
+    "make_manifest": "batch.making.manifests",
+    "open_cache": "batch.answering",
+    "to_dynamic_cache": "batch.answering",
+}
+"""Imported when they are asked for: `batch --help` needs no torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'batch' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

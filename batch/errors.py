@@ -51,5 +51,9 @@ class ModelError(BatchError):
     """A model cannot be used for what is asked of it."""
 
 
+class DeviceError(ModelError):
+    """torch cannot use a device here."""
+
+
 class ContextError(BatchError):
     """A video does not fit the model's context."""

@@ -26,6 +26,18 @@ def write_errors(path: Path) -> Iterator[None]:
         raise kind(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with its parents.
+
+    Raises:
+        JobError: a file is in the way, or this user may not write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(f"{folder}: this folder cannot be made: {error.strerror}") from error
+
+
 def move_into_place(source: Path, target: Path) -> None:
     """Give a finished, synced file its final name on the same file system.
 

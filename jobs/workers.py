@@ -27,6 +27,8 @@ MakeHandler = Callable[[Progress], Handler]
 """Called once in the worker, so that what is dear (a model) is loaded once; must be picklable."""
 
 _ENDS_WITHIN_S = 5.0
+_STARTING = threading.Lock()
+"""The environment is the whole process's: two threads that start workers must not mix theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, self._make_handler, self._beats)
         )
-        with _environment(self._environment), _blocked_signals():
+        with _STARTING, _environment(self._environment), _blocked_signals():
             self._process.start()
         theirs.close()
 

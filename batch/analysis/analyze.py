@@ -1,29 +1,28 @@
-"""From videos to manifests, on as many cores as wanted. Knows no command line."""
+"""From one video to its manifest: every sample measured as it is decoded."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
-import cv2
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 import batch
 from batch.analysis.header import ManifestHeader
-from batch.analysis.manifest import Manifest, read_header
-from batch.analysis.pictures import PictureSpool
-from batch.analysis.rows import SampleRows
-from batch.analysis.temporal import (
-    TEMPORAL_PROFILES,
-    Reference,
-    TemporalSettings,
-)
+from batch.analysis.manifest import Manifest
+from batch.analysis.pictures import PictureSpool, encode_png
+from batch.analysis.saliency import cell_saliency
+from batch.analysis.signals import Signals
+from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings, compare
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
-from batch.errors import BatchError, ManifestError
+from batch.settings import Reference
 from batch.video import (
+    Geometry,
     GeometryRule,
+    Sample,
     Sampling,
     VideoInfo,
     geometry_for,
@@ -33,173 +32,47 @@ from batch.video import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeSettings:
-    """All that decides what a manifest says of a given video."""
+class AnalysisSettings:
+    """All but the model's geometry that decides what a manifest says of a given video."""
 
-    geometry: GeometryRule
     sampling: Sampling
     temporal: TemporalSettings
     thresholds: TierThresholds
 
+    @classmethod
+    def of_profile(
+        cls,
+        profile: str = "default",
+        *,
+        sampling: Sampling | None = None,
+        reference: Reference | None = None,
+    ) -> Self:
+        """The settings that a profile's name stands for.
 
-def settings_of_profile(
-    profile: str, geometry: GeometryRule, sampling: Sampling, reference: Reference | None = None
-) -> AnalyzeSettings:
-    """The settings that a profile's name stands for.
-
-    Args:
-        reference: sample that redundancy is measured against; None goes by the profile.
-    """
-    temporal = TEMPORAL_PROFILES[profile]
-    if reference is not None:
-        temporal = replace(temporal, reference=reference)
-    return AnalyzeSettings(
-        geometry=geometry, sampling=sampling, temporal=temporal, thresholds=PROFILES[profile]
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Analyzed:
-    """What became of one video: `error` is None exactly when `manifest` is a whole file.
-
-    `warning` says what of the video could not be read; None: nothing, or there is an error.
-    """
-
-    video: Path
-    manifest: Path | None
-    error: str | None
-    warning: str | None
-    skipped: bool
-    seconds: float
+        Args:
+            profile: a key of `PROFILES`.
+            sampling: None: a sample a second.
+            reference: sample that redundancy is measured against; None goes by the profile.
+        """
+        temporal = TEMPORAL_PROFILES[profile]
+        if reference is not None:
+            temporal = replace(temporal, reference=reference)
+        return cls(sampling=sampling or Sampling(), temporal=temporal, thresholds=PROFILES[profile])
 
 
 def analyze_video(
-    path: Path,
-    *,
-    geometry: GeometryRule,
-    sampling: Sampling,
-    temporal: TemporalSettings,
-    thresholds: TierThresholds,
-) -> Manifest:
-    """Decode one video and measure its samples.
-
-    Raises:
-        VideoError: it cannot be opened or decoded.
-    """
-    settings = AnalyzeSettings(
-        geometry=geometry, sampling=sampling, temporal=temporal, thresholds=thresholds
-    )
-    return analyze_probed(probe(path), settings)
-
-
-def manifest_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the manifest of each video goes: `out`/<stem>.parquet.
-
-    Raises:
-        ValueError: two videos would share one; both are named.
-    """
-    taken: dict[Path, Path] = {}
-    for path in paths:
-        target = out / f"{path.stem}.parquet"
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {path} would both be written to {target}")
-        taken[target] = path
-    return {path: target for target, path in taken.items()}
-
-
-def analyze_videos(
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    settings: AnalyzeSettings,
-    processes: int = 1,
-    force: bool = False,
-) -> Iterator[Analyzed]:
-    """Write a manifest for each video; yields results as they come, in no order.
-
-    A manifest of the same content and settings is skipped; one of others is an error of that
-    video, unless `force`. A video that fails does not stop the others.
-
-    Raises:
-        ValueError: two videos would share one manifest.
-    """
-    targets = manifest_paths(paths, out)
-    out.mkdir(parents=True, exist_ok=True)
-    tasks = (
-        joblib.delayed(_analyze_to_file)(path, target, settings, force)
-        for path, target in targets.items()
-    )
-    parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
-    results: Iterator[Analyzed] = parallel(tasks)
-    return results
-
-
-def _analyze_to_file(path: Path, target: Path, settings: AnalyzeSettings, force: bool) -> Analyzed:
-    # OpenCV 5.0 has threads of its own, which neither OMP_NUM_THREADS nor the parent reaches.
-    cv2.setNumThreads(1)
-    start = time.perf_counter()
-    error, warning, skipped = None, None, False
-    try:
-        info = probe(path)
-        skipped = not force and target.exists() and _is_done(target, settings, info)
-        if not skipped:
-            analyze_probed(info, settings, folder=target.parent).write(target)
-        warning = read_header(target).warning
-    except BatchError as problem:
-        error = str(problem)
-    except Exception as problem:  # the boundary of one video: recorded, the others go on
-        error = f"{path}: {type(problem).__name__}: {problem}"
-    return Analyzed(
-        video=path,
-        manifest=target if error is None else None,
-        error=error,
-        warning=warning,
-        skipped=skipped,
-        seconds=time.perf_counter() - start,
-    )
-
-
-def _is_done(target: Path, settings: AnalyzeSettings, info: VideoInfo) -> bool:
-    found = Manifest.read(target).header
-    read = (found.broken_frames, found.decoded_s, found.interval_s)
-    if found.same_work(_header(settings, info, *read)):
-        return True
-    differs = "video" if found.video.sha256 != info.sha256 else "settings"
-    raise ManifestError(
-        f"{target}: already holds {found.video.name} with other {differs}; --force replaces it"
-    )
-
-
-def _header(
-    settings: AnalyzeSettings,
-    info: VideoInfo,
-    broken_frames: int,
-    decoded_s: float,
-    interval_s: float,
-) -> ManifestHeader:
-    return ManifestHeader(
-        tool=batch.__version__,
-        video=info,
-        broken_frames=broken_frames,
-        decoded_s=decoded_s,
-        interval_s=interval_s,
-        sampling=settings.sampling,
-        geometry=geometry_for(settings.geometry, info, settings.sampling),
-        temporal=settings.temporal,
-        thresholds=settings.thresholds,
-    )
-
-
-def analyze_probed(
-    info: VideoInfo,
-    settings: AnalyzeSettings,
+    video: Path | VideoInfo,
+    rule: GeometryRule,
+    settings: AnalysisSettings,
     *,
     folder: Path | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> Manifest:
-    """Decode a video whose digest and facts are known, and measure its samples.
+    """Decode a video and measure its samples.
 
     Args:
+        video: its file, or what `probe` found out about it.
+        rule: how its frames become the pictures that the model sees.
         folder: where pictures wait to be written; None: where the system has temporary files.
         progress: as of `read_samples`.
 
@@ -207,7 +80,8 @@ def analyze_probed(
         VideoError: it cannot be opened or decoded.
     """
     start = time.perf_counter()
-    geometry = geometry_for(settings.geometry, info, settings.sampling)
+    info = probe(video) if isinstance(video, Path) else video
+    geometry = geometry_for(rule, info, settings.sampling)
     samples = read_samples(
         info.path,
         geometry=geometry,
@@ -215,7 +89,7 @@ def analyze_probed(
         max_samples=settings.sampling.max_samples,
         progress=progress,
     )
-    rows = SampleRows(
+    rows = _Rows(
         geometry=geometry,
         temporal=settings.temporal,
         pointers=settings.thresholds.pointers,
@@ -227,8 +101,8 @@ def analyze_probed(
             reference = sample.rgb
     signals = rows.signals()
     return Manifest(
-        header=_header(
-            settings, info, samples.broken_frames, samples.decoded_s, samples.interval_s
+        header=manifest_header(
+            info, rule, settings, samples.broken_frames, samples.decoded_s, samples.interval_s
         ),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
@@ -238,3 +112,92 @@ def analyze_probed(
         pictures=rows.pictures.pictures(),
         analyze_seconds=time.perf_counter() - start,
     )
+
+
+def manifest_header(
+    info: VideoInfo,
+    rule: GeometryRule,
+    settings: AnalysisSettings,
+    broken_frames: int,
+    decoded_s: float,
+    interval_s: float,
+) -> ManifestHeader:
+    """The header of the manifest that an analysis with these settings writes."""
+    return ManifestHeader(
+        tool=batch.__version__,
+        video=info,
+        broken_frames=broken_frames,
+        decoded_s=decoded_s,
+        interval_s=interval_s,
+        sampling=settings.sampling,
+        geometry=geometry_for(rule, info, settings.sampling),
+        temporal=settings.temporal,
+        thresholds=settings.thresholds,
+    )
+
+
+def _floats() -> "array[float]":
+    """Of all cells so far, one after the other, with nothing between them in memory."""
+    return array("f")
+
+
+@dataclass(kw_only=True)
+class _Rows:
+    """Grows by one row a sample. The pictures of those that are kept go to a spool."""
+
+    geometry: Geometry
+    temporal: TemporalSettings
+    pointers: bool
+    """Whether a redundant sample becomes a pointer."""
+    pictures: PictureSpool
+    frame: list[int] = field(default_factory=list)
+    pts_s: list[float] = field(default_factory=list)
+    last_pts_s: list[float] = field(default_factory=list)
+    flow_px: "array[float]" = field(default_factory=_floats)
+    difference: "array[float]" = field(default_factory=_floats)
+    saliency: "array[float]" = field(default_factory=_floats)
+    redundancy: list[float] = field(default_factory=list)
+    source: list[int] = field(default_factory=list)
+    still: int = 0
+    """Samples since the one that changed last, which counts too."""
+
+    def add(self, sample: Sample, reference: NDArray[np.uint8] | None) -> bool:
+        """Measure a sample against its reference; whether it is the next one's reference."""
+        pointable = False
+        self.frame.append(sample.frame)
+        self.pts_s.append(sample.pts_s)
+        self.last_pts_s.append(sample.last_pts_s)
+        self.saliency.frombytes(cell_saliency(sample.rgb, self.geometry).tobytes())
+        if reference is None:
+            self.flow_px.extend([0.0] * self.geometry.cells)
+            self.difference.extend([0.0] * self.geometry.cells)
+            self.redundancy.append(0.0)
+        else:
+            change = compare(sample.rgb, reference, self.geometry, self.temporal)
+            self.flow_px.frombytes(change.flow_px.tobytes())
+            self.difference.frombytes(change.difference.tobytes())
+            self.redundancy.append(change.redundancy)
+            redundant = self.temporal.is_redundant(change.redundancy, change.difference)
+            pointable = self.pointers and redundant
+        self.still = self.still + 1 if pointable else 1
+        kept = self.still <= self.temporal.still_samples
+        self.source.append(sample.index if kept else self.source[-1])
+        self.pictures.add(encode_png(sample.rgb) if kept else None)
+        return not pointable or self.temporal.reference == "previous"
+
+    def signals(self) -> Signals:
+        """Those of all samples so far, over the memory of these rows."""
+        flow_px, difference, saliency = (
+            np.frombuffer(cells, np.float32).reshape(len(self.frame), -1)
+            for cells in (self.flow_px, self.difference, self.saliency)
+        )
+        static = self.temporal.is_static(flow_px, difference)
+        static[0] = False
+        return Signals(
+            flow_px=flow_px,
+            difference=difference,
+            saliency=saliency,
+            static=static,
+            redundancy=np.array(self.redundancy, np.float32),
+            source=np.array(self.source, np.int32),
+        )

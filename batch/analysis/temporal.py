@@ -1,19 +1,17 @@
 """What changed in a sample against an earlier one. Knows pictures and cells; knows no video."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.settings import Reference
 from batch.video.geometry import Geometry
 from batch.video.settings import Settings
 
 Rgb = NDArray[np.uint8]
 Cells = NDArray[np.float32]
-
-Reference = Literal["kept", "previous"]
 
 
 @dataclass(frozen=True, kw_only=True)

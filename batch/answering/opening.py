@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from batch.answering.fit import check_fits
-from batch.errors import ModelError
-from batch.kv import Kernel
-from batch.models import Family, open_family
-from batch.models.placement import Device
+from batch.errors import DeviceError, ModelError
+from batch.models import Family, open_model
+from batch.settings import Attention, ModelSettings
 from cachefmt import CacheFile
 
 
@@ -17,9 +14,9 @@ def load_writer(
     path: Path,
     *,
     model: str | None = None,
-    device: Device = "cpu",
+    device: str | None = None,
     dtype: str | None = None,
-    attention: Kernel = "auto",
+    attention: Attention = "auto",
     offline: bool = False,
 ) -> Family:
     """Load the model that wrote a cache.
@@ -37,9 +34,18 @@ def load_writer(
     """
     written = cache.header.model
     try:
-        family = open_family(
-            model or written.id, revision=None if model else written.revision, offline=offline
+        opened = open_model(
+            ModelSettings(
+                name=model or written.id,
+                revision=None if model else written.revision,
+                offline=offline,
+                device=device,
+                dtype=dtype or written.dtype,
+                attention=attention,
+            )
         )
+    except DeviceError:
+        raise
     except ModelError as error:
         if model is not None:
             raise
@@ -47,6 +53,5 @@ def load_writer(
             f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "
             f"batch answer --cache {path} --model FOLDER"
         ) from error
-    check_fits(cache, family, path)
-    family.load(device=device, dtype=getattr(torch, dtype or written.dtype), attention=attention)
-    return family
+    check_fits(cache, opened.family, path)
+    return opened.load()

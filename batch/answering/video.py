@@ -15,7 +15,6 @@ from batch.answering.retrieval import BUDGET_TOKENS, Retriever
 from batch.errors import BatchError
 from batch.kv import Kernel
 from batch.models import Family
-from batch.models.placement import Device
 from cachefmt import CacheFile, CacheFileError, open_segments, read_cost
 
 Scope = Literal["auto", "everything", "retrieve", "all"]
@@ -78,7 +77,7 @@ class VideoAnswerer:
         scope: Scope = "auto",
         budget_tokens: int = BUDGET_TOKENS,
         model: str | None = None,
-        device: Device = "cpu",
+        device: str | None = "cpu",
         dtype: str | None = None,
         attention: Kernel = "auto",
         offline: bool = False,

@@ -5,17 +5,14 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
 
-import torch
-
 from batch.answering import Scope, VideoAnswerer
 from batch.answering.retrieval import BUDGET_TOKENS
 from batch.answering.video import open_checked
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
-from batch.kv import Kernel
-from batch.models import Family, open_family
-from batch.models.placement import Device
+from batch.models import Family, open_model
+from batch.settings import Attention, ModelSettings
 from cachefmt import CacheFileError
 
 
@@ -40,29 +37,31 @@ def load_model(
     work: ProductFolder,
     *,
     model: str | None,
-    device: Device,
+    device: str | None,
     dtype: str | None,
-    attention: Kernel,
+    attention: Attention,
     offline: bool,
 ) -> Family:
     """Load the model of a work.
 
     Args:
         model: where it is now; None is where it was.
-        device: as for `Family.load`.
-        dtype: floating point type to run in; None is the one of the caches.
-        attention: what attends to the stored tiers.
+        device, dtype, attention: as of `ModelSettings`; a dtype of None is that of the caches.
 
     Raises:
         ModelError: it is not there, or cannot be loaded.
     """
     settings = work.read_settings()
     revision = None if model else settings["revision"]
-    family = open_family(model or settings["model"], revision=revision, offline=offline)
-    family.load(
-        device=device, dtype=getattr(torch, dtype or settings["dtype"]), attention=attention
+    chosen = ModelSettings(
+        name=model or settings["model"],
+        revision=revision,
+        offline=offline,
+        device=device,
+        dtype=dtype or settings["dtype"],
+        attention=attention,
     )
-    return family
+    return open_model(chosen).load()
 
 
 def check_has_videos(store: Store, work: ProductFolder, match: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from typing import Self
 from batch.archive.backlog import Backlog
 from batch.archive.catalogue import write_catalogue
 from batch.archive.discovery import scan_archive
-from batch.archive.failing import reason_of
 from batch.archive.file_queue import FileQueue
 from batch.archive.handlers import make_describe_handler, make_model_handler, make_video_handler
 from batch.archive.inventory import Inventory, fold
@@ -23,6 +22,7 @@ from batch.archive.tally import Tally
 from batch.archive.tasks import Describe
 from batch.archive.work import Work, work_of
 from batch.errors import ModelError, Reason
+from batch.making.failures import reason_of
 from jobs.disk_space import DiskSpace
 from jobs.runs import Run, locked
 from jobs.shards import Shard
@@ -147,7 +147,7 @@ def _ask_model(request: Request, stop: Stop) -> ModelFacts | None:
                     return facts
                 if isinstance(result, Raised):
                     raise result.error
-                raise ModelError(f"{settings.model}: cannot be opened: {reason_of(result)[1]}")
+                raise ModelError(f"{settings.model.name}: cannot be opened: {reason_of(result)[1]}")
     return None
 
 
@@ -177,7 +177,7 @@ def _work(
     )
     analyze = prefill = None
     if phase.analyzes and targets.work is not None and targets.manifests is not None:
-        analyze = AnalyzeStep(targets.work.analysis, targets.manifests, backlog, recorder)
+        analyze = AnalyzeStep(targets.work, targets.manifests, backlog, recorder)
     if phase.prefills and targets.manifests is not None and targets.caches is not None:
         prefill = PrefillStep(targets.manifests, targets.caches, backlog, recorder)
 

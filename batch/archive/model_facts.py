@@ -72,7 +72,7 @@ class ModelFactsStore:
             device: as the person named it; None is the best there is.
             weights: whether their identity is needed.
         """
-        files = _files_of(settings.model)
+        files = _files_of(settings.model.name)
         self._path = None
         if files is not None:
             text = json.dumps([files, _circumstances(settings, device, weights)], sort_keys=True)
@@ -114,5 +114,6 @@ def _circumstances(settings: IndexSettings, device: str | None, weights: bool) -
     devices = sorted(str(file) for name in _ACCELERATORS for file in Path("/dev").glob(name))
     tools = [version(tool) for tool in ("sali-cache", "torch", "transformers")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    asked = [settings.revision, settings.dtype, settings.block_samples, device, weights]
+    model = settings.model
+    asked = [model.revision, model.dtype, settings.cache.block_samples, device, weights]
     return [asked, socket.gethostname(), devices, visible, tools]

@@ -3,16 +3,16 @@
 import time
 from collections import Counter
 
-from batch.analysis.analyze import AnalyzeSettings
 from batch.archive.backlog import Backlog
-from batch.archive.failing import reason_of
 from batch.archive.file_queue import FileQueue
 from batch.archive.inventory import FileRow, Inventory
 from batch.archive.probing import failed_row
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
 from batch.archive.tasks import Analyze, Load, Prefill, Probe
+from batch.archive.work import Work
 from batch.errors import BatchError, ManifestError, ModelError, Reason
+from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError
 from jobs.workers import Failure, Finished, Raised, Result, Worker
 
@@ -72,12 +72,12 @@ class AnalyzeStep:
 
     def __init__(
         self,
-        settings: AnalyzeSettings,
+        work: Work,
         manifests: ProductFolder,
         backlog: Backlog,
         recorder: Recorder,
     ) -> None:
-        self._settings = settings
+        self._work = work
         self._manifests = manifests
         self._backlog = backlog
         self._recorder = recorder
@@ -89,7 +89,8 @@ class AnalyzeStep:
         row = self._backlog.to_analyze.popleft()
         return Analyze(
             row=row,
-            settings=self._settings,
+            rule=self._work.rule,
+            settings=self._work.analysis,
             staged=self._recorder.staging / f"{row.video}.parquet",
             allowance=self._recorder.space.allowance(),
         )
@@ -144,6 +145,7 @@ class PrefillStep:
             ready_s=ready_s,
             manifest=self._manifests.product(row.video),
             staged=self._recorder.staging / f"{row.video}.safetensors",
+            target=self._caches.file_of(row.video),
             segments=self._caches.folder_of(row.video),
             allowance=self._recorder.space.allowance(),
         )

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch.analysis.analyze import AnalyzeSettings
+from batch.analysis.analyze import AnalysisSettings
 from batch.archive.inventory import FileRow
 from batch.archive.settings import IndexSettings
+from batch.video import GeometryRule
 from jobs.disk_space import Allowance
 
 
@@ -35,7 +36,8 @@ class Analyze:
     """Write the manifest of a video; the answer is Staged, or None if the file is not the same."""
 
     row: FileRow
-    settings: AnalyzeSettings
+    rule: GeometryRule
+    settings: AnalysisSettings
     staged: Path
     allowance: Allowance
 
@@ -44,15 +46,16 @@ class Analyze:
 class Prefill:
     """Write the cache of a video; the answer is Staged.
 
-    `ready_s` is the time of the monotonic clock since which it could be done. Of a video in
-    segments, each finished one is moved from `staged` to the folder `segments` at once, where a
-    later run finds it.
+    `ready_s` is the time of the monotonic clock since which it could be done. A cache of one file
+    waits at `staged` to be named `target`. Of a video in segments, each finished one is moved from
+    there to the folder `segments` at once, where a later run finds it.
     """
 
     row: FileRow
     ready_s: float
     manifest: Path
     staged: Path
+    target: Path
     segments: Path
     allowance: Allowance
 

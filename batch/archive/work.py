@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from batch.analysis.analyze import AnalyzeSettings, settings_of_profile
+from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.model_facts import ModelFacts, rule_facts
 from batch.archive.settings import IndexSettings
+from batch.video import GeometryRule
 from cachefmt import FormatVersion
 
 
@@ -38,22 +39,21 @@ class Spec:
 class Work:
     """What is asked of every video; `caches` is None if only analysis is."""
 
-    analysis: AnalyzeSettings
+    analysis: AnalysisSettings
+    rule: GeometryRule
     manifests: Spec
     caches: Spec | None
 
 
 def work_of(chosen: IndexSettings, model: ModelFacts) -> Work:
     """Put the chosen settings and a model together."""
-    analysis = settings_of_profile(
-        chosen.profile, model.geometry, chosen.sampling, chosen.reference
-    )
+    analysis, cache = chosen.analysis, chosen.cache
     about = {"model": model.name, "revision": model.revision}
     geometry = rule_facts(model.geometry)
     settings = {**asdict(analysis), "geometry": geometry, "manifest_version": MANIFEST_VERSION}
     manifests = Spec(settings=settings, about=about)
     if model.weights_sha256 is None:
-        return Work(analysis=analysis, manifests=manifests, caches=None)
+        return Work(analysis=analysis, rule=model.geometry, manifests=manifests, caches=None)
     version = FormatVersion()
     prefill = {
         "analysis": manifests.id,
@@ -62,10 +62,11 @@ def work_of(chosen: IndexSettings, model: ModelFacts) -> Work:
         "processor_sha256": model.processor_sha256,
         "chat_template_sha256": model.chat_template_sha256,
         "dtype": model.dtype,
-        "positions": chosen.positions,
-        "pointers": chosen.pointers,
-        "timestamps": chosen.timestamps,
+        "positions": cache.positions,
+        "pointers": cache.pointers,
+        "timestamps": cache.timestamps,
         "block_samples": model.block_samples,
         "format": f"{version.major}.{version.minor}",
     }
-    return Work(analysis=analysis, manifests=manifests, caches=Spec(settings=prefill, about=about))
+    caches = Spec(settings=prefill, about=about)
+    return Work(analysis=analysis, rule=model.geometry, manifests=manifests, caches=caches)

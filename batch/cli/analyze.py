@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +16,13 @@ from batch.cli.options import (
     model_options,
     profile_option,
 )
-from batch.cli.progress import progress
-from batch.cli.summary import Summary
+from batch.cli.progress import Summary, progress
+from batch.settings import Reference
+
+if TYPE_CHECKING:
+    from batch.analysis.analyze import AnalysisSettings
+    from batch.making.manifests import Analyzed
+    from batch.video import GeometryRule
 
 
 @click.command()
@@ -34,7 +41,7 @@ def analyze(
     pictures: Path | None,
     fps: float,
     max_samples: int | None,
-    reference: str | None,
+    reference: Reference | None,
     jobs: int | None,
     model: str,
     revision: str | None,
@@ -46,33 +53,59 @@ def analyze(
 
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
-    from batch.cli.analysis import analyze_all, settings
+    from batch.models import open_family
+    from jobs.atomic import make_folder
 
-    chosen = settings(
-        model=model,
-        revision=revision,
-        offline=offline,
-        profile=profile,
-        fps=fps,
-        max_samples=max_samples,
-        reference=reference,
-    )
-    if pictures is not None:
-        options.make_folder(pictures)
+    settings = options.analysis_settings(profile, fps, max_samples, reference)
+    rule = open_family(model, revision=revision, offline=offline).geometry
     summary = Summary()
-    with progress("analyze", len(videos), "videos") as tell:
-        for result in analyze_all(videos, out, chosen, jobs or os.cpu_count() or 1, force):
-            tell(1)
-            if result.manifest is None:
-                summary.fail(result.error or f"{result.video}: failed")
-                continue
-            summary.done += not result.skipped
-            summary.skipped += result.skipped
-            summary.size_bytes += result.manifest.stat().st_size
-            if pictures is not None:
-                _draw(result.manifest, pictures)
-            click.echo(_line(result.manifest, result.skipped) if as_json else result.manifest)
+    analyzed = analyze_all(videos, out, rule, settings, jobs=jobs, force=force)
+    if pictures is not None:
+        make_folder(pictures)
+    for result in analyzed:
+        if result.manifest is None:
+            summary.fail(result.error or f"{result.video}: failed")
+            continue
+        summary.done += not result.skipped
+        summary.skipped += result.skipped
+        summary.size_bytes += result.manifest.stat().st_size
+        if pictures is not None:
+            _draw(result.manifest, pictures)
+        click.echo(_line(result.manifest, result.skipped) if as_json else result.manifest)
     summary.finish()
+
+
+def analyze_all(
+    videos: Sequence[Path],
+    out: Path,
+    rule: "GeometryRule",
+    settings: "AnalysisSettings",
+    *,
+    jobs: int | None,
+    force: bool,
+) -> Iterator["Analyzed"]:
+    """Analyse videos in parallel, with progress; two that would share a manifest are wrong usage.
+
+    Args:
+        jobs: processes; None: one a core.
+    """
+    from batch.making.manifests import make_manifests
+
+    processes = jobs or os.cpu_count() or 1
+    try:
+        results = make_manifests(videos, out, rule, settings, processes=processes, force=force)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return _with_progress(results, len(videos))
+
+
+def _with_progress(results: Iterator["Analyzed"], videos: int) -> Iterator["Analyzed"]:
+    with progress("analyze", videos, "videos") as report:
+        for result in results:
+            report(1)
+            if result.warning is not None:
+                click.echo(f"warning: {result.warning}", err=True)
+            yield result
 
 
 def _line(path: Path, skipped: bool) -> str:

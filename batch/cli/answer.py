@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
-from batch.cli.summary import PARTIAL
+from batch.cli.progress import PARTIAL
 
 SCOPES = ("auto", "retrieve", "all")
 
@@ -110,12 +110,10 @@ def _ask_archive(
 ) -> None:
     from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
     from batch.archive.store import Store
-    from batch.models.device import choose_device
 
     store = Store(folder)
     work = choose_work(store, id)
     check_has_videos(store, work, match)
-    run["device"] = choose_device(run["device"])
     failed = False
     for found in ask_archive(store, work, load_model(work, **run), questions, match=match, **ask):
         click.echo(json.dumps(found, ensure_ascii=False))
@@ -135,9 +133,7 @@ def _ask_cache(
     as_json: bool,
 ) -> None:
     from batch.answering import RetrievedReply, VideoAnswerer
-    from batch.models.device import choose_device
 
-    run["device"] = choose_device(run["device"])
     with VideoAnswerer.open(cache, **run) as video:
         loading = video.loading
         click.echo(

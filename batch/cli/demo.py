@@ -27,10 +27,11 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
     same model without compression.
     """
     from batch.demo.show import show
+    from jobs.atomic import make_folder
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
-        options.make_folder(folder)
+        make_folder(folder)
         shown = show(
             folder,
             videos=VIDEOS,

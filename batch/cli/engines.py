@@ -10,8 +10,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from batch.cli import options
+from batch.cli.options import together
 from batch.cli.stages import stages_of
+from jobs.atomic import make_folder
 from jobs.engines import Engine, Stage
 from jobs.slurm.engine import SlurmEngine
 from jobs.slurm.program import Submission, program
@@ -25,7 +26,7 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
-_options = options.together(
+_options = together(
     click.option(
         "--engine",
         type=click.Choice(list(_OWN)),
@@ -85,7 +86,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             leave_out=frozenset({"engine", *_OWN["slurm"]}),
         )
         if engine == "ray":
-            options.make_folder(others["out"])
+            make_folder(others["out"])
             raise SystemExit(_ray().run(stages))
         _submit(stages, others["out"].resolve(), sbatch, sbatch_gpu, print_only=print_only)
 

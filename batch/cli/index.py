@@ -18,7 +18,15 @@ from batch.cli.options import (
     prefill_options,
     profile_option,
 )
-from batch.cli.summary import PARTIAL
+from batch.cli.progress import PARTIAL
+from batch.settings import (
+    Attention,
+    CacheSettings,
+    ModelSettings,
+    Pointers,
+    Positions,
+    Reference,
+)
 from jobs.disk_space import parse_size
 from jobs.shards import Shard
 
@@ -101,8 +109,20 @@ def index(
     max_bytes: int | None,
     metrics_file: Path | None,
     log_format: str,
+    profile: str,
+    fps: float,
+    max_samples: int | None,
+    reference: Reference | None,
+    positions: Positions,
+    pointers: Pointers,
+    timestamps: bool,
+    block_samples: int | None,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    dtype: str | None,
+    attn: Attention,
     as_json: bool,
-    **settings: Any,
 ) -> None:
     """Turn every video below ARCHIVE into a cache; run it every night.
 
@@ -112,19 +132,32 @@ def index(
     another run is at work: the same command goes on.
     """
     from batch.archive.index import Request
+    from batch.archive.settings import IndexSettings
     from batch.cli.reporting import Reporter
+    from jobs.atomic import make_folder
 
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
-    options.make_folder(out)
+    make_folder(out)
     models = devices or (None,)
     jobs, threads = _share_cores(phase, jobs, len(models))
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
-        settings=_settings(**settings),
+        settings=IndexSettings(
+            model=ModelSettings(
+                name=model, revision=revision, offline=offline, dtype=dtype, attention=attn
+            ),
+            analysis=options.analysis_settings(profile, fps, max_samples, reference),
+            cache=CacheSettings(
+                positions=positions,
+                pointers=pointers,
+                timestamps=timestamps,
+                block_samples=block_samples,
+            ),
+        ),
         phase=Phase(phase),
         shard=shard,
         jobs=jobs,
@@ -163,14 +196,3 @@ def _run(request: "Request", reporter: "Reporter") -> None:
         raise SystemExit(STOPPED)
     if tally.failures:
         raise SystemExit(PARTIAL)
-
-
-def _settings(
-    *, profile: str, reference: Any, fps: float, max_samples: int | None, **others: Any
-) -> Any:
-    from batch.archive.settings import IndexSettings
-    from batch.cli.analysis import sampling
-
-    return IndexSettings(
-        profile=profile, reference=reference, sampling=sampling(fps, max_samples), **others
-    )

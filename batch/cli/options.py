@@ -3,11 +3,15 @@
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.errors import BatchError
+from batch.settings import Reference
+
+if TYPE_CHECKING:
+    from batch.analysis.analyze import AnalysisSettings
+    from batch.video import Sampling
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -133,16 +137,24 @@ _MACOS_OPEN_FILES = 10_240
 """Source: OPEN_MAX; macOS has no bound of its own and refuses one without end, setrlimit(2)."""
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, with its parents.
+def analysis_settings(
+    profile: str, fps: float, max_samples: int | None, reference: Reference | None
+) -> "AnalysisSettings":
+    """How videos are to be analysed."""
+    from batch.analysis.analyze import AnalysisSettings
 
-    Raises:
-        BatchError: a file is in the way, or this user may not write there.
-    """
+    sampling = sampling_settings(fps, max_samples)
+    return AnalysisSettings.of_profile(profile, sampling=sampling, reference=reference)
+
+
+def sampling_settings(fps: float, max_samples: int | None) -> "Sampling":
+    """How often to sample; a rate out of range is wrong usage."""
+    from batch.video import Sampling
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BatchError(f"{folder}: this folder cannot be made: {error.strerror}") from error
+        return Sampling(rate_hz=fps, max_samples=max_samples)
+    except ValueError as error:
+        raise click.UsageError(f"--fps: {error}") from error
 
 
 def allow_open_files() -> None:

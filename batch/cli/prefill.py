@@ -1,17 +1,16 @@
 """`batch prefill`: manifests or videos to caches."""
 
-import os
+import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batch.cli import options
+from batch.cli.analyze import analyze_all
 from batch.cli.options import (
     analysis_options,
     force_option,
@@ -21,13 +20,22 @@ from batch.cli.options import (
     profile_option,
     run_options,
 )
-from batch.cli.planned import promise, report
-from batch.cli.progress import progress
-from batch.cli.summary import Summary
+from batch.cli.progress import Summary, progress
+from batch.settings import (
+    Attention,
+    CacheSettings,
+    ModelSettings,
+    Pointers,
+    Positions,
+    Reference,
+)
 
 if TYPE_CHECKING:
-    from batch.making import VideoPlan
-    from batch.models import Family
+    from batch.analysis.analyze import AnalysisSettings
+    from batch.analysis.manifest import Manifest
+    from batch.making.cache_plan import VideoPlan
+    from batch.making.destination import Destination
+    from batch.making.maker import CacheMaker, MadeCache
 
 
 @click.command()
@@ -45,20 +53,23 @@ def prefill(
     inputs: tuple[Path, ...],
     out: Path,
     profile: str | None,
-    positions: str,
-    pointers: str,
+    dry_run: bool,
+    positions: Positions,
+    pointers: Pointers,
     timestamps: bool,
     block_samples: int | None,
-    dry_run: bool,
+    fps: float,
+    max_samples: int | None,
+    reference: Reference | None,
+    jobs: int | None,
     model: str,
     revision: str | None,
     offline: bool,
     device: str | None,
     dtype: str | None,
-    attn: Any,
+    attn: Attention,
     force: bool,
     as_json: bool,
-    **analysis: Any,
 ) -> None:
     """Run the model over INPUTS, manifests or videos, and write a cache of each.
 
@@ -66,158 +77,46 @@ def prefill(
     that does not fit the model's context it is a folder of segments, each of them safe as soon as
     it is there. Prints the path of each cache.
     """
+    from batch.making.destination import Destination
+    from batch.making.maker import CacheMaker
+
     _refuse_shared_names(inputs)
-    identity: Any = {"model": model, "revision": revision, "offline": offline}
-    work = _open_work(
-        **identity, timestamps=timestamps, device=device, dtype=dtype, attention=attn, out=out
+    analysis = options.analysis_settings(profile or "default", fps, max_samples, reference)
+    maker = CacheMaker(
+        ModelSettings(
+            name=model,
+            revision=revision,
+            offline=offline,
+            device=device,
+            dtype=dtype,
+            attention=attn,
+        ),
+        CacheSettings(
+            positions=positions,
+            pointers=pointers,
+            timestamps=timestamps,
+            block_samples=block_samples,
+        ),
     )
-    plan: Any = {"positions": positions, "pointers": pointers, "block_samples": block_samples}
     summary = Summary()
     folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
-    for path in _manifests(inputs, folder, summary, force, {**analysis, **identity}, profile):
+    for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
+        destination = Destination.named(out, path.stem, force=force)
         try:
-            video = work.plan(_manifest(path, profile), identify_weights=not dry_run, **plan)
             if dry_run:
-                said = work.foresee(path, video, as_json=as_json)
+                line, size_bytes = _estimate(maker, path, profile, destination, as_json=as_json)
                 summary.done += 1
             else:
-                written = work.write(path, video, force=force)
-                said = report(work.target(path, video), video, written=written, as_json=as_json)
-                summary.done += bool(written)
-                summary.skipped += not written
+                made = _make(maker, path, profile, destination)
+                line, size_bytes = _describe(made, as_json=as_json), made.video.size_bytes
+                summary.done += bool(made.written)
+                summary.skipped += not made.written
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(_reason(path, error))
             continue
-        summary.size_bytes += video.size_bytes
-        click.echo(said)
+        summary.size_bytes += size_bytes
+        click.echo(line)
     summary.finish()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """What is done to each video, and with what."""
-
-    family: "Family"
-    dtype: str
-    device: str
-    load: Callable[[], None]
-    out: Path
-
-    def plan(self, manifest: Any, *, block_samples: int | None, **settings: Any) -> "VideoPlan":
-        from batch.making import plan_video
-        from batch.making.run import BLOCK_SAMPLES
-
-        block_samples = block_samples or BLOCK_SAMPLES
-        return plan_video(
-            manifest, self.family, dtype=self.dtype, block_samples=block_samples, **settings
-        )
-
-    def target(self, path: Path, video: "VideoPlan") -> Path:
-        return self.out / f"{path.stem}{video.suffix}"
-
-    def foresee(self, path: Path, video: "VideoPlan", *, as_json: bool) -> str:
-        """What a dry run says."""
-        from batch.making import expect_video_memory
-        from batch.models.placement import first_device
-
-        memory = expect_video_memory(video, self.family, first_device(self.device))
-        return promise(self.target(path, video), video, memory, as_json=as_json)
-
-    def write(self, path: Path, video: "VideoPlan", *, force: bool) -> list[int]:
-        """Write the cache of a video, or what is missing of it; numbers of the segments written."""
-        from batch.making import prefill as run_prefill
-        from batch.making import remove_replaced, remove_unfinished, segments_to_do
-
-        target = self.target(path, video)
-        numbers = segments_to_do(video, target, force=force)
-        if not numbers:
-            return []
-        if not self.family.is_loaded:
-            self.load()
-        if force:  # not before: a model that cannot be loaded would leave nothing
-            remove_replaced(video, target)
-        if video.is_cut:
-            options.make_folder(target)
-        samples = sum(map(video.kept, numbers))
-        with progress(video.manifest.video.name, samples, "samples") as tell:
-            for number in numbers:
-                file = video.path(target, number)
-                run_prefill(video.segment(number), self.family, file, progress=tell)
-        if video.is_cut:
-            remove_unfinished(target)
-        return numbers
-
-
-def _open_work(
-    *,
-    model: str,
-    revision: str | None,
-    offline: bool,
-    timestamps: bool,
-    device: str | None,
-    dtype: str | None,
-    attention: Any,
-    out: Path,
-) -> _Work:
-    import torch
-
-    from batch.models import open_family
-    from batch.models.device import choose_device, choose_dtype
-
-    device = choose_device(device)
-    family = open_family(model, revision=revision, offline=offline)
-    if timestamps:
-        family.use_timestamps()
-    dtype = choose_dtype(dtype, device, family.checkpoint)
-    load = partial(family.load, device=device, dtype=getattr(torch, dtype), attention=attention)
-    return _Work(family=family, dtype=dtype, device=device, load=load, out=out)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """What to say of a failure; errors of ours name the file themselves."""
-    from batch.errors import BatchError
-    from cachefmt import CacheFileError
-
-    if isinstance(error, BatchError | CacheFileError):
-        return str(error)
-    return f"{path}: {type(error).__name__}: {error}"
-
-
-@contextmanager
-def _folder_of_manifests(out: Path, dry_run: bool) -> Iterator[Path]:
-    """Where the manifests of videos go: beside the caches, or for a dry run nowhere that stays."""
-    if dry_run:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-    else:
-        options.make_folder(out)
-        yield out
-
-
-def _manifests(
-    inputs: tuple[Path, ...],
-    out: Path,
-    summary: Summary,
-    force: bool,
-    analysis: dict[str, Any],
-    profile: str | None,
-) -> list[Path]:
-    """The inputs' manifests in order of input; videos are analysed first."""
-    from batch.cli.analysis import analyze_all, settings
-
-    videos = [path for path in inputs if path.suffix != ".parquet"]
-    found = {path: path for path in inputs if path.suffix == ".parquet"}
-    if videos:
-        jobs = analysis.pop("jobs") or os.cpu_count() or 1
-        chosen = settings(profile=profile or "default", **analysis)
-        with progress("analyze", len(videos), "videos") as tell:
-            for result in analyze_all(videos, out, chosen, jobs, force):
-                tell(1)
-                if result.manifest is None:
-                    summary.fail(result.error or f"{result.video}: failed")
-                else:
-                    found[result.video] = result.manifest
-    return [found[path] for path in inputs if path in found]
 
 
 def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
@@ -230,8 +129,135 @@ def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
         taken[path.stem] = path
 
 
-def _manifest(path: Path, profile: str | None) -> Any:
+@contextmanager
+def _folder_of_manifests(out: Path, dry_run: bool) -> Iterator[Path]:
+    """Where the manifests of videos go: beside the caches, or for a dry run nowhere that stays."""
+    from jobs.atomic import make_folder
+
+    if dry_run:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+    else:
+        make_folder(out)
+        yield out
+
+
+def _manifests(
+    inputs: tuple[Path, ...],
+    out: Path,
+    maker: "CacheMaker",
+    analysis: "AnalysisSettings",
+    summary: Summary,
+    *,
+    jobs: int | None,
+    force: bool,
+) -> list[Path]:
+    """The inputs' manifests in order of input; videos are analysed first."""
+    videos = [path for path in inputs if path.suffix != ".parquet"]
+    found = {path: path for path in inputs if path.suffix == ".parquet"}
+    if videos:
+        for result in analyze_all(videos, out, maker.geometry, analysis, jobs=jobs, force=force):
+            if result.manifest is None:
+                summary.fail(result.error or f"{result.video}: failed")
+            else:
+                found[result.video] = result.manifest
+    return [found[path] for path in inputs if path in found]
+
+
+def _make(
+    maker: "CacheMaker", path: Path, profile: str | None, destination: "Destination"
+) -> "MadeCache":
+    from jobs.disk_space import Allowance
+
+    manifest = _read(path, profile)
+    room = Allowance(folder=destination.file.parent, quota_left=None)
+    with progress(manifest.video.name, int(manifest.kept.sum()), "samples") as report:
+        return maker.make(manifest, destination, room=room, report=report)
+
+
+def _read(path: Path, profile: str | None) -> "Manifest":
     from batch.analysis.manifest import Manifest
 
     manifest = Manifest.read(path)
     return manifest if profile is None else manifest.with_tiers(profile)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What to print of a failure; errors of ours name the file themselves."""
+    from batch.making.failures import describe_error, is_ours
+
+    return describe_error(error) if is_ours(error) else f"{path}: {describe_error(error)}"
+
+
+def _describe(made: "MadeCache", *, as_json: bool) -> str:
+    """The line of a cache that is there now."""
+    if not as_json:
+        return str(made.path)
+    is_there = not made.written
+    return json.dumps(_facts(made.path, made.video, written=made.written, skipped=is_there))
+
+
+def _facts(cache: Path, video: "VideoPlan", *, written: list[int], skipped: bool) -> dict[str, Any]:
+    """A cache as plain values with stable keys.
+
+    Args:
+        written: numbers of the segments that this run wrote.
+    """
+    return {
+        "cache": str(cache),
+        "written": bool(written),
+        "skipped": skipped,
+        "size_bytes": video.size_bytes,
+        "slots": video.slots,
+        "tokens": video.tokens,
+        "samples": sum(header.shape.samples for header in video.headers),
+        "stored_samples": int(video.manifest.kept.sum()),
+        "positions": video.headers[0].layout.positions,
+        "segments": len(video.headers),
+        "segments_written": len(written),
+    }
+
+
+def _estimate(
+    maker: "CacheMaker",
+    path: Path,
+    profile: str | None,
+    destination: "Destination",
+    *,
+    as_json: bool,
+) -> tuple[str, int]:
+    """What a dry run prints: the exact size, and what to expect of a minute and of memory."""
+    from batch.making.memory import tiers_size
+
+    video = maker.plan(_read(path, profile), identify_weights=False)
+    memory = maker.estimate_memory(video)
+    minutes = video.manifest.header.decoded_s / 60
+    tiers_bytes = sum(tiers_size(header.shape) for header in video.headers)
+    per_minute = {
+        "size_bytes": round(video.size_bytes / minutes),
+        "tiers_bytes": round(tiers_bytes / minutes),
+    }
+    cache = destination.cache(video)
+    facts = _facts(cache, video, written=[], skipped=False)
+    if as_json:
+        parts = {
+            "weights_bytes": memory.weights_bytes,
+            "tiers_bytes": memory.tiers_bytes,
+            "block_bytes": memory.block_bytes,
+            "peak_bytes": memory.peak_bytes,
+        }
+        line = json.dumps({**facts, "per_minute": per_minute, "memory": parts})
+        return line, video.size_bytes
+    tokens = ", ".join(f"{tier} {count}" for tier, count in video.tokens.items())
+    weights = "unknown" if memory.weights_bytes is None else f"{memory.weights_bytes:,}"
+    segments = f" in {len(video.headers)} segments" if video.is_cut else ""
+    growing = (
+        "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
+    )
+    line = (
+        f"{cache}: {video.size_bytes} bytes{segments}; tokens {tokens} of {video.slots} slots; "
+        f"a minute of video takes {per_minute['size_bytes']:,} bytes; memory: "
+        f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
+        f"about {memory.block_bytes:,} a block"
+    )
+    return line, video.size_bytes

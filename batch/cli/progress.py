@@ -1,33 +1,66 @@
-"""Progress of long work on stderr: a bar on a terminal, a plain line a minute elsewhere."""
+"""Long work on stderr: how far it is, and what came of it, with the exit code that says so."""
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import click
 from tqdm import tqdm
 
 LINE_EVERY_S = 60.0
+FAILED, PARTIAL = 1, 3
 
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
-    """Give a function that is told how much more is done."""
+    """Give a function that is told how much more is done.
+
+    A bar on a terminal; elsewhere a plain line a minute.
+    """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=unit, leave=False, file=sys.stderr) as bar:
+        with tqdm(
+            total=total, desc=what, unit=unit, leave=False, file=sys.stderr, delay=0.2
+        ) as bar:
             yield bar.update
         return
     done = 0
-    started = said = time.monotonic()
+    started = printed = time.monotonic()
 
-    def tell(more: int) -> None:
-        nonlocal done, said
+    def report(more: int) -> None:
+        nonlocal done, printed
         done += more
         now = time.monotonic()
-        if now - said >= LINE_EVERY_S:
-            said = now
+        if now - printed >= LINE_EVERY_S:
+            printed = now
             left_s = (now - started) / done * (total - done) if done else float("nan")
             click.echo(f"{what}: {done} of {total} {unit}, {left_s:.0f} s to go", err=True)
 
-    yield tell
+    yield report
+
+
+@dataclass
+class Summary:
+    """What a command over several inputs did; its last line on stderr and its exit code."""
+
+    done: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+    failures: list[str] = field(default_factory=list)
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def fail(self, message: str) -> None:
+        """Print at once what failed, and count it."""
+        self.failures.append(message)
+        click.echo(f"error: {message}", err=True)
+
+    def finish(self) -> None:
+        """Print the summary; exit 1 if all inputs failed, 3 if some did."""
+        counts = Counter(done=self.done, skipped=self.skipped, failed=len(self.failures))
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        seconds = time.perf_counter() - self.started_s
+        click.echo(f"{parts}; {self.size_bytes:,} bytes, {seconds:.1f} s", err=True)
+        if self.failures:
+            raise SystemExit(PARTIAL if self.done or self.skipped else FAILED)

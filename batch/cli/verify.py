@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from batch.cli.options import allow_open_files
-from batch.cli.summary import Summary
+from batch.cli.progress import Summary
 
 
 @click.command()

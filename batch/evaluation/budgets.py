@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from batch.errors import BatchError
 from batch.evaluation.methods import Budget, Prices, Unit
-from batch.making import Prefill
+from batch.making.cache_plan import CachePlan
 from cachefmt.index import layers_within
 from cachefmt.layout import file_size, tensor_specs
 from cachefmt.tiers import STORED_TIERS, Tier
@@ -54,7 +54,7 @@ class Limit:
         what = f"{100 * self.share:g}%" if self.share is not None else f"{self.amount}"
         return f"{what} {self.unit}"
 
-    def of(self, full_plan: Prefill) -> Budget:
+    def of(self, full_plan: CachePlan) -> Budget:
         """The budget of the video whose every slot is in this plan."""
         if self.share is None:
             return Budget(amount=self.amount or 0, unit=self.unit)
@@ -63,13 +63,13 @@ class Limit:
         return Budget(amount=int(self.share * whole), unit=self.unit)
 
 
-def kv_bytes(tokens: Mapping[str, int], plan: Prefill) -> int:
+def kv_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
     """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
     specs = tensor_specs(replace(plan.header.shape, tokens=tokens))
     return sum(spec.size_bytes for name, spec in specs.items() if name.startswith("layers."))
 
 
-def sample_kv_bytes(plan: Prefill) -> NDArray[np.int64]:
+def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
     """Bytes of K and V of each sample, separators included; int64 [samples]."""
     token = np.array([kv_bytes(_one(tier), plan) for tier in STORED_TIERS], np.int64)
     sample, tier = plan.plan.sample, plan.plan.tier
@@ -82,7 +82,7 @@ def _one(tier: Tier) -> dict[str, int]:
     return {stored.name: int(stored == tier) for stored in STORED_TIERS}
 
 
-def size_bytes(tokens: Mapping[str, int], plan: Prefill) -> int:
+def size_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
     """Size of the cache file of so many tokens by tier, with an index as large as they allow."""
     shape = replace(plan.header.shape, tokens=tokens)
     if shape.index_layers:
@@ -90,7 +90,7 @@ def size_bytes(tokens: Mapping[str, int], plan: Prefill) -> int:
     return file_size(replace(plan.header, shape=shape))
 
 
-def prices(full_plan: Prefill, unit: Unit) -> Prices:
+def prices(full_plan: CachePlan, unit: Unit) -> Prices:
     """What storing costs in the video whose every slot is in this plan.
 
     The header's JSON grows by a digit here and there; it is priced at its shortest.
@@ -108,7 +108,7 @@ def prices(full_plan: Prefill, unit: Unit) -> Prices:
     return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)
 
 
-def _row_bytes(plan: Prefill, tier: Tier) -> int:
+def _row_bytes(plan: CachePlan, tier: Tier) -> int:
     """A token of a tier in all tensors that have a row of it."""
     specs = tensor_specs(plan.header.shape)
     return sum(

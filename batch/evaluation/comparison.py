@@ -1,5 +1,6 @@
 """A whole comparison: its runs, its rows and tables, and what it was made of."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,16 @@ class Comparison:
     def shares(self) -> list[Table]:
         """The tables of accuracy by kind of question and by set."""
         return [kinds_table(self.runs), sets_table(self.runs)]
+
+    def to_json_lines(self) -> list[str]:
+        """A JSON object for each method."""
+        return [json.dumps(row.to_dict()) for row in self.rows]
+
+    def to_text(self) -> list[str]:
+        """Lines of every table; first of all, whether the comparison proves nothing."""
+        lines = [line for table in self.tables for line in ["", table.title, *table.to_text()]]
+        void = self.rows[0].void
+        return lines[1:] if void is None else [f"VOID: {void}", *lines]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but single answers, as plain values."""

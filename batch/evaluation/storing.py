@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
@@ -25,9 +25,11 @@ from batch.evaluation.budgets import Limit, kv_bytes, prices, size_bytes
 from batch.evaluation.methods import Budget, CellMethod, Method, RowMethod
 from batch.evaluation.uncompressed import AttentionMass, Uncompressed
 from batch.kv import Prefix
-from batch.making import Prefill, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
 from batch.models.weights import dtype_name
+from batch.settings import CacheSettings
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
 from cachefmt.tiers import Tier
@@ -66,10 +68,8 @@ class PreparedVideo:
         if settings not in self._manifests:
             self._manifests[settings] = analyze_video(
                 self.path,
-                geometry=self.family.geometry,
-                sampling=self._sampling,
-                temporal=temporal,
-                thresholds=thresholds,
+                self.family.geometry,
+                AnalysisSettings(sampling=self._sampling, temporal=temporal, thresholds=thresholds),
             )
         return self._manifests[settings]
 
@@ -84,13 +84,13 @@ class PreparedVideo:
         return [png for png in self._full_manifest.pictures if png is not None]
 
     @cached_property
-    def full_plan(self) -> Prefill:
+    def full_plan(self) -> CachePlan:
         """The plan in which every slot is stored."""
         return plan_cache(
             self._full_manifest, self.family, dtype=self._dtype, identify_weights=False
         )
 
-    def plan(self, method: CellMethod, budget: Budget | None) -> Prefill:
+    def plan(self, method: CellMethod, budget: Budget | None) -> CachePlan:
         """What a method stores, before it is known how long the header becomes."""
         unit = "tokens" if budget is None else budget.unit
         manifest = self.manifest(method.temporal, method.thresholds)
@@ -98,8 +98,7 @@ class PreparedVideo:
             method.choose(manifest, self.png, prices(self.full_plan, unit), budget),
             self.family,
             dtype=self._dtype,
-            positions=method.positions,
-            pointers=method.pointers,
+            settings=CacheSettings(positions=method.positions, pointers=method.pointers),
         )
 
     def seconds(self, **parts: float) -> dict[str, float]:
@@ -128,7 +127,7 @@ class Stored:
     """Stored tokens by tier."""
     seconds: dict[str, float]
     """By the names of `PARTS`; a part that the method lacks is 0."""
-    plan: Prefill | None = None
+    plan: CachePlan | None = None
     """What was written, of methods that choose cells."""
 
 
@@ -187,7 +186,7 @@ def _write_cells(
     )
 
 
-def _fullest(budget: Budget | None, make: Callable[[Budget | None], Prefill]) -> Prefill:
+def _fullest(budget: Budget | None, make: Callable[[Budget | None], CachePlan]) -> CachePlan:
     """The fullest plan within a budget, though a plan's header is known only when it is made."""
     plan = make(budget)
     if budget is None or budget.unit == "tokens":
@@ -225,7 +224,7 @@ def _evict_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) 
     )
 
 
-def _rows_within(budget: Budget | None, full_plan: Prefill) -> int:
+def _rows_within(budget: Budget | None, full_plan: CachePlan) -> int:
     """The most FP16 rows that a budget holds; all of them without one."""
     slots = full_plan.plan.slots
     if budget is None:
@@ -239,7 +238,7 @@ def _rows_within(budget: Budget | None, full_plan: Prefill) -> int:
     return count
 
 
-def _kept_rows(full: Uncompressed, kept: Tensor, full_plan: Prefill) -> Prefix:
+def _kept_rows(full: Uncompressed, kept: Tensor, full_plan: CachePlan) -> Prefix:
     """A prefix of the rows int64 [layers, kv_heads, count] of a full cache."""
     shape = replace(full_plan.header.shape, tokens=_fp16(kept.shape[-1]))
     prefix = Prefix.allocate(shape, full.rows(0)[0].device)
@@ -257,7 +256,7 @@ def _fp16(count: int) -> dict[str, int]:
     return {"FP16": count, "INT8": 0, "INT4": 0}
 
 
-def _answerer(prefix: Prefix, plan: Prefill, video: PreparedVideo) -> PrefixAnswerer:
+def _answerer(prefix: Prefix, plan: CachePlan, video: PreparedVideo) -> PrefixAnswerer:
     return PrefixAnswerer(
         prefix, video.family, next_position=plan.plan.next_position, name=video.path.name
     )

@@ -1,40 +1,11 @@
-"""From a manifest and a model to a cache: plan, blocks, tiers, file."""
+"""One maker of manifests and caches, for the command line, archives, Python and benches.
 
-from batch.making.existing import (
-    remove_cache,
-    remove_foreign,
-    remove_replaced,
-    remove_unfinished,
-    segments_to_do,
-)
-from batch.making.header import make_header, same_work
-from batch.making.memory import Memory, expect_memory, expect_video_memory
-from batch.making.plan import Plan, Pointers, Positions, make_plan
-from batch.making.run import Prefill, Seconds, plan_cache, prefill
-from batch.making.segments import Stretch, cut
-from batch.making.video import VideoPlan, plan_video
+- `manifests`: videos to manifests, each in a process that may die of it (no torch).
+- `cache_plan`: what of a manifest goes into a cache, in which files, of which exact size; made of
+  `plan` (slots), `segments` (where long videos are cut) and `header`. `memory`: what it will take.
+- `destination`: where a cache goes, and what becomes of what is there.
+- `blocks`: the prefill of one file; `key_bounds`: what it will be searched by.
+- `maker`: all of this for one model and any number of videos.
 
-__all__ = [
-    "Memory",
-    "Plan",
-    "Pointers",
-    "Positions",
-    "Prefill",
-    "Seconds",
-    "Stretch",
-    "VideoPlan",
-    "cut",
-    "expect_memory",
-    "expect_video_memory",
-    "make_header",
-    "make_plan",
-    "plan_cache",
-    "plan_video",
-    "prefill",
-    "remove_cache",
-    "remove_foreign",
-    "remove_replaced",
-    "remove_unfinished",
-    "same_work",
-    "segments_to_do",
-]
+Nothing is imported here: who makes manifests needs no torch.
+"""

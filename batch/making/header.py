@@ -7,8 +7,9 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
 from batch.kv.rotation import why_fixed
-from batch.making.plan import Plan, Pointers
+from batch.making.plan import Plan
 from batch.models import Family
+from batch.settings import Pointers
 from cachefmt.header import (
     ZERO_DIGEST,
     Header,
@@ -34,11 +35,21 @@ def same_work(one: Header, other: Header) -> bool:
     return _work(one) == _work(other)
 
 
+def same_but_blocks(one: Header, other: Header) -> bool:
+    """Whether two headers promise the same rows, up to how the size of a block rounds them."""
+    return _work(_in_blocks(one, 1)) == _work(_in_blocks(other, 1))
+
+
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
     made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
     return (*computed_by, *made_of, header.shape, header.layout)
+
+
+def _in_blocks(header: Header, samples: int) -> Header:
+    parameters = {**header.policy.parameters, "block_samples": samples}
+    return replace(header, policy=replace(header.policy, parameters=parameters))
 
 
 def make_header(
@@ -57,7 +68,7 @@ def make_header(
 
     Args:
         manifest: of the whole video.
-        segment: which stretch of it the plan is about.
+        segment: which span of it the plan is about.
         dtype: type the model runs in, a key of RAW_DTYPES.
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
         identify_weights: False leaves their digest blank, where they are not at hand.

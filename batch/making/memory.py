@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from batch.making.run import Prefill
-from batch.making.video import VideoPlan
+from batch.making.cache_plan import CachePlan, VideoPlan
 from batch.models import Family
 from cachefmt import Shape
 from cachefmt.layout import tensor_specs
@@ -32,18 +31,18 @@ class Memory:
         return self.weights_bytes + self.tiers_bytes + self.block_bytes
 
 
-def expect_memory(work: Prefill, family: Family, device: torch.device) -> Memory:
-    """Expect what `prefill` will hold on a device; no weights are needed.
+def estimate_memory(planned: CachePlan, family: Family, device: torch.device) -> Memory:
+    """Estimate what `prefill` will hold on a device; no weights are needed.
 
     Weights (of a checkpoint that is not quantised) and tiers are exact, up to what a library
     keeps for itself.
     """
-    dtype = getattr(torch, work.header.model.dtype)
+    dtype = getattr(torch, planned.header.model.dtype)
     return Memory(
         weights_bytes=family.checkpoint.weights_bytes(dtype),
-        tiers_bytes=tiers_size(work.header.shape),
+        tiers_bytes=tiers_size(planned.header.shape),
         block_bytes=max(
-            _decoder_bytes(work, family, dtype, device), _vision_bytes(work, family, dtype)
+            _decoder_bytes(planned, family, dtype, device), _vision_bytes(planned, family, dtype)
         ),
     )
 
@@ -54,10 +53,11 @@ def tiers_size(shape: Shape) -> int:
     return sum(spec.size_bytes for name, spec in specs if name.startswith("layers."))
 
 
-def expect_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:
-    """Expect what the largest segment of a video will hold: one is prefilled at a time."""
+def estimate_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:
+    """Estimate what the largest segment of a video will hold: one is prefilled at a time."""
     expected = [
-        expect_memory(video.segment(number), family, device) for number in range(len(video.headers))
+        estimate_memory(video.segment(number), family, device)
+        for number in range(len(video.headers))
     ]
     return replace(
         expected[0],
@@ -66,14 +66,18 @@ def expect_video_memory(video: VideoPlan, family: Family, device: torch.device) 
     )
 
 
-def _decoder_bytes(work: Prefill, family: Family, dtype: torch.dtype, device: torch.device) -> int:
+def _decoder_bytes(
+    planned: CachePlan, family: Family, dtype: torch.dtype, device: torch.device
+) -> int:
     """The longest block in the decoder: its keys and values, its mask, one layer's activations.
 
     Source: measured on the CPU in blocks of 4 samples, this is 0.93 and 1.06 of what torch
     allocated for the demo model and one of half a billion parameters.
     """
     text, shape = family.config.get_text_config(decoder=True), family.decoder
-    tokens: int = max(block.stop - block.start for block in work.plan.blocks(work.block_samples))
+    tokens: int = max(
+        block.stop - block.start for block in planned.plan.blocks(planned.block_samples)
+    )
     kept = 2 * shape.layers * shape.heads * shape.head_dim
     layer: int = 4 * text.hidden_size + 3 * text.intermediate_size
     masks: int = 3
@@ -82,14 +86,14 @@ def _decoder_bytes(work: Prefill, family: Family, dtype: torch.dtype, device: to
     return tokens * (kept + layer) * dtype.itemsize + masks * tokens**2 * _FLOAT32_BYTES
 
 
-def _vision_bytes(work: Prefill, family: Family, dtype: torch.dtype) -> int:
+def _vision_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> int:
     """The pictures of a block in the vision tower: pixels, and the states of their patches.
 
     Source: on the CPU, CLIP towers of 4 and 24 layers allocated 18 and 38 times the states of one
     layer, since they keep those of all (a SigLIP tower of 24 layers: 34); Qwen-VL's, which keep
     none, 15 times.
     """
-    vision, geometry = family.config.vision_config, work.manifest.geometry
+    vision, geometry = family.config.vision_config, planned.manifest.geometry
     side = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     # Where a sample has several frames, the tower merges them before its first layer.
     patches = (geometry.height_px // side) * (geometry.width_px // side)
@@ -97,5 +101,5 @@ def _vision_bytes(work: Prefill, family: Family, dtype: torch.dtype) -> int:
     kept = vision.num_hidden_layers if hasattr(family.config, "vision_feature_layer") else 0
     states = patches * hidden * (kept + 14) * dtype.itemsize
     pixels = 3 * math.prod(geometry.picture_shape) * _FLOAT32_BYTES
-    pictures = min(work.block_samples, int(work.manifest.kept.sum()))
+    pictures = min(planned.block_samples, int(planned.manifest.kept.sum()))
     return int(pictures * (states + pixels))

@@ -6,7 +6,6 @@ Pure numpy, so the exact size of a cache is known before any weight is loaded.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.errors import ContextError
 from batch.models.family import Layout
+from batch.settings import Pointers, Positions
 from batch.video import Footage
 from cachefmt.tiers import Tier
 
-Positions = Literal["compact", "original"]
-Pointers = Literal["multiplicity", "nothing"]
 ROOM_FOR_ANSWER = 256
 """Positions kept free behind the prefix for the question and its answer."""
 

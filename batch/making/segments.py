@@ -1,4 +1,4 @@
-"""Where a long video is cut so that each stretch fits the model's context. Pure numpy."""
+"""Where a long video is cut so that each span fits the model's context. Pure numpy."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.analysis.scenes import SCENE_SHARE, changed_shares
-from batch.making.plan import ROOM_FOR_ANSWER, Positions, fits
+from batch.analysis.signals import SCENE_SHARE, changed_shares
+from batch.making.plan import ROOM_FOR_ANSWER, fits
 from batch.models.family import Layout
+from batch.settings import Positions
 from batch.video import Footage
 from cachefmt import Segment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class Span:
     """Some samples of a video in a row, the first of them kept: what one cache is about."""
 
     segment: Segment
@@ -44,7 +45,7 @@ class _Way:
 
 def cut(
     manifest: Manifest, lay_out: Callable[[Footage], Layout], *, context: int, positions: Positions
-) -> list[Stretch]:
+) -> list[Span]:
     """Cut the samples of a video into segments that fit.
 
     Both positions and tokens must fit: where a sample takes fewer positions than it has cells
@@ -76,7 +77,7 @@ def cut(
 
     cuts = _best_cuts(np.append(changed_shares(manifest.signals), np.float32(1)), too_long)
     return [
-        Stretch(
+        Span(
             segment=Segment(number=number, count=len(cuts) - 1, first_sample=int(edges[start])),
             samples=int(edges[stop] - edges[start]),
         )

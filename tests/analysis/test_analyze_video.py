@@ -3,16 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.analysis.analyze import AnalyzeSettings, analyze_video, analyze_videos, manifest_paths
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES
+from batch.making.manifests import make_manifests, manifest_paths
 from batch.video import Geometry, Sampling, probe
 from tests import clips
 
 GEOMETRY = Geometry(height_px=56, width_px=56, rows=4, columns=4)
-SETTINGS = AnalyzeSettings(
-    geometry=GEOMETRY,
+SETTINGS = AnalysisSettings(
     sampling=Sampling(),
     temporal=TemporalSettings(),
     thresholds=PROFILES["default"],
@@ -20,13 +20,8 @@ SETTINGS = AnalyzeSettings(
 
 
 def analyze(path, *, temporal=SETTINGS.temporal, thresholds=SETTINGS.thresholds) -> Manifest:
-    return analyze_video(
-        path,
-        geometry=GEOMETRY,
-        sampling=Sampling(),
-        temporal=temporal,
-        thresholds=thresholds,
-    )
+    settings = replace(SETTINGS, temporal=temporal, thresholds=thresholds)
+    return analyze_video(path, GEOMETRY, settings)
 
 
 def still_with_a_cut(path):
@@ -125,7 +120,7 @@ def test_the_same_video_gives_the_same_manifest(tmp_path):
 
 
 def run(paths, out, settings=SETTINGS, **options):
-    results = analyze_videos(paths, out, settings=settings, **options)
+    results = make_manifests(paths, out, GEOMETRY, settings, **options)
     return {result.video.name: result for result in results}
 
 
@@ -189,6 +184,6 @@ def test_what_of_a_damaged_video_is_missing_is_told_every_time(tmp_path):
 def test_two_videos_of_one_stem_are_refused_before_any_work(tmp_path):
     paths = [tmp_path / "x" / "a.mp4", tmp_path / "y" / "a.mkv"]
     with pytest.raises(ValueError, match=r"x/a\.mp4 and .*y/a\.mkv would both"):
-        analyze_videos(paths, tmp_path / "out", settings=SETTINGS)
+        make_manifests(paths, tmp_path / "out", GEOMETRY, SETTINGS)
     assert manifest_paths(paths[:1], tmp_path) == {paths[0]: tmp_path / "a.parquet"}
     assert not (tmp_path / "out").exists()

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.analysis.analyze import analyze_probed, analyze_video, settings_of_profile
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest, read_header
 from batch.analysis.pictures import ROWS_TOGETHER
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import ManifestError
-from batch.video import Geometry, Sampling, probe
+from batch.video import Geometry, Sampling
 from cachefmt.tiers import Tier
 from tests import clips
 from tests.manifests import make_manifest, random_pictures
@@ -32,10 +32,10 @@ def manifest(tmp_path_factory) -> Manifest:
     path = clips.write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames, fps=1)
     return analyze_video(
         path,
-        geometry=GEOMETRY,
-        sampling=Sampling(),
-        temporal=TemporalSettings(),
-        thresholds=PROFILES["default"],
+        GEOMETRY,
+        AnalysisSettings(
+            sampling=Sampling(), temporal=TemporalSettings(), thresholds=PROFILES["default"]
+        ),
     )
 
 
@@ -278,9 +278,9 @@ def test_analysis_keeps_no_pictures_in_memory(tmp_path):
     for count in (8, 64):
         noise = random_pictures(count, geometry, seed=count)
         path = clips.write_clip(tmp_path / f"{count}.mp4", noise, fps=1)
-        settings = settings_of_profile("default", geometry, Sampling())
+        settings = AnalysisSettings.of_profile()
         tracemalloc.start()
-        manifest = analyze_probed(probe(path), settings, folder=tmp_path)
+        manifest = analyze_video(path, geometry, settings, folder=tmp_path)
         _, peaks[count] = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         stored[count] = sum(len(png) for png in manifest.pictures)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from batch.answering import Answerer
-from batch.making import cut, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.segments import cut
 from batch.models import Family, open_family
 from cachefmt import CacheFile
 from tests import tiny
@@ -60,7 +62,7 @@ def segments(llava: Family, tmp_path: Path) -> Iterator[list[CacheFile]]:
         found = []
         for part in cut(manifest, llava.layout, context=context, positions="compact"):
             path = tmp_path / f"{part.segment.number:05}.safetensors"
-            prefill(plan_cache(manifest, llava, dtype="float32", stretch=part), llava, path)
+            prefill(plan_cache(manifest, llava, dtype="float32", span=part), llava, path)
             found.append(opened.enter_context(CacheFile.open(path)))
         assert len(found) == 2
         yield found

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from batch.answering import ChosenReply, VideoAnswerer
 from batch.kv import Prefix
-from batch.making import cut, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.segments import cut
 from batch.models import Family, open_family
 from cachefmt import CacheFile, Tier
 from tests import tiny
@@ -33,7 +35,7 @@ def ask_all(
         segments = []
         for part in cut(manifest, family.layout, context=256 + 25, positions="compact"):
             path = folder / f"{part.segment.number:05}.safetensors"
-            prefill(plan_cache(manifest, family, dtype="float32", stretch=part), family, path)
+            prefill(plan_cache(manifest, family, dtype="float32", span=part), family, path)
             segments.append(opened.enter_context(CacheFile.open(path)))
         assert len(segments) > 1
         replies = list(

@@ -22,7 +22,9 @@ from batch.demo.drawing import draw
 from batch.demo.world import Scene, World, imagine
 from batch.errors import BatchError
 from batch.kv import Prefix
-from batch.making import cut, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.segments import cut
 from batch.models import Family, open_family
 from cachefmt import CacheFile, CacheFileError, SampleIndex, Tier
 from cachefmt.memory import read_into
@@ -329,7 +331,7 @@ def test_the_moment_that_a_question_is_about_is_found_and_answers(tmp_path: Path
         segments = []
         for part in cut(manifest, family.layout, context=1300, positions="compact"):
             path = tmp_path / f"{part.segment.number:05}.safetensors"
-            prefill(plan_cache(manifest, family, dtype="float32", stretch=part), family, path)
+            prefill(plan_cache(manifest, family, dtype="float32", span=part), family, path)
             segments.append(opened.enter_context(CacheFile.open(path)))
         retriever = Retriever(segments, family, budget_tokens=400, name="x")
         (reply,) = retriever.ask(["what colour is the bead ?"], max_new_tokens=4)

@@ -8,7 +8,8 @@ import pytest
 from batch.answering import Scope, VideoAnswerer
 from batch.answering.video import open_checked
 from batch.errors import BatchError, ModelError
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import Family
 from cachefmt import CacheFile, CacheFileError, CacheWriter, tensor_specs
 from tests.answering.damage import flip

@@ -11,7 +11,7 @@ from batch.archive.inventory import Inventory
 from batch.archive.prefilling import Prefiller
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
-from batch.making.run import BLOCK_SAMPLES
+from batch.making.cache_plan import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace

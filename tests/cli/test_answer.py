@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import open_family
 from cachefmt import Tier
 from tests import tiny

@@ -32,7 +32,7 @@ def test_a_row_a_family_says_what_the_tests_hold_it_to() -> None:
 
 
 def test_the_version_of_parity_is_the_one_the_tests_run_with() -> None:
-    pinned = re.search(r"^transformers==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
+    pinned = re.search(r"^transformers==(.*)$", (ROOT / ".ci/constraints.txt").read_text(), re.M)
     assert pinned is not None
     assert pinned[1] == transformers.__version__ == TRANSFORMERS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import batch.making as batch_prefill
+from batch.making import maker  # TODO
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
 from tests.tiny.llava import llava_onevision
@@ -314,14 +314,14 @@ def test_an_unforeseen_failure_of_one_video_is_named_and_the_others_go_on(
 ) -> None:
     twin = tmp_path / "twin.parquet"
     shutil.copy(manifest, twin)
-    run = batch_prefill.prefill
+    run = maker.prefill
 
     def failing(work: object, family: object, path: Path, **options: object) -> None:
         if path.stem == "twin":
             raise ValueError("int8: got NaN")
         run(work, family, path, **options)
 
-    monkeypatch.setattr(batch_prefill, "prefill", failing)
+    monkeypatch.setattr(maker, "prefill", failing)
     result = batch("prefill", twin, manifest, "--out", tmp_path / "out", "--model", model)
     assert result.exit_code == 3
     assert f"error: {twin}: ValueError: int8: got NaN" in result.stderr

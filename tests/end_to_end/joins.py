@@ -23,10 +23,10 @@ import torch
 from av.video.frame import VideoFrame
 
 from batch.analysis.manifest import Manifest
-from batch.analysis.scenes import SCENE_SHARE, changed_shares
+from batch.analysis.signals import SCENE_SHARE, changed_shares
 from batch.evaluation.bench.stages import write_cache, write_manifest
-from batch.making import cut
 from batch.making.plan import ROOM_FOR_ANSWER
+from batch.making.segments import cut
 from batch.models import open_family
 from cachefmt import open_segments
 from cachefmt.tiers import Tier

@@ -3,17 +3,51 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_demo_answers_as_the_uncompressed_model_does() -> None:
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What a run of the demo says of itself."""
     done = subprocess.run(
         [sys.executable, "-m", "batch", "demo", "--json"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_the_demo_answers_as_the_uncompressed_model_does(found: dict[str, Any]) -> None:
     assert found["questions"] >= 20
     assert found["exact_match"] >= 0.9
     assert found["exact_match"] >= found["exact_match_uncompressed"]
     assert found["compression"] > 1
     assert abs(found["compression"] - found["fp16_kv_bytes"] / found["cache_bytes"]) < 1e-9
     assert sum(found["tokens"].values()) < found["slots"]
+
+
+def test_what_readme_shows_of_the_demo_is_what_it_prints(found: dict[str, Any]) -> None:
+    shown = README.read_text(encoding="utf-8")
+    right, full = (
+        round(found[name] * found["questions"])
+        for name in ("exact_match", "exact_match_uncompressed")
+    )
+    lines = [
+        f"right      {right} of {found['questions']} from the caches, "
+        f"{full} of {found['questions']} uncompressed",
+        f"samples    {found['samples']}, {found['stored_samples']} stored",
+        f"slots      {found['slots']}, {sum(found['tokens'].values())} stored",
+        *(
+            f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes"
+            for tier, tokens in found["tokens"].items()
+        ),
+        f"size       {found['cache_bytes']:,} bytes, {found['compression']:.2f}x smaller than the "
+        f"FP16 KV of all slots ({found['fp16_kv_bytes']:,})",
+    ]
+    assert "".join(f"    {line}\n" for line in lines) in shown
+    assert f"({found['questions']} questions, cut here)" in shown

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from batch.kv.attention import CHUNK_NUMBERS
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
 from cachefmt import Tier
 from tests import tiny

@@ -14,7 +14,8 @@ from batch.answering import Answerer
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import attention
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
 from batch.video import Footage
 from cachefmt import CacheFile, Tier
@@ -55,7 +56,7 @@ def test_prefill_allocates_the_stored_rows_and_one_block(
 ) -> None:
     beyond = {}
     for samples in (SHORT, LONG):
-        work = plan_cache(manifest(samples, family, tier), family, dtype="float32", block_samples=4)
+        work = plan_cache(manifest(samples, family, tier), family, dtype="float32")
         path = tmp_path / f"{samples}.safetensors"
         peak = peak_allocated(lambda: prefill(work, family, path))  # noqa: B023  # called at once
         beyond[samples] = peak - work.size_bytes

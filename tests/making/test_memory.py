@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from batch.evaluation.bench.measuring import peak_allocated
-from batch.making import Memory, Prefill, expect_memory, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import CachePlan, plan_cache
+from batch.making.memory import Memory, estimate_memory
 from batch.models import Family, open_family
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
@@ -25,14 +27,14 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return open_family(name)
 
 
-def planned(family: Family, samples: int, dtype: str = "float32") -> Prefill:
+def planned(family: Family, samples: int, dtype: str = "float32") -> CachePlan:
     geometry = geometry_of(family)
     manifest = make_manifest(random_pictures(samples, geometry), geometry)
     return plan_cache(manifest, family, dtype=dtype, identify_weights=False)
 
 
 def expected(family: Family, samples: int, dtype: str = "float32") -> Memory:
-    return expect_memory(planned(family, samples, dtype), family, CPU)
+    return estimate_memory(planned(family, samples, dtype), family, CPU)
 
 
 def test_weights_are_exact(family: Family) -> None:
@@ -60,7 +62,7 @@ def test_every_family_takes_half_to_twice_of_what_was_expected(
     manifest = make_manifest(random_pictures(8, geometry), geometry)
     work = plan_cache(manifest, family, dtype="float32")
     taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
-    promised = expect_memory(work, family, CPU)
+    promised = estimate_memory(work, family, CPU)
     assert 0.5 * taken < promised.tiers_bytes + promised.block_bytes < 2 * taken
 
 
@@ -79,5 +81,5 @@ def test_half_the_type_is_half_the_weights(family: Family) -> None:
 
 def test_scores_inside_a_block_are_expected_where_they_are_kept(family: Family) -> None:
     work = planned(family, 8)
-    here, there = (expect_memory(work, family, torch.device(name)) for name in ("cpu", "cuda"))
+    here, there = (estimate_memory(work, family, torch.device(name)) for name in ("cpu", "cuda"))
     assert there.block_bytes > here.block_bytes

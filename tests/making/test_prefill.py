@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from batch.answering import Answerer
 from batch.demo.drawing import draw
 from batch.demo.world import imagine
 from batch.evaluation.uncompressed import Uncompressed
-from batch.making import Plan, make_plan, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.plan import Plan, make_plan
 from batch.models import Family, open_family
+from batch.settings import CacheSettings
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests import tiny
@@ -46,14 +50,11 @@ def loaded(checkpoint: str) -> Family:
 def write(family: Family, tmp_path: Path) -> Write:
     """Prefill a manifest into a file of exact raw rows, by default, and open it."""
 
-    def written(manifest: Manifest, block_samples: int = 8, **options: str) -> CacheFile:
-        work = plan_cache(
-            manifest,
-            family,
-            dtype="float32",
-            block_samples=block_samples,
-            **{"raw_dtype": "F32", **options},
-        )
+    def written(
+        manifest: Manifest, block_samples: int = 8, raw_dtype: str = "F32", **options: Any
+    ) -> CacheFile:
+        settings = CacheSettings(block_samples=block_samples, **options)
+        work = plan_cache(manifest, family, settings, dtype="float32", raw_dtype=raw_dtype)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
         prefill(work, family, path)
         assert path.stat().st_size == work.size_bytes
@@ -89,8 +90,8 @@ def test_with_nothing_pruned_the_scores_are_transformers_own(
     work = plan_cache(
         make_manifest(pictures, geometry_of(family)),
         family,
+        CacheSettings(block_samples=block_samples),
         dtype="float32",
-        block_samples=block_samples,
         raw_dtype="F32",
     )
     prefill(work, family, tmp_path / "x.safetensors")
@@ -262,7 +263,9 @@ def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path
     question = "what colour is the bead ?"
     expected = uncompressed(loaded("demo"), pictures).next_token_scores(question)
     manifest = make_manifest(pictures, geometry_of(family))
-    work = plan_cache(manifest, family, dtype="float32", block_samples=2, raw_dtype="F32")
+    work = plan_cache(
+        manifest, family, CacheSettings(block_samples=2), dtype="float32", raw_dtype="F32"
+    )
     prefill(work, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
         got = Answerer(cache, family).next_token_scores(question)

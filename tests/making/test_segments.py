@@ -1,4 +1,4 @@
-"""A long video is cut where its scenes change, into stretches that each fit the context."""
+"""A long video is cut where its scenes change, into spans that each fit the context."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from batch.analysis.manifest import Manifest
 from batch.errors import ContextError
-from batch.making import Stretch, cut, make_plan, plan_cache
-from batch.making.plan import ROOM_FOR_ANSWER
+from batch.making.cache_plan import plan_cache
+from batch.making.plan import ROOM_FOR_ANSWER, make_plan
+from batch.making.segments import Span, cut
 from batch.models import Family, open_family
 from batch.video import Geometry
 from tests import tiny
@@ -40,12 +41,12 @@ def video(family: Family, source: list[int], changed: dict[int, float] | None = 
     return replace(manifest, signals=signals)
 
 
-def cuts(manifest: Manifest, family: Family) -> list[Stretch]:
+def cuts(manifest: Manifest, family: Family) -> list[Span]:
     return cut(manifest, family.layout, context=CONTEXT, positions="compact")
 
 
 def starts(manifest: Manifest, family: Family) -> list[int]:
-    return [stretch.segment.first_sample for stretch in cuts(manifest, family)]
+    return [span.segment.first_sample for span in cuts(manifest, family)]
 
 
 def one_fits(manifest: Manifest, family: Family, first: int, stop: int) -> bool:
@@ -75,20 +76,20 @@ def videos(draw: st.DrawFn) -> tuple[list[int], dict[int, float]]:
 
 @settings(max_examples=25, deadline=None)
 @given(videos())
-def test_stretches_cover_the_video_start_with_kept_samples_and_fit(
+def test_spans_cover_the_video_start_with_kept_samples_and_fit(
     family: Family, drawn: tuple[list[int], dict[int, float]]
 ) -> None:
     manifest = video(family, *drawn)
-    stretches = cuts(manifest, family)
-    rows = [stretch.rows for stretch in stretches]
+    spans = cuts(manifest, family)
+    rows = [span.rows for span in spans]
     assert [row.start for row in rows] == [0, *(row.stop for row in rows[:-1])]
     assert rows[-1].stop == len(manifest.kept)
-    assert [stretch.segment.number for stretch in stretches] == list(range(len(stretches)))
-    for stretch in stretches:
-        assert stretch.segment.count == len(stretches)
-        assert manifest.kept[stretch.rows.start]
-        assert one_fits(manifest, family, stretch.rows.start, stretch.rows.stop)
-    assert cuts(manifest, family) == stretches
+    assert [span.segment.number for span in spans] == list(range(len(spans)))
+    for span in spans:
+        assert span.segment.count == len(spans)
+        assert manifest.kept[span.rows.start]
+        assert one_fits(manifest, family, span.rows.start, span.rows.stop)
+    assert cuts(manifest, family) == spans
 
 
 @settings(max_examples=25, deadline=None)
@@ -146,8 +147,8 @@ def full_segment(family: Family) -> int:
 
 
 def test_without_a_change_of_scene_segments_are_as_long_as_fits(family: Family) -> None:
-    stretches = cuts(video(family, list(range(30))), family)
-    lengths = [stretch.samples for stretch in stretches]
+    spans = cuts(video(family, list(range(30))), family)
+    lengths = [span.samples for span in spans]
     assert len(set(lengths[:-1])) == 1
     one_more = video(family, list(range(lengths[0] + 1)))
     assert len(cuts(one_more, family)) == 2
@@ -175,9 +176,9 @@ def test_a_video_that_fits_is_one_segment_though_scenes_change(family: Family) -
 
 def test_a_stretch_is_planned_as_if_it_were_a_video_of_its_own(family: Family) -> None:
     manifest = video(family, [*range(12), 11, 11, *range(14, 20)])
-    stretch = cuts(manifest, family)[1]
-    work = plan_cache(manifest, family, dtype="float32", stretch=stretch, identify_weights=False)
-    rows = stretch.rows
+    span = cuts(manifest, family)[1]
+    work = plan_cache(manifest, family, dtype="float32", span=span, identify_weights=False)
+    rows = span.rows
     alone = make_manifest(
         np.stack([manifest.picture(int(s)) for s in manifest.source[rows]]),
         geometry_of(family),
@@ -186,8 +187,8 @@ def test_a_stretch_is_planned_as_if_it_were_a_video_of_its_own(family: Family) -
     expected = make_plan(alone, family.layout, context=CONTEXT)
     for name in ("token_ids", "sample", "cell", "positions", "multiplicity"):
         np.testing.assert_array_equal(getattr(work.plan, name), getattr(expected, name))
-    assert work.header.segment == stretch.segment
-    assert work.header.shape.samples == stretch.samples
+    assert work.header.segment == span.segment
+    assert work.header.shape.samples == span.samples
     assert work.header.manifest.sha256 == manifest.sha256
 
 
@@ -198,10 +199,10 @@ def test_tokens_fill_a_segment_where_a_sample_takes_fewer_positions_than_tokens(
     geometry = Geometry(height_px=32, width_px=32, rows=4, columns=4, frames=2)
     manifest = make_manifest(random_pictures(40, geometry), geometry)
     context = ROOM_FOR_ANSWER + 200
-    stretches = cut(manifest, family.layout, context=context, positions="compact")
-    assert len(stretches) > 1
-    for stretch in stretches:
-        plan = make_plan(manifest.part(stretch.rows), family.layout, context=context)
+    spans = cut(manifest, family.layout, context=context, positions="compact")
+    assert len(spans) > 1
+    for span in spans:
+        plan = make_plan(manifest.part(span.rows), family.layout, context=context)
         assert len(plan.sample) <= 200
         assert plan.positions.max() < 100
 
@@ -213,4 +214,4 @@ def test_a_model_whose_context_holds_no_sample_is_refused(tmp_path: Path) -> Non
     manifest = video(narrow, [0, 1])
     (first, _) = cut(manifest, narrow.layout, context=narrow.decoder.context, positions="compact")
     with pytest.raises(BatchError, match="do not fit the model's context"):
-        plan_cache(manifest, narrow, dtype="float32", stretch=first, identify_weights=False)
+        plan_cache(manifest, narrow, dtype="float32", span=first, identify_weights=False)

@@ -15,8 +15,10 @@ from batch.answering import Answerer, Retriever
 from batch.answering.gathering import arrange, lay_out, load
 from batch.answering.rows import Chosen, RowReader
 from batch.errors import ModelError
-from batch.making import cut, plan_cache, prefill, same_work
-from batch.making.segments import Stretch
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.header import same_work
+from batch.making.segments import Span, cut
 from batch.models import Family, open_family
 from batch.models.pictures import pixel_values
 from batch.video import Footage
@@ -83,19 +85,19 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
     family.use_timestamps()
     geometry = geometry_of(family)
     manifest = make_manifest(random_pictures(8, geometry), geometry)
-    stretches = cut(manifest, family.layout, context=256 + 120, positions="compact")
+    spans = cut(manifest, family.layout, context=256 + 120, positions="compact")
     with ExitStack() as opened:
         segments = []
-        for stretch in stretches:
-            path = tmp_path / f"{stretch.segment.number:05}.safetensors"
-            write(manifest, family, path, stretch)
+        for span in spans:
+            path = tmp_path / f"{span.segment.number:05}.safetensors"
+            write(manifest, family, path, span)
             segments.append(opened.enter_context(CacheFile.open(path)))
         indices, reader = [SampleIndex.read(segment) for segment in segments], RowReader(segments)
         chosen = [Chosen(1, 0)]
         layout = lay_out(segments, indices, chosen, family)
         rows = arrange(reader, indices, chosen, reader.text_behind(indices), layout)
         found = load(reader, rows, family).layer(0)[Tier.FP16].key
-    first = stretches[1].segment.first_sample
+    first = spans[1].segment.first_sample
     # Keys of the first layer know no other token, so they are those of this sample alone.
     keys = {}
     part = manifest.part(slice(first, first + 1))
@@ -126,8 +128,8 @@ def test_samples_that_are_loaded_make_room_for_a_longer_answer(tmp_path: Path) -
     assert set(longer.samples) < set(short.samples)
 
 
-def write(manifest: Manifest, family: Family, path: Path, stretch: Stretch | None = None) -> None:
-    work = plan_cache(manifest, family, dtype="float32", raw_dtype="F32", stretch=stretch)
+def write(manifest: Manifest, family: Family, path: Path, span: Span | None = None) -> None:
+    work = plan_cache(manifest, family, dtype="float32", raw_dtype="F32", span=span)
     prefill(work, family, path)
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering import Answerer
-from batch.making import plan_cache, prefill
-from batch.making.plan import Pointers
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
+from batch.settings import CacheSettings, Pointers
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest
@@ -151,9 +152,9 @@ def scores(
         family,
         dtype="float32",
         raw_dtype="F32",
-        block_samples=block_samples,
-        positions="original",
-        pointers=pointers,
+        settings=CacheSettings(
+            positions="original", pointers=pointers, block_samples=block_samples
+        ),
     )
     prefill(work, family, path)
     with CacheFile.open(path) as cache:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from batch.errors import ManifestError, ModelError
-from batch.making import plan_cache
+from batch.making.cache_plan import plan_cache
 from batch.models import FAMILIES, open_family
 from batch.video import Footage, Geometry
 from tests import tiny

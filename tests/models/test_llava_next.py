@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from batch.errors import ModelError
-from batch.making import plan_cache
+from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
 from batch.video import Footage
 from tests import tiny

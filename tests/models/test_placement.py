@@ -14,9 +14,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from batch.answering import Answerer
 from batch.errors import ModelError
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
 from batch.models.placement import Device
+from batch.settings import CacheSettings
 from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
@@ -40,7 +42,9 @@ def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") 
     geometry = family.geometry.for_video(64, 64, 3 * family.geometry.frames)
     manifest = make_manifest(random_pictures(3, geometry, seed), geometry)
     raw_dtype = "F32" if dtype == "float32" else None
-    work = plan_cache(manifest, family, dtype=dtype, raw_dtype=raw_dtype, block_samples=2)
+    work = plan_cache(
+        manifest, family, CacheSettings(block_samples=2), dtype=dtype, raw_dtype=raw_dtype
+    )
     prefill(work, family, folder / "x.safetensors")
     with CacheFile.open(folder / "x.safetensors") as cache:
         return Answerer(cache, family).next_token_scores(parity.QUESTION)

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.analysis.analyze import analyze_video
-from batch.analysis.temporal import TEMPORAL_PROFILES
-from batch.analysis.tiers import PROFILES
-from batch.making import plan_cache
+from batch.analysis.analyze import AnalysisSettings, analyze_video
+from batch.making.cache_plan import plan_cache
 from batch.models import open_family
-from batch.video import Footage, Sampling
+from batch.video import Footage
 from tests import clips as videos
 from tests.models import parity, qwen
 from tests.tiny import qwen as tiny
@@ -88,10 +86,8 @@ def test_analysis_and_prefill_agree_on_the_budget_of_a_long_video(
     )
     manifest = analyze_video(
         film,
-        geometry=family.geometry,
-        sampling=Sampling(),
-        temporal=TEMPORAL_PROFILES["default"],
-        thresholds=PROFILES["default"],
+        family.geometry,
+        AnalysisSettings.of_profile(),
     )
     assert manifest.geometry == family.geometry.for_video(24, 32, frames=12)
     assert manifest.geometry != family.geometry.for_video(24, 32, frames=6)

@@ -10,7 +10,8 @@ from batch.analysis.manifest import Manifest
 from batch.evaluation.bench.measuring import Found, peak_allocated
 from batch.evaluation.bench.subject import Subject
 from batch.kv.attention import CHUNK_NUMBERS
-from batch.making import plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 
 BUFFER_BYTES = 2 * 4 * CHUNK_NUMBERS
 """Keys and values that are decoded at a time, in float32; a short video does not fill them."""

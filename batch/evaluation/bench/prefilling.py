@@ -1,4 +1,4 @@
-"""Prefill, the first answer and many answers, with a cache and without."""
+"""CachePlan, the first answer and many answers, with a cache and without."""
 
 from itertools import cycle, islice
 
@@ -12,7 +12,7 @@ from batch.evaluation.bench.measuring import (
 )
 from batch.evaluation.bench.subject import Film, Subject
 from batch.evaluation.uncompressed import Uncompressed
-from batch.making import Prefill
+from batch.making.cache_plan import CachePlan
 
 QUESTIONS = 64
 
@@ -41,7 +41,7 @@ def measure_films(subject: Subject, repeats: int) -> Found:
 
 
 def _one_film(subject: Subject, film: Film) -> dict[str, float]:
-    works: list[Prefill] = []
+    works: list[CachePlan] = []
     full: list[Uncompressed] = []
     question, most = film.questions[:1], subject.size.answer_tokens
     compressed = seconds(lambda: works.append(subject.compress(film)))

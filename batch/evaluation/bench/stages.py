@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.analysis.temporal import TEMPORAL_PROFILES
-from batch.analysis.tiers import PROFILES
 from batch.answering import RetrievedReply, Retriever
 from batch.answering.retrieval import SHARES
 from batch.evaluation.bench.measuring import peak_resident
 from batch.evaluation.bench.reading import BytesRead, bytes_read
-from batch.making import plan_video, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_video
+from batch.making.destination import Destination
 from batch.models import Family, open_family
-from batch.video import Sampling
 from cachefmt import open_segments
 
 PROFILE = "default"
@@ -51,10 +50,8 @@ def write_manifest(film: Path) -> None:
     """Analyse a film; its manifest lies beside it."""
     manifest = analyze_video(
         film,
-        geometry=open_family("demo").geometry,
-        sampling=Sampling(),
-        temporal=TEMPORAL_PROFILES[PROFILE],
-        thresholds=PROFILES[PROFILE],
+        open_family("demo").geometry,
+        AnalysisSettings.of_profile(PROFILE),
     )
     manifest.write(film.with_suffix(".parquet"))
 
@@ -63,7 +60,7 @@ def write_cache(film: Path, family: Family) -> Path:
     """Prefill an analysed film; its cache, a file or a folder, lies beside it."""
     manifest = Manifest.read(film.with_suffix(".parquet"))
     video = plan_video(manifest, family, dtype="float32")
-    cache = film.with_suffix(video.suffix)
+    cache = Destination.named(film.parent, film.stem).cache(video)
     if video.is_cut:
         cache.mkdir()
     for number in range(len(video.headers)):

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batch.analysis.analyze import analyze_video
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.analysis.temporal import TEMPORAL_PROFILES
-from batch.analysis.tiers import PROFILES
 from batch.answering import Answerer, Reply
 from batch.demo.clip import write_clip
 from batch.demo.questions import ask
@@ -18,7 +16,8 @@ from batch.demo.world import imagine
 from batch.errors import ModelError
 from batch.evaluation.bench.sizes import Size
 from batch.evaluation.uncompressed import Uncompressed
-from batch.making import Prefill, plan_cache, prefill
+from batch.making.blocks import prefill
+from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
@@ -56,7 +55,7 @@ class Subject:
         film = probe(self.films[0].path)
         self._geometry = geometry_for(self.family.geometry, film, Sampling())
 
-    def compress(self, film: Film) -> Prefill:
+    def compress(self, film: Film) -> CachePlan:
         """Analyse a film, write its manifest, prefill, write its cache: all of `batch prefill`."""
         self.family.attend_over_tiers()
         manifest = self.analyze(film)
@@ -69,10 +68,8 @@ class Subject:
         """Decode a film and measure its samples."""
         return analyze_video(
             film.path,
-            geometry=self.family.geometry,
-            sampling=Sampling(),
-            temporal=TEMPORAL_PROFILES[PROFILE],
-            thresholds=PROFILES[PROFILE],
+            self.family.geometry,
+            AnalysisSettings.of_profile(PROFILE),
         )
 
     def uncompressed(self, film: Film) -> Uncompressed:

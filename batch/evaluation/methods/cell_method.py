@@ -16,7 +16,7 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import BatchError
-from batch.making.plan import Pointers, Positions
+from batch.settings import Pointers, Positions
 from cachefmt.tiers import Tier
 
 Unit = Literal["tokens", "bytes"]

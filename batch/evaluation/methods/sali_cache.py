@@ -16,7 +16,7 @@ from batch.evaluation.methods.cell_method import (
     best_first,
     cells_of,
 )
-from batch.making.plan import Pointers, Positions
+from batch.settings import Pointers, Positions
 from cachefmt.tiers import Tier
 
 

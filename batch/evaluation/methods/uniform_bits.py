@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from batch.analysis.manifest import Manifest
 from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, spread_samples
-from batch.making.plan import Positions
+from batch.settings import Positions
 from cachefmt.tiers import Tier
 
 

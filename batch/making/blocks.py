@@ -15,24 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.analysis.manifest import Manifest
-from batch.errors import ManifestError
 from batch.kv import Prefix, TieredCache, forward
-from batch.making.header import make_header
-from batch.making.index import KeyBounds
-from batch.making.plan import Plan, Pointers, Positions, make_plan
-from batch.making.segments import Stretch
+from batch.making.cache_plan import CachePlan
+from batch.making.key_bounds import KeyBounds
 from batch.models import Family
-from batch.video import geometry_for
-from cachefmt import WHOLE_VIDEO, CacheWriter, Header, Tier
-from cachefmt.layout import file_size
-
-BLOCK_SAMPLES = 4
-"""Stored samples prefilled together; larger blocks need more memory and save little time.
-
-Source: measured on the demo model, one thread, a film of 7 stored samples: blocks of 1, 2, 4, 8
-take 111, 86, 68, 62 ms and at most 1.4, 2.3, 3.7, 6.6 MB above the weights.
-"""
+from cachefmt import CacheWriter, Tier
 
 
 @dataclass(kw_only=True)
@@ -45,87 +32,9 @@ class Seconds:
     write: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prefill:
-    """A cache about to be written: what goes in, and the header that fixes its size."""
-
-    manifest: Manifest
-    """Of the samples that go in."""
-    plan: Plan
-    header: Header
-    block_samples: int
-    """Stored samples prefilled together; later blocks see the tiers of earlier ones."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file, exact."""
-        return file_size(self.header)
-
-
-def plan_cache(
-    manifest: Manifest,
-    family: Family,
-    *,
-    dtype: str,
-    positions: Positions = "compact",
-    pointers: Pointers = "multiplicity",
-    block_samples: int = BLOCK_SAMPLES,
-    raw_dtype: str | None = None,
-    identify_weights: bool = True,
-    stretch: Stretch | None = None,
-) -> Prefill:
-    """Plan the cache of a manifest, or of a stretch of it; the weights need not be loaded.
-
-    Args:
-        identify_weights: False does without the weights' files; the size stays exact, but the
-            plan cannot be run.
-        stretch: one of `cut`; None is the whole video.
-
-    Raises:
-        ManifestError: the manifest was made for pictures of another geometry.
-        ContextError: what is kept does not fit the model's context.
-    """
-    check_geometry(manifest, family)
-    part = manifest if stretch is None else manifest.part(stretch.rows)
-    plan = make_plan(
-        part,
-        family.layout,
-        context=family.decoder.context,
-        positions=positions,
-        pointers=pointers,
-    )
-    header = make_header(
-        plan,
-        manifest,
-        family,
-        segment=WHOLE_VIDEO if stretch is None else stretch.segment,
-        dtype=dtype,
-        pointers=pointers,
-        block_samples=block_samples,
-        raw_dtype=raw_dtype,
-        identify_weights=identify_weights,
-    )
-    return Prefill(manifest=part, plan=plan, header=header, block_samples=block_samples)
-
-
-def check_geometry(manifest: Manifest, family: Family) -> None:
-    """Refuse a manifest that was made for pictures of another geometry.
-
-    Raises:
-        ManifestError: names both, and the command that helps.
-    """
-    seen = geometry_for(family.geometry, manifest.video, manifest.header.sampling)
-    if manifest.geometry != seen:
-        raise ManifestError(
-            f"{manifest.video.name}: the manifest was made for {manifest.geometry}, "
-            f"but {family.checkpoint.name} sees {seen}. Analyse the video for this "
-            f"model:  batch analyze --model {family.checkpoint.name} --force --out FOLDER VIDEO"
-        )
-
-
 @torch.inference_mode()
 def prefill(
-    work: Prefill,
+    planned: CachePlan,
     family: Family,
     path: Path,
     *,
@@ -143,19 +52,19 @@ def prefill(
         CacheFileError: the file cannot be written.
         ManifestError: a picture in the manifest is damaged.
     """
-    plan, shape = work.plan, work.header.shape
+    plan, shape = planned.plan, planned.header.shape
     device = family.device
     prefix = Prefix.allocate(shape, family.layer_devices)
     in_file = plan.file_order
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
         prefix.set_multiplicity(tier, torch.from_numpy(plan.multiplicity[rows]))
-    seconds, bounds = Seconds(), KeyBounds(shape, plan, work.manifest)
-    with CacheWriter(path, work.header) as writer:
-        _write_tables(writer, work)
-        for block in plan.blocks(work.block_samples):
+    seconds, bounds = Seconds(), KeyBounds(shape, plan, planned.manifest)
+    with CacheWriter(path, planned.header) as writer:
+        _write_tables(writer, planned)
+        for block in plan.blocks(planned.block_samples):
             started = time.perf_counter()
-            embedded = _embed(work, family, block)
+            embedded = _embed(planned, family, block)
             encoded = _finished(device)
             positions = torch.from_numpy(plan.positions[block].T.astype(np.int64)).to(device)
             positions = positions if len(positions) == 1 else positions[:, None]
@@ -168,7 +77,7 @@ def prefill(
             _store(cache, prefix, writer, torch.from_numpy(plan.tier[block]), seconds)
             progress(len(np.unique(plan.sample[block][plan.sample[block] >= 0])))
         bounds.write(writer)
-        _write_cost(writer, work, seconds)
+        _write_cost(writer, planned, seconds)
         started = time.perf_counter()
         writer.finish()
         seconds.write += time.perf_counter() - started
@@ -182,16 +91,16 @@ def _finished(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _embed(work: Prefill, family: Family, block: slice) -> Tensor:
+def _embed(planned: CachePlan, family: Family, block: slice) -> Tensor:
     """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower once."""
-    sample, cell = work.plan.sample[block], work.plan.cell[block]
-    ids = torch.from_numpy(work.plan.token_ids[block].astype(np.int64))
+    sample, cell = planned.plan.sample[block], planned.plan.cell[block]
+    ids = torch.from_numpy(planned.plan.token_ids[block].astype(np.int64))
     embedded = family.text_embeddings(ids.to(family.device))
     is_cell = cell >= 0
     stored, picture = np.unique(sample[is_cell], return_inverse=True)
     if len(stored):
-        pictures = np.stack([work.manifest.picture(int(index)) for index in stored])
-        features = family.features(pictures, work.manifest.geometry)
+        pictures = np.stack([planned.manifest.picture(int(index)) for index in stored])
+        features = family.features(pictures, planned.manifest.geometry)
         chosen = features[torch.from_numpy(picture), torch.from_numpy(cell[is_cell])]
         embedded[torch.from_numpy(is_cell)] = chosen.to(embedded)
     return embedded
@@ -219,19 +128,19 @@ def _store(
             seconds.write += time.perf_counter() - quantised
 
 
-def _write_tables(writer: CacheWriter, work: Prefill) -> None:
-    plan, order = work.plan, work.plan.file_order
+def _write_tables(writer: CacheWriter, planned: CachePlan) -> None:
+    plan, order = planned.plan, planned.plan.file_order
     writer.write("token.position", 0, plan.positions[order])
     writer.write("token.sample", 0, plan.sample[order])
     writer.write("token.cell", 0, plan.cell[order])
     writer.write("token.multiplicity", 0, plan.multiplicity[order])
-    writer.write("sample.time_s", 0, work.manifest.pts_s)
-    writer.write("sample.source", 0, work.manifest.source)
+    writer.write("sample.time_s", 0, planned.manifest.pts_s)
+    writer.write("sample.source", 0, planned.manifest.source)
 
 
-def _write_cost(writer: CacheWriter, work: Prefill, seconds: Seconds) -> None:
+def _write_cost(writer: CacheWriter, planned: CachePlan, seconds: Seconds) -> None:
     run = seconds.forward + seconds.quantise + seconds.write
-    cost = [work.manifest.analyze_seconds, seconds.encode, run]
+    cost = [planned.manifest.analyze_seconds, seconds.encode, run]
     writer.write("cost.seconds", 0, np.array(cost))
 
 

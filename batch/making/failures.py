@@ -1,9 +1,10 @@
-"""From what happened to a worker to a reason of the closed list."""
+"""From what happened to a video's work, in this process or a worker's, to its reason."""
 
 import signal
 
 from batch.errors import BatchError, ContextError, Reason, VideoError
 from cachefmt import CacheFileError
+from jobs.errors import JobError
 from jobs.workers import Died, Failure, Stuck
 
 
@@ -19,11 +20,22 @@ def reason_of(result: Failure) -> tuple[Reason, str]:
         return Reason.WORKER_CRASHED, f"its process {how}, as by a fault in a decoder"
     error = result.error
     if isinstance(error, VideoError):
-        return error.reason, str(error)
-    if isinstance(error, ContextError):
-        return Reason.TOO_LONG, str(error)
-    if isinstance(error, MemoryError):
-        return Reason.OUT_OF_MEMORY, str(error)
-    if isinstance(error, BatchError | CacheFileError):
-        return Reason.UNEXPECTED, str(error)
-    return Reason.UNEXPECTED, f"{type(error).__name__}: {error}"
+        reason = error.reason
+    elif isinstance(error, ContextError):
+        reason = Reason.TOO_LONG
+    else:
+        is_memory = isinstance(error, MemoryError)
+        reason = Reason.OUT_OF_MEMORY if is_memory else Reason.UNEXPECTED
+    return reason, describe_error(error)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an error is one of ours, whose message names the file and what helps."""
+    return isinstance(error, BatchError | CacheFileError | JobError)
+
+
+def describe_error(error: Exception) -> str:
+    """What to print of an error: the message of ours and of a lack of memory, else its kind too."""
+    if is_ours(error) or isinstance(error, MemoryError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

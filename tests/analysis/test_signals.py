@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.analysis.analyze import analyze_video
-from batch.analysis.scenes import CELL_CHANGE, SCENE_SHARE, changed_shares
-from batch.analysis.signals import Signals
-from batch.analysis.temporal import TEMPORAL_PROFILES
-from batch.analysis.tiers import PROFILES
+from batch.analysis.analyze import AnalysisSettings, analyze_video
+from batch.analysis.signals import CELL_CHANGE, SCENE_SHARE, Signals, changed_shares
 from batch.demo.clip import write_clip
 from batch.demo.needles import imagine_needles
-from batch.video import Geometry, Sampling
+from batch.video import Geometry
 from tests import clips
 
 GEOMETRY = Geometry(height_px=112, width_px=112, rows=8, columns=8)
@@ -21,10 +18,8 @@ GEOMETRY = Geometry(height_px=112, width_px=112, rows=8, columns=8)
 def signals_of(video: Path) -> Signals:
     manifest = analyze_video(
         video,
-        geometry=GEOMETRY,
-        sampling=Sampling(),
-        temporal=TEMPORAL_PROFILES["default"],
-        thresholds=PROFILES["default"],
+        GEOMETRY,
+        AnalysisSettings.of_profile(),
     )
     return manifest.signals
 

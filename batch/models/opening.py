@@ -1,0 +1,114 @@
+"""From a name to a model: its family, where it runs and in which type, then its weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from batch.errors import DeviceError, ModelError
+from batch.models.checkpoint import Checkpoint, open_checkpoint
+from batch.models.family import Family
+from batch.models.internvl import InternVL
+from batch.models.llava import Llava
+from batch.models.llava_next import LlavaNext
+from batch.models.llava_next_video import LlavaNextVideo
+from batch.models.llava_onevision import LlavaOnevision
+from batch.models.placement import first_device
+from batch.models.qwen2_5_vl import Qwen2_5VL
+from batch.models.qwen2_vl import Qwen2VL
+from batch.models.qwen3_vl import Qwen3VL
+from batch.models.smolvlm import SmolVLM
+from batch.settings import Attention, ModelSettings
+
+FAMILIES: dict[str, type[Family]] = {
+    "internvl": InternVL,
+    "llava": Llava,
+    "llava_next": LlavaNext,
+    "llava_next_video": LlavaNextVideo,
+    "llava_onevision": LlavaOnevision,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen2_5VL,
+    "qwen3_vl": Qwen3VL,
+    "smolvlm": SmolVLM,
+}
+"""By the config's `model_type`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A checkpoint of a known family, and how it will run once it is loaded.
+
+    - device: as torch names it, or "auto". dtype: as torch names it.
+    """
+
+    family: Family
+    device: str
+    dtype: str
+    attention: Attention
+
+    def load(self) -> Family:
+        """Load the weights, if they are not loaded yet.
+
+        Raises:
+            ModelError: they are missing or damaged, or the device cannot do what is asked.
+        """
+        if not self.family.is_loaded:
+            self.family.load(
+                device=self.device, dtype=getattr(torch, self.dtype), attention=self.attention
+            )
+        return self.family
+
+
+def open_model(settings: ModelSettings) -> OpenModel:
+    """Open a checkpoint and decide where and in which type it runs.
+
+    Raises:
+        DeviceError: torch cannot use the device here.
+        ModelError: as of `open_family`.
+    """
+    device = _device(settings.device)
+    family = open_family(settings.name, revision=settings.revision, offline=settings.offline)
+    dtype = settings.dtype or _usual_dtype(device, family.checkpoint)
+    return OpenModel(family=family, device=device, dtype=dtype, attention=settings.attention)
+
+
+def open_family(name: str, *, revision: str | None = None, offline: bool = False) -> Family:
+    """Open a checkpoint with the family that its `model_type` names.
+
+    Args:
+        name: "demo", a folder, or an id on the Hugging Face hub.
+        revision: branch, tag or commit on the hub.
+        offline: use only what is on this machine.
+
+    Raises:
+        ModelError: nothing there, not a checkpoint, or a family we do not know.
+    """
+    checkpoint = open_checkpoint(name, revision=revision, offline=offline)
+    family = FAMILIES.get(checkpoint.config.model_type)
+    if family is None:
+        raise ModelError(
+            f"{name}: model_type {checkpoint.config.model_type!r} is not supported; "
+            f"supported are {', '.join(sorted(FAMILIES))}. "
+            "CONTRIBUTING.md says in four steps how to add one."
+        )
+    return family(checkpoint)
+
+
+def _device(asked: str | None) -> str:
+    """The device asked for ("auto" is left to the model), or the best there is."""
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "auto":
+        return asked
+    try:
+        torch.zeros(1, device=asked).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise DeviceError(f"--device {asked}: torch cannot use it here: {reason}") from error
+    return asked
+
+
+def _usual_dtype(device: str, checkpoint: Checkpoint) -> str:
+    """The checkpoint's own if it is quantised, else float32 on the CPU and bfloat16 elsewhere."""
+    if checkpoint.quantised_by is not None:
+        return checkpoint.own_dtype
+    return "float32" if first_device(device).type == "cpu" else "bfloat16"

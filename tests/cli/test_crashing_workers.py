@@ -1,0 +1,80 @@
+"""A process that dies over a video costs that video: `batch analyze` and `batch prefill`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests import clips
+
+VIDEOS = 10
+
+
+def draw(folder: Path) -> list[Path]:
+    """Ten videos that take a while to decode."""
+    frames = clips.moving(1_500, height_px=96, width_px=128, step_px=1)
+    first = clips.write_clip(folder / "video0.mp4", frames)
+    others = [folder / f"video{number}.mp4" for number in range(1, VIDEOS)]
+    for path in others:
+        shutil.copy(first, path)
+    return [first, *others]
+
+
+def video_open_in(process: Path) -> Path | None:
+    """The video that a process has open, by /proc."""
+    try:
+        opened = [Path(os.readlink(file)) for file in (process / "fd").iterdir()]
+    except OSError:  # it ended meanwhile
+        return None
+    return next((path for path in opened if path.suffix == ".mp4"), None)
+
+
+def children_of(parent: int) -> list[str]:
+    """Of all its threads; those of joblib start the workers."""
+    found = []
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(OSError):  # the thread ended meanwhile
+            found += children.read_text().split()
+    return found
+
+
+def crash_a_worker(parent: int) -> Path:
+    """Send SIGSEGV to a child that decodes a video; which one."""
+    for _ in range(1_200):
+        for child in children_of(parent):
+            video = video_open_in(Path("/proc") / child)
+            if video is not None:
+                os.kill(int(child), signal.SIGSEGV)
+                return video
+        time.sleep(0.05)
+    raise TimeoutError("no worker opened a video")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("command", "suffix"), [("analyze", "parquet"), ("prefill", "safetensors")]
+)
+def test_a_crashed_worker_is_named_with_its_video_and_nine_of_ten_are_done(
+    model: Path, tmp_path: Path, command: str, suffix: str
+) -> None:
+    videos = draw(tmp_path)
+    words = ["--out", "out", "--model", str(model), "--jobs", "2", "--max-samples", "4"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "batch", command, *(video.name for video in videos), *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    victim = crash_a_worker(running.pid)
+    stdout, stderr = running.communicate()
+    done = {f"out/{video.stem}.{suffix}" for video in videos if video != victim}
+    assert (running.returncode, set(stdout.splitlines())) == (3, done)
+    assert f"error: {victim.name}: its process was ended by SIGSEGV" in stderr
+    assert "9 done, 1 failed" in stderr
