@@ -123,7 +123,9 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
       slots divided by each.
     - seconds_per_sample: all parts, without answering.
     """
-    sums = [_sums(run) for run in runs]
+    of_runs = [_sums(run) for run in runs]
+    names = list(of_runs[0])
+    sums = np.array([list(of_run.values()) for of_run in of_runs], np.float64)
     bleu = Bleu.of([[(one.answer, one.reference) for one in run.answers] for run in runs])
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), RESAMPLES)
@@ -138,8 +140,7 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
         return Figure(value=value, low=float(low), high=float(high))
 
     def ratio(upper: str, lower: str) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-        top = np.array([of_video[upper] for of_video in sums], np.float64)
-        bottom = np.array([of_video[lower] for of_video in sums], np.float64)
+        top, bottom = sums[:, names.index(upper)], sums[:, names.index(lower)]
 
         def of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
             with np.errstate(divide="ignore", invalid="ignore"):

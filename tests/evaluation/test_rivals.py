@@ -37,10 +37,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> QuestionSet:
     return demo_set("easy", tmp_path_factory.mktemp("drawn"), videos=2, seed=9)
 
 
-@pytest.fixture
-def films(family: Family, data: QuestionSet, tmp_path: Path) -> list[Film]:
-    assert len(list(export_films(family, [data], tmp_path))) == 2
-    return list(read_films(tmp_path))
+@pytest.fixture(scope="module")
+def films(
+    family: Family, data: QuestionSet, tmp_path_factory: pytest.TempPathFactory
+) -> list[Film]:
+    folder = tmp_path_factory.mktemp("exported")
+    assert len(list(export_films(family, [data], folder))) == 2
+    return list(read_films(folder))
 
 
 def everything(kept: slice = slice(None)) -> Method:
