@@ -7,7 +7,7 @@ SET_UP := .venv/.set-up
 RIVALS := build/rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-slurm test-ray test-kubernetes bench rivals clean
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes bench rivals clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -18,11 +18,19 @@ demo: $(SET_UP) ## watch drawn videos, write their caches, answer questions with
 
 test: check ## set up .venv and run every check
 
+# Types are checked beside the tests. Two workers of neighbouring tests, as fixtures are shared by
+# neighbours; who ends first takes over half of what the other has left.
 check: $(SET_UP) ## formatting, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest --numprocesses logical --dist worksteal; tests=$$?; \
+		wait $$types && exit $$tests
+
+test-long: $(SET_UP) ## the tests that take minutes: the long bench, an archive that grows
+	$(BIN)/pytest -m long
+
+test-kills: $(SET_UP) ## kill an index run 100 times at random moments and compare what comes out
+	$(BIN)/python -m tests.end_to_end.kills --times 100
 
 test-slurm: $(SET_UP) ## index on a Slurm of one node; as root, installs Debian's slurm-wlm and munge
 	@command -v slurmctld > /dev/null && command -v munged > /dev/null || \

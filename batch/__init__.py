@@ -4,7 +4,8 @@ For Python, from a video to an answer; all else in this package is its own busin
 
 - `make_manifest`: analyse a video; `make_cache`: run a model over it; `open_cache`: ask it.
 - `CacheMaker`: caches of many videos with one model.
-- `ModelSettings`, `AnalysisSettings`, `CacheSettings`: what may be chosen.
+- `ModelSettings`, `AnalysisSettings`, `CacheSettings`, `AnswerSettings`: what may be chosen;
+  `Answer`: what comes of it.
 - `to_dynamic_cache`: a cache's rows for transformers' own `generate`.
 - `BatchError`: what the others raise that a person can mend.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
-    from batch.answering import open_cache, to_dynamic_cache
+    from batch.answering import Answer, AnswerSettings, open_cache, to_dynamic_cache
     from batch.errors import BatchError
     from batch.making.maker import CacheMaker, make_cache
     from batch.making.manifests import make_manifest
@@ -32,6 +33,8 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 __all__ = [
     "AnalysisSettings",
+    "Answer",
+    "AnswerSettings",
     "BatchError",
     "CacheMaker",
     "CacheSettings",
@@ -44,6 +47,8 @@ __all__ = [
 
 _MODULES = {
     "AnalysisSettings": "batch.analysis.analyze",
+    "Answer": "batch.answering",
+    "AnswerSettings": "batch.answering",
     "BatchError": "batch.errors",
     "CacheMaker": "batch.making.maker",
     "CacheSettings": "batch.settings",

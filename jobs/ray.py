@@ -53,14 +53,25 @@ class Ended:
 class RayEngine:
     """Tasks of a stage side by side, as many as the cluster has cores and GPUs for."""
 
-    def __init__(self, progress: Progress, tell: Callable[[Ended], object]) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        tell: Callable[[Ended], object],
+        *,
+        tries: int = TRIES,
+        again_after_s: float = AGAIN_AFTER_S,
+    ) -> None:
         """Start nothing yet.
 
         Args:
             tell: is given each task that has ended.
+            tries: how often a task is run that is stopped each time.
+            again_after_s: how long it waits in between.
         """
         self._progress = progress
         self._tell = tell
+        self._tries = tries
+        self._again_after_s = again_after_s
 
     def run(self, stages: Sequence[Stage]) -> int:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.
@@ -85,14 +96,14 @@ class RayEngine:
         left = [stage.task(index) for index in range(stage.tasks)]
         codes: set[int] = set()
         with self._progress(_title(ray, stage), stage.tasks, "tasks") as done:
-            for _ in range(TRIES):
+            for _ in range(self._tries):
                 ended = self._run_once(ray, stage, left, stop, done)
                 codes |= {task.code for task in ended if task.is_over}
                 over = {task.command for task in ended if task.is_over}
                 left = [command for command in left if command not in over]
                 if not left or stop.is_asked:
                     break
-                _pause(AGAIN_AFTER_S, stop)
+                _pause(self._again_after_s, stop)
         serious = codes - {_DONE, _PARTIAL}
         if serious:
             return max(serious)

@@ -7,6 +7,10 @@ import signal
 import sys
 from collections.abc import Iterator
 
+# Read when torch is imported, here and in all processes that tests start. On tiny models a second
+# thread only waits, and takes its core from another worker's test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -1,20 +1,36 @@
-"""From a cache and its model to replies; the video is never touched."""
+"""From a cache and its model to answers; the video is never touched.
 
-from batch.answering.answerer import Loading, PrefixAnswerer, Reply
-from batch.answering.everywhere import Candidate, ChosenReply
-from batch.answering.placed import Answerer
-from batch.answering.retrieval import RetrievedReply, Retriever
-from batch.answering.video import Scope, VideoAnswerer
+`open_cache` opens the cache of a video for questions, `to_dynamic_cache` makes it transformers'
+own. `PrefixAnswerer` asks any prefix in memory, `Retriever` what a question is about.
+"""
+
+from batch.answering.answerer import Answer, PrefixAnswerer
+from batch.answering.evidence import TimeRange
+from batch.answering.exporting import GenerateInputs, to_dynamic_cache
+from batch.answering.opening import Scope
+from batch.answering.retrieval import RetrievedAnswer, Retriever
+from batch.answering.video import (
+    AnswerSettings,
+    Candidate,
+    ChosenAnswer,
+    Loading,
+    VideoAnswerer,
+    open_cache,
+)
 
 __all__ = [
-    "Answerer",
+    "Answer",
+    "AnswerSettings",
     "Candidate",
-    "ChosenReply",
+    "ChosenAnswer",
+    "GenerateInputs",
     "Loading",
     "PrefixAnswerer",
-    "Reply",
-    "RetrievedReply",
+    "RetrievedAnswer",
     "Retriever",
     "Scope",
+    "TimeRange",
     "VideoAnswerer",
+    "open_cache",
+    "to_dynamic_cache",
 ]

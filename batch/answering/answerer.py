@@ -1,33 +1,54 @@
-"""Greedy answers to many questions over one shared prefix.
+"""Greedy answers to many questions over one shared prefix, and the times they rest on.
 
 A batch of questions stands behind one copy of the prefix; only their own keys and values are
 added, and dropped with the answer, so a question leaves no trace.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.evidence import TimeRange
+from batch.answering.evidence import (
+    NEUTRAL,
+    TimeRange,
+    end_of,
+    sample_evidence,
+    sample_spans,
+    time_ranges,
+)
 from batch.errors import BatchError
-from batch.kv import Observer, Prefix, TieredCache, forward
+from batch.kv import Evidence, Observer, Prefix, TieredCache, forward
 from batch.models import Family
+from cachefmt import CacheFile
+from cachefmt import tensors as file_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class Answer:
     """The answer to one question."""
 
     question: str
-    answer: str
+    text: str
     tokens: int
     """Tokens generated, the end of the answer included."""
     complete: bool
-    """False if `max_new_tokens` cut it off."""
+    """False if the most tokens of an answer cut it off."""
     evidence: tuple[TimeRange, ...]
     """The times of the video that it rests on."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by the names that `batch answer --json` prints: `text` is "answer"."""
+        return asdict(
+            self, dict_factory=lambda values: {_JSON_NAMES.get(name, name): v for name, v in values}
+        )
+
+
+_JSON_NAMES = {"text": "answer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,42 +58,72 @@ class Exchange:
     question_ids: list[int]
     answer_ids: list[int]
     """The end of the answer included."""
-    reply: Reply
+    answer: Answer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
-    """What the cache cost before the first question, and what it saved."""
+class RowSamples:
+    """Which sample each row of a prefix is of."""
 
-    load_seconds: float
-    """Opening, checking tables, mapping; rows come while answers are computed."""
-    load_bytes: int
-    """Size of all files; of scope "retrieve" only what is read of them before any question."""
-    reencode_seconds: float
-    """What analysis, encoding and prefill took when the file was written."""
+    number: Tensor
+    """Int [rows]; -1 is text outside samples."""
+    spans_s: NDArray[np.float64]
+    """The time that each sample stands for, as of `sample_spans`, [samples, 2]."""
 
 
 class PrefixAnswerer:
     """Answers questions over a prefix in memory, wherever it came from."""
 
     def __init__(
-        self, prefix: Prefix, family: Family, *, next_position: tuple[int, ...], name: str
+        self,
+        prefix: Prefix,
+        family: Family,
+        *,
+        next_position: tuple[int, ...],
+        name: str,
+        samples: RowSamples | None = None,
     ) -> None:
         """Use a filled prefix with the loaded model whose keys and values it holds.
 
         Args:
             next_position: of a question's first token, one number per axis.
             name: what errors call the prefix.
+            samples: without them answers rest on no times.
         """
         self._prefix = prefix
         self._family = family
         self._device = family.device
         self._next_position = next_position
         self._name = name
+        self._samples = samples
+        self._neutral: NDArray[np.float32] | None = None
 
-    def ask(
+    @classmethod
+    def of_cache(cls, cache: CacheFile, family: Family, following: CacheFile | None = None) -> Self:
+        """Use all of a cache file, of a video or of one segment, with the model that wrote it.
+
+        The file may be closed then.
+
+        Args:
+            following: the segment behind, where there is one: this one's last sample is on screen
+                until that begins.
+        """
+        time_s = cache.array("sample.time_s")
+        end_s = end_of(time_s, None if following is None else following.array("sample.time_s"))
+        return cls(
+            Prefix.load(cache, family.layer_devices),
+            family,
+            next_position=cache.header.layout.next_position,
+            name=str(cache.path),
+            samples=RowSamples(
+                number=file_tensors.tensor(cache, "token.sample"),
+                spans_s=sample_spans(time_s, cache.array("sample.source"), end_s),
+            ),
+        )
+
+    def ask_all(
         self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
-    ) -> Iterator[Reply]:
+    ) -> Iterator[Answer]:
         """Answer questions in order, a batch at a time.
 
         Raises:
@@ -81,7 +132,7 @@ class PrefixAnswerer:
         for exchange in self.converse(
             questions, max_new_tokens=max_new_tokens, batch_size=batch_size
         ):
-            yield exchange.reply
+            yield exchange.answer
 
     def converse(
         self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
@@ -93,7 +144,7 @@ class PrefixAnswerer:
                 model's context behind the prefix together with its answer.
         """
         asked = list(questions)
-        ids = [self.question_ids(question) for question in asked]
+        ids = [question_ids(self._family, question) for question in asked]
         needed = max(map(len, ids), default=0) + max_new_tokens
         room = self._family.decoder.context - max(self._next_position)
         if needed > room:
@@ -108,14 +159,14 @@ class PrefixAnswerer:
                 asked[batch], ids[batch], answers, evidence, strict=True
             ):
                 text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
-                reply = Reply(
+                answer = Answer(
                     question=question,
-                    answer=text.strip(),
+                    text=text.strip(),
                     tokens=len(tokens),
                     complete=tokens[-1] in self._family.stop_ids,
                     evidence=tuple(times),
                 )
-                yield Exchange(question_ids=its_ids, answer_ids=tokens, reply=reply)
+                yield Exchange(question_ids=its_ids, answer_ids=tokens, answer=answer)
 
     @torch.inference_mode()
     def generate(
@@ -129,15 +180,14 @@ class PrefixAnswerer:
             observer: is shown the queries behind which each token is chosen.
         """
         cache = TieredCache(self._prefix, observer)
-        step, padding = self._padded(questions)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        replies: list[list[int]] = [[] for _ in questions]
+        step, place, padding = self._padded(questions)
+        answers: list[list[int]] = [[] for _ in questions]
         running = list(range(len(questions)))  # the question of each row of the batch
         for _ in range(max_new_tokens):
-            chosen = self._scores(step, place.clamp(min=0), cache, padding).argmax(-1)
+            chosen = self._scores(step, place, cache, padding).argmax(-1)
             tokens = chosen.tolist()
             for question, token in zip(running, tokens, strict=True):
-                replies[question].append(token)
+                answers[question].append(token)
             rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
             if not rows:
                 break
@@ -147,15 +197,13 @@ class PrefixAnswerer:
                 step, place, padding = step[going_on], place[going_on], padding[going_on]
                 cache.keep(going_on)
                 running = [running[row] for row in rows]
-        return replies
+        return answers
 
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        ids = torch.tensor([self.question_ids(question)], device=self._device)
-        place = torch.arange(ids.shape[1], device=self._device)[None]
-        padding = torch.zeros(1, dtype=torch.long, device=self._device)
-        return self._scores(ids, place, TieredCache(self._prefix), padding)[0].float()
+        step, place, padding = self._padded([question_ids(self._family, question)])
+        return self._scores(step, place, TieredCache(self._prefix), padding)[0].float()
 
     @torch.inference_mode()
     def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
@@ -164,29 +212,64 @@ class PrefixAnswerer:
         Returns:
             For each the natural logarithm of the probability of a token, a mean over the answer.
         """
-        rows = [[*said.question_ids, *said.answer_ids[:-1]] for said in exchanges]
-        step, padding = self._padded(rows)
-        place = torch.arange(step.shape[1], device=self._device) - padding[:, None]
-        hidden = self._hidden(step, place.clamp(min=0), TieredCache(self._prefix), padding)
+        rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
+        step, place, padding = self._padded(rows)
+        hidden = self._hidden(step, place, TieredCache(self._prefix), padding)
         found = []
-        for states, said in zip(hidden, exchanges, strict=True):  # scores of all would be large
-            answer = torch.tensor(said.answer_ids, device=self._device)
+        for states, exchange in zip(hidden, exchanges, strict=True):  # scores of all would be large
+            answer = torch.tensor(exchange.answer_ids, device=self._device)
             scores = self._family.logits(states[-len(answer) :]).float().log_softmax(-1)
             found.append(float(scores.gather(1, answer[:, None]).mean()))
         return found
 
+    def attention(
+        self, questions: list[list[int]], max_new_tokens: int
+    ) -> tuple[list[list[int]], Tensor]:
+        """Answer, and measure what attention the tokens of each answer pay to each sample.
+
+        Args:
+            questions: token ids of each.
+            max_new_tokens: of each answer.
+
+        Returns:
+            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
+            the tokens of an answer; pointers get none.
+
+        Raises:
+            ValueError: the samples of the rows are not known.
+        """
+        if self._samples is None:
+            raise ValueError(f"{self._name}: the samples of its rows are not known")
+        evidence = Evidence(
+            self._prefix,
+            self._samples.number,
+            groups=len(self._samples.spans_s),
+            sequences=len(questions),
+        )
+        return self.generate(questions, max_new_tokens, evidence), evidence.mass
+
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
     ) -> tuple[list[list[int]], list[list[TimeRange]]]:
-        """Answers, and the times that each rests on; rows that nobody placed have none."""
-        return self.generate(questions, max_new_tokens), [[] for _ in questions]
+        """Answers, and the times that each rests on."""
+        if self._samples is None:
+            return self.generate(questions, max_new_tokens), [[] for _ in questions]
+        if self._neutral is None:
+            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
+            self._neutral = paid[0].numpy()
+        answers, found = self.attention(questions, max_new_tokens)
+        return answers, [
+            time_ranges(sample_evidence(mass, self._neutral), self._samples.spans_s)
+            for mass in found.numpy()
+        ]
 
-    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids [batch, longest], padded at the left, and the padding of each [batch]."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        padding = lengths.max() - lengths
-        rows = [[0] * int(p) + ids for p, ids in zip(padding, sequences, strict=True)]
-        return torch.tensor(rows, device=self._device), padding.to(self._device)
+    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids [batch, longest], padded at the left, where they stand, and each's padding."""
+        longest = max(map(len, sequences))
+        padding = torch.tensor([longest - len(ids) for ids in sequences], device=self._device)
+        rows = [[0] * (longest - len(ids)) + ids for ids in sequences]
+        place = torch.arange(longest, device=self._device) - padding[:, None]
+        return torch.tensor(rows, device=self._device), place.clamp(min=0), padding
 
     def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
         """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
@@ -200,17 +283,17 @@ class PrefixAnswerer:
         positions = positions[0] if len(positions) == 1 else positions
         return forward(self._family.language_model, embedded, positions, cache, padding)
 
-    def question_ids(self, question: str) -> list[int]:
-        """Token ids behind the prefix.
 
-        Raises:
-            BatchError: the question is empty, or holds the model's image token.
-        """
-        if not question.strip():
-            raise BatchError("a question is empty; give it with -q, or one per line of stdin")
-        placeholder = self._family.placeholder
-        if placeholder in question:
-            raise BatchError(
-                f"a question holds the model's image token {placeholder!r}: {question!r}"
-            )
-        return self._family.question_ids(question)
+def question_ids(family: Family, question: str) -> list[int]:
+    """Token ids of a question behind the prefix.
+
+    Raises:
+        BatchError: the question is empty, or holds the model's image token.
+    """
+    if not question.strip():
+        raise BatchError("a question is empty; give it with -q, or one per line of stdin")
+    if family.placeholder in question:
+        raise BatchError(
+            f"a question holds the model's image token {family.placeholder!r}: {question!r}"
+        )
+    return family.question_ids(question)

@@ -45,12 +45,12 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
     return evidence if evidence.any() else mass.mean((0, 1))
 
 
-def time_ranges(evidence: NDArray[np.float32], stretch_s: NDArray[np.float64]) -> list[TimeRange]:
+def time_ranges(evidence: NDArray[np.float32], span_s: NDArray[np.float64]) -> list[TimeRange]:
     """Name the fewest samples that hold `SHARE` of the evidence, as ranges of time.
 
     Args:
         evidence: of each sample, >= 0, [samples]; pointers have none.
-        stretch_s: the time that each stands for, as of `stretches`, [samples, 2], in order.
+        span_s: the time that each stands for, as of `sample_spans`, [samples, 2], in order.
 
     Returns:
         In order of time, those that touch or are one joined; nothing if there is no evidence.
@@ -59,7 +59,7 @@ def time_ranges(evidence: NDArray[np.float32], stretch_s: NDArray[np.float64]) -
         return []
     falling = np.argsort(-evidence, kind="stable")
     needed = int(np.searchsorted(np.cumsum(evidence[falling]), SHARE * evidence.sum())) + 1
-    named = stretch_s[np.sort(falling[:needed])]
+    named = span_s[np.sort(falling[:needed])]
     apart = np.flatnonzero(named[1:, 0] > named[:-1, 1])
     starts_s, stops_s = named[[0, *apart + 1], 0], named[[*apart, len(named) - 1], 1]
     return [
@@ -68,7 +68,7 @@ def time_ranges(evidence: NDArray[np.float32], stretch_s: NDArray[np.float64]) -
     ]
 
 
-def stretches(
+def sample_spans(
     time_s: NDArray[np.float64], source: NDArray[np.int32], end_s: float
 ) -> NDArray[np.float64]:
     """The time that each sample stands for, until the next stored one: pointers show the same.

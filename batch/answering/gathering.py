@@ -1,5 +1,9 @@
 """Chosen samples of a video as a prefix of their own: rows read, moved together, kept in memory.
 
+Cells stand as the model's own layout of the chosen samples has them. Text takes as many positions
+as are stored of it: a time may be written in more tokens than the layout's, and what stands before
+the first sample of a segment belongs to no sample.
+
 What a sample's keys and values hold of samples before it stays as it was when they were computed;
 the first samples of a segment hold nothing of the segments before.
 """
@@ -13,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.evidence import usual_gap_s
-from batch.answering.moving import Placed, place
-from batch.answering.rows import Chosen, Piece, RowReader, pieces_of, text_before
+from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.kv import Prefix
 from batch.kv.rotation import rotate, turn_of, unrotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
-from cachefmt import CacheFile, SampleIndex, Tier
+from cachefmt import Tier
 
 _LEFT_OUT, _FOREIGN = -2, -3
 _CHUNK_ROWS = 512
@@ -40,7 +43,10 @@ class Arranged:
     """Which rows of the pieces are needed."""
     old: NDArray[np.int64]
     """Positions [needed rows, axes] in the file."""
-    new: Placed
+    new: NDArray[np.int64]
+    """Positions [needed rows, axes] from now on."""
+    next_position: tuple[int, ...]
+    """Of the question behind them."""
     number: NDArray[np.int64]
     """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
     cell: NDArray[np.int64]
@@ -50,7 +56,7 @@ class Arranged:
     @property
     def end(self) -> int:
         """Positions that are taken before the question."""
-        return max(int(self.new.positions.max(initial=-1)) + 1, *self.new.next_position)
+        return max(int(self.new.max(initial=-1)) + 1, *self.next_position)
 
     def chunks(self) -> Iterator[tuple[list[Piece], Tensor, slice]]:
         """Some pieces at a time, which of their rows are needed, and which of all needed these are.
@@ -80,23 +86,17 @@ class Arranged:
         return self.pieces[int(np.searchsorted(ends, place, side="right"))].segment
 
 
-def lay_out(
-    segments: Sequence[CacheFile],
-    indices: Sequence[SampleIndex],
-    chosen: Sequence[Chosen],
-    family: Family,
-) -> Layout:
+def lay_out(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) -> Layout:
     """The model's layout of chosen samples, as if there were no others.
 
     Times are those of the samples, in the whole video if its first segment is there; where a
     sample has several frames, all are taken at the first.
     """
-    firsts = [cache.header.segment.first_sample for cache in segments]
-    index = np.array([firsts[s] + indices[s].stored[place] for s, place in chosen])
-    time_s = np.concatenate([one.time_s for one in indices])
-    pts_s = np.array([indices[s].time_s[indices[s].stored[place]] for s, place in chosen])
+    index = np.array(video.numbers(chosen))
+    time_s = np.concatenate([one.time_s for one in video.indices])
+    pts_s = video.times_s(chosen)
     gap_s = usual_gap_s(time_s)
-    shape = segments[0].header.shape
+    shape = video.segments[0].header.shape
     frames = family.geometry.frames
     return family.layout(
         Footage(
@@ -117,60 +117,54 @@ def lay_out(
     )
 
 
-def arrange(
-    reader: RowReader,
-    indices: Sequence[SampleIndex],
-    chosen: Sequence[Chosen],
-    behind: Piece,
-    layout: Layout,
-) -> Arranged:
-    """Put chosen samples where `layout` has them, with the text before and behind the video.
+def arrange(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) -> Arranged:
+    """Put chosen samples where `lay_out` has them, with the text before and behind the video.
 
     Args:
         chosen: in order of time, at least one.
-        behind: the text behind all samples.
-        layout: as of `lay_out`.
 
     Raises:
         CacheFileError: the token tables contradict the index.
     """
-    last = Chosen(len(indices) - 1, len(indices[-1].stored) - 1)
-    pieces = [text_before(indices), *pieces_of(indices, chosen)]
-    if last not in chosen:
-        pieces.append(behind)
+    pieces = [video.text_before, *video.pieces(chosen)]
+    if video.stored[-1] not in chosen:
+        pieces.append(video.text_behind)
     pieces = [piece for piece in pieces if piece.start < piece.stop]
-    columns = [_tokens(reader, indices, chosen, piece) for piece in pieces]
+    columns = [_tokens(video, chosen, piece) for piece in pieces]
     old, number, cell, multiplicity = (
         np.concatenate(parts) for parts in zip(*columns, strict=True)
     )
     stays = number != _LEFT_OUT
+    new, next_position = _place(lay_out(video, chosen, family), number[stays], cell[stays])
     return Arranged(
         pieces=tuple(pieces),
         stays=stays,
         old=old[stays],
-        new=place(layout, number[stays], cell[stays]),
+        new=new,
+        next_position=next_position,
         number=np.where(number < len(chosen), number, -1)[stays],
         cell=cell[stays],
         multiplicity=multiplicity[stays],
     )
 
 
-def arrange_text(reader: RowReader, indices: Sequence[SampleIndex]) -> Arranged:
+def arrange_text(video: StoredVideo) -> Arranged:
     """The text before all samples alone, where it stands."""
-    piece = text_before(indices)
-    old = reader.table("position", piece)
+    old = video.table("position", video.text_before)
+    none = np.full(len(old), -1)
     return Arranged(
-        pieces=(piece,),
+        pieces=(video.text_before,),
         stays=np.ones(len(old), bool),
         old=old,
-        new=Placed(positions=old, next_position=tuple(map(int, old.max(0, initial=-1) + 1))),
-        number=np.full(len(old), -1),
-        cell=np.full(len(old), -1),
+        new=old,
+        next_position=tuple(map(int, old.max(0, initial=-1) + 1)),
+        number=none,
+        cell=none,
         multiplicity=np.ones(len(old), np.int64),
     )
 
 
-def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
+def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
     """Read the rows, turn their keys to the new positions, and keep them.
 
     All are in the FP16 tier: encoding them again would lose more, and they are few. Only some
@@ -180,17 +174,15 @@ def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
         CacheFileError: they hold no numbers.
         ModelError: the model's keys cannot be moved.
     """
-    shape = replace(
-        reader.segments[0].header.shape,
-        tokens={"FP16": len(rows.old), "INT8": 0, "INT4": 0},
-    )
+    tokens = {"FP16": len(rows.old), "INT8": 0, "INT4": 0}
+    shape = replace(video.segments[0].header.shape, tokens=tokens)
     prefix = Prefix.allocate(shape, family.layer_devices)
     for pieces, stays, taken in rows.chunks():
-        positions = (rows.old[taken], rows.new.positions[taken])
+        positions = (rows.old[taken], rows.new[taken])
         there, here = (turn_of(family.language_model, torch.from_numpy(at)) for at in positions)
         for layer, device in enumerate(family.layer_devices):
             key, value = (
-                torch.cat([reader.states(layer, kind, piece) for piece in pieces])[stays].to(device)
+                torch.cat([video.states(layer, kind, piece) for piece in pieces])[stays].to(device)
                 for kind in ("key", "value")
             )
             moved = rotate(unrotate(key, there.to(device)), here.to(device))
@@ -200,36 +192,85 @@ def load(reader: RowReader, rows: Arranged, family: Family) -> Prefix:
             except ValueError as error:
                 is_bad = ~torch.cat(states, -1).isfinite().flatten(1).all(1)
                 segment = rows.segment_of(taken.start + int(is_bad.int().argmax()))
-                raise reader.refuse(segment, f"layer {layer}: {error}") from error
+                raise video.unusable(segment, f"layer {layer}: {error}") from error
     prefix.set_multiplicity(Tier.FP16, torch.from_numpy(rows.multiplicity))
     return prefix
 
 
 def _tokens(
-    reader: RowReader, indices: Sequence[SampleIndex], chosen: Sequence[Chosen], piece: Piece
+    video: StoredVideo, chosen: Sequence[StoredSample], piece: Piece
 ) -> tuple[NDArray[np.int64], ...]:
-    """What the token tables say of a piece: position, number, cell, multiplicity.
+    """What the token tables have of a piece: position, number, cell, multiplicity.
 
     The number is that of the row's sample among the chosen, -1 before and their count behind all.
     """
     numbers = {
-        int(indices[segment].stored[at]): number
-        for number, (segment, at) in enumerate(chosen)
+        int(video.indices[segment].stored[place]): number
+        for number, (segment, place) in enumerate(chosen)
         if segment == piece.segment
     }
-    if piece == text_before(indices):
+    if piece == video.text_before:
         numbers[-1] = -1
     else:
-        numbers[-1] = len(chosen) if piece.segment == len(indices) - 1 else _LEFT_OUT
-    sample, cell = reader.table("sample", piece), reader.table("cell", piece)
-    position, multiplicity = reader.table("position", piece), reader.table("multiplicity", piece)
+        numbers[-1] = len(chosen) if piece.segment == len(video.segments) - 1 else _LEFT_OUT
+    sample, cell = video.table("sample", piece), video.table("cell", piece)
+    position, multiplicity = video.table("position", piece), video.table("multiplicity", piece)
     number = np.array([numbers.get(int(one), _FOREIGN) for one in sample])
-    shape = reader.segments[piece.segment].header.shape
+    shape = video.segments[piece.segment].header.shape
     is_wrong = (number == _FOREIGN) | (cell >= shape.rows * shape.columns) | (multiplicity < 1)
     is_wrong |= (position < 0).any(-1) | (cell < -1) | ((cell >= 0) & (sample < 0))
     if is_wrong.any():
         row = piece.start + int(is_wrong.argmax())
-        raise reader.refuse(
+        raise video.unusable(
             piece.segment, f"row {row} of tier {piece.tier.name} does not belong to its sample"
         )
     return position, number, cell, multiplicity
+
+
+def _place(
+    layout: Layout, number: NDArray[np.int64], cell: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """Give rows their positions [rows, axes], and the question behind them its own.
+
+    Args:
+        layout: of the chosen samples.
+        number: [rows], which of the chosen samples each is of; -1 is the text before all of them,
+            and their count is the text behind all.
+        cell: [rows]; -1 is text, which is in order within its sample.
+    """
+    samples = int(layout.sample.max()) + 1
+    is_behind = (layout.sample < 0) & (np.maximum.accumulate(layout.sample) >= 0)
+    group = np.where(is_behind, samples, layout.sample)
+    there = layout.positions.astype(np.int64)
+    positions = np.zeros((len(number), there.shape[1]), np.int64)
+    shift = 0
+    for sample in range(-1, samples + 1):
+        slots, rows = np.flatnonzero(group == sample), np.flatnonzero(number == sample)
+        cells = slots[layout.cell[slots] >= 0]
+        before, behind = _texts(slots, cells)
+        texts = rows[cell[rows] < 0]
+        split = max(0, len(texts) - len(behind))
+        start = there[before[0]] if len(before) else _start(there, cells, layout)
+        positions[texts[:split]] = start + shift + np.arange(split)[:, None]
+        shift += split - len(before)
+        is_cell = rows[cell[rows] >= 0]
+        positions[is_cell] = there[cells[cell[is_cell]]] + shift
+        if len(behind):
+            left = np.arange(len(texts) - split)[:, None]
+            positions[texts[split:]] = there[behind[0]] + shift + left
+            shift += len(left) - len(behind)
+    return positions, tuple(int(place) + shift for place in layout.next_position)
+
+
+def _texts(
+    slots: NDArray[np.int64], cells: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The text slots before the cells of a sample, and those behind; without cells, before."""
+    if not len(cells):
+        return slots, slots[:0]
+    return slots[slots < cells[0]], slots[slots > cells[-1]]
+
+
+def _start(there: NDArray[np.int64], cells: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
+    """Where text stands that the layout has not: before the cells, or where the question would."""
+    return there[cells[0]] if len(cells) else np.asarray(layout.next_position)

@@ -1,15 +1,102 @@
-"""From a cache to the loaded model that wrote it."""
+"""From a cache on disk to what answers need: files checked, scope decided, its model loaded."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
-from batch.answering.fit import check_fits
-from batch.errors import DeviceError, ModelError
-from batch.models import Family, open_model
+from batch.errors import BatchError, DeviceError, ModelError
+from batch.models import Family, OpenModel, open_model
 from batch.settings import Attention, ModelSettings
-from cachefmt import CacheFile
+from cachefmt import CacheFile, CacheFileError, open_segments
+
+Scope = Literal["auto", "whole", "retrieve", "each-segment"]
+"""What of a video answers a question:
+
+- "whole": all that is stored of it, which must be one segment;
+- "retrieve": the samples of all segments that the question is about, loaded together;
+- "each-segment": every segment by itself; of their answers the likeliest is the video's;
+- "auto": whole, or of several segments retrieve (each-segment, where there is no index).
+"""
 
 
-def load_writer(
+def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
+    """Open a cache, file or folder, and check what is read of it anyway.
+
+    Retrieving checks the rows that it needs, when it reads them.
+
+    Raises:
+        CacheFileError: it is no cache, or damaged, or a segment has no samples.
+        BatchError: "whole" of several segments.
+    """
+    with ExitStack() as opened:
+        segments = open_segments(path)
+        for segment in segments:
+            opened.enter_context(segment)
+            if not segment.header.shape.samples:
+                raise CacheFileError(segment.path, "holds no samples of a video; ask another cache")
+        if resolve(scope, segments, path) != "retrieve":
+            for segment in segments:
+                segment.verify_tables()
+                segment.release()
+        opened.pop_all()
+    return segments
+
+
+def resolve(scope: Scope, segments: Sequence[CacheFile], path: Path) -> Scope:
+    """What "auto" is of these segments; any other scope is itself.
+
+    Raises:
+        BatchError: "whole" of several segments.
+    """
+    if scope == "whole" and len(segments) > 1:
+        raise BatchError(
+            f"{path}: {len(segments)} segments fit no context together; "
+            'got scope "whole", expected "auto", "retrieve" or "each-segment"'
+        )
+    if scope != "auto":
+        return scope
+    if len(segments) == 1:
+        return "whole"
+    return "retrieve" if segments[0].header.shape.index_layers else "each-segment"
+
+
+def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
+    """Refuse a model whose keys and values, words or pictures differ from the cache's.
+
+    Args:
+        path: what messages call the cache: its file, or the folder that it is a segment of.
+
+    Raises:
+        ModelError: names the part that differs and the two ways out, or cells that no video has.
+    """
+    model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
+    parts = (
+        ("config", model.config_sha256, checkpoint.config_sha256),
+        ("weights", model.weights_sha256, checkpoint.weights_sha256),
+        ("processor", prompt.processor_sha256, checkpoint.processor_sha256),
+        ("chat template", prompt.chat_template_sha256, checkpoint.chat_template_sha256),
+    )
+    for part, written, got in parts:
+        if written != got:
+            raise ModelError(
+                f"{path}: written with {model.id} ({part} {written[:8]}), "
+                f"but {checkpoint.name} has {part} {got[:8]}.\n"
+                f"Answer with the model that wrote it:  "
+                f"batch answer --cache {path}\n"
+                f"or write it again:                    "
+                f"batch prefill --force --model {checkpoint.name} --out {path.parent} "
+                f"{cache.header.video.name}"
+            )
+    shape = cache.header.shape
+    if not family.geometry.may_have(shape.rows, shape.columns):
+        raise ModelError(
+            f"{path}: samples of {shape.rows}x{shape.columns} cells, which {checkpoint.name} "
+            "gives no video; batch prefill --force writes it again"
+        )
+
+
+def open_writer(
     cache: CacheFile,
     path: Path,
     *,
@@ -18,32 +105,28 @@ def load_writer(
     dtype: str | None = None,
     attention: Attention = "auto",
     offline: bool = False,
-) -> Family:
-    """Load the model that wrote a cache.
+) -> OpenModel:
+    """Open the model that wrote a cache; its weights are not loaded.
 
     Args:
-        path: what the person gave: that file, or the folder it lies in.
-        model: where that model is; None is where it was when the cache was written.
-        device: as for `Family.load`.
-        dtype: floating point type to run in; None is the one of the prefill.
-        attention: what attends to the stored tiers.
-        offline: use only what is on this machine.
+        path: what messages call the cache.
+        model, device, dtype, attention, offline: as of `open_cache`.
 
     Raises:
-        ModelError: the model is not there, or is not the one that wrote the cache.
+        ModelError: the model is not there, is not the one that wrote the cache, or the device
+            cannot be used.
     """
     written = cache.header.model
+    settings = ModelSettings(
+        name=model or written.id,
+        revision=None if model else written.revision,
+        offline=offline,
+        device=device,
+        dtype=dtype or written.dtype,
+        attention=attention,
+    )
     try:
-        opened = open_model(
-            ModelSettings(
-                name=model or written.id,
-                revision=None if model else written.revision,
-                offline=offline,
-                device=device,
-                dtype=dtype or written.dtype,
-                attention=attention,
-            )
-        )
+        opened = open_model(settings)
     except DeviceError:
         raise
     except ModelError as error:
@@ -54,4 +137,4 @@ def load_writer(
             f"batch answer --cache {path} --model FOLDER"
         ) from error
     check_fits(cache, opened.family, path)
-    return opened.load()
+    return opened

@@ -10,16 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.answerer import PrefixAnswerer, Reply
+from batch.answering.answerer import Answer, PrefixAnswerer, RowSamples, question_ids
 from batch.answering.evidence import NEUTRAL
+from batch.answering.finding import Queries, fewest, sample_scores
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
-from batch.answering.placed import PlacedAnswerer
-from batch.answering.ranking import Queries, sample_scores
-from batch.answering.rows import Chosen, RowReader
-from batch.answering.selection import StoredSamples, fewest
+from batch.answering.samples import StoredSample, StoredVideo
 from batch.errors import BatchError
 from batch.models import Family
-from cachefmt import CacheFile, SampleIndex, tensor_specs
+from cachefmt import CacheFile
 
 BUDGET_TOKENS = 4096
 """Tokens loaded for a question at most, text included."""
@@ -35,7 +33,7 @@ alone gives 61.
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievedReply(Reply):
+class RetrievedAnswer(Answer):
     """An answer and what was read for it."""
 
     samples: tuple[int, ...]
@@ -48,6 +46,18 @@ class RetrievedReply(Reply):
     """Read for this question; none if it is about the samples of the question before."""
     likelihood: float
     """Natural logarithm of the probability of a token of the answer, a mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Load:
+    """Chosen samples in memory."""
+
+    chosen: tuple[StoredSample, ...]
+    """In order of time."""
+    tokens: int
+    end: int
+    """Positions that are taken before the question."""
+    answerer: PrefixAnswerer
 
 
 class Retriever:
@@ -81,32 +91,28 @@ class Retriever:
         if not segments[0].header.shape.index_layers:
             raise BatchError(
                 f"{name}: was written without an index, since keys of this model cannot be moved "
-                "to other positions; ask with --scope all"
+                "to other positions; ask with --scope each-segment"
             )
         self._family = family
         self._budget_tokens = budget_tokens
         self._shares = shares
         self._name = name
-        self._segments = segments
-        self._indices = [SampleIndex.read(segment) for segment in segments]
-        self._video = StoredSamples.of(segments, self._indices, end_s)
-        reader = RowReader(segments)
-        self._behind = reader.text_behind(self._indices)
-        self._text = arrange_text(reader, self._indices)
+        self._video = StoredVideo(segments, end_s=end_s)
+        text = arrange_text(self._video)
+        self._text_tokens = (
+            len(text.old) + self._video.text_behind.stop - self._video.text_behind.start
+        )
+        self._question_position = text.next_position
         self._alone = PrefixAnswerer(
-            load(reader, self._text, family),
-            family,
-            next_position=self._text.new.next_position,
-            name=name,
+            load(self._video, text, family), family, next_position=text.next_position, name=name
         )
         self._neutral = self._queries(family.question_ids(NEUTRAL))
-        self._loaded: dict[tuple[Chosen, ...], _Loaded] = {}
-        read = sum(index.size_bytes for index in self._indices) + sum(map(_header_size, segments))
-        self.index_bytes = read + reader.read_bytes
+        self._loads: dict[tuple[StoredSample, ...], _Load] = {}
+        self.index_bytes = self._video.read_bytes
 
-    def ask(
+    def ask_all(
         self, questions: Iterable[str], *, max_new_tokens: int = 64
-    ) -> Iterator[RetrievedReply]:
+    ) -> Iterator[RetrievedAnswer]:
         """Answer questions in order, one at a time: each may need other rows.
 
         Raises:
@@ -114,54 +120,49 @@ class Retriever:
             CacheFileError: the rows that it needs are damaged.
         """
         asked = list(questions)
-        ids = [self._alone.question_ids(question) for question in asked]
+        ids = [question_ids(self._family, question) for question in asked]
         for question, tokens in zip(asked, ids, strict=True):
-            yield self._reply(question, tokens, max_new_tokens)
+            yield self._answer(question, tokens, max_new_tokens)
 
-    def scores(self, question: str) -> NDArray[np.float32]:
-        """How much a question is about each stored sample of the video, as `sample_scores`."""
-        return self._scores(self._alone.question_ids(question))
+    def scores(self, ids: list[int]) -> NDArray[np.float32]:
+        """How much a question's tokens are about each stored sample, as `sample_scores`."""
+        scores = sample_scores(self._queries(ids), self._neutral, self._video.indices)
+        found: NDArray[np.float32] = scores.numpy()
+        return found
 
-    def _reply(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedReply:
-        reader = RowReader(self._segments)
-        loads = self._loads_for(ids, max_new_tokens, reader)
-        likelihood, reply = _likeliest(loads, question, max_new_tokens)
-        return RetrievedReply(
-            **vars(reply),
+    def _answer(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedAnswer:
+        before = self._video.read_bytes
+        loads = self._loads_for(ids, max_new_tokens)
+        likelihood, answer = _likeliest(loads, question, max_new_tokens)
+        return RetrievedAnswer(
+            **vars(answer),
             samples=tuple(self._video.numbers(loads[-1].chosen)),
             loaded_tokens=sum(load.tokens for load in loads),
             index_bytes=self.index_bytes,
-            rows_bytes=reader.read_bytes,
+            rows_bytes=self._video.read_bytes - before,
             likelihood=likelihood,
         )
 
-    def _scores(self, ids: list[int]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = sample_scores(
-            self._queries(ids), self._neutral, self._indices
-        ).numpy()
-        return found
-
     def _queries(self, ids: list[int]) -> list[Tensor]:
         """Those of a question behind the text before the video, for each indexed layer."""
-        start = torch.tensor(self._text.new.next_position)
+        start = torch.tensor(self._question_position)
         positions = start + torch.arange(len(ids))[:, None]
-        layers = self._segments[0].header.shape.index_layers
+        layers = self._video.segments[0].header.shape.index_layers
         queries = Queries(self._family.language_model, positions, layers)
         self._alone.generate([ids], 1, queries)
         return queries.layers
 
-    def _loads_for(self, ids: list[int], max_new_tokens: int, reader: RowReader) -> list["_Loaded"]:
+    def _loads_for(self, ids: list[int], max_new_tokens: int) -> list[_Load]:
         """Of each share the samples that hold it, as far as all fit; what is there is kept."""
         room = self._family.decoder.context - len(ids) - max_new_tokens
-        left, scores = self._budget_tokens, self._scores(ids)
-        text = len(self._text.old) + self._behind.stop - self._behind.start
-        plans: dict[tuple[Chosen, ...], Arranged | None] = {}
+        left, scores = self._budget_tokens, self.scores(ids)
+        plans: dict[tuple[StoredSample, ...], Arranged | None] = {}
         most = 0
         for share in self._shares:
             order = fewest(scores, share)
-            tokens = np.cumsum(self._video.tokens[order]) + text
+            tokens = np.cumsum(self._video.tokens[order]) + self._text_tokens
             best = [self._video.stored[at] for at in order[: int((tokens <= left).sum())]]
-            chosen, rows = self._fitting(best, room, reader) if len(best) > most else ((), None)
+            chosen, rows = self._fitting(best, room) if len(best) > most else ((), None)
             if len(chosen) > most:
                 plans[chosen] = rows
                 most = len(chosen)
@@ -173,15 +174,15 @@ class Retriever:
                 "its answer leave of the model's context; raise --budget-tokens, lower "
                 "--max-new-tokens or ask more briefly"
             )
-        self._loaded = {chosen: self._loaded[chosen] for chosen in plans if chosen in self._loaded}
+        self._loads = {chosen: self._loads[chosen] for chosen in plans if chosen in self._loads}
         for chosen, rows in plans.items():
             if rows is not None:
-                self._loaded[chosen] = self._load(chosen, rows, reader)
-        return [self._loaded[chosen] for chosen in plans]
+                self._loads[chosen] = self._load(chosen, rows)
+        return [self._loads[chosen] for chosen in plans]
 
     def _fitting(
-        self, best: list[Chosen], room: int, reader: RowReader
-    ) -> tuple[tuple[Chosen, ...], Arranged | None]:
+        self, best: list[StoredSample], room: int
+    ) -> tuple[tuple[StoredSample, ...], Arranged | None]:
         """As many of the best samples as take no more than `room` positions, in order of time.
 
         Where they go is None if they are loaded already.
@@ -189,58 +190,37 @@ class Retriever:
         count = bisect_right(range(1, len(best) + 1), room, key=lambda n: self._end(best[:n]))
         for fewer in range(count, 0, -1):
             chosen = tuple(sorted(best[:fewer]))
-            there = self._loaded.get(chosen)
+            there = self._loads.get(chosen)
             if there is not None and there.end <= room:
                 return chosen, None
-            layout = lay_out(self._segments, self._indices, chosen, self._family)
-            rows = arrange(reader, self._indices, chosen, self._behind, layout)
+            rows = arrange(self._video, chosen, self._family)
             if rows.end <= room:
                 return chosen, rows
         return (), None
 
-    def _end(self, chosen: list[Chosen]) -> int:
+    def _end(self, chosen: list[StoredSample]) -> int:
         """Positions that samples take, in any order."""
-        layout = lay_out(self._segments, self._indices, sorted(chosen), self._family)
+        layout = lay_out(self._video, sorted(chosen), self._family)
         return max(int(layout.positions.max()) + 1, *layout.next_position)
 
-    def _load(self, chosen: tuple[Chosen, ...], rows: Arranged, reader: RowReader) -> "_Loaded":
-        return _Loaded(
-            chosen=chosen,
-            tokens=len(rows.old),
-            end=rows.end,
-            answerer=PlacedAnswerer(
-                load(reader, rows, self._family),
-                self._family,
-                sample=torch.from_numpy(rows.number),
-                stretch_s=self._video.stretch_s(chosen),
-                next_position=rows.new.next_position,
-                name=self._name,
+    def _load(self, chosen: tuple[StoredSample, ...], rows: Arranged) -> _Load:
+        answerer = PrefixAnswerer(
+            load(self._video, rows, self._family),
+            self._family,
+            next_position=rows.next_position,
+            name=self._name,
+            samples=RowSamples(
+                number=torch.from_numpy(rows.number), spans_s=self._video.spans_s(chosen)
             ),
         )
+        return _Load(chosen=chosen, tokens=len(rows.old), end=rows.end, answerer=answerer)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """Chosen samples in memory."""
-
-    chosen: tuple[Chosen, ...]
-    """In order of time."""
-    tokens: int
-    end: int
-    """Positions that are taken before the question."""
-    answerer: PlacedAnswerer
-
-
-def _likeliest(loads: list[_Loaded], question: str, max_new_tokens: int) -> tuple[float, Reply]:
+def _likeliest(loads: list[_Load], question: str, max_new_tokens: int) -> tuple[float, Answer]:
     """Of the answers of all loads the one that its load makes likeliest, and how likely."""
-    said: list[tuple[float, Reply]] = []
-    for loaded in loads:
-        exchanges = list(loaded.answerer.converse([question], max_new_tokens=max_new_tokens))
-        (likelihood,) = loaded.answerer.log_likelihoods(exchanges)
-        said.append((likelihood, exchanges[0].reply))
-    return max(said, key=itemgetter(0))
-
-
-def _header_size(segment: CacheFile) -> int:
-    specs = tensor_specs(segment.header.shape).values()
-    return segment.size_bytes - sum(spec.size_bytes for spec in specs)
+    found: list[tuple[float, Answer]] = []
+    for one in loads:
+        exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))
+        (likelihood,) = one.answerer.log_likelihoods(exchanges)
+        found.append((likelihood, exchanges[0].answer))
+    return max(found, key=itemgetter(0))

@@ -1,13 +1,10 @@
 """The same questions to every video of an archive, with the model loaded once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
 
-from batch.answering import Scope, VideoAnswerer
-from batch.answering.retrieval import BUDGET_TOKENS
-from batch.answering.video import open_checked
+from batch.answering import AnswerSettings, open_cache
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
@@ -96,10 +93,7 @@ def ask_archive(
     questions: Sequence[str],
     *,
     match: Sequence[str] = (),
-    scope: Scope = "auto",
-    budget_tokens: int = BUDGET_TOKENS,
-    max_new_tokens: int = 64,
-    batch_size: int = 16,
+    settings: AnswerSettings,
 ) -> Iterator[dict[str, Any]]:
     """Ask all videos that are done; yields plain values of one video after the other.
 
@@ -107,21 +101,15 @@ def ask_archive(
 
     Args:
         match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
-        scope: what of a video in segments answers.
-        budget_tokens: loaded for a question at most where samples are retrieved.
     """
-    reach: Any = {"scope": scope, "budget_tokens": budget_tokens}
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for row in catalogue_rows(store, work):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
             continue
         found = {name: row[name] for name in ("video", "path", "cache")}
         try:
-            path = store.root / row["cache"]
-            segments = open_checked(path, scope)
-            with VideoAnswerer(segments, family, path, **reach) as video:
-                replies = video.ask(questions, **limits)
-                yield {**found, "answers": [asdict(reply) for reply in replies]}
+            with open_cache(store.root / row["cache"], model=family, settings=settings) as video:
+                answers = [answer.to_dict() for answer in video.ask_all(questions)]
+                yield {**found, "answers": answers}
         except (BatchError, CacheFileError) as error:
             yield {**found, "error": str(error)}
 

@@ -1,17 +1,24 @@
-"""`batch answer`: questions to replies, from a cache or from all caches of an archive."""
+"""`batch answer`: questions to answers, from a cache or from all caches of an archive."""
+
+from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.progress import PARTIAL
+from batch.settings import Attention
 
-SCOPES = ("auto", "retrieve", "all")
+if TYPE_CHECKING:
+    from batch.answering import Scope, VideoAnswerer
+
+SCOPES = ("auto", "whole", "retrieve", "each-segment")
 
 
 @click.command()
@@ -47,15 +54,17 @@ SCOPES = ("auto", "retrieve", "all")
     type=click.Choice(SCOPES),
     default="auto",
     show_default=True,
-    help="What of a video answers: the samples that the question is about, or all segments, each "
-    "for itself. auto: the whole of one file, retrieve of several segments.",
+    help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
+    "samples that the question is about; each-segment: every segment by itself, and the likeliest "
+    "of their answers is the video's; auto: whole, or of several segments retrieve (each-segment "
+    "where the cache has no index).",
 )
 @click.option(
     "--budget-tokens",
     type=click.IntRange(1),
     default=4096,
     show_default=True,
-    help="Most tokens loaded for a question; with --scope all, in each segment.",
+    help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
 )
 @run_options
 @json_option
@@ -69,20 +78,20 @@ def answer(
     offline: bool,
     max_new_tokens: int,
     batch_size: int,
-    scope: str,
+    scope: Scope,
     budget_tokens: int,
     device: str | None,
     dtype: str | None,
-    attn: Any,
+    attn: Attention,
     as_json: bool,
 ) -> None:
     """Answer questions about one video from its cache, or about all videos of an archive.
 
     Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
     --json keeps the line breaks within an answer. A video in segments answers from the samples
-    that the question is about; --json says which, and what was read. With --scope all it is the
-    answer of the segment that makes it likeliest, and --json has those of all. An archive gives a
-    JSON object for each video, and exit code 3 if some cache could not be used. No video is needed.
+    that the question is about; --json lists them, and what was read. With --scope
+    each-segment --json has the answers of all. An archive gives a JSON object for each video, and
+    exit code 3 if some cache could not be used. No video is needed.
     """
     if (cache is None) == (archive is None):
         raise click.UsageError("give --cache or --archive")
@@ -90,71 +99,76 @@ def answer(
         raise click.UsageError("--match and --work go with --archive")
     allow_open_files()
     asked = _asked(questions)
-    ask: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    reach: dict[str, Any] = {"scope": scope, "budget_tokens": budget_tokens}
-    run: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "offline": offline}
-    run["attention"] = attn
-    if archive is not None:
-        _ask_archive(archive, work, asked, match, run, {**reach, **ask})
-    elif cache is not None:
-        _ask_cache(cache, asked, {**reach, **run}, ask, as_json=as_json)
+    from batch.answering import AnswerSettings, open_cache
+
+    settings = AnswerSettings(
+        scope=scope,
+        budget_tokens=budget_tokens,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    if cache is not None:
+        with open_cache(
+            cache,
+            settings=settings,
+            model=model,
+            device=device,
+            dtype=dtype,
+            attention=attn,
+            offline=offline,
+        ) as video:
+            _print_answers(video, asked, as_json=as_json)
+    elif archive is not None:
+        from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
+        from batch.archive.store import Store
+
+        store = Store(archive)
+        its_work = choose_work(store, work)
+        check_has_videos(store, its_work, match)
+        family = load_model(
+            its_work,
+            model=model,
+            device=device,
+            dtype=dtype,
+            attention=attn,
+            offline=offline,
+        )
+        _print_videos(ask_archive(store, its_work, family, asked, match=match, settings=settings))
 
 
-def _ask_archive(
-    folder: Path,
-    id: str | None,
-    questions: list[str],
-    match: tuple[str, ...],
-    run: dict[str, Any],
-    ask: dict[str, Any],
-) -> None:
-    from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
-    from batch.archive.store import Store
+def _print_answers(video: VideoAnswerer, questions: list[str], *, as_json: bool) -> None:
+    from batch.answering import RetrievedAnswer
 
-    store = Store(folder)
-    work = choose_work(store, id)
-    check_has_videos(store, work, match)
+    loading = video.loading
+    click.echo(
+        f"scope {video.scope}: {loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s;"
+        f" re-encoding took {loading.reencode_seconds:.3f} s when they were written",
+        err=True,
+    )
+    for answer in video.ask_all(questions):
+        if isinstance(answer, RetrievedAnswer):
+            click.echo(
+                f"{len(answer.samples)} samples, {answer.loaded_tokens:,} tokens and "
+                f"{answer.rows_bytes:,} bytes read for: {answer.question}",
+                err=True,
+            )
+        if as_json:
+            found = {**answer.to_dict(), "scope": video.scope, **asdict(loading)}
+            click.echo(json.dumps(found, ensure_ascii=False))
+        else:
+            times = ", ".join(map(str, answer.evidence)) or "no time"
+            click.echo(f"{' '.join(answer.text.splitlines())}\tat {times}")
+
+
+def _print_videos(videos: Iterable[dict[str, Any]]) -> None:
     failed = False
-    for found in ask_archive(store, work, load_model(work, **run), questions, match=match, **ask):
-        click.echo(json.dumps(found, ensure_ascii=False))
-        if "error" in found:
+    for video in videos:
+        click.echo(json.dumps(video, ensure_ascii=False))
+        if "error" in video:
             failed = True
-            click.echo(f"error: {found['error']}", err=True)
+            click.echo(f"error: {video['error']}", err=True)
     if failed:
         raise SystemExit(PARTIAL)
-
-
-def _ask_cache(
-    cache: Path,
-    questions: list[str],
-    run: dict[str, Any],
-    ask: dict[str, Any],
-    *,
-    as_json: bool,
-) -> None:
-    from batch.answering import RetrievedReply, VideoAnswerer
-
-    with VideoAnswerer.open(cache, **run) as video:
-        loading = video.loading
-        click.echo(
-            f"scope {video.scope}: {loading.load_bytes:,} bytes loaded in "
-            f"{loading.load_seconds:.3f} s; "
-            f"re-encoding took {loading.reencode_seconds:.3f} s when they were written",
-            err=True,
-        )
-        told = {"scope": video.scope, **asdict(loading)}
-        for reply in video.ask(questions, **ask):
-            if isinstance(reply, RetrievedReply):
-                click.echo(
-                    f"{len(reply.samples)} samples, {reply.loaded_tokens:,} tokens and "
-                    f"{reply.rows_bytes:,} bytes read for: {reply.question}",
-                    err=True,
-                )
-            if as_json:
-                click.echo(json.dumps({**asdict(reply), **told}, ensure_ascii=False))
-            else:
-                times = ", ".join(map(str, reply.evidence)) or "no time"
-                click.echo(f"{' '.join(reply.answer.splitlines())}\tat {times}")
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

@@ -10,29 +10,27 @@ from batch.cli.options import json_option
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the model families that are supported, whether tested against transformers, and limits.
+    """List the model families that are supported, each tested against transformers, and limits.
 
     A checkpoint's family is the `model_type` of its config.json.
     """
     from importlib.metadata import version
 
-    from batch.models import FAMILIES
-    from batch.models.tested import PARITY_TESTED, TRANSFORMERS
+    from batch.models import FAMILIES, PARITY_TRANSFORMERS
 
     for name, family in sorted(FAMILIES.items()):
         row = {
             "family": name,
-            "parity_tested": name in PARITY_TESTED,
-            "transformers": TRANSFORMERS,
+            "parity_tested": True,
+            "transformers": PARITY_TRANSFORMERS,
             "limits": family.limits,
         }
-        tested = f"parity tested with transformers {TRANSFORMERS}"
-        line = f"{name:17}{tested if row['parity_tested'] else 'not tested'}; {family.limits}"
-        click.echo(json.dumps(row) if as_json else line)
+        tested = f"parity tested with transformers {PARITY_TRANSFORMERS}"
+        click.echo(json.dumps(row) if as_json else f"{name:17}{tested}; {family.limits}")
     installed = version("transformers")
-    if installed != TRANSFORMERS:
+    if installed != PARITY_TRANSFORMERS:
         click.echo(
             f"warning: transformers {installed} is installed; parity was tested with "
-            f"{TRANSFORMERS}",
+            f"{PARITY_TRANSFORMERS}",
             err=True,
         )

@@ -149,7 +149,7 @@ def _uncompressed(film: Path, questions: list[Question]) -> list[str]:
     pictures = np.stack([sample.rgb for sample in read_samples(film, geometry=geometry)])
     footage = Footage.steady(geometry, len(pictures))
     texts = [question.text for question in questions]
-    return Uncompressed(family, pictures, footage).ask(texts)
+    return Uncompressed(family, pictures, footage).ask_all(texts)
 
 
 def _run(folder: Path, *arguments: str, stdin: str = "") -> str:

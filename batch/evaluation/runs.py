@@ -192,8 +192,8 @@ class _Replies(NamedTuple):
 
 def _ask(stored: Stored, questions: Sequence[Question]) -> _Replies:
     prompts = [prompt(question.question, question.options) for question in questions]
-    replies = stored.answerer.ask(prompts)
-    answers = [reply if isinstance(reply, str) else reply.answer for reply in replies]
+    replies = stored.answerer.ask_all(prompts)
+    answers = [reply if isinstance(reply, str) else reply.text for reply in replies]
     scores = torch.stack([stored.answerer.next_token_scores(text) for text in prompts])
     return _Replies(answers, scores.log_softmax(-1))
 

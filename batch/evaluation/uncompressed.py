@@ -135,7 +135,7 @@ class Uncompressed:
         with own_attention(self._family):
             return self._step(ids, copy.deepcopy(self._prefix)).float()
 
-    def ask(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
+    def ask_all(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
         """Answer greedily, one question after another."""
         with own_attention(self._family):
             return [self._answer(question, max_new_tokens) for question in questions]

@@ -6,10 +6,17 @@ One file a family; which one serves a checkpoint is decided by its config's `mod
 
 from batch.models.checkpoint import Checkpoint, open_checkpoint
 from batch.models.family import Family
-from batch.models.opening import FAMILIES, OpenModel, open_family, open_model
+from batch.models.opening import (
+    FAMILIES,
+    PARITY_TRANSFORMERS,
+    OpenModel,
+    open_family,
+    open_model,
+)
 
 __all__ = [
     "FAMILIES",
+    "PARITY_TRANSFORMERS",
     "Checkpoint",
     "Family",
     "OpenModel",

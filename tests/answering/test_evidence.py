@@ -1,54 +1,56 @@
 """The times an answer rests on: exact attention, and what is named of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.answering.evidence import (
     SHARE,
     TimeRange,
     end_of,
     sample_evidence,
-    stretches,
+    sample_spans,
     time_ranges,
 )
 from batch.kv import Prefix
-from batch.models import Family, open_family
+from batch.models import Family
 from cachefmt import CacheFile
+from tests.answering.caches import loaded
 
 QUESTIONS = ["what is the red star doing ?", "a"]
 
 
 def test_attention_on_each_sample_is_that_of_transformers_eager_attention(
-    answerer: Answerer, family: Family
+    answerer: PrefixAnswerer, llava: Family, cache: Path
 ) -> None:
-    ids = [family.question_ids(question) for question in QUESTIONS]
+    ids = [llava.question_ids(question) for question in QUESTIONS]
     answers, found = answerer.attention(ids, 3)
     assert answers == answerer.generate(ids, 3)
     for index, (question, answer) in enumerate(zip(ids, answers, strict=True)):
-        expected = _eager_attention(answerer, family, question, answer)
+        expected = _eager_attention(cache, llava, question, answer)
         torch.testing.assert_close(found[index], expected, atol=1e-5, rtol=1e-4)
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
 def _eager_attention(
-    answerer: Answerer, family: Family, question: list[int], answer: list[int]
+    cache: Path, llava: Family, question: list[int], answer: list[int]
 ) -> torch.Tensor:
-    with CacheFile.open(answerer.path) as file:
+    with CacheFile.open(cache) as file:
         plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
         start = file.header.layout.next_position[0]
         copies = file.array("token.multiplicity").astype(np.int64)
         sample = np.repeat(file.array("token.sample"), copies)
         samples = file.header.shape.samples
-    own = open_family(str(family.checkpoint.folder))
-    own.load(device="cpu", dtype=torch.float32)
+    own = loaded(llava.checkpoint.folder)
     own.language_model.set_attn_implementation("eager")
-    told = torch.tensor(question + answer[:-1])
+    tokens = torch.tensor(question + answer[:-1])
     with torch.inference_mode():
         attentions = own.language_model(
-            inputs_embeds=own.text_embeddings(told)[None],
-            position_ids=start + torch.arange(len(told))[None],
+            inputs_embeds=own.text_embeddings(tokens)[None],
+            position_ids=start + torch.arange(len(tokens))[None],
             past_key_values=plain,
             output_attentions=True,
         ).attentions
@@ -71,26 +73,26 @@ def test_without_any_gain_the_attention_itself_is_the_evidence() -> None:
 
 def test_the_fewest_samples_that_hold_the_share_are_named_and_neighbours_joined() -> None:
     evidence = np.array([0.0, 0.3, 0.3, 0.0, 0.3, 0.1])
-    stretch_s = stretches(np.arange(6) * 2.0, np.arange(6, dtype=np.int32), 12.0)
+    span_s = sample_spans(np.arange(6) * 2.0, np.arange(6, dtype=np.int32), 12.0)
     assert SHARE == 0.5
-    assert time_ranges(evidence, stretch_s) == [TimeRange(start_s=2.0, stop_s=6.0)]
+    assert time_ranges(evidence, span_s) == [TimeRange(start_s=2.0, stop_s=6.0)]
     evidence[5] = 2.0
-    assert time_ranges(evidence, stretch_s) == [TimeRange(start_s=10.0, stop_s=12.0)]
-    assert time_ranges(np.zeros(6), stretch_s) == []
+    assert time_ranges(evidence, span_s) == [TimeRange(start_s=10.0, stop_s=12.0)]
+    assert time_ranges(np.zeros(6), span_s) == []
 
 
 def test_a_sample_stands_for_the_time_of_its_pointers() -> None:
-    stretch_s = stretches(np.arange(5.0), np.array([0, 1, 1, 1, 4], np.int32), 5.0)
-    named = time_ranges(np.array([0.0, 1, 0, 0, 0]), stretch_s)
+    span_s = sample_spans(np.arange(5.0), np.array([0, 1, 1, 1, 4], np.int32), 5.0)
+    named = time_ranges(np.array([0.0, 1, 0, 0, 0]), span_s)
     assert named == [TimeRange(start_s=1.0, stop_s=4.0)]
 
 
 def test_samples_of_one_frame_of_a_slow_video_stand_for_all_of_its_time() -> None:
     time_s, source = np.array([0.0, 0, 0, 4, 4, 4]), np.array([0, 1, 1, 3, 4, 4], np.int32)
-    stretch_s = stretches(time_s, source, 8.0)
-    assert stretch_s.tolist() == [[0, 4]] * 3 + [[4, 8]] * 3
+    span_s = sample_spans(time_s, source, 8.0)
+    assert span_s.tolist() == [[0, 4]] * 3 + [[4, 8]] * 3
     for of_two in ([1, 0], [0, 1], [1, 2]):
-        named = time_ranges(np.array([*of_two, 0.0, 0, 0, 0]), stretch_s)
+        named = time_ranges(np.array([*of_two, 0.0, 0, 0, 0]), span_s)
         assert named == [TimeRange(start_s=0.0, stop_s=4.0)]
     assert end_of(time_s, np.array([4.0, 9.0])) == 9.0
 

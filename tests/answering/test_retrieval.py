@@ -1,9 +1,6 @@
 """Answers from a few samples of a video: rows moved, nothing else read, the right ones found."""
 
-import json
-import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,49 +9,39 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from batch.answering import Answerer, PrefixAnswerer, Retriever
-from batch.answering.gathering import Arranged, arrange, lay_out, load
-from batch.answering.moving import Placed
-from batch.answering.ranking import sample_scores
-from batch.answering.rows import Chosen, Piece, RowReader
+from batch.answering import PrefixAnswerer, Retriever
+from batch.answering.finding import sample_scores
+from batch.answering.gathering import Arranged, arrange, load
+from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.demo.drawing import draw
 from batch.demo.world import Scene, World, imagine
 from batch.errors import BatchError
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
-from batch.making.segments import cut
-from batch.models import Family, open_family
+from batch.models import Family
 from cachefmt import CacheFile, CacheFileError, SampleIndex, Tier
-from cachefmt.memory import read_into
-from tests import tiny
-from tests.answering.damage import flip, overwrite
+from tests.answering.caches import (
+    PrefixesAlive,
+    flip,
+    loaded,
+    overwrite,
+    scaled,
+    unmovable,
+    write_segments,
+)
 from tests.kv.test_rotation import SCALINGS
 from tests.manifests import make_manifest, random_pictures
-from tests.models.test_families import TINY
+from tests.tiny.families import TINY
 
 QUESTION = "what is the red star doing ?"
 
 
-def scaled(folder: Path, name: str) -> Path:
-    """A tiny LLaVA-1.6 whose decoder's rotations are of another kind."""
-    file = tiny.llava_next(folder) / "config.json"
-    config = json.loads(file.read_text())
-    config["text_config"]["rope_parameters"] = SCALINGS[name] | {"rope_theta": 10_000.0}
-    file.write_text(json.dumps(config))
-    return folder
-
-
 MODELS: dict[str, Callable[[Path], Path]] = TINY | {
-    name: partial(scaled, name=name) for name in ("linear", "yarn", "llama3")
+    name: partial(scaled, scaling=SCALINGS[name]) for name in ("linear", "yarn", "llama3")
 }
-
-
-def loaded(folder: Path) -> Family:
-    family = open_family(str(folder))
-    family.load(device="cpu", dtype=torch.float32)
-    return family
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -84,14 +71,10 @@ def take(
     family: Family, cache: CacheFile, places: Sequence[int]
 ) -> tuple[Arranged, Prefix, PrefixAnswerer]:
     """Some stored samples of a cache, moved together."""
-    index, reader = SampleIndex.read(cache), RowReader([cache])
-    chosen = [Chosen(0, place) for place in places]
-    layout = lay_out([cache], [index], chosen, family)
-    rows = arrange(reader, [index], chosen, reader.text_behind([index]), layout)
-    prefix = load(reader, rows, family)
-    answerer = PrefixAnswerer(
-        prefix, family, next_position=rows.new.next_position, name=str(cache.path)
-    )
+    video = StoredVideo([cache])
+    rows = arrange(video, [StoredSample(0, place) for place in places], family)
+    prefix = load(video, rows, family)
+    answerer = PrefixAnswerer(prefix, family, next_position=rows.next_position, name="x")
     return rows, prefix, answerer
 
 
@@ -99,9 +82,9 @@ def test_all_samples_of_a_cache_are_the_cache_itself(family: Family, tmp_path: P
     source = [0, 0, 2, 3, 3, 5]
     cache = write(family, tmp_path / "x", range(6), source=source, every_tier=True)
     rows, _, answerer = take(family, cache, range(4))
-    assert (rows.new.positions == rows.old).all()
-    assert rows.new.next_position == cache.header.layout.next_position
-    expected = Answerer(cache, family).next_token_scores(QUESTION)
+    assert (rows.new == rows.old).all()
+    assert rows.next_position == cache.header.layout.next_position
+    expected = PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
     torch.testing.assert_close(answerer.next_token_scores(QUESTION), expected, atol=1e-3, rtol=1e-3)
     _, _, fewer = take(family, cache, [1])
     assert (fewer.next_token_scores(QUESTION) - expected).abs().max() > 1e-2
@@ -117,11 +100,11 @@ def test_moved_keys_are_those_of_a_video_of_these_samples(family: Family, tmp_pa
     found = prefix.layer(0)[Tier.FP16].key[torch.from_numpy(rows.cell >= 0)]
     expected = torch.from_numpy(alone.array("layers.0.key.fp16")[cell >= 0])
     assert np.array([0, 3, 5])[rows.number[rows.cell >= 0]].tolist() == sample[cell >= 0].tolist()
-    assert rows.new.next_position == alone.header.layout.next_position
+    assert rows.next_position == alone.header.layout.next_position
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_long_stretch_is_read_piece_by_piece_too() -> None:
+def test_a_long_piece_is_read_piece_by_piece_too() -> None:
     rows = 3000
     none = np.zeros((rows, 1), np.int64)
     stays = np.random.default_rng(1).random(rows) < 0.9
@@ -129,7 +112,8 @@ def test_a_long_stretch_is_read_piece_by_piece_too() -> None:
         pieces=(Piece(0, Tier.FP16, 7, 9), Piece(0, Tier.INT8, 2, 2 + rows - 2)),
         stays=stays,
         old=none[stays],
-        new=Placed(positions=none[stays], next_position=(0,)),
+        new=none[stays],
+        next_position=(0,),
         number=none[stays, 0],
         cell=none[stays, 0],
         multiplicity=none[stays, 0] + 1,
@@ -167,32 +151,30 @@ def test_a_sample_without_cells_changes_no_score(llava: Family, tmp_path: Path) 
     assert scores[0] != scores[1]
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of each read of a tensor; whatever else the process reads does not count."""
-    sizes: list[int] = []
+class CountedFile(CacheFile):
+    """Knows how many bytes of its tensors were read."""
 
-    def counted(file: int, buffer: memoryview, offset: int) -> None:
-        sizes.append(buffer.nbytes)
-        read_into(file, buffer, offset)
+    read_bytes = 0
 
-    monkeypatch.setattr("cachefmt.reader.read_into", counted)
-    return sizes
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        rows = super().read(name, start, stop)
+        self.read_bytes += rows.nbytes
+        return rows
 
 
 def test_nothing_is_read_but_the_indices_and_the_rows_of_the_chosen_samples(
-    llava: Family, segments: list[CacheFile], reads: list[int]
+    llava: Family, folder: Path
 ) -> None:
     per_token = 2 * 2 * 2 * 8 * 2 + 4 * 4  # keys and values of two layers and heads; four columns
+    segments = [CountedFile.open(file) for file in sorted(folder.iterdir())]
     retriever = Retriever(segments, llava, budget_tokens=40, shares=(0.2, 0.9), name="x")
-    of_index = sum(reads)
-    reads.clear()
-    (reply, again) = retriever.ask([QUESTION, QUESTION], max_new_tokens=2)
-    assert sum(reads) == reply.rows_bytes
+    of_index = sum(segment.read_bytes for segment in segments)
+    (answer, again) = retriever.ask_all([QUESTION, QUESTION], max_new_tokens=2)
+    assert sum(segment.read_bytes for segment in segments) - of_index == answer.rows_bytes
     assert 0 < of_index <= retriever.index_bytes
-    assert 0 < reply.loaded_tokens <= 40
-    assert reply.rows_bytes == reply.loaded_tokens * per_token
-    assert again == replace(reply, rows_bytes=0)
+    assert 0 < answer.loaded_tokens <= 40
+    assert answer.rows_bytes == answer.loaded_tokens * per_token
+    assert again == replace(answer, rows_bytes=0)
 
 
 def test_an_answer_names_samples_and_times_of_the_whole_video(
@@ -200,34 +182,30 @@ def test_an_answer_names_samples_and_times_of_the_whole_video(
 ) -> None:
     retriever = Retriever(segments, llava, budget_tokens=16, shares=(1.0,), name="x")
     questions = [QUESTION, "a b c", "the star ?", "d", "? ?", "is is is", "red", "/ ."]
-    replies = list(retriever.ask(questions, max_new_tokens=2))
-    assert len({reply.samples for reply in replies}) > 1
+    answers = list(retriever.ask_all(questions, max_new_tokens=2))
+    assert len({answer.samples for answer in answers}) > 1
     stored = {0, 1, 2, 4, 5, 6, 7}
-    for reply in replies:
-        assert set(reply.samples) <= stored
-        assert list(reply.samples) == sorted(reply.samples)
-        for time in reply.evidence:
+    for answer in answers:
+        assert set(answer.samples) <= stored
+        assert list(answer.samples) == sorted(answer.samples)
+        for time in answer.evidence:
             inside = [sample for sample in stored if time.start_s <= sample < time.stop_s]
-            assert set(inside) <= set(reply.samples)
-        best = np.argsort(-retriever.scores(reply.question), kind="stable")[: len(reply.samples)]
-        assert {sorted(stored)[place] for place in best} == set(reply.samples)
+            assert set(inside) <= set(answer.samples)
+        best = np.argsort(-retriever.scores(llava.question_ids(answer.question)), kind="stable")[
+            : len(answer.samples)
+        ]
+        assert {sorted(stored)[place] for place in best} == set(answer.samples)
 
 
 def test_what_a_question_loaded_is_let_go_before_the_next_loads(
-    llava: Family, segments: list[CacheFile], monkeypatch: pytest.MonkeyPatch
+    llava: Family, segments: list[CacheFile]
 ) -> None:
-    retriever = Retriever(segments, llava, budget_tokens=16, shares=(1.0,), name="x")
-    loads: list[weakref.ref[Prefix]] = []
-
-    def counted(*what: Any) -> Prefix:
-        assert [prefix() for prefix in loads if prefix() is not None] == []
-        prefix = load(*what)
-        loads.append(weakref.ref(prefix))
-        return prefix
-
-    monkeypatch.setattr("batch.answering.retrieval.load", counted)
-    list(retriever.ask([QUESTION, "a b c", "the star ?", "d", "? ?"], max_new_tokens=2))
-    assert len(loads) > 1
+    questions = [QUESTION, "a b c", "the star ?", "d", "? ?"]
+    with PrefixesAlive(llava, "language_model") as alive:  # which turns keys while they are loaded
+        retriever = Retriever(segments, alive.family, budget_tokens=16, shares=(1.0,), name="x")
+        answers = list(retriever.ask_all(questions, max_new_tokens=2))
+    assert len({answer.samples for answer in answers}) > 1
+    assert max(alive.counts) == 2  # the text before the video, and what one question loads
 
 
 def test_a_segment_alone_names_the_samples_of_the_video(
@@ -235,16 +213,16 @@ def test_a_segment_alone_names_the_samples_of_the_video(
 ) -> None:
     first = segments[1].header.segment.first_sample
     retriever = Retriever(segments[1:], llava, budget_tokens=20, name="x")
-    (reply,) = retriever.ask([QUESTION], max_new_tokens=2)
+    (answer,) = retriever.ask_all([QUESTION], max_new_tokens=2)
     assert first > 0
-    assert reply.samples
-    assert set(reply.samples) <= set(range(first, 8))
+    assert answer.samples
+    assert set(answer.samples) <= set(range(first, 8))
 
 
 def test_a_budget_that_holds_no_sample_is_refused(llava: Family, segments: list[CacheFile]) -> None:
     retriever = Retriever(segments, llava, budget_tokens=3, name="x.segments")
     with pytest.raises(BatchError, match=r"x\.segments: not even the best.*--budget-tokens"):
-        list(retriever.ask([QUESTION]))
+        list(retriever.ask_all([QUESTION]))
 
 
 def test_a_question_that_leaves_no_room_is_refused_by_its_length(
@@ -254,7 +232,7 @@ def test_a_question_that_leaves_no_room_is_refused_by_its_length(
     with pytest.raises(
         BatchError, match=r"x\.segments: .* question of \d+ tokens .*ask more briefly"
     ):
-        list(retriever.ask([QUESTION], max_new_tokens=llava.decoder.context))
+        list(retriever.ask_all([QUESTION], max_new_tokens=llava.decoder.context))
 
 
 @pytest.mark.parametrize("name", ["index.row", "index.bounds", "sample.time_s"])
@@ -280,26 +258,18 @@ def test_rows_that_are_no_numbers_are_refused_by_the_name_of_their_file(
     llava: Family, segments: list[CacheFile]
 ) -> None:
     content = np.full_like(segments[1].array("layers.1.key.fp16"), np.nan)
-    video = [segments[0], overwrite(segments[1], "layers.1.key.fp16", content)]
-    indices, reader = [SampleIndex.read(segment) for segment in video], RowReader(video)
-    chosen = [Chosen(0, 1), Chosen(1, 0)]
-    layout = lay_out(video, indices, chosen, llava)
-    rows = arrange(reader, indices, chosen, reader.text_behind(indices), layout)
+    video = StoredVideo([segments[0], overwrite(segments[1], "layers.1.key.fp16", content)])
+    rows = arrange(video, [StoredSample(0, 1), StoredSample(1, 0)], llava)
     with pytest.raises(CacheFileError, match=r"damaged\.safetensors: layer 1: .*batch verify"):
-        load(reader, rows, llava)
+        load(video, rows, llava)
 
 
 def test_keys_that_cannot_be_moved_have_no_index(tmp_path: Path) -> None:
-    file = tiny.llava_next(tmp_path / "model") / "config.json"
-    config = json.loads(file.read_text())
-    scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
-    config["text_config"]["rope_parameters"] = scaling
-    file.write_text(json.dumps(config))
-    family = loaded(file.parent)
+    family = unmovable(tmp_path / "model")
     with write(family, tmp_path / "x", range(2)) as cache:
         cache.verify()
         assert cache.header.shape.index_layers == ()
-        with pytest.raises(BatchError, match=r"written without an index.*--scope all"):
+        with pytest.raises(BatchError, match=r"written without an index.*--scope each-segment"):
             Retriever([cache], family, name="x")
 
 
@@ -320,28 +290,16 @@ def haystack(samples: int, needle: int) -> tuple[World, Scene]:
 
 
 def test_the_moment_that_a_question_is_about_is_found_and_answers(tmp_path: Path) -> None:
-    family = loaded_demo()
+    family = loaded("demo")
     world, needle = haystack(300, needle=7)
     geometry = family.geometry.for_video(112, 112, 1)
     pictures = np.stack([draw(world, float(second), 112) for second in range(world.samples)])
     first = [world.scene_at(float(second)).first_sample for second in range(world.samples)]
     tiers = np.full((world.samples, geometry.cells), Tier.INT4, np.uint8)
     manifest = make_manifest(pictures, geometry, source=first, tier=tiers)
-    with ExitStack() as opened:
-        segments = []
-        for part in cut(manifest, family.layout, context=1300, positions="compact"):
-            path = tmp_path / f"{part.segment.number:05}.safetensors"
-            prefill(plan_cache(manifest, family, dtype="float32", span=part), family, path)
-            segments.append(opened.enter_context(CacheFile.open(path)))
-        retriever = Retriever(segments, family, budget_tokens=400, name="x")
-        (reply,) = retriever.ask(["what colour is the bead ?"], max_new_tokens=4)
-    assert len(segments) > 1
-    assert reply.loaded_tokens <= 400 < 64 * len(world.scenes)
-    assert needle.first_sample in reply.samples
-    assert reply.answer == "cyan"
-
-
-def loaded_demo() -> Family:
-    family = open_family("demo")
-    family.load(device="cpu", dtype=torch.float32)
-    return family
+    segments = write_segments(family, tmp_path, manifest, context=1300)
+    retriever = Retriever(segments, family, budget_tokens=400, name="x")
+    (answer,) = retriever.ask_all(["what colour is the bead ?"], max_new_tokens=4)
+    assert answer.loaded_tokens <= 400 < 64 * len(world.scenes)
+    assert needle.first_sample in answer.samples
+    assert answer.text == "cyan"

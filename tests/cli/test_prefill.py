@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch.making import maker  # TODO
+from batch.making import maker
 from tests import clips, tiny
 from tests.cli.running import batch, objects, stamps, succeed
 from tests.tiny.llava import llava_onevision

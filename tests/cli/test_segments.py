@@ -261,18 +261,18 @@ def test_a_folder_that_is_not_whole_is_refused_by_every_command(copy: Path, comm
 
 
 def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path) -> None:
-    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "all")
+    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "each-segment")
     found = objects(succeed(*command, "--json"))
     files = sorted(made.iterdir())
     for number, reply in enumerate(found):
-        assert reply["scope"] == "all"
+        assert reply["scope"] == "each-segment"
         assert reply["load_bytes"] == sum(file.stat().st_size for file in files)
         candidates = reply["candidates"]
         assert [candidate["segment"] for candidate in candidates] == list(range(len(files)))
         best = max(candidates, key=lambda candidate: candidate["likelihood"])
         assert (reply["answer"], reply["evidence"]) == (best["answer"], best["evidence"])
         for file, candidate in zip(files, candidates, strict=True):
-            words = ("answer", "--cache", file, *QUESTIONS, "--scope", "all", "--json")
+            words = ("answer", "--cache", file, *QUESTIONS, "--scope", "each-segment", "--json")
             (alone,) = objects(succeed(*words))[number]["candidates"]
             assert alone == candidate
             span = candidate["time"]
@@ -283,8 +283,8 @@ def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path
     assert succeed(*command, "--batch-size", 1) == succeed(*command)
 
 
-def test_scope_all_keeps_to_the_budget_in_each_segment(made: Path) -> None:
-    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "all", "--json")
+def test_each_segment_keeps_to_the_budget(made: Path) -> None:
+    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "each-segment", "--json")
     assert objects(succeed(*command)) != objects(succeed(*command, "--budget-tokens", 100))
     refused = batch(*command, "--budget-tokens", 3)
     assert (refused.exit_code, refused.stdout) == (1, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.evaluation.bench.measuring import peak_resident
 from batch.kv import load
 from batch.models import Family, open_family
@@ -20,7 +20,7 @@ from cachefmt import CacheFile
 def answer(family: Family, path: Path) -> None:
     with CacheFile.open(path) as cache:
         cache.verify_tables()
-        list(Answerer(cache, family).ask(["a b", "c d a"], max_new_tokens=3))
+        list(PrefixAnswerer.of_cache(cache, family).ask_all(["a b", "c d a"], max_new_tokens=3))
 
 
 def main(model: str, short: str, long: str) -> None:

@@ -16,10 +16,11 @@ from batch.models import open_family
 from cachefmt import CacheFile
 from tests import clips, tiny
 from tests.cachefmt.files import write_file
+from tests.cli.running import batch, objects, succeed
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROOT = Path(__file__).parents[2]
-LONG_SAMPLES = 900
+LONG_SAMPLES = 400
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +101,8 @@ def test_a_killed_prefill_leaves_no_cache_and_the_same_command_completes_it(
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not target.exists()
-    code, printed, _ = run("prefill", long_manifest, "--out", tmp_path, "--model", model)
-    assert (code, printed) == (0, f"{target}\n")
-    code, printed, _ = run("verify", target)
-    assert (code, printed) == (0, f"{target}: whole\n")
+    assert succeed("prefill", long_manifest, "--out", tmp_path, "--model", model) == [str(target)]
+    assert succeed("verify", target) == [f"{target}: whole"]
     with CacheFile.open(target) as cache:
         assert cache.header.shape.samples == LONG_SAMPLES
 
@@ -121,17 +120,16 @@ def test_a_killed_prefill_of_a_long_video_loses_at_most_the_segment_in_work(tmp_
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in target.glob("*.safetensors")}
-    code, _, errors = run("answer", "--cache", target, "-q", "a b")
-    assert code == 1
-    assert "is missing: " in errors
-    code, printed, _ = run(*command, "--json")
-    found = json.loads(printed)
-    assert (code, found["written"]) == (0, True)
+    refused = batch("answer", "--cache", target, "-q", "a b")
+    assert refused.exit_code == 1
+    assert "is missing: " in refused.stderr
+    (found,) = objects(succeed(*command, "--json"))
+    assert found["written"]
     assert found["segments_written"] == found["segments"] - len(before)
     after = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     assert len(after) == found["segments"]  # and nothing else is left
     assert after.items() >= before.items()
-    assert run("verify", target)[:2] == (0, f"{target}: whole\n")
+    assert succeed("verify", target) == [f"{target}: whole"]
 
 
 def test_an_interrupted_prefill_says_so_in_a_line_and_leaves_nothing(

@@ -83,7 +83,7 @@ def test_every_segment_keeps_to_the_budget_of_the_bench(
     write_clip(world, film, frames_per_s=1)
     write_manifest(film)
     cache = write_cache(film, family)
-    monkeypatch.setattr(scopes, "Answerer", None)  # what is asked next has no budget
+    monkeypatch.setattr(scopes, "PrefixAnswerer", None)  # what is asked next has no budget
     with pytest.raises(BatchError, match="not even the best sample fits a budget of 3 tokens"):
         ask_scopes(film, cache, moments(world), budget_tokens=3)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import attention
@@ -97,7 +97,9 @@ def test_answering_allocates_a_buffer_that_does_not_grow(
     for samples, one in made.items():
         with CacheFile.open(one.path) as cache:
             peaks[samples] = peak_allocated(
-                lambda: list(Answerer(cache, family).ask(["a b", "c"], max_new_tokens=3))
+                lambda: list(
+                    PrefixAnswerer.of_cache(cache, family).ask_all(["a b", "c"], max_new_tokens=3)
+                )
             )
     assert peaks[LONG] < 1.05 * peaks[SHORT]
     assert peaks[LONG] < 3 * small_buffers

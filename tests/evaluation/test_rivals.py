@@ -69,7 +69,7 @@ def test_a_cache_of_everything_answers_as_the_model_does(
         assert list(film.questions) == [q.question for q in asked]
         video = PreparedVideo(asked[0].video, family, Sampling())
         whole = Uncompressed(family, video.pictures, video.footage)
-        expected = whole.ask(film.questions)
+        expected = whole.ask_all(film.questions)
         assert [row["answer"] for row in ask(decoder, everything(), film)] == expected
 
 

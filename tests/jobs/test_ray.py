@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ray as engine
 from jobs.engines import Stage
 from jobs.errors import JobError
 from jobs.ray import Ended, RayEngine
@@ -34,7 +33,6 @@ class Talk:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)
-    monkeypatch.setattr(engine, "AGAIN_AFTER_S", 0.0)
     return fake
 
 
@@ -44,9 +42,10 @@ def stage(name: str, script: str, *, tasks: int = 2, cpus: int = 1, gpus: int = 
     return Stage(name=name, command=command, tasks=tasks, cpus=cpus, gpus=gpus)
 
 
-def run(*stages: Stage) -> tuple[int, Talk]:
+def run(*stages: Stage, tries: int = 5) -> tuple[int, Talk]:
     talk = Talk()
-    return RayEngine(talk.follow, talk.ended.append).run(stages), talk
+    engine = RayEngine(talk.follow, talk.ended.append, tries=tries, again_after_s=0.0)
+    return engine.run(stages), talk
 
 
 def test_all_tasks_of_all_stages_are_run_and_told(ray: FakeRay) -> None:
@@ -107,11 +106,8 @@ def test_a_node_that_lacks_what_a_task_needs_ends_it_all(
     assert not ray.is_connected
 
 
-def test_a_task_that_is_stopped_again_and_again_leaves_75(
-    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "TRIES", 2)
-    code, talk = run(stage("one", "sys.exit(75)", tasks=1), stage("two", "pass"))
+def test_a_task_that_is_stopped_again_and_again_leaves_75(ray: FakeRay) -> None:
+    code, talk = run(stage("one", "sys.exit(75)", tasks=1), stage("two", "pass"), tries=2)
     assert (code, len(talk.ended)) == (75, 2)
 
 

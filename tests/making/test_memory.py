@@ -13,7 +13,7 @@ from batch.making.memory import Memory, estimate_memory
 from batch.models import Family, open_family
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
-from tests.models.test_families import TINY
+from tests.tiny.families import TINY
 
 CPU = torch.device("cpu")
 

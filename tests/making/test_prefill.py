@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.demo.drawing import draw
 from batch.demo.world import imagine
 from batch.evaluation.uncompressed import Uncompressed
@@ -64,7 +64,7 @@ def write(family: Family, tmp_path: Path) -> Write:
 
 
 def scores(cache: CacheFile, family: Family) -> Tensor:
-    answerer = Answerer(cache, family)
+    answerer = PrefixAnswerer.of_cache(cache, family)
     return torch.stack([answerer.next_token_scores(question) for question in QUESTIONS])
 
 
@@ -268,7 +268,7 @@ def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path
     )
     prefill(work, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
-        got = Answerer(cache, family).next_token_scores(question)
+        got = PrefixAnswerer.of_cache(cache, family).next_token_scores(question)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     other = uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
     assert (got - other).abs().max() > 1e-2

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer, Retriever
-from batch.answering.gathering import arrange, lay_out, load
-from batch.answering.rows import Chosen, RowReader
+from batch.answering import PrefixAnswerer, Retriever
+from batch.answering.gathering import arrange, load
+from batch.answering.samples import StoredSample, StoredVideo
 from batch.errors import ModelError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -22,12 +22,12 @@ from batch.making.segments import Span, cut
 from batch.models import Family, open_family
 from batch.models.pictures import pixel_values
 from batch.video import Footage
-from cachefmt import CacheFile, SampleIndex, Tier
+from cachefmt import CacheFile, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
-from tests.models.test_families import TINY
 from tests.tiny import internvl, llava, smolvlm
+from tests.tiny.families import TINY
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,9 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
             path = tmp_path / f"{span.segment.number:05}.safetensors"
             write(manifest, family, path, span)
             segments.append(opened.enter_context(CacheFile.open(path)))
-        indices, reader = [SampleIndex.read(segment) for segment in segments], RowReader(segments)
-        chosen = [Chosen(1, 0)]
-        layout = lay_out(segments, indices, chosen, family)
-        rows = arrange(reader, indices, chosen, reader.text_behind(indices), layout)
-        found = load(reader, rows, family).layer(0)[Tier.FP16].key
+        video = StoredVideo(segments)
+        rows = arrange(video, [StoredSample(1, 0)], family)
+        found = load(video, rows, family).layer(0)[Tier.FP16].key
     first = spans[1].segment.first_sample
     # Keys of the first layer know no other token, so they are those of this sample alone.
     keys = {}
@@ -118,13 +116,11 @@ def test_samples_that_are_loaded_make_room_for_a_longer_answer(tmp_path: Path) -
     write(manifest, writer, tmp_path / "x")
     with CacheFile.open(tmp_path / "x") as cache:
         retriever = Retriever([cache], reader, shares=(1.0,), name="x")
-        (short,) = retriever.ask(["what ?"], max_new_tokens=2)
-        index, rows = SampleIndex.read(cache), RowReader([cache])
-        chosen = [Chosen(0, sample) for sample in short.samples]
-        layout = lay_out([cache], [index], chosen, reader)
-        end = arrange(rows, [index], chosen, rows.text_behind([index]), layout).end
+        (short,) = retriever.ask_all(["what ?"], max_new_tokens=2)
+        chosen = [StoredSample(0, sample) for sample in short.samples]
+        end = arrange(StoredVideo([cache]), chosen, reader).end
         room = reader.decoder.context - end - len(reader.question_ids("what ?"))
-        (longer,) = retriever.ask(["what ?"], max_new_tokens=room + 1)
+        (longer,) = retriever.ask_all(["what ?"], max_new_tokens=room + 1)
     assert set(longer.samples) < set(short.samples)
 
 
@@ -175,7 +171,7 @@ def test_a_cache_with_times_scores_as_transformers_with_the_times_in_its_input(
     assert not same_work(timed.header, plain.header)
     prefill(timed, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:
-        got = Answerer(cache, family).next_token_scores(parity.QUESTION)
+        got = PrefixAnswerer.of_cache(cache, family).next_token_scores(parity.QUESTION)
     asked = family.question_ids(parity.QUESTION)
     pixels = family.checkpoint.pictures("video") | {"rescale_factor": 1 / 255}
     family.language_model.set_attn_implementation("sdpa")

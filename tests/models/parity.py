@@ -2,18 +2,18 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Self
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
@@ -21,8 +21,11 @@ from batch.settings import CacheSettings, Pointers
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest
+from tests.models.cases import CASES, Case, Clip
 
+ROOT = Path(__file__).parents[2]
 QUESTION = "what is the red star doing ?"
+PAINTED = "painted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +41,88 @@ class Reference:
     """As the processor gives them to the vision tower."""
 
 
-def reference(
-    folder: Path, frames: NDArray[np.uint8], kind: Literal["video", "image"], fps: float = 1.0
-) -> Reference:
-    """What transformers makes of one clip, RGB [frames, height, width, 3]."""
-    return references(folder, [frames], kind, fps)[0]
+def run_references(folder: Path) -> None:
+    """Write each family's checkpoint, and let transformers see its clips, in one process for all.
+
+    FAMILY/checkpoint, FAMILY/CLIP.job.npz and FAMILY/CLIP.result.npz.
+    """
+    for name, case in CASES.items():
+        checkpoint = case.write(folder / name / "checkpoint")
+        family = open_family(str(checkpoint))
+        for clip_name, clip in {**case.clips, PAINTED: _painted(family, case)}.items():
+            job = {"frames": clip.frames, "fps": clip.fps, "kind": case.kind, "question": QUESTION}
+            np.savez(folder / name / f"{clip_name}.job.npz", **job)
+    program = [sys.executable, "-m", "tests.models.reference", folder]
+    subprocess.run(program, cwd=ROOT, check=True)
 
 
-def references(
-    folder: Path, clips: list[NDArray[np.uint8]], kind: Literal["video", "image"], fps: float = 1.0
-) -> list[Reference]:
-    """Run tests/models/reference.py once on several clips; starting it takes most of its time."""
-    with TemporaryDirectory(dir=folder) as jobs:
-        for number, frames in enumerate(clips):
-            job = Path(jobs, f"job-{number}.npz")
-            np.savez(job, frames=frames, kind=kind, fps=fps, question=QUESTION)
-        program = [sys.executable, "-m", "tests.models.reference"]
-        subprocess.run([*program, str(folder), jobs], check=True)
-        return [
-            Reference(**np.load(Path(jobs, f"result-{number}.npz"))) for number in range(len(clips))
-        ]
+def _painted(family: Family, case: Case) -> Clip:
+    """A frame, and the same with every pixel of the last cell but one changed."""
+    frame = next(iter(case.clips.values())).frames[0]
+    geometry = family.geometry.for_video(*frame.shape[:2], 2)
+    fitted = geometry.apply(frame)
+    return Clip(frames=np.stack([fitted, paint_cell(fitted, geometry, geometry.cells - 2)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A clip as we see it, and as transformers does."""
+
+    case: Case
+    folder: Path
+    frames: NDArray[np.uint8]
+    fps: float
+    expected: Reference
+
+    @classmethod
+    def read(cls, references: Path, family: str, clip: str) -> Self:
+        """What `run_references` left."""
+        job = np.load(references / family / f"{clip}.job.npz")
+        return cls(
+            case=CASES[family],
+            folder=references / family / "checkpoint",
+            frames=job["frames"],
+            fps=float(job["fps"]),
+            expected=Reference(**np.load(references / family / f"{clip}.result.npz")),
+        )
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        rule = open_family(str(self.folder)).geometry
+        return rule.for_video(*self.frames.shape[1:3], len(self.frames))
+
+    @property
+    def samples(self) -> int:
+        return -(-len(self.frames) // self.geometry.frames)
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """Pictures of the samples as phase 1 makes them."""
+        return pictures_of(self.geometry, self.frames)
+
+    @property
+    def footage(self) -> Footage:
+        """As analysis finds it: a lacking frame has the time of the one in its place."""
+        steady = Footage.steady(self.geometry, self.samples, 1 / self.fps)
+        last_s = (len(self.frames) - 1) / self.fps
+        return replace(steady, last_pts_s=np.minimum(steady.last_pts_s, last_s))
+
+    @property
+    def seen(self) -> NDArray[np.float64]:
+        """What the processor hands to the vision tower, as pictures of grey levels."""
+        pixels = self.expected.pixels
+        if self.case.cell_px is None:
+            pixels = pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 2, 3, 1)
+        else:
+            pixels = self._patches_in_place(pixels, self.case.cell_px // 2)
+        levels: NDArray[np.float64] = (pixels * self.case.deviation + self.case.mean) * 255
+        return levels.round().reshape(-1, *self.geometry.picture_shape)
+
+    def _patches_in_place(self, pixels: NDArray[np.float32], patch_px: int) -> NDArray[np.float32]:
+        """Qwen's patches, four of each cell after each other, as pictures of samples."""
+        grid = (-1, self.geometry.rows, self.geometry.columns)
+        patches = pixels.reshape(*grid, 2, 2, 3, self.geometry.frames, patch_px, patch_px)
+        return patches.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
 
 
 def loaded(folder: Path) -> Family:
@@ -65,21 +130,6 @@ def loaded(folder: Path) -> Family:
     family = open_family(str(folder))
     family.load(device="cpu", dtype=torch.float32)
     return family
-
-
-def draw_clip(frames: int, height_px: int, width_px: int, *, seed: int = 3) -> NDArray[np.uint8]:
-    """Frames of blurred random blots, RGB [frames, height_px, width_px, 3]; no two alike."""
-    rng = np.random.default_rng(seed)
-    blots = rng.integers(0, 256, (frames, 6, 6, 3), dtype=np.uint8)
-    return np.stack([cv2.resize(blot, (width_px, height_px)) for blot in blots])
-
-
-def grey_levels(
-    pixels: NDArray[np.float32], mean: NDArray[np.float64], deviation: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """What a processor made of frames, [frames, 3, height, width], as RGB 0..255."""
-    levels: NDArray[np.float64] = (pixels.transpose(0, 2, 3, 1) * deviation + mean) * 255
-    return levels.round()
 
 
 def paint_cell(frame: NDArray[np.uint8], geometry: Geometry, cell: int) -> NDArray[np.uint8]:
@@ -97,22 +147,11 @@ def paint_cell(frame: NDArray[np.uint8], geometry: Geometry, cell: int) -> NDArr
     return painted
 
 
-def assert_only_this_cell_differs(
-    one: NDArray[np.float32], other: NDArray[np.float32], geometry: Geometry, cell: int
-) -> None:
-    """Two frames as the vision tower gets them, [3, height, width]; the whole cell differs."""
-    differs = (one != other).any(axis=0).astype(np.float32)
-    expected = np.zeros(geometry.cells, np.float32)
-    expected[cell] = 1
-    np.testing.assert_array_equal(geometry.cell_means(differs), expected)
-    height_px, width_px = geometry.covered
-    assert differs.sum() == height_px * width_px / geometry.cells
-
-
 def pictures_of(geometry: Geometry, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Frames as the pictures of samples, [samples, frames * height_px, width_px, 3]."""
-    fitted = np.stack([geometry.apply(frame) for frame in frames])
-    return fitted.reshape(-1, *geometry.picture_shape)
+    """Frames as the pictures of samples; the last one twice where a sample lacks one."""
+    fitted = [geometry.apply(frame) for frame in frames]
+    fitted += fitted[-1:] * (-len(frames) % geometry.frames)
+    return np.stack(fitted).reshape(-1, *geometry.picture_shape)
 
 
 def features_changed_by(
@@ -123,15 +162,6 @@ def features_changed_by(
     with torch.inference_mode():
         one, other = family.features(pair, geometry)
     return (one - other).norm(dim=-1)
-
-
-def assert_ids_and_positions_are(family: Family, footage: Footage, expected: Reference) -> None:
-    """The cut into prefix and question changes no token and no position."""
-    layout = family.layout(footage)
-    asked = family.question_ids(QUESTION)
-    assert [*layout.token_ids, *asked] == expected.token_ids.tolist()
-    behind = np.arange(len(asked))[:, None] + np.array(layout.next_position)
-    np.testing.assert_array_equal(np.vstack([layout.positions, behind]), expected.positions)
 
 
 def scores(
@@ -145,7 +175,7 @@ def scores(
     block_samples: int = 2,
 ) -> Tensor:
     """Scores of the first answer token from a cache that was written in blocks."""
-    family, path = loaded(folder), folder / "x.safetensors"
+    family = loaded(folder)
     manifest = make_manifest(pictures, geometry, tier=tier, source=source)
     work = plan_cache(
         manifest,
@@ -156,9 +186,11 @@ def scores(
             positions="original", pointers=pointers, block_samples=block_samples
         ),
     )
-    prefill(work, family, path)
-    with CacheFile.open(path) as cache:
-        return Answerer(cache, family).next_token_scores(QUESTION)
+    with tempfile.TemporaryDirectory() as out:
+        path = Path(out, "x.safetensors")
+        prefill(work, family, path)
+        with CacheFile.open(path) as cache:
+            return PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
 
 
 def assert_scores_are_transformers_own(

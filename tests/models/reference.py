@@ -4,9 +4,9 @@ Its video processors need torchvision, whose build on the package index does not
 of torch: `import torchvision` fails for want of two operators that nothing here calls. So it lies
 in a folder of its own (see the Makefile) that only this program sees, and the two are declared.
 
-    python -m tests.models.reference CHECKPOINT FOLDER
+    python -m tests.models.reference FOLDER
 
-runs FOLDER/job-*.npz and writes FOLDER/result-*.npz.
+runs FOLDER/FAMILY/*.job.npz on FOLDER/FAMILY/checkpoint and writes *.result.npz beside them.
 """
 
 import importlib.util
@@ -16,35 +16,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 TORCHVISION = Path(sys.prefix) / "torchvision"
 
 
-def main(checkpoint: str, folder: str) -> None:
+def main(folder: str) -> None:
     """Process and run the frames of each job; ids, positions, logits and pixels go to results."""
     _operators = _import_torchvision()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    for job in sorted(Path(folder).glob("job-*.npz")):
-        results = _run(processor, model, np.load(job))
-        np.savez(job.with_name(job.name.replace("job", "result")), **results)
+    for checkpoint in sorted(Path(folder).glob("*/checkpoint")):
+        processor = AutoProcessor.from_pretrained(checkpoint)
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        for job in sorted(checkpoint.parent.glob("*.job.npz")):
+            with torch.inference_mode():
+                results = _run(processor, model, dict(np.load(job)))
+            np.savez(job.with_name(job.name.replace("job", "result")), **results)
 
 
-def _run(processor: Any, model: Any, job: Any) -> dict[str, Any]:
-    kind = str(job["kind"])
-    inputs = _inputs(processor, kind, job["frames"], float(job["fps"]), str(job["question"]))
+def _run(processor: Any, model: Any, job: dict[str, Any]) -> dict[str, Any]:
+    kind, frames, question = str(job["kind"]), job["frames"], str(job["question"])
+    if kind == "base image":
+        inputs, pixels = _base_images(processor, model, frames, question)
+    else:
+        inputs = _inputs(processor, kind, frames, float(job["fps"]), question)
+        pixels = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
     seen: dict[str, Any] = {}
     hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
     )
-    with hook, torch.inference_mode():
+    with hook:
         logits = model(**inputs).logits[0]
     positions = seen.get("position_ids")
     length = inputs["input_ids"].shape[1]
     positions = torch.arange(length)[None] if positions is None else positions.reshape(-1, length)
-    pixels = inputs.get("pixel_values_videos", inputs.get("pixel_values"))
     return {
         "token_ids": inputs["input_ids"][0].numpy(),
         "positions": positions.T.numpy(),
@@ -53,12 +59,45 @@ def _run(processor: Any, model: Any, job: Any) -> dict[str, Any]:
     }
 
 
-def _inputs(processor: Any, kind: str, frames: Any, fps: float, question: str) -> Any:
-    parts = [{"type": "video"}] if kind == "video" else [{"type": "image"}] * len(frames)
+def _base_images(processor: Any, model: Any, frames: Any, question: str) -> tuple[Any, Any]:
+    """LLaVA-1.6 with the base image of each frame alone, packed by transformers.
+
+    Its own processor always adds parts of the image in a higher resolution.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    images = LlavaNextImageProcessorPil.from_pretrained(model.name_or_path)
+    pixels = images([Image.fromarray(frame) for frame in frames], return_tensors="pt")
+    base = pixels["pixel_values"][:, 0]
+    states = model.model.vision_tower(base, output_hidden_states=True).hidden_states
+    features = model.model.multi_modal_projector(states[model.config.vision_feature_layer][:, 1:])
+    packed, _ = model.model.pack_image_features(
+        [feature[None] for feature in features],
+        pixels["image_sizes"],
+        vision_feature_select_strategy="default",
+        image_newline=model.model.image_newline,
+    )
+    text = _text(processor, "image", len(frames), question)
+    text = text.replace("<image>", "<image>" * len(packed[0]))
+    ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    seen = BaseModelOutputWithPooling(pooler_output=packed)
+    return {"input_ids": ids, "mm_encoder_outputs": {"image": seen}}, base
+
+
+def _text(processor: Any, kind: str, frames: int, question: str) -> str:
+    parts = [{"type": "video"}] if kind == "video" else [{"type": "image"}] * frames
     content = [*parts, {"type": "text", "text": question}]
-    text = processor.apply_chat_template(
+    text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
+    return text
+
+
+def _inputs(processor: Any, kind: str, frames: Any, fps: float, question: str) -> Any:
+    text = _text(processor, kind, len(frames), question)
     opened = {"add_special_tokens": False} if _opens_with_bos(processor, text) else {}
     if kind == "image":
         return processor(text=text, images=list(frames), return_tensors="pt", **opened)

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 against transformers' own processor and forward, an image for each sample."""
+"""What only families of LLaVA have: an image processor of their own, and cells cut from patches."""
 
 import json
 from pathlib import Path
@@ -10,58 +10,27 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from batch.models import open_family
-from batch.video import Footage
 from tests.manifests import geometry_of
 from tests.models import parity
-from tests.tiny import llava as tiny
+from tests.models.cases import draw_clip
+from tests.tiny.llava import llava, llava_onevision
 
-FRAMES = parity.draw_clip(5, 28, 28)
-PAINTED = 2
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava(tmp_path_factory.mktemp("llava"))
-
-
-@pytest.fixture(scope="module")
-def expected(folder: Path) -> parity.Reference:
-    return parity.reference(folder, FRAMES, "image")
-
-
-def test_tokens_and_positions_are_those_of_the_whole_conversation(
-    folder: Path, expected: parity.Reference
-) -> None:
-    family = open_family(str(folder))
-    footage = Footage.steady(geometry_of(family), len(FRAMES))
-    parity.assert_ids_and_positions_are(family, footage, expected)
-
-
-def test_scores_equal_transformers_own(folder: Path, expected: parity.Reference) -> None:
-    geometry = geometry_of(open_family(str(folder)))
-    parity.assert_scores_are_transformers_own(folder, FRAMES, geometry, expected)
-
-
-def test_a_compressed_video_scores_as_transformers_with_the_dropped_slots_masked(
-    folder: Path,
-) -> None:
-    geometry = geometry_of(open_family(str(folder)))
-    parity.assert_compressed_scores_are_those_of_masked_slots(
-        folder, FRAMES, geometry, source=[0, 1, 1, 3, 3]
-    )
+FRAMES = draw_clip(5, 28, 28)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (40, 60), (61, 33), (20, 90)])
-def test_the_picture_is_the_image_processors(folder: Path, size: tuple[int, int]) -> None:
-    frame = parity.draw_clip(1, *size)[0]
-    images = AutoProcessor.from_pretrained(folder).image_processor
+def test_the_picture_is_the_image_processors_to_the_bit(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    frame = draw_clip(1, *size)[0]
+    images = AutoProcessor.from_pretrained(llava(tmp_path)).image_processor
     theirs = images(Image.fromarray(frame), do_normalize=False, do_rescale=False)
-    ours = geometry_of(open_family(str(folder))).apply(frame)
+    ours = geometry_of(open_family(str(tmp_path))).apply(frame)
     np.testing.assert_array_equal(ours, theirs["pixel_values"][0].transpose(1, 2, 0))
 
 
 def test_what_the_processors_file_leaves_out_is_its_default(tmp_path: Path) -> None:
-    file = tiny.llava(tmp_path) / "processor_config.json"
+    file = llava(tmp_path) / "processor_config.json"
     processor = json.loads(file.read_text())
     stated = {"image_processor_type", "size", "crop_size"}
     images = {key: value for key, value in processor["image_processor"].items() if key in stated}
@@ -74,18 +43,23 @@ def test_what_the_processors_file_leaves_out_is_its_default(tmp_path: Path) -> N
     torch.testing.assert_close(ours, torch.stack(theirs.pooler_output))
 
 
-def test_a_painted_cell_is_the_one_the_model_sees_changed(folder: Path) -> None:
-    geometry = geometry_of(open_family(str(folder)))
-    pair = [FRAMES[0], parity.paint_cell(FRAMES[0], geometry, PAINTED)]
-    images = AutoProcessor.from_pretrained(folder).image_processor
-    one, other = images(pair, return_tensors="np")["pixel_values"]
-    parity.assert_only_this_cell_differs(one, other, geometry, PAINTED)
-
-
 @pytest.mark.parametrize("cell", range(4))
-def test_a_painted_cell_changes_its_own_features_where_no_layer_mixes_patches(
+def test_a_painted_cell_changes_its_own_features_most_where_they_are_interpolated(
     tmp_path: Path, cell: int
 ) -> None:
-    family = parity.loaded(tiny.llava(tmp_path, vision_feature_layer=-4))
-    changes = parity.features_changed_by(family, FRAMES[0], geometry_of(family), cell)
-    assert torch.nonzero(changes).flatten().tolist() == [cell]
+    family = parity.loaded(llava_onevision(tmp_path, vision_feature_layer=-3))
+    frame = draw_clip(1, 48, 48)[0]
+    changes = parity.features_changed_by(family, frame, geometry_of(family), cell)
+    assert changes.argmax() == cell  # neighbours see the edge of a cell
+
+
+def test_pixels_that_no_cell_stands_for_reach_no_features(tmp_path: Path) -> None:
+    family = parity.loaded(llava_onevision(tmp_path))
+    frame = draw_clip(1, 48, 48)[0]
+    cut = frame.copy()
+    cut[42:], cut[:, 42:] = 0, 0
+    geometry = geometry_of(family)
+    with torch.inference_mode():
+        one, other = family.features(np.stack([frame, cut]), geometry)
+    assert geometry.covered == (42, 42)
+    torch.testing.assert_close(one, other)

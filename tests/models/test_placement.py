@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndByte
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from batch.answering import Answerer
+from batch.answering import PrefixAnswerer
 from batch.errors import ModelError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -23,7 +24,7 @@ from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
-from tests.models.test_families import TINY
+from tests.tiny.families import TINY
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") 
     )
     prefill(work, family, folder / "x.safetensors")
     with CacheFile.open(folder / "x.safetensors") as cache:
-        return Answerer(cache, family).next_token_scores(parity.QUESTION)
+        return PrefixAnswerer.of_cache(cache, family).next_token_scores(parity.QUESTION)
 
 
 def spread(whole: Family) -> dict[str, str | int]:
@@ -95,7 +96,7 @@ def test_auto_takes_what_devices_there_are(folder: Path) -> None:
 def test_without_accelerate_a_spread_model_is_refused_with_the_command_that_helps(
     folder: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch.models.weights.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ModelError, match=r"pip install 'sali-cache\[sharded\]'"):
         loaded(folder, device)
     assert loaded(folder, "cpu").is_loaded

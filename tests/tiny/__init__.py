@@ -19,6 +19,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
+from tests.tiny.files import save
+
 VOCABULARY = "<pad> <s> </s> <unk> <image> [ INST ] / what is the red star doing ? . a b c d"
 WORDS = VOCABULARY.split()
 TEMPLATE = (
@@ -92,10 +94,6 @@ def llava_next(
         image_grid_pinpoints=[[image_px, 2 * image_px]],
         image_seq_length=(image_px // 14) ** 2,
     )
-    model = LlavaNextForConditionalGeneration(config)
-    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
     images = LlavaNextImageProcessorPil(
         size={"height": image_px, "width": image_px},
         crop_size={"height": image_px, "width": image_px},
@@ -110,5 +108,4 @@ def llava_next(
         chat_template=TEMPLATE,
     )
     processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    return save(LlavaNextForConditionalGeneration(config), folder)

@@ -1,6 +1,5 @@
 """A tiny random InternVL checkpoint, with one image processor's file for videos too."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
+from tests.tiny.files import save, write
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
 TEMPLATE = (
@@ -68,13 +68,8 @@ def internvl(folder: Path, *, vision_layers: int = 2) -> Path:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    write(folder / "preprocessor_config.json", pictures)
     processor = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
-    (folder / "processor_config.json").write_text(json.dumps(processor))
+    write(folder / "processor_config.json", processor)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    model = InternVLForConditionalGeneration(config)
-    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
-    model.save_pretrained(folder)
-    return folder
+    return save(InternVLForConditionalGeneration(config), folder)

@@ -6,9 +6,7 @@ so vision feature layer -4 or -3 is before all attention: a patch's own pixels a
 5.23 takes 0 for none).
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -21,7 +19,6 @@ from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
@@ -29,6 +26,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests import tiny
+from tests.tiny.files import save, write
 
 NEWLINE = "\n"
 VIDEO = "<video>"
@@ -71,7 +69,7 @@ def llava(folder: Path, *, side_px: int = 28, vision_feature_layer: int = -2) ->
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
-    return _save(LlavaForConditionalGeneration(config), folder)
+    return save(LlavaForConditionalGeneration(config), folder)
 
 
 def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: int = -2) -> Path:
@@ -87,7 +85,7 @@ def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: i
         image_grid_pinpoints=[[side_px, 2 * side_px]],
     )
     words.save_pretrained(folder)
-    _write(
+    write(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "LlavaNextImageProcessor",
@@ -96,7 +94,7 @@ def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: i
             "crop_size": {"height": side_px, "width": side_px},
         },
     )
-    _write(
+    write(
         folder / "video_preprocessor_config.json",
         {
             "video_processor_type": "LlavaNextVideoVideoProcessor",
@@ -111,9 +109,9 @@ def llava_next_video(folder: Path, *, side_px: int = 56, vision_feature_layer: i
         "patch_size": 14,
         "vision_feature_select_strategy": "default",
     }
-    _write(folder / "processor_config.json", processor)
-    _write(folder / "chat_template.json", {"chat_template": TEMPLATE})
-    return _save(LlavaNextVideoForConditionalGeneration(config), folder)
+    write(folder / "processor_config.json", processor)
+    write(folder / "chat_template.json", {"chat_template": TEMPLATE})
+    return save(LlavaNextVideoForConditionalGeneration(config), folder)
 
 
 def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: int = -1) -> Path:
@@ -137,7 +135,7 @@ def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: in
         image_grid_pinpoints=[[side_px, 2 * side_px]],
     )
     words.save_pretrained(folder)
-    _write(
+    write(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "LlavaOnevisionImageProcessor",
@@ -151,9 +149,9 @@ def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: in
         "num_image_tokens": (side_px // 14) ** 2,
         "vision_feature_select_strategy": "full",
     }
-    _write(folder / "processor_config.json", processor)
+    write(folder / "processor_config.json", processor)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return _save(LlavaOnevisionForConditionalGeneration(config), folder)
+    return save(LlavaOnevisionForConditionalGeneration(config), folder)
 
 
 def _clip(side_px: int) -> CLIPVisionConfig:
@@ -181,15 +179,3 @@ def _sizes(words: PreTrainedTokenizerFast) -> dict[str, int]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-
-
-def _save(model: PreTrainedModel, folder: Path) -> Path:
-    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
-    model.save_pretrained(folder)
-    return folder
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content))

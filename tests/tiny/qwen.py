@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
+from tests.tiny.files import save, write
 
 SPECIAL = "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> "
 SPECIAL += "<|image_pad|> <|video_pad|>"
@@ -48,11 +48,11 @@ def qwen2_vl(folder: Path, *, seed: int = 0, least_px: int = 64, most_px: int = 
         vision_config=vision | _sizes_of_patches(), text_config=_text(words), **_ids(words)
     )
     limits = {"min_pixels": least_px, "max_pixels": most_px}
-    _write(folder / "preprocessor_config.json", PATCHES | COLOURS | limits | _classes("Qwen2VL"))
-    _save(Qwen2VLForConditionalGeneration(config), folder)
+    write(folder / "preprocessor_config.json", PATCHES | COLOURS | limits | _classes("Qwen2VL"))
+    save(Qwen2VLForConditionalGeneration(config), folder)
     nested = json.loads((folder / "config.json").read_text())
     text = nested.pop("text_config")
-    _write(folder / "config.json", text | nested)
+    write(folder / "config.json", text | nested)
     return folder
 
 
@@ -74,8 +74,8 @@ def qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
         vision_config=vision | _sizes_of_patches(), text_config=_text(words), **_ids(words)
     )
     limits = {"min_pixels": 64, "max_pixels": 2**20}
-    _write(folder / "preprocessor_config.json", PATCHES | COLOURS | limits | _classes("Qwen2_5_VL"))
-    return _save(Qwen2_5_VLForConditionalGeneration(config), folder)
+    write(folder / "preprocessor_config.json", PATCHES | COLOURS | limits | _classes("Qwen2_5_VL"))
+    return save(Qwen2_5_VLForConditionalGeneration(config), folder)
 
 
 def qwen3_vl(folder: Path, *, seed: int = 0, most_px: int = 2**20) -> Path:
@@ -101,16 +101,16 @@ def qwen3_vl(folder: Path, *, seed: int = 0, most_px: int = 2**20) -> Path:
         "processor_class": "Qwen3VLProcessor",
         "size": {"shortest_edge": 64, "longest_edge": most_px},
     }
-    _write(folder / "video_preprocessor_config.json", PATCHES | COLOURS | video)
-    _write(folder / "preprocessor_config.json", PATCHES | COLOURS | _classes("Qwen3VL"))
-    return _save(Qwen3VLForConditionalGeneration(config), folder)
+    write(folder / "video_preprocessor_config.json", PATCHES | COLOURS | video)
+    write(folder / "preprocessor_config.json", PATCHES | COLOURS | _classes("Qwen3VL"))
+    return save(Qwen3VLForConditionalGeneration(config), folder)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The special tokens of Qwen-VL among byte pairs, written with the chat template."""
     words = byte_level.tokenizer(SPECIAL.split(), eos_token="<|im_end|>")
     words.save_pretrained(folder)
-    _write(folder / "chat_template.json", {"chat_template": TEMPLATE})
+    write(folder / "chat_template.json", {"chat_template": TEMPLATE})
     return words
 
 
@@ -152,15 +152,3 @@ def _classes(family: str) -> dict[str, str]:
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": f"{family}Processor",
     }
-
-
-def _save(model: PreTrainedModel, folder: Path) -> Path:
-    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
-    model.save_pretrained(folder)
-    return folder
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content))

@@ -1,6 +1,5 @@
 """A tiny random SmolVLM checkpoint, with one image processor's file for videos too."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
+from tests.tiny.files import save, write
 
 SPECIAL = [
     "<pad>",
@@ -65,13 +65,8 @@ def smolvlm(folder: Path, *, vision_layers: int = 2) -> Path:
         scale_factor=2,
     )
     words.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    write(folder / "preprocessor_config.json", PICTURES)
     processor = {"processor_class": "SmolVLMProcessor", "image_seq_len": 4}
-    (folder / "processor_config.json").write_text(json.dumps(processor))
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-    model = SmolVLMForConditionalGeneration(config)
-    with torch.no_grad():  # the default scale leaves logits that hardly depend on anything
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
-    model.save_pretrained(folder)
-    return folder
+    write(folder / "processor_config.json", processor)
+    write(folder / "chat_template.json", {"chat_template": TEMPLATE})
+    return save(SmolVLMForConditionalGeneration(config), folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.answering import Answerer, Reply
+from batch.answering import Answer, PrefixAnswerer
 from batch.demo.clip import write_clip
 from batch.demo.moments import Moment, moments
 from batch.demo.show import HELD_OUT
@@ -30,7 +30,7 @@ class Named:
     """Whether the answer is the truth."""
 
 
-def named(reply: Reply, moment: Moment, samples: int) -> Named:
+def named(reply: Answer, moment: Moment, samples: int) -> Named:
     """Compare the times of a reply with the moment, in a video of one sample a second."""
     times = np.arange(samples)
     inside = np.zeros(samples, bool)
@@ -40,7 +40,7 @@ def named(reply: Reply, moment: Moment, samples: int) -> Named:
     return Named(
         recall=float(shown.mean()),
         share=float(inside.mean()),
-        is_right=reply.answer == moment.question.answer,
+        is_right=reply.text == moment.question.answer,
     )
 
 
@@ -78,7 +78,8 @@ def _of_variant(folder: Path, kind: str, films: int) -> Iterator[Named]:
         write_clip(world, film)
         write_manifest(film)
         asked = moments(world)
-        with Answerer(CacheFile.open(write_cache(film, family)), family) as answerer:
-            replies = answerer.ask(moment.question.text for moment in asked)
+        with CacheFile.open(write_cache(film, family)) as cache:
+            answerer = PrefixAnswerer.of_cache(cache, family)
+            replies = answerer.ask_all(moment.question.text for moment in asked)
             for moment, reply in zip(asked, replies, strict=True):
                 yield named(reply, moment, world.samples)

@@ -51,7 +51,9 @@ def _one_film(subject: Subject, film: Film) -> dict[str, float]:
         "analyze_seconds": cost,
         "file_answer_seconds": seconds(lambda: subject.answer_from_file(film)),
         "uncompressed_seconds": seconds(lambda: full.append(subject.uncompressed(film))),
-        "uncompressed_answer_seconds": seconds(lambda: full[0].ask(question, max_new_tokens=most)),
+        "uncompressed_answer_seconds": seconds(
+            lambda: full[0].ask_all(question, max_new_tokens=most)
+        ),
     }
 
 
@@ -72,15 +74,15 @@ def measure_batch(subject: Subject, repeats: int) -> Found:
     """Many questions in one batch against the same one by one, on the same cache."""
     film = subject.films[0]
     questions = list(islice(cycle(film.questions), QUESTIONS))
-    with subject.answerer(film) as answerer:
+    answerer = subject.answerer(film)
 
-        def answer(batch_size: int) -> None:
-            most = subject.size.answer_tokens
-            list(answerer.ask(questions, max_new_tokens=most, batch_size=batch_size))
+    def answer(batch_size: int) -> None:
+        most = subject.size.answer_tokens
+        list(answerer.ask_all(questions, max_new_tokens=most, batch_size=batch_size))
 
-        taken = side_by_side(
-            {"batch_seconds": lambda: answer(QUESTIONS), "one_by_one_seconds": lambda: answer(1)},
-            repeats,
-        )
+    taken = side_by_side(
+        {"batch_seconds": lambda: answer(QUESTIONS), "one_by_one_seconds": lambda: answer(1)},
+        repeats,
+    )
     speedup = ratio(taken["one_by_one_seconds"], taken["batch_seconds"])
     return {"batch64_speedup": speedup}, {"questions": QUESTIONS, **taken}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.answering import Answerer, Retriever, VideoAnswerer
+from batch.answering import AnswerSettings, PrefixAnswerer, Retriever, VideoAnswerer
 from batch.demo.moments import Moment
 from batch.evaluation.bench.stages import load_demo
 from batch.evaluation.uncompressed import Uncompressed
@@ -47,17 +47,19 @@ def ask_scopes(
     texts = [moment.question.text for moment in moments]
 
     def everywhere() -> list[str]:
-        video = VideoAnswerer(segments, family, cache, scope="all", budget_tokens=budget_tokens)
-        return [reply.answer for reply in video.ask(texts)]
+        settings = AnswerSettings(scope="each-segment", budget_tokens=budget_tokens)
+        video = VideoAnswerer(segments, family, cache, settings=settings)
+        return [reply.text for reply in video.ask_all(texts)]
 
     def whole(segment: CacheFile, asked: list[str]) -> list[str]:
-        return [reply.answer for reply in Answerer(segment, family).ask(asked)]
+        answerer = PrefixAnswerer.of_cache(segment, family)
+        return [reply.text for reply in answerer.ask_all(asked)]
 
     def retrieved(segment: CacheFile, asked: list[str]) -> list[str]:
         retriever = Retriever(
             (segment,), family, budget_tokens=budget_tokens, name=str(segment.path)
         )
-        return [reply.answer for reply in retriever.ask(asked)]
+        return [reply.text for reply in retriever.ask_all(asked)]
 
     right = _segments_of(segments, moments)
     half = len(segments) // 2
@@ -111,7 +113,7 @@ def _ask_uniform(film: Path, family: Family, texts: list[str], budget_tokens: in
     count = uniform_samples(family, film, budget_tokens)
     samples = read_samples(film, geometry=geometry, max_samples=count)
     pictures = np.stack([sample.rgb for sample in samples])
-    answers = Uncompressed(family, pictures, Footage.steady(geometry, len(pictures))).ask(texts)
+    answers = Uncompressed(family, pictures, Footage.steady(geometry, len(pictures))).ask_all(texts)
     family.attend_over_tiers()
     return answers
 

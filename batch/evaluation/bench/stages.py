@@ -9,7 +9,7 @@ import torch
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.answering import RetrievedReply, Retriever
+from batch.answering import RetrievedAnswer, Retriever
 from batch.answering.retrieval import SHARES
 from batch.evaluation.bench.measuring import peak_resident
 from batch.evaluation.bench.reading import BytesRead, bytes_read
@@ -35,7 +35,7 @@ class Cost:
 class Retrieved:
     """Replies to questions by what was retrieved for each."""
 
-    replies: list[RetrievedReply]
+    replies: list[RetrievedAnswer]
     cost: Cost
 
 
@@ -89,7 +89,7 @@ def retrieve(
         shares: as of `Retriever`; of 1 alone, each question loads what the budget allows.
     """
     family = load_demo()
-    replies: list[RetrievedReply] = []
+    replies: list[RetrievedAnswer] = []
 
     def work() -> None:
         retriever = Retriever(
@@ -99,7 +99,7 @@ def retrieve(
             shares=shares,
             name=str(cache),
         )
-        replies.extend(retriever.ask(questions))
+        replies.extend(retriever.ask_all(questions))
 
     return Retrieved(cost=_cost(work), replies=replies)
 
@@ -113,7 +113,7 @@ def read_for(cache: Path, questions: Sequence[str], budget_tokens: int) -> list[
         retriever = Retriever(
             open_segments(cache), family, budget_tokens=budget_tokens, name=str(cache)
         )
-        list(retriever.ask([question]))
+        list(retriever.ask_all([question]))
         return retriever
 
     ask(questions[0])  # what Python and torch read for the first time is not the cache's

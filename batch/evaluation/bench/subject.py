@@ -8,7 +8,7 @@ import torch
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.answering import Answerer, Reply
+from batch.answering import Answer, PrefixAnswerer
 from batch.demo.clip import write_clip
 from batch.demo.questions import ask
 from batch.demo.show import HELD_OUT
@@ -78,18 +78,17 @@ class Subject:
         pictures = np.stack([sample.rgb for sample in read_samples(film.path, geometry=geometry)])
         return Uncompressed(self.family, pictures, Footage.steady(geometry, len(pictures)))
 
-    def answerer(self, film: Film) -> Answerer:
+    def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
         self.family.attend_over_tiers()
-        cache = CacheFile.open(film.cache)
-        cache.verify_tables()
-        return Answerer(cache, self.family)
+        with CacheFile.open(film.cache) as cache:
+            cache.verify_tables()
+            return PrefixAnswerer.of_cache(cache, self.family)
 
-    def answer_from_file(self, film: Film) -> Reply:
+    def answer_from_file(self, film: Film) -> Answer:
         """Open the cache of a film and answer its first question."""
-        with self.answerer(film) as answerer:
-            most = self.size.answer_tokens
-            return next(answerer.ask(film.questions[:1], max_new_tokens=most))
+        most = self.size.answer_tokens
+        return next(self.answerer(film).ask_all(film.questions[:1], max_new_tokens=most))
 
 
 def _check_device(size: Size) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.answering import RetrievedReply
+from batch.answering import RetrievedAnswer
 from batch.demo.moments import Moment
 from batch.evaluation.bench.evidence import Named, named, summary
 from batch.evaluation.bench.reading import BytesRead
@@ -38,7 +38,7 @@ class Video:
     moments: list[Moment]
     stored: Stored
     costs: dict[str, Cost]
-    replies: list[RetrievedReply]
+    replies: list[RetrievedAnswer]
     scopes: Mapping[str, Answered]
     """Answers of other scopes; none of a video that only its costs are wanted of."""
 
@@ -135,7 +135,7 @@ def _evidence(videos: Sequence[Video]) -> list[Named]:
 def _answered(video: Video) -> dict[str, list[str]]:
     """Answers by scope."""
     others = {scope: answered.answers for scope, answered in video.scopes.items()}
-    return {"retrieve": [reply.answer for reply in video.replies], **others}
+    return {"retrieve": [reply.text for reply in video.replies], **others}
 
 
 def _rows(video: Video) -> list[_Row]:
@@ -178,7 +178,7 @@ def _retrieved(videos: Sequence[Video]) -> dict[str, float | None]:
         for moment, samples in ((moment, reply.samples) for moment, reply in pairs)
     ]
     said = [
-        (reply.answer == moment.question.answer, there)
+        (reply.text == moment.question.answer, there)
         for (moment, reply), there in zip(pairs, found, strict=True)
     ]
     tokens = [reply.loaded_tokens for _, reply in pairs]

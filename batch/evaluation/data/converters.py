@@ -7,6 +7,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,7 @@ from batch.errors import BatchError
 Row = dict[str, Any]
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
-_PLACES = range(5)
-"""Of the options of NExT-QA and EgoSchema."""
+_VIDOR = "map_vid_vidorID.json"
 _MVBENCH_ROOTS = ("", "video", "data0613")
 _MVBENCH_FOLDERS = {
     "action_antonym": ("ssv2_video_mp4", "ssv2_video"),
@@ -52,40 +52,43 @@ class Layout(NamedTuple):
     about: str
     files: Callable[[Path], list[Path]]
     """Files with questions at a path; none if it is something else."""
-    load: Callable[[Path], Sequence[Any]]
-    """Entries of a file. Raises BatchError where it cannot be parsed."""
     convert: Callable[[Path, Path, Any], Row | None]
-    """The row of an entry in a file, its video relative to the set's folder; None for no row."""
+    """The row of an entry of a file, its video relative to the set's folder; None for no row."""
 
 
-def _jsonl_files(path: Path) -> list[Path]:
-    return [path] if path.is_file() and path.suffix == ".jsonl" else []
+def load(file: Path) -> list[Any]:
+    """Entries of a file; those of JSON Lines are lines.
+
+    Raises:
+        BatchError: it cannot be read or parsed.
+    """
+    try:
+        if file.suffix == ".jsonl":
+            return list(file.read_bytes().splitlines())
+        if file.suffix == ".parquet":
+            return pq.read_table(file).to_pylist()
+        if file.suffix == ".csv":
+            with file.open(encoding="utf-8", newline="") as lines:
+                return list(csv.DictReader(lines))
+        entries: list[Any] = json.loads(file.read_text(encoding="utf-8"))
+        return entries
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        kind = {".csv": "CSV", ".parquet": "Parquet"}.get(file.suffix, "JSON")
+        raise BatchError(f"{file}: cannot be read as {kind}: {error}") from error
 
 
-def _jsonl_lines(file: Path) -> list[bytes]:
-    return file.read_bytes().splitlines()
-
-
-def _jsonl_row(root: Path, file: Path, line: bytes) -> Row | None:
+def _jsonl(root: Path, file: Path, line: bytes) -> Row | None:
     row: Row | None = json.loads(line) if line.strip() else None
     return row
 
 
-def _video_mme_files(path: Path) -> list[Path]:
-    return sorted(path.glob("videomme/test-*.parquet"))
-
-
-def _video_mme_row(root: Path, file: Path, fields: Row) -> Row:
+def _video_mme(root: Path, file: Path, fields: Row) -> Row:
     """Source: arXiv 2405.21075; the dataset's own repository, whose archives unpack to `data`."""
     options = _plain_options(fields["options"])
-    name = fields["videoID"]
-    videos = [
-        f"{folder}/{name}{suffix}"
-        for folder in ("data", "video", "videos")
-        for suffix in (".mp4", ".MP4", ".mkv")
-    ]
+    suffixes = (".mp4", ".MP4", ".mkv")
+    names = [f"{fields['videoID']}{suffix}" for suffix in suffixes]
     return {
-        "video": _first_there(root, videos),
+        "video": _first_there(root, ("data", "video", "videos"), names),
         "question": fields["question"],
         "answer": options["ABCD".index(fields["answer"])],
         "options": options,
@@ -93,12 +96,7 @@ def _video_mme_row(root: Path, file: Path, fields: Row) -> Row:
     }
 
 
-def _mvbench_files(path: Path) -> list[Path]:
-    files = [path / "json" / f"{task}.json" for task in _MVBENCH_FOLDERS]
-    return [file for file in files if file.exists()]
-
-
-def _mvbench_row(root: Path, file: Path, fields: Row) -> Row:
+def _mvbench(root: Path, file: Path, fields: Row) -> Row:
     """Source: arXiv 2311.17005; the folders of the dataset's own repository, unpacked.
 
     Tasks about a part of a video are read where the cut parts are (the repository's revision
@@ -108,10 +106,9 @@ def _mvbench_row(root: Path, file: Path, fields: Row) -> Row:
     names = [name, name.with_suffix(".mp4")]
     if "start" in fields:
         names.append(name.with_name(f"{name.stem}_{fields['start']}_{fields['end']}.mp4"))
-    folders = [f"{base}/{own}" for base in _MVBENCH_ROOTS for own in _MVBENCH_FOLDERS[file.stem]]
-    videos = [f"{folder}/{name}".lstrip("/") for folder in folders for name in names]
+    folders = [Path(base, own) for base in _MVBENCH_ROOTS for own in _MVBENCH_FOLDERS[file.stem]]
     return {
-        "video": _first_there(root, videos),
+        "video": _first_there(root, folders, names),
         "question": fields["question"],
         "answer": fields["answer"].strip(),
         "options": _plain_options(fields["candidates"]),
@@ -120,35 +117,20 @@ def _mvbench_row(root: Path, file: Path, fields: Row) -> Row:
 
 
 def _next_qa_files(path: Path) -> list[Path]:
-    if path.suffix == ".csv":
-        return [path] if (path.parent / "map_vid_vidorID.json").exists() else []
-    splits = [path / "val.csv", path / "test.csv"]
-    files = [split for split in splits if split.exists()]
-    if not (path / "map_vid_vidorID.json").exists():
-        return []
+    splits = [path] if path.suffix == ".csv" else [path / "val.csv", path / "test.csv"]
+    files = [file for file in splits if file.exists() and (file.parent / _VIDOR).exists()]
     if len(files) > 1:
         raise BatchError(f"{path}: two splits are here; give one of them: {files[0]} or {files[1]}")
     return files
 
 
-def _next_qa_entries(file: Path) -> list[tuple[Row, Row]]:
-    """Questions of a split, each with the map of videos to their places."""
-    places = _json(file.parent / "map_vid_vidorID.json")
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            return [(fields, places) for fields in csv.DictReader(lines)]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise BatchError(f"{file}: cannot be read as CSV: {error}") from error
-
-
-def _next_qa_row(root: Path, file: Path, entry: tuple[Row, Row]) -> Row:
+def _next_qa(root: Path, file: Path, fields: Row) -> Row:
     """Source: arXiv 2105.08276; the annotations' own repository, multiple choice."""
-    fields, places = entry
-    options = [fields[f"a{place}"].strip() for place in _PLACES]
+    options = [fields[f"a{place}"].strip() for place in range(5)]
     name = fields["video"]
-    videos = [f"NExTVideo/{places[name]}.mp4", f"NExTVideo/{name}.mp4"]
+    names = [f"{_table(root / _VIDOR)[name]}.mp4", f"{name}.mp4"]
     return {
-        "video": _first_there(root, videos),
+        "video": _first_there(root, ["NExTVideo"], names),
         "question": fields["question"],
         "answer": options[int(fields["answer"])],
         "options": options,
@@ -161,19 +143,13 @@ def _egoschema_files(path: Path) -> list[Path]:
     return files[:1] if all(file.exists() for file in files) else []
 
 
-def _egoschema_entries(file: Path) -> list[tuple[Row, Row]]:
-    """All questions, each with the answers that are public."""
-    answers = _json(file.parent / "subset_answers.json")
-    return [(fields, answers) for fields in _json(file)]
-
-
-def _egoschema_row(root: Path, file: Path, entry: tuple[Row, Row]) -> Row | None:
-    """Source: arXiv 2308.09126; the dataset's own repository, videos as its script stores them."""
-    fields, answers = entry
+def _egoschema(root: Path, file: Path, fields: Row) -> Row | None:
+    """Source: arXiv 2308.09126; the dataset's own repository. Most answers are not public."""
     name = fields["q_uid"]
+    answers = _table(root / "subset_answers.json")
     if name not in answers:
         return None
-    options = [fields[f"option {place}"].strip() for place in _PLACES]
+    options = [fields[f"option {place}"].strip() for place in range(5)]
     return {
         "video": f"videos/{name}.mp4",
         "question": fields["question"],
@@ -182,18 +158,11 @@ def _egoschema_row(root: Path, file: Path, entry: tuple[Row, Row]) -> Row | None
     }
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BatchError(f"{file}: cannot be read as JSON: {error}") from error
-
-
-def _parquet(file: Path) -> list[Row]:
-    try:
-        return pq.read_table(file).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise BatchError(f"{file}: cannot be read as Parquet: {error}") from error
+@cache
+def _table(file: Path) -> Row:
+    """A file that all rows of another one look things up in."""
+    table: Any = load(file)
+    return dict(table)
 
 
 def _plain_options(options: Iterable[str]) -> list[str]:
@@ -206,41 +175,39 @@ def _plain_options(options: Iterable[str]) -> list[str]:
     return [part[2] for part in lettered]
 
 
-def _first_there(root: Path, candidates: Sequence[str]) -> str:
-    """The first of some paths that exists; the first of all if none does."""
-    return next((path for path in candidates if (root / path).exists()), candidates[0])
+def _first_there(root: Path, folders: Sequence[str | Path], names: Sequence[str | Path]) -> Path:
+    """The first file that exists by one of these names in one of these folders, or else of all."""
+    places = [Path(folder, name) for folder in folders for name in names]
+    return next((place for place in places if (root / place).exists()), places[0])
 
 
 LAYOUTS = (
     Layout(
-        about="NAME.jsonl with video, question, answer, and perhaps options and kind",
-        files=_jsonl_files,
-        load=_jsonl_lines,
-        convert=_jsonl_row,
+        "NAME.jsonl with video, question, answer, and perhaps options and kind",
+        lambda path: [path] if path.is_file() and path.suffix == ".jsonl" else [],
+        _jsonl,
     ),
     Layout(
-        about="Video-MME: videomme/test-*.parquet and data/VIDEO.mp4",
-        files=_video_mme_files,
-        load=_parquet,
-        convert=_video_mme_row,
+        "Video-MME: videomme/test-*.parquet and data/VIDEO.mp4",
+        lambda path: sorted(path.glob("videomme/test-*.parquet")),
+        _video_mme,
     ),
     Layout(
-        about="MVBench: json/TASK.json and the folders of videos, here or in video/",
-        files=_mvbench_files,
-        load=_json,
-        convert=_mvbench_row,
+        "MVBench: json/TASK.json and the folders of videos, here or in video/",
+        lambda path: [
+            file for task in _MVBENCH_FOLDERS if (file := path / "json" / f"{task}.json").exists()
+        ],
+        _mvbench,
     ),
     Layout(
-        about="NExT-QA: val.csv or test.csv, map_vid_vidorID.json, and NExTVideo/1234/VIDEO.mp4",
-        files=_next_qa_files,
-        load=_next_qa_entries,
-        convert=_next_qa_row,
+        "NExT-QA: val.csv or test.csv, map_vid_vidorID.json, and NExTVideo/1234/VIDEO.mp4",
+        _next_qa_files,
+        _next_qa,
     ),
     Layout(
-        about="EgoSchema: questions.json, subset_answers.json and videos/VIDEO.mp4",
-        files=_egoschema_files,
-        load=_egoschema_entries,
-        convert=_egoschema_row,
+        "EgoSchema: questions.json, subset_answers.json and videos/VIDEO.mp4",
+        _egoschema_files,
+        _egoschema,
     ),
 )
 """Layouts that are known, the first that fits counts."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batch.errors import BatchError
-from batch.evaluation.data.converters import LAYOUTS, Layout, Row
+from batch.evaluation.data.converters import LAYOUTS, Layout, Row, load
 
 _KNOWN = {"video", "question", "answer", "options", "kind"}
 
@@ -64,7 +64,7 @@ def _questions(path: Path, files: list[Path], layout: Layout) -> Iterator[Questi
     """Its questions in order, those about videos that are not there too."""
     root = path if path.is_dir() else path.parent
     for file in files:
-        for number, fields in enumerate(layout.load(file), start=1):
+        for number, fields in enumerate(load(file), start=1):
             with _named(file, number):
                 row = layout.convert(root, file, fields)
                 if row is not None:

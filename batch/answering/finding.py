@@ -1,9 +1,11 @@
-"""Which samples a question is about, told from its queries and the index of a cache alone."""
+"""Which samples a question is about, found by its queries and the index of a cache alone."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.kv.rotation import turn_of, unrotate
@@ -76,6 +78,27 @@ def sample_scores(
         usual, share = shares[: len(plain)].mean(0), shares[len(plain) :]
         gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
     return gain.masked_fill(empty, -torch.inf)
+
+
+def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
+    """The fewest samples that hold a share of what a question is about, the best first.
+
+    A sample counts with what its score has above the median; of samples that differ in nothing,
+    all are needed, and where none stores a cell, the text of all.
+
+    Args:
+        scores: of all stored samples, as of `sample_scores`.
+        share: 0..1.
+    """
+    has_cells = np.isfinite(scores)
+    order = np.argsort(-scores, kind="stable")
+    if not has_cells.any():
+        return order
+    order = order[: int(has_cells.sum())]
+    held = np.cumsum(np.maximum(scores[order] - np.median(scores[order]), 0))
+    if held[-1] <= 0:
+        return order
+    return order[: int(np.searchsorted(held, share * held[-1])) + 1]
 
 
 def _decoded(index: SampleIndex, place: int) -> Tensor:

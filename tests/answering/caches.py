@@ -1,0 +1,94 @@
+"""Caches to ask: cut into segments, damaged in one tensor, of keys that cannot be moved."""
+
+import gc
+import json
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from batch.analysis.manifest import Manifest
+from batch.kv import Prefix
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
+from batch.making.segments import cut
+from batch.models import Family, open_family
+from cachefmt import CacheFile
+from tests import tiny
+
+
+def loaded(folder: str | Path) -> Family:
+    family = open_family(str(folder))
+    family.load(device="cpu", dtype=torch.float32)
+    return family
+
+
+def scaled(folder: Path, scaling: dict[str, Any]) -> Path:
+    """A tiny LLaVA-1.6 whose decoder's rotations are of another kind."""
+    file = tiny.llava_next(folder) / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["rope_parameters"] = scaling | {"rope_theta": 10_000.0}
+    file.write_text(json.dumps(config))
+    return folder
+
+
+def unmovable(folder: Path) -> Family:
+    """A model whose keys cannot be moved to other positions, so that its caches have no index."""
+    return loaded(scaled(folder, {"rope_type": "dynamic", "factor": 2.0}))
+
+
+def write_segments(
+    family: Family, folder: Path, manifest: Manifest, context: int = 256 + 25
+) -> list[CacheFile]:
+    """The cache of a video, open; of more than one segment."""
+    found = []
+    for part in cut(manifest, family.layout, context=context, positions="compact"):
+        path = folder / f"{part.segment.number:05}.safetensors"
+        prefill(plan_cache(manifest, family, dtype="float32", span=part), family, path)
+        found.append(CacheFile.open(path))
+    assert len(found) > 1
+    return found
+
+
+def flip(cache: CacheFile, name: str, byte: int) -> CacheFile:
+    """Another file with a changed byte in a tensor."""
+    content = bytearray(cache.array(name).tobytes())
+    content[byte] ^= 192
+    return overwrite(cache, name, np.frombuffer(content, np.uint8))
+
+
+def overwrite(cache: CacheFile, name: str, tensor: NDArray[Any]) -> CacheFile:
+    """Another file with other content of a tensor, whose checksum stays."""
+    content = bytearray(cache.path.read_bytes())
+    at = content.index(cache.array(name).tobytes())
+    content[at : at + tensor.nbytes] = tensor.tobytes()
+    path = cache.path.with_name("damaged.safetensors")
+    path.write_bytes(content)
+    return CacheFile.open(path)
+
+
+class PrefixesAlive:
+    """A family that counts, whenever it is asked for one thing, the prefixes made since then."""
+
+    def __init__(self, family: Family, asked_for: str) -> None:
+        self._family = family
+        self._asked_for = asked_for
+        self.counts: list[int] = []
+
+    def __enter__(self) -> Self:
+        gc.freeze()  # what there is already is not looked at
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        gc.unfreeze()
+
+    @property
+    def family(self) -> Family:
+        return cast(Family, self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._asked_for:
+            self.counts.append(sum(type(thing) is Prefix for thing in gc.get_objects()))
+        return getattr(self._family, name)
