@@ -54,8 +54,8 @@ def draw_tiers_over_time(run: Run, path: Path) -> None:
     figure, axes = _start("sample", "share of cells")
     shares = run.cell_states / run.cell_states.sum(axis=1, keepdims=True)
     places, bottom = np.arange(run.samples), np.zeros(run.samples)
-    for fate, ink, share in zip(CELL_STATES, _INKS, shares.T, strict=True):
-        axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=fate)
+    for state, ink, share in zip(CELL_STATES, _INKS, shares.T, strict=True):
+        axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=state)
         bottom += share
     axes.set_title(f"{run.video}, {run.label}", fontsize="small")
     figure.legend(fontsize="x-small", ncols=len(CELL_STATES), loc="outside lower center")

@@ -47,15 +47,15 @@ def is_right(answer: str, truth: str, options: Sequence[str]) -> bool:
 def chosen_option(answer: str, options: Sequence[str]) -> int | None:
     """The option that an answer names by its text, its letter, or as the only one it contains."""
     words = [_plain(option) for option in options]
-    said = _plain(answer)
-    if said in words:
-        return words.index(said)
+    plain = _plain(answer)
+    if plain in words:
+        return words.index(plain)
     letter = _LETTER.match(answer)
     if letter is not None:
         place = string.ascii_uppercase.index(letter[1].upper())
         if place < len(options):
             return place
-    contained = [place for place, option in enumerate(words) if option and option in said]
+    contained = [place for place, option in enumerate(words) if option and option in plain]
     return contained[0] if len(contained) == 1 else None
 
 
