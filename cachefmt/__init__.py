@@ -4,7 +4,7 @@ Knows nothing of videos, models or clusters. Importing it imports no torch; only
 `cachefmt.codecs` and `cachefmt.tensors` do. The format is described in FORMAT.md.
 """
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError
 from cachefmt.header import (
     WHOLE_VIDEO,
     FormatVersion,
@@ -19,11 +19,11 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
-from cachefmt.index import SampleIndex, read_cost
+from cachefmt.key_bounds import SampleIndex
 from cachefmt.layout import TensorSpec, file_size, tensor_specs
-from cachefmt.reader import CacheFile
+from cachefmt.reader import CacheFile, read_cost
 from cachefmt.segments import open_segments, verify_segments
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 from cachefmt.writer import CacheWriter
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "open_segments",
     "read_cost",
     "tensor_specs",
+    "token_counts",
     "verify_segments",
 ]

@@ -109,7 +109,7 @@ class ManifestIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Which stretch of the video the file is about; a short video is one segment."""
+    """Which part of the video the file is about; a short video is one segment."""
 
     number: int
     """0, 1, ... in order of time."""
@@ -181,9 +181,8 @@ class Shape:
         if self.raw_dtype not in RAW_DTYPES:
             raise ValueError(f"shape.raw_dtype must be one of {RAW_DTYPES}, got {self.raw_dtype!r}")
         if set(self.tokens) != {tier.name for tier in STORED_TIERS}:
-            raise ValueError(
-                f"shape.tokens must name FP16, INT8 and INT4, got {sorted(self.tokens)}"
-            )
+            names = ", ".join(tier.name for tier in STORED_TIERS)
+            raise ValueError(f"shape.tokens must name {names}, got {sorted(self.tokens)}")
         for name, count in self.tokens.items():
             _require_at_least(0, f"shape.tokens.{name}", count)
 
@@ -199,8 +198,9 @@ class Shape:
 
     def rows_of(self, tier: Tier) -> range:
         """Rows of the token.* tensors that a stored tier's tokens have."""
-        counts = [self.tokens[stored.name] for stored in STORED_TIERS]
-        return range(sum(counts[:tier]), sum(counts[: tier + 1]))
+        before = STORED_TIERS[: STORED_TIERS.index(tier)]
+        first = sum(self.tokens[stored.name] for stored in before)
+        return range(first, first + self.tokens[tier.name])
 
 
 @dataclass(frozen=True, kw_only=True)

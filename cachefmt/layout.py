@@ -1,30 +1,46 @@
-"""Where every byte of a cache file is, known from its header before anything is written.
+"""The names of all tensors, and where every byte of a file is, known from its header alone.
 
 Knows the safetensors container, no tensors' content and no file system.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import struct
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cachefmt.header import ZERO_DIGEST, Header, Shape
+from cachefmt.tiers import STORED_TIERS, Tier
 
 METADATA_KEY = "sali-cache"
 MAX_JSON_BYTES = 100_000_000
 """Source: safetensors' own limit (its Rust reader, 0.8)."""
 LENGTH_BYTES = 8
 COST_SECONDS = ("analyze", "encode", "prefill")
-ITEM_BYTES = {"F64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+KINDS = ("key", "value")
+"""What a row has in each layer, in the order of the file."""
+BOUNDS_TIER = Tier.INT4
+"""The encoding of the bounds of keys."""
+BOUNDS = BOUNDS_TIER.part_names("index.bounds")
 
 # Our JSON sits in a JSON string, so its quotes are escaped. Sorted keys put nothing free
 # (names, parameters) before header_sha256: its first occurrence is the real one.
 _DIGEST_KEY = b'\\"header_sha256\\":\\"'
 _ALIGNMENT = 8
-_KINDS = ("key", "value")
+_NUMPY_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "I32": "<i4",
+    "F16": "<f2",
+    "BF16": "<u2",  # numpy has no bfloat16: its bits
+    "I8": "i1",
+    "U8": "u1",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +51,32 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Numpy's dtype; BF16 comes as its bits in uint16."""
+        return np.dtype(_NUMPY_DTYPES[self.dtype])
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the whole tensor."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row along the first axis."""
-        return math.prod(self.shape[1:]) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape[1:]) * self.numpy_dtype.itemsize
+
+
+def row_tensors(layer: int, kind: str, tier: Tier) -> tuple[str, ...]:
+    """Names of the tensors that hold the keys or the values of a layer in a tier.
+
+    In the order in which the tier's codec gives and takes them.
+    """
+    return tier.part_names(f"layers.{layer}.{kind}.{tier.name.lower()}")
+
+
+def row_specs(shape: Shape, tier: Tier) -> tuple[TensorSpec, ...]:
+    """Of the tensors that `row_tensors` names; the same for each layer and kind."""
+    return _part_specs(shape, tier, (shape.tokens[tier.name], shape.heads))
 
 
 def tensor_specs(shape: Shape) -> dict[str, TensorSpec]:
@@ -51,19 +85,31 @@ def tensor_specs(shape: Shape) -> dict[str, TensorSpec]:
     Larger items come first, so each tensor starts at a multiple of its item size.
     """
     specs = _table_specs(shape)
-    of_rows = _row_specs(shape)
-    for layer in range(shape.layers):
-        for kind in _KINDS:
-            prefix = f"layers.{layer}.{kind}."
-            specs |= {prefix + name: spec for name, spec in of_rows.items()}
-    by_item_bytes = sorted(specs, key=lambda name: -ITEM_BYTES[specs[name].dtype])  # stable
+    of_tiers = {tier: row_specs(shape, tier) for tier in STORED_TIERS}
+    for layer, kind, tier in itertools.product(range(shape.layers), KINDS, STORED_TIERS):
+        specs.update(zip(row_tensors(layer, kind, tier), of_tiers[tier], strict=True))
+    by_item_bytes = sorted(specs, key=lambda name: -specs[name].numpy_dtype.itemsize)  # stable
     return {name: specs[name] for name in by_item_bytes}
 
 
 def tensor_count(shape: Shape) -> int:
     """How many tensors `tensor_specs` names, without naming them."""
-    one_layer = len(_KINDS) * len(_row_specs(shape))
-    return len(_table_specs(shape)) + shape.layers * one_layer
+    parts = sum(len(tier.parts) for tier in STORED_TIERS)
+    return len(_table_specs(shape)) + shape.layers * len(KINDS) * parts
+
+
+def kv_bytes(shape: Shape, tier: Tier | None = None) -> int:
+    """Bytes of the keys and values of a tier, or of all, in all layers; scales included."""
+    tiers = STORED_TIERS if tier is None else (tier,)
+    specs = itertools.chain.from_iterable(row_specs(shape, one) for one in tiers)
+    return shape.layers * len(KINDS) * sum(spec.size_bytes for spec in specs)
+
+
+def token_bytes(shape: Shape, tier: Tier) -> tuple[int, int]:
+    """Bytes of one token of a tier: its keys and values, and its rows of the tables."""
+    rows = sum(spec.row_bytes for spec in row_specs(shape, tier))
+    tables = sum(spec.row_bytes for spec in _token_specs(shape).values())
+    return shape.layers * len(KINDS) * rows, tables
 
 
 def data_offsets(specs: dict[str, TensorSpec]) -> dict[str, tuple[int, int]]:
@@ -139,40 +185,35 @@ def file_size(header: Header) -> int:
     return len(header_bytes(header)) + sum(spec.size_bytes for spec in specs.values())
 
 
+def _part_specs(shape: Shape, tier: Tier, rows: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    """What the codec of a tier makes of numbers [*rows, head_dim]."""
+    return tuple(
+        TensorSpec(
+            dtype=part.dtype or shape.raw_dtype,
+            shape=(*rows, shape.head_dim // (part.channels or shape.group_size)),
+        )
+        for part in tier.parts
+    )
+
+
 def _table_specs(shape: Shape) -> dict[str, TensorSpec]:
-    tokens, samples = shape.token_count, shape.samples
+    samples, stored = shape.samples, shape.stored_samples
+    bounds = _part_specs(shape, BOUNDS_TIER, (stored, len(shape.index_layers), 2, shape.heads))
     return {
         "cost.seconds": TensorSpec(dtype="F64", shape=(len(COST_SECONDS),)),
         "sample.time_s": TensorSpec(dtype="F64", shape=(samples,)),
         "sample.source": TensorSpec(dtype="I32", shape=(samples,)),
+        **_token_specs(shape),
+        "index.row": TensorSpec(dtype="I32", shape=(stored, len(STORED_TIERS))),
+        **dict(zip(BOUNDS, bounds, strict=True)),
+    }
+
+
+def _token_specs(shape: Shape) -> dict[str, TensorSpec]:
+    tokens = shape.token_count
+    return {
         "token.position": TensorSpec(dtype="I32", shape=(tokens, shape.position_axes)),
         "token.sample": TensorSpec(dtype="I32", shape=(tokens,)),
         "token.cell": TensorSpec(dtype="I32", shape=(tokens,)),
         "token.multiplicity": TensorSpec(dtype="I32", shape=(tokens,)),
-        **_index_specs(shape),
-    }
-
-
-def _index_specs(shape: Shape) -> dict[str, TensorSpec]:
-    stored = shape.stored_samples
-    rows = (stored, len(shape.index_layers), 2, shape.heads)
-    return {
-        "index.row": TensorSpec(dtype="I32", shape=(stored, len(shape.tokens))),
-        "index.bounds": TensorSpec(dtype="U8", shape=(*rows, shape.head_dim // 2)),
-        "index.bounds.scale": TensorSpec(dtype="F16", shape=(*rows, shape.groups)),
-        "index.bounds.minimum": TensorSpec(dtype="F16", shape=(*rows, shape.groups)),
-    }
-
-
-def _row_specs(shape: Shape) -> dict[str, TensorSpec]:
-    """Of the keys, or the values, of any layer, by the end of their names."""
-    fp16, int8, int4 = (shape.tokens[name] for name in ("FP16", "INT8", "INT4"))
-    heads, head_dim, groups = shape.heads, shape.head_dim, shape.groups
-    return {
-        "fp16": TensorSpec(dtype=shape.raw_dtype, shape=(fp16, heads, head_dim)),
-        "int8": TensorSpec(dtype="I8", shape=(int8, heads, head_dim)),
-        "int8.scale": TensorSpec(dtype="F16", shape=(int8, heads, groups)),
-        "int4": TensorSpec(dtype="U8", shape=(int4, heads, head_dim // 2)),
-        "int4.scale": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
-        "int4.minimum": TensorSpec(dtype="F16", shape=(int4, heads, groups)),
     }

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError, MappedTensors, naming, read_into
 from cachefmt.header import Header
 from cachefmt.layout import (
     LENGTH_BYTES,
@@ -28,9 +28,8 @@ from cachefmt.layout import (
     tensor_specs,
     tensor_table,
 )
-from cachefmt.memory import MappedTensors, read_into
 from cachefmt.strict_json import load_strict
-from cachefmt.tables import check_tables
+from cachefmt.tables import check_cost, check_tables
 
 _NORESERVE_SYSTEMS = (("Linux", "x86_64"), ("Linux", "aarch64"))
 _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERVE_SYSTEMS else 0
@@ -158,13 +157,16 @@ class CacheFile:
         """
         self._verify(self.names)
 
-    def check_digest(self, name: str, tensor: NDArray[Any]) -> None:
-        """Compare a whole tensor, as `read` gave it, with its checksum.
+    def read_verified(self, name: str) -> NDArray[Any]:
+        """A whole tensor as by `read`, compared with its checksum.
 
         Raises:
-            CacheFileError: it was changed or damaged.
+            ValueError: no such tensor, or the file is closed.
+            CacheFileError: it cannot be read, or was changed or damaged.
         """
+        tensor = self.read(name)
         self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
+        return tensor
 
     def _check_digest(self, name: str, digest: str) -> None:
         if digest != (self.header.checksums or {})[name]:
@@ -176,15 +178,25 @@ class CacheFile:
         tensors = self._open_tensors()
         for name in names:
             self._check_digest(name, tensors.digest(name))
-        try:
+        with naming(self.path):
             check_tables(self.header.shape, tensors.array)
-        except ValueError as error:
-            raise CacheFileError(self.path, str(error)) from error
 
     def _open_tensors(self) -> MappedTensors:
         if self._tensors is None:
             raise ValueError(f"{self.path} is closed")
         return self._tensors
+
+
+def read_cost(cache: CacheFile) -> NDArray[np.float64]:
+    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked.
+
+    Raises:
+        CacheFileError: they are damaged or break a rule of FORMAT.md.
+    """
+    seconds = cache.read_verified("cost.seconds")
+    with naming(cache.path):
+        check_cost(seconds)
+    return seconds
 
 
 def _map(path: Path) -> tuple[int, mmap.mmap]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError
 from cachefmt.header import Header
 from cachefmt.reader import CacheFile
 

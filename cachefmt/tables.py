@@ -1,4 +1,4 @@
-"""What the token and sample tables of a file promise, checked on numpy arrays."""
+"""The rules of FORMAT.md for the small tables of a file, checked on numpy arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cachefmt.header import Shape
+from cachefmt.layout import BOUNDS
 from cachefmt.tiers import STORED_TIERS, Tier
 
 Column = Callable[[str], NDArray[Any]]
@@ -56,11 +57,10 @@ def check_index(shape: Shape, column: Column) -> None:
             f"sample.source: {stored} samples are no pointers, the shape says "
             f"{shape.stored_samples}"
         )
-    for tier in STORED_TIERS:
-        row = column("index.row")[:, tier]
+    for tier, row in zip(STORED_TIERS, column("index.row").T, strict=True):
         _refuse("index.row", (row < 0) | (row > shape.tokens[tier.name]), "is not a row")
         _refuse("index.row", _falls(row), "is before the sample above it")
-    for name in ("index.bounds.scale", "index.bounds.minimum"):
+    for name in BOUNDS[1:]:  # all but the codes
         _refuse(name, np.any(~np.isfinite(column(name)), axis=(1, 2, 3, 4)), "is not finite")
 
 
@@ -97,7 +97,8 @@ def _check_order(shape: Shape, column: Column, rows: range) -> None:
 def _check_first_rows(shape: Shape, column: Column, tier: Tier, stored: NDArray[np.intp]) -> None:
     rows = shape.rows_of(tier)
     sample = column("token.sample")[rows.start : rows.stop]
-    is_wrong = column("index.row")[:, tier] != first_rows(sample, stored)
+    found = column("index.row")[:, STORED_TIERS.index(tier)]
+    is_wrong = found != first_rows(sample, stored)
     _refuse("index.row", is_wrong, f"is not where its sample begins in {tier.name}")
 
 

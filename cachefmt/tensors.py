@@ -1,9 +1,23 @@
-"""Tensors of a cache file as torch tensors over the mapped file."""
+"""A file's numbers as torch tensors; beside the codecs the only module here that imports torch."""
+
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cachefmt.reader import CacheFile
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""By safetensors' names."""
 
 
 def tensor(cache_file: CacheFile, name: str, start: int = 0, stop: int | None = None) -> Tensor:
@@ -17,5 +31,9 @@ def tensor(cache_file: CacheFile, name: str, start: int = 0, stop: int | None = 
     """
     array = cache_file.array(name, start, stop)
     array.flags.writeable = True  # the map is private: torch would warn about a read-only one
-    result = torch.from_numpy(array)
-    return result.view(torch.bfloat16) if cache_file.dtype(name) == "BF16" else result
+    return as_tensor(array, cache_file.dtype(name))
+
+
+def as_tensor(array: NDArray[Any], dtype: str) -> Tensor:
+    """An array of a file as a tensor of its dtype (safetensors' name), without a copy."""
+    return torch.from_numpy(array).view(TORCH_DTYPES[dtype])

@@ -14,10 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import CacheFileError, MappedTensors, naming
 from cachefmt.header import Header
 from cachefmt.layout import TensorSpec, data_offsets, header_bytes, tensor_specs
-from cachefmt.memory import MappedTensors, numpy_dtype
 from cachefmt.tables import check_tables
 
 
@@ -124,10 +123,8 @@ class CacheWriter:
         # Not closed by hand: numpy's views of it keep it mapped as long as they live.
         mapped = mmap.mmap(file, self.size_bytes, access=mmap.ACCESS_READ)
         tensors = MappedTensors(mapped, self._header_size, self._specs)
-        try:
+        with naming(self.path):
             check_tables(self.header.shape, tensors.array)
-        except ValueError as error:
-            raise CacheFileError(self.path, str(error)) from error
         checksums = {name: tensors.digest(name) for name in self._specs}
         sealed = dataclasses.replace(self.header, checksums=checksums)
         _write_all(file, memoryview(header_bytes(sealed)), 0)
@@ -162,7 +159,7 @@ class CacheWriter:
 
 
 def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> None:
-    expected = numpy_dtype(spec.dtype)
+    expected = spec.numpy_dtype
     accepted = (expected, np.dtype("<i2")) if spec.dtype == "BF16" else (expected,)
     if array.dtype not in accepted:
         raise ValueError(f"{name}: got {array.dtype}, expected {expected} for {spec.dtype}")

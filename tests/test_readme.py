@@ -30,7 +30,7 @@ from batch.models import Family, open_family
 from batch.video import Geometry
 from cachefmt import STORED_TIERS, Tier, tensor_specs
 from cachefmt.header import Shape, default_group_size
-from cachefmt.index import layers_within
+from cachefmt.key_bounds import layers_within
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.published import PUBLISHED
 

@@ -21,6 +21,7 @@ from batch.analysis.signals import Signals
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
 from batch.video import Footage, Geometry, VideoInfo
+from cachefmt.tiers import Tier
 
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
@@ -63,7 +64,7 @@ class Manifest:
             raise ValueError("manifest: a kept sample has no picture, or a pointer has one")
         if not np.isfinite(times).all() or (np.diff(self.frame) < 0).any():
             raise ValueError("manifest: samples are not in order of time")
-        if (self.tier > 3).any() or (self.tier[~self.kept] != 3).any():
+        if not np.isin(self.tier, list(Tier)).all() or (self.tier[~self.kept] != Tier.PRUNE).any():
             raise ValueError("manifest: unknown tier, or a pointer with stored cells")
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from batch.kv.rotation import turn_of, unrotate
 from cachefmt import SampleIndex
-from cachefmt.codecs import int4
+from cachefmt.layout import BOUNDS_TIER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,7 +106,7 @@ def _decoded(index: SampleIndex, place: int) -> Tensor:
     codes, scale, minimum = (
         torch.from_numpy(part[:, place]) for part in (index.bounds, index.scale, index.minimum)
     )
-    return int4.decode(codes, scale, minimum)
+    return BOUNDS_TIER.codec.decode(codes, scale, minimum)
 
 
 def _largest(queries: Tensor, bounds: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from batch.kv.rotation import rotate, turn_of, unrotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
-from cachefmt import Tier
+from cachefmt import Tier, token_counts
 
 _LEFT_OUT, _FOREIGN = -2, -3
 _CHUNK_ROWS = 512
@@ -174,7 +174,7 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
         CacheFileError: they hold no numbers.
         ModelError: the model's keys cannot be moved.
     """
-    tokens = {"FP16": len(rows.old), "INT8": 0, "INT4": 0}
+    tokens = token_counts({Tier.FP16: len(rows.old)})
     shape = replace(video.segments[0].header.shape, tokens=tokens)
     prefix = Prefix.allocate(shape, family.layer_devices)
     for pieces, stays, taken in rows.chunks():

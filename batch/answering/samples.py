@@ -8,13 +8,13 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.evidence import end_of, sample_spans
 from cachefmt import STORED_TIERS, CacheFile, CacheFileError, SampleIndex, Tier, tensor_specs
-from cachefmt.codecs import int4, int8
+from cachefmt.layout import row_tensors
+from cachefmt.tensors import as_tensor
 
 
 class StoredSample(NamedTuple):
@@ -107,15 +107,12 @@ class StoredVideo:
 
     def states(self, layer: int, kind: str, piece: Piece) -> Tensor:
         """Decoded keys or values, float32 [rows, heads, head_dim]."""
-        name = f"layers.{layer}.{kind}.{piece.tier.name.lower()}"
-        codes = torch.from_numpy(self._read(name, piece))
-        if piece.tier is Tier.FP16:
-            raw_dtype = self.segments[piece.segment].header.shape.raw_dtype
-            return (codes.view(torch.bfloat16) if raw_dtype == "BF16" else codes).float()
-        scale = torch.from_numpy(self._read(f"{name}.scale", piece))
-        if piece.tier is Tier.INT8:
-            return int8.decode(codes, scale)
-        return int4.decode(codes, scale, torch.from_numpy(self._read(f"{name}.minimum", piece)))
+        dtype = self.segments[piece.segment].dtype
+        parts = (
+            as_tensor(self._read(name, piece), dtype(name))
+            for name in row_tensors(layer, kind, piece.tier)
+        )
+        return piece.tier.codec.decode(*parts)
 
     def unusable(self, segment: int, problem: str) -> CacheFileError:
         """What to raise for rows that cannot be used."""

@@ -53,7 +53,7 @@ class CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn its errors into a line and an exit code."""
-        from cachefmt.errors import CacheFileError
+        from cachefmt import CacheFileError
         from jobs.errors import JobError
 
         if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8

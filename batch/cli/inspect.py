@@ -73,6 +73,7 @@ def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
 def _part(cache: "CacheFile") -> dict[str, Any]:
     """What is told of a single segment."""
     from cachefmt import STORED_TIERS, tensor_specs
+    from cachefmt.layout import kv_bytes
 
     shape, layout, segment = cache.header.shape, cache.header.layout, cache.header.segment
     sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
@@ -87,12 +88,7 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
         "slots": layout.slots,
         "tokens": {tier.name: shape.tokens[tier.name] for tier in STORED_TIERS},
         "bytes": {
-            **{
-                tier.name: sum(
-                    size for name, size in sizes.items() if f".{tier.name.lower()}" in name
-                )
-                for tier in STORED_TIERS
-            },
+            **{tier.name: kv_bytes(shape, tier) for tier in STORED_TIERS},
             "index": sum(size for name, size in sizes.items() if name.startswith("index.")),
         },
         "size_bytes": cache.size_bytes,

@@ -227,12 +227,12 @@ def _estimate(
     as_json: bool,
 ) -> tuple[str, int]:
     """What a dry run prints: the exact size, and what to expect of a minute and of memory."""
-    from batch.making.memory import tiers_size
+    from cachefmt.layout import kv_bytes
 
     video = maker.plan(_read(path, profile), identify_weights=False)
     memory = maker.estimate_memory(video)
     minutes = video.manifest.header.decoded_s / 60
-    tiers_bytes = sum(tiers_size(header.shape) for header in video.headers)
+    tiers_bytes = sum(kv_bytes(header.shape) for header in video.headers)
     per_minute = {
         "size_bytes": round(video.size_bytes / minutes),
         "tiers_bytes": round(tiers_bytes / minutes),

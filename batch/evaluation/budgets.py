@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from batch.errors import BatchError
 from batch.evaluation.methods import Budget, Prices, Unit
 from batch.making.cache_plan import CachePlan
-from cachefmt.index import layers_within
-from cachefmt.layout import file_size, tensor_specs
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt import layout
+from cachefmt.key_bounds import layers_within
+from cachefmt.layout import file_size, token_bytes
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +66,18 @@ class Limit:
 
 def kv_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
     """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
-    specs = tensor_specs(replace(plan.header.shape, tokens=tokens))
-    return sum(spec.size_bytes for name, spec in specs.items() if name.startswith("layers."))
+    return layout.kv_bytes(replace(plan.header.shape, tokens=tokens))
 
 
 def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
     """Bytes of K and V of each sample, separators included; int64 [samples]."""
-    token = np.array([kv_bytes(_one(tier), plan) for tier in STORED_TIERS], np.int64)
-    sample, tier = plan.plan.sample, plan.plan.tier
+    token = np.zeros(len(Tier), np.int64)
+    for tier in STORED_TIERS:
+        token[tier], _ = token_bytes(plan.header.shape, tier)
+    sample, tiers = plan.plan.sample, plan.plan.tier
     inside = sample >= 0
-    held = np.bincount(sample[inside], token[tier[inside]], minlength=plan.header.shape.samples)
+    held = np.bincount(sample[inside], token[tiers[inside]], minlength=plan.header.shape.samples)
     return held.astype(np.int64)
-
-
-def _one(tier: Tier) -> dict[str, int]:
-    return {stored.name: int(stored == tier) for stored in STORED_TIERS}
 
 
 def size_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
@@ -102,17 +100,7 @@ def prices(full_plan: CachePlan, unit: Unit) -> Prices:
     if unit == "tokens":
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
-    token = {tier: _row_bytes(full_plan, tier) for tier in STORED_TIERS}
-    nothing = size_bytes({tier.name: 0 for tier in STORED_TIERS}, full_plan)
+    token = {tier: sum(token_bytes(shape, tier)) for tier in STORED_TIERS}
+    nothing = size_bytes(token_counts({}), full_plan)
     raw = token[Tier.FP16]
     return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)
-
-
-def _row_bytes(plan: CachePlan, tier: Tier) -> int:
-    """A token of a tier in all tensors that have a row of it."""
-    specs = tensor_specs(plan.header.shape)
-    return sum(
-        spec.row_bytes
-        for name, spec in specs.items()
-        if name.startswith("token.") or f".{tier.name.lower()}" in name
-    )

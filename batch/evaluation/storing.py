@@ -32,7 +32,7 @@ from batch.models.weights import dtype_name
 from batch.settings import CacheSettings
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
-from cachefmt.tiers import Tier
+from cachefmt.tiers import Tier, token_counts
 
 PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
 """Where the time of a method goes; evicting rows counts as quantising."""
@@ -253,7 +253,7 @@ def _kept_rows(full: Uncompressed, kept: Tensor, full_plan: CachePlan) -> Prefix
 
 
 def _fp16(count: int) -> dict[str, int]:
-    return {"FP16": count, "INT8": 0, "INT4": 0}
+    return token_counts({Tier.FP16: count})
 
 
 def _answerer(prefix: Prefix, plan: CachePlan, video: PreparedVideo) -> PrefixAnswerer:

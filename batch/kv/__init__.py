@@ -5,16 +5,16 @@ other than through `cachefmt`.
 """
 
 from batch.kv.attention import Kernel, attend, attend_own, check_kernel, merge
-from batch.kv.cache import (
+from batch.kv.cache import TieredCache
+from batch.kv.evidence import Evidence, Observer
+from batch.kv.prefix import Prefix, load
+from batch.kv.tiered_attention import (
     ATTENTION,
     ATTENTIONS,
-    TieredCache,
     forward,
     install,
     refuse_unsupported,
 )
-from batch.kv.evidence import Evidence, Observer
-from batch.kv.prefix import Prefix, load
 
 __all__ = [
     "ATTENTION",

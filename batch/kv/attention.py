@@ -4,18 +4,19 @@ Softmax attention over the union of parts is the mean of the parts' outputs, wei
 exponential of each part's log-sum-exp (lse) of scores. So rows may be stored in any order, in any
 number of parts, each in its own encoding, and be decoded a chunk at a time.
 
-Knows tensors only; knows nothing of tiers, files or transformers.
+Knows nothing of encodings, files or transformers.
 """
 
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from batch.errors import ModelError
+from batch.kv.rows import Chunk, StoredRows
 
 Kernel = Literal["auto", "torch", "triton"]
 """What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers; "auto" is
@@ -30,52 +31,6 @@ heads x 128, 16 MiB leave the processor's cache and take 1.2 to 1.8 times as lon
 """
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Chunk(NamedTuple):
-    """Some rows, ready for arithmetic; valid until the next chunk is asked for.
-
-    key, value: [rows, kv_heads, head_dim] in the compute dtype. bias: float32 [rows], added to the
-    scores of a row for every query; None = zero.
-    """
-
-    key: Tensor
-    value: Tensor
-    bias: Tensor | None
-
-
-class Stored(NamedTuple):
-    """Keys or values of some rows as they are stored, for a kernel that decodes by itself.
-
-    codes: [rows, kv_heads, head_dim] of any float if scale is None, else of int8; if there is a
-    minimum, uint8 [rows, kv_heads, head_dim / 2], channel j in the low and j + head_dim / 2 in
-    the high nibble of byte j. scale, minimum: float16 [rows, kv_heads, groups].
-    """
-
-    codes: Tensor
-    scale: Tensor | None
-    minimum: Tensor | None
-
-
-class StoredRows(NamedTuple):
-    """Some rows as they are stored; key and value in the same encoding, bias as in `Chunk`."""
-
-    key: Stored
-    value: Stored
-    bias: Tensor | None
-
-
-class Part(Protocol):
-    """Stored rows that can be decoded chunk by chunk."""
-
-    def __len__(self) -> int:
-        """Rows in this part."""
-
-    def chunks(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[Chunk]:
-        """Decode all rows in order, at most `chunk_rows` at a time; chunks may share one buffer."""
-
-    def stored(self) -> StoredRows:
-        """All rows in order, not decoded; views, nothing is copied."""
 
 
 def fold(query: Tensor, kv_heads: int) -> Tensor:
@@ -105,7 +60,7 @@ def rows_at_a_time(kv_heads: int, head_dim: int) -> int:
 
 def attend(
     query: Tensor,
-    parts: Iterable[Part],
+    parts: Iterable[StoredRows],
     *,
     scaling: float,
     chunk_rows: int | None = None,
@@ -205,14 +160,14 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
 
 
 def _attend_part(
-    query: Tensor, part: Part, scaling: float, chunk_rows: int, kernel: Kernel
+    query: Tensor, part: StoredRows, scaling: float, chunk_rows: int, kernel: Kernel
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Attend to a part as it is stored if a kernel can, else decode it chunk by chunk."""
     can = query.device.type == "cuda" and query.dtype in _KERNEL_DTYPES
     if kernel == "triton" or (kernel == "auto" and can):
         attend_stored = _attend_stored()
         if attend_stored is not None:
-            yield attend_stored(query, part.stored(), scaling=scaling)
+            yield attend_stored(query, part, scaling=scaling)
             return
     for chunk in part.chunks(query.dtype, chunk_rows):
         yield _attend_chunk(query, chunk, scaling)

@@ -1,48 +1,19 @@
-"""A language model over tiers: the shared prefix, each sequence's own suffix, the way in.
+"""What a language model over tiers remembers: the shared prefix, and each sequence's own suffix.
 
-Knows transformers' cache and attention interfaces (5.23); no model code is copied or patched.
+Knows transformers' interface of caches and their layers (5.23).
 """
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, Cache
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
-from batch.errors import ModelError
-from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
 from batch.kv.evidence import Observer
-from batch.kv.packing import Packing
 from batch.kv.prefix import Prefix
-from batch.kv.suffix import SuffixLayer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-ATTENTION = "tiered"
-"""Name of our attention function in transformers' interface."""
-
-ATTENTIONS: dict[Kernel, str] = {
-    "auto": ATTENTION,
-    "torch": f"{ATTENTION}_torch",
-    "triton": f"{ATTENTION}_triton",
-}
-"""Its names by what attends to stored rows."""
-
-_SINK_FAMILIES = frozenset(
-    {
-        "deepseek_v4",
-        "flint",
-        "gpt_oss",
-        "granite_swa",
-        "granitemoe_swa",
-        "hy_v4",
-        "mimo_v2_flash",
-        "openai_privacy_filter",
-    }
-)
-"""Families of transformers 5.23 whose attention has learned sinks; no config field says so."""
+_FIRST_CAPACITY = 64
 
 
 class TieredCache(Cache):
@@ -94,190 +65,118 @@ class TieredCache(Cache):
             suffix.reset()
 
 
-def refuse_unsupported(config: "PreTrainedConfig") -> None:
-    """Refuse a language model whose attention is not plain softmax over all earlier tokens.
+class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 5.23
+    """Keys and values of one layer that grow in place.
 
-    Raises:
-        ModelError: names each feature that attention over tiers would silently get wrong.
+    `keys` and `values` are buffers [batch, kv_heads, capacity, head_dim] of which the first
+    `length` columns count; capacity doubles, so n steps copy O(n) columns, not O(n^2).
     """
-    config = config.get_text_config(decoder=True)
-    layer_types = getattr(config, "layer_types", None)
-    features = []
-    if layer_types is not None:
-        features += sorted({f"{kind} layers" for kind in layer_types} - {"full_attention layers"})
-    elif getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        features.append(f"a sliding window of {config.sliding_window} tokens")
-    if getattr(config, "attention_chunk_size", None):
-        features.append(f"attention in chunks of {config.attention_chunk_size} tokens")
-    if getattr(config, "attn_logit_softcapping", None):
-        features.append(f"attention logit soft-capping at {config.attn_logit_softcapping}")
-    if config.model_type in _SINK_FAMILIES:
-        features.append("attention sinks")
-    if features:
-        raise ModelError(
-            f"model family {config.model_type}: got {', '.join(features)}; expected full softmax "
-            "attention in every layer. Choose a model without, or a config that turns it off."
-        )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers 5.23
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Reserve columns for the states to come, in their shape, dtype and device."""
+        self.keys = _with_room(self.keys, self.length, key_states)
+        self.values = _with_room(self.values, self.length, value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append states [batch, kv_heads, new, head_dim]; returns views of all states so far.
+
+        Raises:
+            ValueError: the suffix is of another batch; assigning would repeat or mix sequences.
+        """
+        if self.keys is not None and self.keys.shape[0] != key_states.shape[0]:
+            raise ValueError(
+                f"got a batch of {key_states.shape[0]}, the suffix holds {self.keys.shape[0]} "
+                "sequences: clear_suffix() comes before another batch"
+            )
+        keys = _with_room(self.keys, self.length, key_states)
+        values = _with_room(self.values, self.length, value_states)
+        stop = self.length + key_states.shape[2]
+        keys[:, :, self.length : stop] = key_states
+        values[:, :, self.length : stop] = value_states
+        self.keys, self.values, self.length = keys, values, stop
+        self.is_initialized = True
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Suffix columns after an update by `query_length`, and their offset."""
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1  # no limit
+
+    def keep(self, sequences: Tensor) -> None:
+        """Forget all sequences of the batch but these, int64 [kept], in this order."""
+        if self.keys is None or self.values is None:
+            return
+        with torch.inference_mode(False):  # as in _with_room
+            sequences = sequences.to(self.keys.device)
+            self.keys, self.values = self.keys[sequences], self.values[sequences]
+
+    def reset(self) -> None:
+        """Forget everything and give the memory back."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.length = 0
 
 
-def install() -> None:
-    """Register our attention with transformers under each name of `ATTENTIONS`.
+class Packing:
+    """Packs tensors of a padded batch, sequence after sequence, and puts the padding back."""
 
-    Call when a model is prepared, before it is loaded with, or switched to, such a name:
-    `language_model.set_attn_implementation(ATTENTION)`. Calling it again changes nothing.
+    def __init__(self, is_real: Tensor) -> None:
+        """Leave out all columns but those where bool [batch, new] is true.
+
+        What is packed may be on any device: a model may be spread over several.
+        """
+        self._shape = is_real.shape
+        self._places = is_real.flatten().nonzero().flatten()
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[batch, new, ...] -> [1, real, ...]."""
+        return padded.flatten(0, 1)[self._places.to(padded.device)][None]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[1, real, ...] -> [batch, new, ...]; the padding is 0."""
+        batch, new = self._shape
+        padded = packed.new_zeros((batch * new, *packed.shape[2:]))
+        padded[self._places.to(packed.device)] = packed[0]
+        return padded.view(batch, new, *packed.shape[2:])
+
+    def pack_heads(self, padded: Tensor) -> Tensor:
+        """[batch, heads, new, ...] -> [1, heads, real, ...]."""
+        return self.pack(padded.transpose(1, 2)).transpose(1, 2)
+
+    def unpack_heads(self, packed: Tensor) -> Tensor:
+        """[1, heads, real, ...] -> [batch, heads, new, ...]; the padding is 0."""
+        return self.unpack(packed.transpose(1, 2)).transpose(1, 2)
+
+    def pack_positions(self, padded: Tensor) -> Tensor:
+        """[batch, new] -> [1, real], or [axes, batch, new] -> [axes, 1, real]."""
+        return padded.flatten(-2)[..., None, self._places.to(padded.device)]
+
+
+def _with_room(buffer: Tensor | None, length: int, states: Tensor) -> Tensor:
+    """The buffer if it has room for `states` after its first `length` columns, else a larger one.
+
+    buffer [batch, heads, capacity, head_dim]; states [batch, heads, new, head_dim].
     """
-    for kernel, name in ATTENTIONS.items():
-        AttentionInterface.register(name, partial(tiered_attention, kernel=kernel))
-
-
-@torch.no_grad()
-def forward(
-    language_model: "PreTrainedModel",
-    embeddings: Tensor,
-    positions: Tensor,
-    cache: TieredCache,
-    padding: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Run tokens after the prefix and the suffix of `cache`, and add them to the suffix.
-
-    Args:
-        language_model: the decoder without its head, set to one of `ATTENTIONS` after `install`.
-        embeddings: [batch, new, hidden] in the model's dtype.
-        positions: int [batch, new], or [axes, batch, new] for models with several axes.
-        cache: its suffix must be of the same batch, or empty.
-        padding: int [batch], columns of padding at the left of each sequence's suffix, the same
-            in every call until the suffix is cleared; None = none. Nothing is computed for it,
-            no other column sees it, and 0 comes out.
-        bias: float32 [new, suffix + new], added to the scores of the suffix; None = zero.
-
-    Returns:
-        The last hidden state [batch, new, hidden], after the final norm.
-
-    Raises:
-        ModelError: the model is set to another attention.
-    """
-    _check_attention(language_model)
-    past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
-    scores = _causal(past, new, padding, embeddings.device)
-    if bias is not None:
-        scores = scores + bias
-    packing = cache.packing = _packing(past, new, padding, embeddings.device)
-    if packing is not None:
-        embeddings = packing.pack(embeddings)
-        positions = packing.pack_positions(positions)
-    output = language_model(
-        inputs_embeds=embeddings,
-        position_ids=positions,
-        # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
-        # transformers would give an attention it does not know no mask at all.
-        attention_mask=scores.expand(batch, -1, -1, -1),
-        past_key_values=cache,
-        use_cache=True,
-        tiers=cache,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden if packing is None else packing.unpack(hidden)
-
-
-def tiered_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    tiers: TieredCache | None = None,
-    kernel: Kernel = "auto",
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attend to the prefix of `tiers` and to the own suffix (an attention function, 5.23).
-
-    Args:
-        module: the layer's attention; tells the layer.
-        query: [batch, heads, new, head_dim].
-        key, value: the suffix, [batch, kv_heads, keys, head_dim].
-        attention_mask: float32 [batch, 1, new, keys], added to the scores.
-        scaling: factor of the scores.
-        tiers: handed through the model by `forward`.
-        kernel: what attends to the prefix.
-        kwargs: what the model tells other attention functions.
-
-    Raises:
-        ModelError: not called through `forward`, or the model asks for another attention.
-    """
-    if tiers is None or attention_mask is None:
-        raise ModelError(
-            "attention over tiers: got no tiers; run it through batch.kv.cache.forward"
-        )
-    for name in ("sliding_window", "softcap", "s_aux"):
-        if kwargs.get(name) is not None:
-            raise ModelError(f"attention over tiers: the model asks for {name}; expected none")
-    layer = _layer_index(module)
-    own = _attend_own(query, key, value, attention_mask, scaling, tiers.packing)
-    parts = [part for part in tiers.prefix.layer(layer) if len(part)]
-    output, total = own
-    if parts:
-        batch, _, queries, _ = query.shape
-        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
-        shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
-        output, total = merge([shared, own])
-    if tiers.observer is not None:
-        tiers.observer.add(layer, *_unpacked(tiers.packing, query, total), scaling)
-    return output.to(query.dtype).transpose(1, 2), None
-
-
-def _attend_own(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, packing: Packing | None
-) -> tuple[Tensor, Tensor]:
-    """`attend_own` for a query that may be packed; output and lse are laid out as it is."""
-    if packing is None:
-        return attend_own(query, key, value, mask, scaling=scaling)
-    output, lse = attend_own(packing.unpack_heads(query), key, value, mask, scaling=scaling)
-    return packing.pack_heads(output), packing.pack_heads(lse)
-
-
-def _unpacked(packing: Packing | None, query: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """A query that may be packed and its log-sum-exp, a column for each column of the batch."""
-    if packing is None:
-        return query, lse
-    return packing.unpack_heads(query), packing.unpack_heads(lse)
-
-
-def _packing(past: int, new: int, padding: Tensor | None, device: torch.device) -> Packing | None:
-    """How to leave padding out of the new columns; None if none of them is padding."""
-    if padding is None:
-        return None
-    is_real = torch.arange(past, past + new, device=device) >= padding.to(device)[:, None]
-    return None if bool(is_real.all()) else Packing(is_real)
-
-
-def _layer_index(module: torch.nn.Module) -> int:
-    index = module.layer_idx
-    if not isinstance(index, int):
-        raise ModelError(f"attention over tiers: {type(module).__name__} does not know its layer")
-    return index
-
-
-def _causal(past: int, new: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """0 where a new column sees the suffix, else -inf: float32 [batch or 1, 1, new, past + new].
-
-    Causal, padding hidden. Padding sees itself, so that its softmax is never empty.
-    """
-    columns = torch.arange(past + new, device=device)
-    rows = columns[past:, None]
-    hidden = (columns > rows)[None]
-    if padding is not None:
-        padded = columns < padding.to(device)[:, None, None]
-        hidden = hidden | (padded & (columns != rows))
-    return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
-
-
-def _check_attention(language_model: "PreTrainedModel") -> None:
-    found = language_model.config._attn_implementation
-    if found not in ATTENTIONS.values():
-        raise ModelError(
-            f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
-            f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
-        )
+    batch, heads, new, head_dim = states.shape
+    capacity = 0 if buffer is None else buffer.shape[2]
+    if buffer is not None and length + new <= capacity:
+        return buffer
+    shape = (batch, heads, max(_FIRST_CAPACITY, 2 * capacity, length + new), head_dim)
+    # An inference tensor could not be written to outside inference mode later.
+    with torch.inference_mode(False):
+        larger = torch.empty(shape, dtype=states.dtype, device=states.device)
+    if buffer is not None:
+        larger[:, :, :length] = buffer[:, :, :length]
+    return larger

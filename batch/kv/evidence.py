@@ -11,7 +11,6 @@ from torch import Tensor
 
 from batch.kv.attention import fold, rows_at_a_time, unfold
 from batch.kv.prefix import Prefix
-from batch.kv.rows import Keys
 
 
 class Observer(Protocol):
@@ -65,10 +64,10 @@ class Evidence:
         paid = torch.zeros(*asking.shape[:2], 1 + self._groups, device=query.device)  # none first
         start = 0
         for part in self._prefix.layer(layer):
-            for chunk in part.keys(query.dtype, rows_at_a_time(kv_heads, head_dim)):
-                group = 1 + self._group[start : start + len(chunk.key)].to(query.device)
-                paid.index_add_(2, group, _shares(asking, total, chunk))
-                start += len(chunk.key)
+            for key, bias in part.keys(query.dtype, rows_at_a_time(kv_heads, head_dim)):
+                group = 1 + self._group[start : start + len(key)].to(query.device)
+                paid.index_add_(2, group, _shares(asking, total, key, bias))
+                start += len(key)
         if layer == 0:
             self._passes[self._running] += 1
         if layer == len(self._paid):
@@ -86,13 +85,13 @@ class Evidence:
         return paid / self._passes[:, None, None, None]
 
 
-def _shares(query: Tensor, total: Tensor, rows: Keys) -> Tensor:
+def _shares(query: Tensor, total: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     """What each folded query pays to each row, 0..1: [kv_heads, folded, rows].
 
     query [kv_heads, folded, head_dim], scaled; total, its log-sum-exp, [kv_heads, folded, 1].
     """
-    scores = query @ rows.key.permute(1, 2, 0).float()
+    scores = query @ key.permute(1, 2, 0).float()
     scores -= total
-    if rows.bias is not None:
-        scores += rows.bias
+    if bias is not None:
+        scores += bias
     return scores.exp_()

@@ -1,10 +1,11 @@
-"""The stored rows of all layers by tier, in memory, under the names they have in the file.
+"""The rows of all layers by tier, in memory: filled from a model run or from a file.
 
-Knows the layout and the codecs of `cachefmt`; knows no model and no question.
+Knows the tiers and the layout of `cachefmt`; knows no model and no question.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,12 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from batch.kv.loading import ArrivingLayers, by_layer
-from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
-from cachefmt import tensors as file_tensors
-from cachefmt.codecs import int4, int8
-from cachefmt.layout import tensor_specs
+from batch.kv.rows import Scratch, StoredRows
+from cachefmt.layout import KINDS, kv_bytes, row_specs, row_tensors
 from cachefmt.reader import CacheFile
+from cachefmt.tensors import TORCH_DTYPES, tensor
 from cachefmt.tiers import STORED_TIERS, Tier
 
 if TYPE_CHECKING:
@@ -28,17 +27,13 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 1024
 """Rows that `to_dynamic_cache` expands at a time."""
 
-_DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-}
-
+_ALIGNMENT = 16
 
 Devices = torch.device | str | Sequence[torch.device]
 """One device for all layers, or that of each layer."""
+
+Layer = dict[tuple[Tier, str], tuple[Tensor, ...]]
+"""What the codec of each tier makes of a layer's rows, by tier and kind."""
 
 
 class Prefix:
@@ -48,40 +43,29 @@ class Prefix:
     two threads at once: decoding shares one buffer.
     """
 
-    def __init__(self, shape: Shape, tensors: dict[str, Tensor], *, is_filled: bool) -> None:
+    def __init__(self, shape: Shape, layers: list[Layer], *, is_filled: bool) -> None:
         """Use `allocate` or `load`.
 
         Args:
             shape: as in the header of the file.
-            tensors: every `layers.*` tensor of the file by name, owned by this prefix from now on.
+            layers: tensors of all rows, owned by this prefix from now on.
             is_filled: whether the tensors hold their rows already.
         """
         self.shape = shape
-        self._tensors = tensors
+        self._layers = layers
+        self._devices = [layer[Tier.FP16, "key"][0].device for layer in layers]
         self._scratch = Scratch()
         self._arriving: ArrivingLayers | None = None
-        self._devices = [
-            tensors[f"layers.{layer}.key.fp16"].device for layer in range(shape.layers)
-        ]
         self._bias: dict[Tier, dict[torch.device, Tensor]] = {}
         self._multiplicity: dict[Tier, Tensor] = {}
         self._filled = [
-            {tier: self.capacity(tier) if is_filled else 0 for tier in STORED_TIERS}
-            for _ in range(shape.layers)
+            {tier: self.capacity(tier) if is_filled else 0 for tier in STORED_TIERS} for _ in layers
         ]
 
     @classmethod
     def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
         """Reserve memory for all rows; nothing is filled."""
-        places = _places(shape, devices)
-        # An inference tensor could not be written to outside inference mode later.
-        with torch.inference_mode(False):
-            tensors = {
-                name: torch.empty(spec.shape, dtype=_DTYPES[spec.dtype], device=places[name])
-                for name, spec in tensor_specs(shape).items()
-                if name in places
-            }
-        return cls(shape, tensors, is_filled=False)
+        return cls(shape, _room(shape, _each(devices, shape)), is_filled=False)
 
     @classmethod
     def load(cls, cache_file: CacheFile, devices: Devices) -> Prefix:
@@ -92,19 +76,16 @@ class Prefix:
         copied when the one before it is used (not run on a GPU yet).
         """
         shape = cache_file.header.shape
-        places = _places(shape, devices)
-        tensors = {name: file_tensors.tensor(cache_file, name) for name in places}
+        places = _each(devices, shape)
         cache_file.read_ahead()
-        arriving = None
-        if {place.type for place in places.values()} == {"cuda"}:
-            mapped = tensors
-            tensors = {k: torch.empty_like(rows, device=places[k]) for k, rows in mapped.items()}
-            arriving = ArrivingLayers(by_layer(mapped), by_layer(tensors))
+        if {place.type for place in places} == {"cuda"}:
+            targets = _room(shape, places)
+            prefix = cls(shape, targets, is_filled=True)
+            sources = _mapped(cache_file, _each("cpu", shape))
+            prefix._arriving = ArrivingLayers(_flat(sources), _flat(targets))
         else:
-            tensors = {name: rows.to(places[name]) for name, rows in tensors.items()}
-        prefix = cls(shape, tensors, is_filled=True)
-        prefix._arriving = arriving
-        multiplicity = file_tensors.tensor(cache_file, "token.multiplicity")
+            prefix = cls(shape, _mapped(cache_file, places), is_filled=True)
+        multiplicity = tensor(cache_file, "token.multiplicity")
         for tier in STORED_TIERS:
             rows = shape.rows_of(tier)
             prefix.set_multiplicity(tier, multiplicity[rows.start : rows.stop])
@@ -121,7 +102,7 @@ class Prefix:
     @property
     def raw_dtype(self) -> torch.dtype:
         """What rows of the FP16 tier must be of."""
-        return _DTYPES[self.shape.raw_dtype]
+        return TORCH_DTYPES[self.shape.raw_dtype]
 
     @property
     def tokens(self) -> int:
@@ -131,7 +112,7 @@ class Prefix:
     @property
     def size_bytes(self) -> int:
         """Bytes of keys and values, scales included, filled or not."""
-        return sum(tensor.nbytes for tensor in self._tensors.values())
+        return kv_bytes(self.shape)
 
     def set_multiplicity(self, tier: Tier, multiplicity: Tensor) -> None:
         """Say how many times each row of a tier counts, from now on; without it, once.
@@ -167,8 +148,7 @@ class Prefix:
             key, value: [rows, heads, head_dim]; for the FP16 tier in exactly the raw dtype.
 
         Returns:
-            The stored rows, views of this prefix, by the part of their name in the file after
-            `layers.{layer}.`, e.g. `key.int8.scale`.
+            What was stored, views of this prefix, by the names of `cachefmt.layout.row_tensors`.
 
         Raises:
             ValueError: wrong shape or dtype, more rows than the plan said, or values that the
@@ -183,19 +163,19 @@ class Prefix:
                 f"no room for {key.shape[0]} more"
             )
         encoded = {
-            f"{kind}.{suffix}": rows
+            kind: tier.codec.encode(states, self.shape.group_size)
             for kind, states in (("key", key), ("value", value))
-            for suffix, rows in self._encode(tier, states).items()
         }
         stored = {}
-        for suffix, rows in encoded.items():
-            stored[suffix] = self._tensors[f"layers.{layer}.{suffix}"][start:stop]
-            stored[suffix].copy_(rows)
+        for kind, parts in encoded.items():
+            held = self._layers[layer][tier, kind]
+            for name, rows, part in zip(row_tensors(layer, kind, tier), held, parts, strict=True):
+                stored[name] = rows[start:stop].copy_(part)
         self._filled[layer][tier] = stop
         return stored
 
-    def layer(self, layer: int) -> list[RawRows | QuantisedRows]:
-        """The filled rows of a layer, a part per tier, in the order of the file."""
+    def layer(self, layer: int) -> list[StoredRows]:
+        """The filled rows of a layer, one part for each of `STORED_TIERS`."""
         if self._arriving is not None:
             self._arriving.wait(layer)
         return [self._rows(layer, tier) for tier in STORED_TIERS]
@@ -237,42 +217,13 @@ class Prefix:
             if tier is Tier.FP16 and states.dtype != self.raw_dtype:
                 raise ValueError(f"{kind}: got {states.dtype}, the file keeps {self.raw_dtype}")
 
-    def _encode(self, tier: Tier, states: Tensor) -> dict[str, Tensor]:
-        """Encoded rows by the end of their tensor's name."""
-        if tier is Tier.FP16:
-            if not bool(states.isfinite().all()):
-                raise ValueError(f"fp16: got NaN, or numbers that {states.dtype} cannot hold")
-            return {"fp16": states}
-        if tier is Tier.INT8:
-            codes, scale = int8.encode(states, self.shape.group_size)
-            return {"int8": codes, "int8.scale": scale}
-        codes, scale, minimum = int4.encode(states, self.shape.group_size)
-        return {"int4": codes, "int4.scale": scale, "int4.minimum": minimum}
-
-    def _rows(self, layer: int, tier: Tier) -> RawRows | QuantisedRows:
+    def _rows(self, layer: int, tier: Tier) -> StoredRows:
         filled = self._filled[layer][tier]
         bias = self._bias[tier][self._devices[layer]][:filled] if tier in self._bias else None
-        if tier is Tier.FP16:
-            return RawRows(
-                key=self._tensors[f"layers.{layer}.key.fp16"][:filled],
-                value=self._tensors[f"layers.{layer}.value.fp16"][:filled],
-                bias=bias,
-                scratch=self._scratch,
-            )
-        return QuantisedRows(
-            key=self._quantised(layer, "key", tier, filled),
-            value=self._quantised(layer, "value", tier, filled),
-            bias=bias,
-            scratch=self._scratch,
+        key, value = (
+            tuple(part[:filled] for part in self._layers[layer][tier, kind]) for kind in KINDS
         )
-
-    def _quantised(self, layer: int, kind: str, tier: Tier, filled: int) -> Quantised:
-        name = f"layers.{layer}.{kind}.{tier.name.lower()}"
-        return Quantised(
-            codes=self._tensors[name][:filled],
-            scale=self._tensors[f"{name}.scale"][:filled],
-            minimum=self._tensors[f"{name}.minimum"][:filled] if tier is Tier.INT4 else None,
-        )
+        return StoredRows(tier=tier, key=key, value=value, bias=bias, scratch=self._scratch)
 
 
 def load(path: str | os.PathLike[str], devices: Devices = "cpu") -> Prefix:
@@ -288,9 +239,96 @@ def load(path: str | os.PathLike[str], devices: Devices = "cpu") -> Prefix:
         return Prefix.load(cache_file, devices)
 
 
-def _places(shape: Shape, devices: Devices) -> dict[str, torch.device]:
-    """The device of each `layers.*` tensor, by name."""
+def _each(devices: Devices, shape: Shape) -> Sequence[torch.device]:
+    """The device of each layer."""
     if isinstance(devices, str | torch.device):
-        devices = [torch.device(devices)] * shape.layers
-    names = (name for name in tensor_specs(shape) if name.startswith("layers."))
-    return {name: devices[int(name.split(".")[1])] for name in names}
+        return [torch.device(devices)] * shape.layers
+    return devices
+
+
+def _room(shape: Shape, places: Sequence[torch.device]) -> list[Layer]:
+    """Memory for the rows of each layer, on its device."""
+    # An inference tensor could not be written to outside inference mode later.
+    with torch.inference_mode(False):
+        return [
+            {
+                (tier, kind): tuple(
+                    torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device=place)
+                    for spec in row_specs(shape, tier)
+                )
+                for tier, kind in itertools.product(STORED_TIERS, KINDS)
+            }
+            for place in places
+        ]
+
+
+def _mapped(cache_file: CacheFile, places: Sequence[torch.device]) -> list[Layer]:
+    """The rows of each layer of a file; over the mapped file where they are to be on the CPU."""
+    return [
+        {
+            (tier, kind): tuple(
+                tensor(cache_file, name).to(place) for name in row_tensors(layer, kind, tier)
+            )
+            for tier, kind in itertools.product(STORED_TIERS, KINDS)
+        }
+        for layer, place in enumerate(places)
+    ]
+
+
+def _flat(layers: list[Layer]) -> list[list[Tensor]]:
+    return [[part for parts in layer.values() for part in parts] for layer in layers]
+
+
+class ArrivingLayers:
+    """Copies layers to their device on a stream of its own, one layer ahead of the computation.
+
+    Kernels are queued long before they run, so the processor is free to copy layer i + 1 from the
+    mapped file into pinned memory while the device computes layer i. Two pinned buffers of one
+    layer each are used in turn. Not run on a GPU yet, only with stand-ins for streams.
+    """
+
+    def __init__(
+        self, sources: Sequence[Sequence[Tensor]], targets: Sequence[Sequence[Tensor]]
+    ) -> None:
+        """Nothing is copied yet.
+
+        Args:
+            sources: tensors of each layer on the CPU.
+            targets: as many of the same dtypes and shapes, those of a layer on one CUDA device.
+        """
+        self._sources = [list(layer) for layer in sources]
+        self._targets = targets
+        self._devices = [layer[0].device for layer in targets]
+        size = max(sum(_padded(rows.nbytes) for rows in layer) for layer in sources)
+        self._buffers = [torch.empty(size, dtype=torch.uint8).pin_memory() for _ in range(2)]
+        self._streams = {device: torch.cuda.Stream(device) for device in set(self._devices)}  # type: ignore[no-untyped-call]  # torch 2.13
+        for device, stream in self._streams.items():
+            # The memory of the targets may still be in use by kernels queued before it was freed.
+            stream.wait_stream(torch.cuda.current_stream(device))
+        self._arrived: list[torch.cuda.Event] = []
+
+    def wait(self, layer: int) -> None:
+        """Let what is queued from now on begin only when a layer has arrived."""
+        while len(self._arrived) < min(layer + 2, len(self._sources)):
+            self._start(len(self._arrived))
+        torch.cuda.current_stream(self._devices[layer]).wait_event(self._arrived[layer])
+
+    def _start(self, layer: int) -> None:
+        if layer >= len(self._buffers):
+            self._arrived[layer - len(self._buffers)].synchronize()  # its buffer is free again
+        buffer, start = self._buffers[layer % len(self._buffers)], 0
+        stream = self._streams[self._devices[layer]]
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch 2.13
+        with torch.cuda.stream(stream):
+            for rows, target in zip(self._sources[layer], self._targets[layer], strict=True):
+                staged = buffer[start : start + rows.nbytes].view(rows.dtype).view(rows.shape)
+                staged.copy_(rows)
+                target.copy_(staged, non_blocking=True)
+                start += _padded(rows.nbytes)
+            arrived.record(stream)
+        self._arrived.append(arrived)
+        self._sources[layer].clear()  # the last one lets go of the mapped file
+
+
+def _padded(size_bytes: int) -> int:
+    return -(-size_bytes // _ALIGNMENT) * _ALIGNMENT

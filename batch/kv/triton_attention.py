@@ -15,8 +15,9 @@ import torch
 import triton
 from torch import Tensor
 
-from batch.kv.attention import Stored, StoredRows
+from batch.kv.rows import StoredRows
 from batch.kv.triton_kernels import attend_kernel, merge_kernel
+from cachefmt.tensors import TORCH_DTYPES
 
 _LEAST_ROWS_PER_SPLIT = 256
 """A split writes one float32 row a query: with fewer rows that costs more than it hides."""
@@ -56,7 +57,7 @@ def attend_stored(
     _check(query, rows)
     query = query.contiguous()
     kv_heads, folded, head_dim = query.shape
-    count = rows.key.codes.shape[0]
+    count = len(rows)
     if count == 0 or folded == 0:
         output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
         return output, torch.full_like(output[..., 0], -torch.inf)
@@ -72,8 +73,8 @@ def attend_stored(
     with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # torch 2.13
         attend_kernel[(tiles, kv_heads, splits)](
             query,
-            tuple(rows.key),
-            tuple(rows.value),
+            _three(rows.key),
+            _three(rows.value),
             rows.bias,
             outputs,
             lses,
@@ -83,6 +84,7 @@ def attend_stored(
             count,
             rows_per_split,
             scaling,
+            TIER=rows.tier.name,
             **_layout(rows.key, head_dim),
             BLOCK_QUERIES=block_queries,
             BLOCK_ROWS=block_rows,
@@ -137,14 +139,20 @@ def _splits_to_fill(device: torch.device, programs: int, rows: int) -> int:
     return max(1, min(wanted, rows // _LEAST_ROWS_PER_SPLIT, _MOST_SPLITS))
 
 
-def _layout(stored: Stored, head_dim: int) -> dict[str, int]:
+def _three(parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Codes, scale and minimum as the kernel takes them; None for what an encoding has not."""
+    return (*parts, None, None)[:3]
+
+
+def _layout(parts: tuple[Tensor, ...], head_dim: int) -> dict[str, int]:
     """How a half of the channels is cut into runs that share a scale: see `triton_kernels`."""
     half = (head_dim + 1) // 2
-    channels_per_scale = head_dim if stored.scale is None else head_dim // stored.scale.shape[-1]
+    is_scaled = len(parts) > 1
+    channels_per_scale = head_dim // parts[-1].shape[-1] if is_scaled else head_dim
     # Raw rows share nothing: all of a half is one run. Else a run lies in one half and one group
     # (which may lie across both halves), and is a power of two, so that loads are aligned.
     group = half
-    if stored.scale is not None:
+    if is_scaled:
         group = math.gcd(channels_per_scale, half)
         group &= -group
         while triton.next_power_of_2(half // group) < _LEAST_GROUPS and group > 1:
@@ -160,33 +168,27 @@ def _layout(stored: Stored, head_dim: int) -> dict[str, int]:
     }
 
 
-def _strides(stored: Stored) -> tuple[int, ...]:
+def _strides(parts: tuple[Tensor, ...]) -> tuple[int, ...]:
     """Of codes, then of scale and minimum, along rows and heads."""
-    scale = stored.codes if stored.scale is None else stored.scale
-    return (*stored.codes.stride()[:2], *scale.stride()[:2])
+    return (*parts[0].stride()[:2], *parts[-1].stride()[:2])
 
 
 def _check(query: Tensor, rows: StoredRows) -> None:
     kv_heads, _, head_dim = query.shape
-    count = rows.key.codes.shape[0]
-    for kind, stored in (("key", rows.key), ("value", rows.value)):
-        channels = head_dim if stored.minimum is None else head_dim // 2
-        _require(f"{kind} codes", stored.codes, (count, kv_heads, channels), query.device)
-        if stored.scale is None:
-            continue
-        expected = torch.int8 if stored.minimum is None else torch.uint8
-        if stored.codes.dtype != expected:
-            raise ValueError(f"{kind} codes: got {stored.codes.dtype}, expected {expected}")
-        groups = stored.scale.shape[-1]
+    for kind, parts in (("key", rows.key), ("value", rows.value)):
+        groups = parts[-1].shape[-1]
         if head_dim % groups:
             raise ValueError(f"{kind} scale: {groups} groups do not divide head_dim {head_dim}")
-        _require(f"{kind} scale", stored.scale, (count, kv_heads, groups), query.device)
-        if stored.minimum is not None:
-            _require(f"{kind} minimum", stored.minimum, stored.scale.shape, query.device)
-            if stored.minimum.stride() != stored.scale.stride():
-                raise ValueError(f"{kind} minimum: strides differ from those of its scale")
+        for part, found in zip(rows.tier.parts, parts, strict=True):
+            name = f"{kind} {part.suffix.removeprefix('.') or 'codes'}"
+            channels = head_dim // part.channels if part.channels else groups
+            _require(name, found, (len(rows), kv_heads, channels), query.device)
+            if part.dtype is not None and found.dtype != TORCH_DTYPES[part.dtype]:
+                raise ValueError(f"{name}: got {found.dtype}, expected {TORCH_DTYPES[part.dtype]}")
+        if len({part.stride() for part in parts[1:]}) > 1:
+            raise ValueError(f"{kind}: strides of its scale and of its minimum differ")
     if rows.bias is not None:
-        _require("bias", rows.bias, (count,), query.device)
+        _require("bias", rows.bias, (len(rows),), query.device)
     if _layout(rows.key, head_dim) != _layout(rows.value, head_dim):
         raise ValueError("key and value: groups of different sizes")
 

@@ -24,6 +24,7 @@ def _load_halves(
     row,
     is_row,
     dtype: tl.constexpr,
+    TIER: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -32,8 +33,8 @@ def _load_halves(
 ):
     """Both halves [rows, GROUPS * LANES] of rows of one head, decoded in float32, as dtype.
 
-    stored: (codes, scale, minimum); strides: (codes' row, head; scale's and minimum's row, head).
-    scale None: raw rows; minimum None: INT8; else INT4.
+    stored: (codes, scale or None, minimum or None); strides: (codes' row, head; scale's and
+    minimum's row, head). TIER says how channels lie in the codes.
     """
     codes, scale, minimum = stored
     row_stride, head_stride, scale_row_stride, scale_head_stride = strides
@@ -44,13 +45,13 @@ def _load_halves(
     channel = group * GROUP + lane
     inside = is_row[:, None, None] & (lane < GROUP) & (channel < HALF)
     code = codes + head * head_stride + row[:, None, None] * row_stride + channel
-    if minimum is None:
-        low = tl.load(code, mask=inside, other=0)
-        high = tl.load(code + HALF, mask=inside & (channel + HALF < HEAD_DIM), other=0)
-    else:
+    if TIER == "INT4":
         packed = tl.load(code, mask=inside, other=0)
         low = packed & 0x0F
         high = packed >> 4
+    else:
+        low = tl.load(code, mask=inside, other=0)
+        high = tl.load(code + HALF, mask=inside & (channel + HALF < HEAD_DIM), other=0)
     if scale is not None:
         at = head * scale_head_stride + row[:, None, None] * scale_row_stride
         low_at = at + group * GROUP // CHANNELS_PER_SCALE
@@ -82,6 +83,7 @@ def attend_kernel(
     rows,
     rows_per_split,
     scaling,
+    TIER: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -127,7 +129,7 @@ def attend_kernel(
         is_row = row < rows
         key_low, key_high = _load_halves(
             key, key_strides, head, row, is_row, dtype,
-            HEAD_DIM, GROUP, GROUPS, LANES, CHANNELS_PER_SCALE,
+            TIER, HEAD_DIM, GROUP, GROUPS, LANES, CHANNELS_PER_SCALE,
         )  # fmt: skip
         scores = tl.dot(query_low, tl.trans(key_low), input_precision=PRECISION)
         scores = tl.dot(query_high, tl.trans(key_high), scores, input_precision=PRECISION)
@@ -146,7 +148,7 @@ def attend_kernel(
 
         value_low, value_high = _load_halves(
             value, value_strides, head, row, is_row, dtype,
-            HEAD_DIM, GROUP, GROUPS, LANES, CHANNELS_PER_SCALE,
+            TIER, HEAD_DIM, GROUP, GROUPS, LANES, CHANNELS_PER_SCALE,
         )  # fmt: skip
         weight = weight.to(dtype)
         output_low = tl.dot(

@@ -123,7 +123,7 @@ def _store(
             stored = prefix.append(layer, tier, *picked)
             quantised = _finished(key.device)
             for name, rows_of_tensor in stored.items():
-                writer.write(f"layers.{layer}.{name}", row, _numpy(rows_of_tensor))
+                writer.write(name, row, _numpy(rows_of_tensor))
             seconds.quantise += quantised - started
             seconds.write += time.perf_counter() - quantised
 

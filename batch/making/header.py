@@ -23,7 +23,7 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
-from cachefmt.index import layers_within
+from cachefmt.key_bounds import layers_within
 from cachefmt.tiers import STORED_TIERS
 
 RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}

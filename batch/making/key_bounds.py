@@ -10,11 +10,8 @@ from batch.kv.rotation import turn_of, unrotate
 from batch.making.plan import Plan
 from batch.models import Family
 from cachefmt import STORED_TIERS, CacheWriter, Shape, tensor_specs
-from cachefmt.codecs import int4
-from cachefmt.memory import numpy_dtype
+from cachefmt.layout import BOUNDS, BOUNDS_TIER
 from cachefmt.tables import first_rows
-
-_PARTS = ("index.bounds", "index.bounds.scale", "index.bounds.minimum")
 
 
 class KeyBounds:
@@ -33,7 +30,7 @@ class KeyBounds:
         self._stored = np.flatnonzero(manifest.kept)
         specs = tensor_specs(shape)
         self._encoded = {
-            name: np.zeros(specs[name].shape, numpy_dtype(specs[name].dtype)) for name in _PARTS
+            name: np.zeros(specs[name].shape, specs[name].numpy_dtype) for name in BOUNDS
         }
 
     def add(self, block: slice, cache: TieredCache, family: Family) -> None:
@@ -49,9 +46,9 @@ class KeyBounds:
         for layer in layers:
             keys = cache.suffix(layer)[0][0].transpose(0, 1)
             bounds.append(_bounds(unrotate(keys, turn.to(keys.device)), places))
-        found = int4.encode(torch.stack(bounds, 1), self._shape.group_size)
+        found = BOUNDS_TIER.codec.encode(torch.stack(bounds, 1), self._shape.group_size)
         rows = np.searchsorted(self._stored, present)
-        for name, encoded in zip(_PARTS, found, strict=True):
+        for name, encoded in zip(BOUNDS, found, strict=True):
             self._encoded[name][rows] = encoded.numpy()
 
     def write(self, writer: CacheWriter) -> None:

@@ -7,8 +7,7 @@ import torch
 
 from batch.making.cache_plan import CachePlan, VideoPlan
 from batch.models import Family
-from cachefmt import Shape
-from cachefmt.layout import tensor_specs
+from cachefmt.layout import kv_bytes
 
 _FLOAT32_BYTES = 4
 
@@ -40,17 +39,11 @@ def estimate_memory(planned: CachePlan, family: Family, device: torch.device) ->
     dtype = getattr(torch, planned.header.model.dtype)
     return Memory(
         weights_bytes=family.checkpoint.weights_bytes(dtype),
-        tiers_bytes=tiers_size(planned.header.shape),
+        tiers_bytes=kv_bytes(planned.header.shape),
         block_bytes=max(
             _decoder_bytes(planned, family, dtype, device), _vision_bytes(planned, family, dtype)
         ),
     )
-
-
-def tiers_size(shape: Shape) -> int:
-    """Bytes of the keys and values of a cache, scales included."""
-    specs = tensor_specs(shape).items()
-    return sum(spec.size_bytes for name, spec in specs if name.startswith("layers."))
 
 
 def estimate_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:

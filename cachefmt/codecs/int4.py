@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from cachefmt.rounding import require_finite, round_down, scale_for, split_groups
+from cachefmt.codecs.quantising import (
+    require_finite,
+    round_down,
+    scale_for,
+    scale_groups,
+    split_groups,
+)
 
 _LEVELS = 15
 
@@ -40,15 +46,16 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     return low | (high << 4), scale, minimum
 
 
-def decode(
-    codes: Tensor, scale: Tensor, minimum: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Numbers of dtype [..., head_dim] from codes [..., head_dim / 2] as encode returns them.
+def decode(codes: Tensor, scale: Tensor, minimum: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Float32 [..., head_dim] from codes [..., head_dim / 2] as `encode` returns them.
 
-    Computed in float32, then rounded once to dtype.
+    Args:
+        out: contiguous float32 of that shape to decode into.
     """
-    channels = torch.cat((codes & 15, codes >> 4), -1)
-    group_size = channels.shape[-1] // scale.shape[-1]
-    values = channels.reshape(*scale.shape, group_size).to(torch.float32)
-    values.mul_(scale.to(torch.float32).unsqueeze(-1)).add_(minimum.to(torch.float32).unsqueeze(-1))
-    return values.flatten(-2).to(dtype)
+    if out is None:
+        shape = (*codes.shape[:-1], 2 * codes.shape[-1])
+        out = torch.empty(shape, dtype=torch.float32, device=codes.device)
+    low, high = out.chunk(2, -1)
+    low.copy_(codes & 0x0F)
+    high.copy_(codes >> 4)
+    return scale_groups(out, scale, minimum)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cachefmt.rounding import require_finite, scale_for, split_groups
+from cachefmt.codecs.quantising import require_finite, scale_for, scale_groups, split_groups
 
 _LEVELS = 127
 
@@ -33,11 +33,12 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return codes.flatten(-2), scale
 
 
-def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers of dtype [..., head_dim] from int8 codes [..., head_dim], scale [..., groups].
+def decode(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Float32 [..., head_dim] from int8 codes [..., head_dim] and scale [..., groups]; exact.
 
-    Computed in float32, where the product is exact, then rounded once to dtype.
+    Args:
+        out: contiguous float32 of that shape to decode into.
     """
-    group_size = codes.shape[-1] // scale.shape[-1]
-    values = codes.reshape(*scale.shape, group_size).to(torch.float32)
-    return values.mul_(scale.to(torch.float32).unsqueeze(-1)).flatten(-2).to(dtype)
+    if out is None:
+        out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    return scale_groups(out.copy_(codes), scale)

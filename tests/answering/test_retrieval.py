@@ -97,7 +97,7 @@ def test_moved_keys_are_those_of_a_video_of_these_samples(family: Family, tmp_pa
     alone = write(family, tmp_path / "y", range(6), source=[0, 0, 0, 3, 3, 5])
     sample, cell = alone.array("token.sample"), alone.array("token.cell")
     # Text of times and numbers differs; the first layer's keys of a cell know nothing else.
-    found = prefix.layer(0)[Tier.FP16].key[torch.from_numpy(rows.cell >= 0)]
+    found = prefix.layer(0)[Tier.FP16].key[0][torch.from_numpy(rows.cell >= 0)]
     expected = torch.from_numpy(alone.array("layers.0.key.fp16")[cell >= 0])
     assert np.array([0, 3, 5])[rows.number[rows.cell >= 0]].tolist() == sample[cell >= 0].tolist()
     assert rows.next_position == alone.header.layout.next_position

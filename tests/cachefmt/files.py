@@ -25,7 +25,7 @@ from cachefmt import (
     VideoIdentity,
     tensor_specs,
 )
-from cachefmt.memory import numpy_dtype
+from cachefmt.layout import BOUNDS
 from cachefmt.tables import first_rows
 
 Arrays = dict[str, NDArray[Any]]
@@ -41,7 +41,7 @@ SHAPE = Shape(
     stored_samples=2,
     rows=2,
     columns=3,
-    tokens={"FP16": 4, "INT8": 3, "INT4": 2},
+    tokens={tier.name: 4 - place for place, tier in enumerate(STORED_TIERS)},
     index_layers=(0,),
 )
 
@@ -106,11 +106,11 @@ def make_arrays(shape: Shape = SHAPE, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     arrays = make_tables(shape)
     for name, spec in tensor_specs(shape).items():
-        if name in ("index.bounds.scale", "index.bounds.minimum"):
+        if name in BOUNDS[1:]:
             arrays[name] = rng.random(spec.shape).astype(np.float16)
         elif name not in arrays:
             bits = rng.integers(0, 256, spec.size_bytes, dtype=np.uint8)
-            arrays[name] = bits.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+            arrays[name] = bits.view(spec.numpy_dtype).reshape(spec.shape)
     return arrays
 
 

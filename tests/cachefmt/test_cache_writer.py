@@ -30,26 +30,23 @@ with CacheWriter(Path(sys.argv[1]), make_header()) as writer:
 """
 
 
-def test_a_killed_writer_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
+def killed_while_writing(path: Path) -> int:
+    """Kill a writer that has written half a file; its process id."""
     command = [sys.executable, "-c", HALF_A_FILE, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert [file.name for file in tmp_path.iterdir()] == [f".x.safetensors.{process.pid}.tmp"]
-
-
-def test_a_killed_writer_leaves_an_older_file_as_it_was(tmp_path: Path) -> None:
-    path = write_file(tmp_path / "x.safetensors", arrays=make_arrays(seed=1))
-    before = path.read_bytes()
-    command = [sys.executable, "-c", HALF_A_FILE, str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
         process.kill()
-    assert path.read_bytes() == before
+    assert process.returncode == -signal.SIGKILL
+    return process.pid
+
+
+def test_a_killed_writer_leaves_an_older_file_as_it_was_and_no_new_one(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    before = write_file(old, arrays=make_arrays(seed=1)).read_bytes()
+    unfinished = {f".{path.name}.{killed_while_writing(path)}.tmp" for path in (old, new)}
+    assert old.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {old.name, *unfinished}
 
 
 def test_finishing_replaces_an_older_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -60,14 +57,10 @@ def test_finishing_replaces_an_older_file_and_leaves_nothing_else(tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_leaving_on_an_exception_removes_the_temporary_file(tmp_path: Path) -> None:
+def test_leaving_without_finish_removes_the_temporary_file(tmp_path: Path) -> None:
     with suppress(ZeroDivisionError), CacheWriter(tmp_path / "x", make_header()):
         assert len(list(tmp_path.iterdir())) == 1
         raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_leaving_without_finish_removes_the_temporary_file(tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "x", make_header()) as writer:
         writer.write(NAME, 0, make_arrays()[NAME])
     assert list(tmp_path.iterdir()) == []
@@ -167,28 +160,27 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(path))
 
 
-def test_a_full_disk_is_found_before_the_first_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space"), CacheFileError, r"cannot write \d+ bytes: No space"),
+        (KeyboardInterrupt("while allocating"), KeyboardInterrupt, "while allocating"),
+    ],
+)
+def test_a_full_disk_or_an_interruption_before_the_first_row_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
+    message: str,
 ) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_: int) -> None:
+        raise error
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(CacheFileError, match=r"cannot write \d+ bytes: No space left"):
-        CacheWriter(tmp_path / "x", make_header()).__enter__()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interruption_while_allocating_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "posix_fallocate", interrupted)
-    with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path / "x.safetensors", make_header()):
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(raised, match=message), CacheWriter(tmp_path / "x", make_header()):
         pass
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_that_is_not_open_refuses(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The codecs keep the bounds that their docstrings state."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -9,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cachefmt.codecs import int4, int8
+from cachefmt.codecs import fp16, int4, int8
+from cachefmt.layout import row_specs
+from cachefmt.tensors import TORCH_DTYPES
+from cachefmt.tiers import STORED_TIERS, Tier
+from tests.cachefmt.files import SHAPE
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -95,7 +100,7 @@ def test_groups_of_zeros_are_exact(constant: float) -> None:
 @pytest.mark.parametrize("constant", [1.0, -0.333251953125, 65504.0, -65504.0, 6e-8])
 def test_int4_is_exact_on_a_constant_float16(constant: float) -> None:
     x = torch.full((2, 8), constant, dtype=torch.float16)
-    assert torch.equal(int4.decode(*int4.encode(x, 8), torch.float16), x)
+    assert torch.equal(int4.decode(*int4.encode(x, 8)).half(), x)
 
 
 def test_a_byte_of_int4_holds_channels_half_a_head_apart() -> None:
@@ -112,12 +117,32 @@ def test_groups_do_not_disturb_each_other() -> None:
         assert error[[0, 1, 4, 5]].max() < 0.01
 
 
-@pytest.mark.parametrize("codec", [int8, int4])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_decoding_rounds_once_to_the_wanted_dtype(codec: ModuleType, dtype: torch.dtype) -> None:
-    encoded = codec.encode(torch.randn(50, 2, 64) + 3, 32)
-    assert torch.equal(codec.decode(*encoded, dtype), codec.decode(*encoded).to(dtype))
-    assert codec.decode(*encoded, dtype).dtype == dtype
+@pytest.mark.parametrize("tier", STORED_TIERS)
+def test_decoding_into_a_buffer_gives_the_same_float32(tier: Tier) -> None:
+    parts = tier.codec.encode((torch.randn(50, 2, 64) + 3).half(), 32)
+    buffer = torch.full((50, 2, 64), torch.nan)
+    found = tier.codec.decode(*parts, out=buffer)
+    assert found.data_ptr() == buffer.data_ptr()
+    assert torch.equal(buffer, tier.codec.decode(*parts))
+    assert tier.codec.decode(*parts).dtype == torch.float32
+
+
+@pytest.mark.parametrize("tier", STORED_TIERS)
+def test_a_codec_makes_the_tensors_that_the_table_says(tier: Tier) -> None:
+    shape = replace(SHAPE, raw_dtype="F16", tokens=dict.fromkeys(SHAPE.tokens, 5))
+    parts = tier.codec.encode(torch.randn(5, shape.heads, shape.head_dim).half(), shape.group_size)
+    made = [(part.dtype, tuple(part.shape)) for part in parts]
+    specs = row_specs(shape, tier)
+    assert made == [(TORCH_DTYPES[spec.dtype], spec.shape) for spec in specs]
+
+
+def test_raw_numbers_stay_and_nan_is_refused() -> None:
+    x = torch.randn(3, 2, 8).bfloat16()
+    (stored,) = fp16.encode(x, 8)
+    assert torch.equal(stored, x)
+    assert torch.equal(fp16.decode(stored), x.float())
+    with pytest.raises(ValueError, match=r"NaN, or numbers that torch\.bfloat16 cannot hold"):
+        fp16.encode(x / 0, 8)
 
 
 @pytest.mark.parametrize("codec", [int8, int4])

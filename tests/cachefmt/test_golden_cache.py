@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from cachefmt import CacheFile, tensor_specs
-from cachefmt.memory import numpy_dtype
 from tests.cachefmt.files import SHAPE, Arrays, make_header, make_tables, split_file, write_file
 
 RECORDED_HEADER = Path(__file__).with_name("golden_header.txt")
@@ -26,7 +25,7 @@ def golden_arrays() -> Arrays:
     for index, (name, spec) in enumerate(tensor_specs(GOLDEN_SHAPE).items()):
         if name not in arrays:
             content = ((np.arange(spec.size_bytes) * 7 + index * 31) % 251).astype(np.uint8)
-            arrays[name] = content.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+            arrays[name] = content.view(spec.numpy_dtype).reshape(spec.shape)
     return arrays
 
 

@@ -28,7 +28,7 @@ TOYS = {
 HEADER = """import os, signal, time
 import click
 from batch.errors import VideoError
-from cachefmt.errors import CacheFileError
+from cachefmt import CacheFileError
 """
 
 

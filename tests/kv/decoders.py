@@ -17,7 +17,7 @@ from transformers import (
 
 from batch.kv import ATTENTION, Prefix, TieredCache, forward, install
 from cachefmt.header import Shape
-from cachefmt.tiers import Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 FAMILIES = ("mistral", "llama", "qwen2")
 VOCABULARY = 40
@@ -72,7 +72,7 @@ def shape(fp16: int, int8: int = 0, int4: int = 0, *, raw_dtype: str = "F32") ->
         stored_samples=0,
         rows=0,
         columns=0,
-        tokens={"FP16": fp16, "INT8": int8, "INT4": int4},
+        tokens=token_counts({Tier.FP16: fp16, Tier.INT8: int8, Tier.INT4: int4}),
         index_layers=(),
     )
 
@@ -100,7 +100,7 @@ def store(
         forward(model.model, hidden, block_positions[None], cache)
         for layer in range(prefix.shape.layers):
             key, value = (states[0].transpose(0, 1) for states in cache.suffix(layer))
-            for tier in (Tier.FP16, Tier.INT8, Tier.INT4):
+            for tier in STORED_TIERS:
                 rows = block_tiers == tier
                 prefix.append(layer, tier, key[rows], value[rows])
         cache.clear_suffix()

@@ -10,16 +10,12 @@ from torch import Tensor
 
 from batch.kv import attention
 from batch.kv.attention import attend, attend_own, fold, merge, unfold
-from batch.kv.rows import Quantised, QuantisedRows, RawRows, Scratch
-from cachefmt.codecs import int4, int8
+from cachefmt.tiers import STORED_TIERS, Tier
+from tests.kv.encoded import encoded, random, raw
 
 KV_HEADS, HEAD_DIM = 2, 16
 SCALING = HEAD_DIM**-0.5
 few = settings(max_examples=40)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def softmax_attention(
@@ -31,10 +27,6 @@ def softmax_attention(
         scores = scores + bias.double()
     output = torch.softmax(scores, -1) @ value.double().transpose(0, 1)
     return output, torch.logsumexp(scores, -1)
-
-
-def raw(key: Tensor, value: Tensor, bias: Tensor | None = None) -> RawRows:
-    return RawRows(key=key, value=value, bias=bias, scratch=Scratch())
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -199,44 +191,41 @@ def test_half_precision_is_close_to_float32(dtype):
     assert output.dtype == lse.dtype == torch.float32
 
 
-def quantised_rows(key: Tensor, value: Tensor, bits: int, group_size: int) -> QuantisedRows:
-    kinds = []
-    for states in (key, value):
-        if bits == 8:
-            codes, scale = int8.encode(states, group_size)
-            kinds.append(Quantised(codes=codes, scale=scale, minimum=None))
-        else:
-            codes, scale, minimum = int4.encode(states, group_size)
-            kinds.append(Quantised(codes=codes, scale=scale, minimum=minimum))
-    return QuantisedRows(key=kinds[0], value=kinds[1], bias=None, scratch=Scratch())
-
-
 @few
 @given(
     rows=st.integers(0, 9),
     chunk_rows=st.integers(1, 10),
     group_size=st.sampled_from([1, 4, 8, 16]),
-    bits=st.sampled_from([8, 4]),
+    tier=st.sampled_from(STORED_TIERS),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 2**20),
 )
-def test_chunks_hold_exactly_what_the_codec_decodes(
-    rows, chunk_rows, group_size, bits, dtype, seed
+def test_chunks_hold_what_the_codec_decodes_rounded_once(
+    rows, chunk_rows, group_size, tier, dtype, seed
 ):
     key, value = random(2, rows, KV_HEADS, HEAD_DIM, seed=seed) * 3
-    part = quantised_rows(key, value, bits, group_size)
-    decode = int8.decode if bits == 8 else int4.decode
+    part = encoded(tier, key, value, group_size=group_size)
     assert len(part) == rows
-    for kind, states in (("key", key), ("value", value)):
-        encoded = (int8 if bits == 8 else int4).encode(states, group_size)
+    for kind in ("key", "value"):
         got = [getattr(chunk, kind).clone() for chunk in part.chunks(dtype, chunk_rows)]
-        expected = decode(*encoded, dtype)
+        expected = tier.codec.decode(*getattr(part, kind)).to(dtype)
         assert torch.equal(torch.cat([expected[:0], *got]), expected)
+
+
+@pytest.mark.parametrize("tier", STORED_TIERS)
+def test_keys_are_those_of_the_chunks(tier):
+    key, value = random(2, 9, KV_HEADS, HEAD_DIM)
+    part = encoded(tier, key, value, bias=random(9))
+    alone = [(found.clone(), bias) for found, bias in part.keys(torch.bfloat16, 4)]
+    chunks = [(chunk.key.clone(), chunk.bias) for chunk in part.chunks(torch.bfloat16, 4)]
+    assert [len(found) for found, _ in alone] == [4, 4, 1]
+    for pair, other in zip(alone, chunks, strict=True):
+        assert all(map(torch.equal, pair, other))
 
 
 def test_decoding_uses_one_buffer_again():
     key, value = random(2, 40, KV_HEADS, HEAD_DIM)
-    part = quantised_rows(key, value, 4, 16)
+    part = encoded(Tier.INT4, key, value, group_size=16)
     addresses = {chunk.key.data_ptr() for _ in range(3) for chunk in part.chunks(torch.float32, 8)}
     assert len(addresses) == 1
 
@@ -249,7 +238,8 @@ def test_raw_rows_of_the_compute_dtype_are_not_copied():
 
 def test_a_buffer_made_in_inference_mode_serves_outside_of_it():
     key, value = random(2, 10, KV_HEADS, HEAD_DIM)
-    part, query = quantised_rows(key, value, 8, 16), random(KV_HEADS, 1, HEAD_DIM)
+    part = encoded(Tier.INT8, key, value, group_size=16)
+    query = random(KV_HEADS, 1, HEAD_DIM)
     with torch.inference_mode():
         inside = attend(query, [part], scaling=SCALING)[0].clone()
     assert torch.equal(attend(query, [part], scaling=SCALING)[0], inside)

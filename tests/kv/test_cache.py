@@ -69,7 +69,7 @@ def test_logits_without_one_row_differ_by_much_more(family):
     without = Prefix.allocate(shape(PREFIX - 1), "cpu")
     for layer in range(whole.shape.layers):
         rows = whole.layer(layer)[0]
-        without.append(layer, Tier.FP16, rows.key[1:], rows.value[1:])
+        without.append(layer, Tier.FP16, rows.key[0][1:], rows.value[0][1:])
     got = ask(over_tiers, TieredCache(without), question, positions)
     expected = ask(over_tiers, TieredCache(whole), question, positions)
     assert (got - expected).abs().max() > 1e-2
@@ -150,7 +150,7 @@ def test_nothing_is_computed_for_padding(monkeypatch):
 def test_a_question_leaves_no_trace():
     over_tiers = tiered(decoder("mistral"))
     prefix = filled_prefix(over_tiers)
-    before = [rows.key.clone() for layer in range(3) for rows in prefix.layer(layer)[:1]]
+    before = [rows.key[0].clone() for layer in range(3) for rows in prefix.layer(layer)[:1]]
     cache = TieredCache(prefix)
     first, positions = tokens(1, QUESTION, seed=1), after(PREFIX, 1, QUESTION)
     expected = ask(over_tiers, cache, first, positions)
@@ -158,7 +158,7 @@ def test_a_question_leaves_no_trace():
     ask(over_tiers, cache, tokens(4, 9, seed=2), after(PREFIX, 4, 9))
     cache.clear_suffix()
     assert torch.equal(ask(over_tiers, cache, first, positions), expected)
-    after_all = [rows.key for layer in range(3) for rows in prefix.layer(layer)[:1]]
+    after_all = [rows.key[0] for layer in range(3) for rows in prefix.layer(layer)[:1]]
     assert all(torch.equal(a, b) for a, b in zip(before, after_all, strict=True))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batch.kv import Prefix
-from batch.kv.loading import ArrivingLayers
+from batch.kv.prefix import ArrivingLayers
 from cachefmt import CacheFile
 from tests.cachefmt.files import write_file
 
@@ -53,16 +53,14 @@ def current(monkeypatch):
 def layers():
     """Tensors of odd sizes and several types, and as many that are not filled."""
     sources = [
-        {
-            "key": torch.randn(3 + layer, 2, 5).half(),
-            "codes": torch.randint(0, 255, (7, layer), dtype=torch.uint8),
-            "scale": torch.randn(3, 1),
-        }
+        [
+            torch.randn(3 + layer, 2, 5).half(),
+            torch.randint(0, 255, (7, layer), dtype=torch.uint8),
+            torch.randn(3, 1),
+        ]
         for layer in range(LAYERS)
     ]
-    return sources, [
-        {name: torch.zeros_like(rows) for name, rows in layer.items()} for layer in sources
-    ]
+    return sources, [[torch.zeros_like(rows) for rows in layer] for layer in sources]
 
 
 def test_every_layer_has_arrived_when_it_is_used(current):
@@ -70,8 +68,7 @@ def test_every_layer_has_arrived_when_it_is_used(current):
     arriving = ArrivingLayers(sources, targets)
     for layer in range(LAYERS):
         arriving.wait(layer)
-        for name, rows in sources[layer].items():
-            assert torch.equal(targets[layer][name], rows)
+        assert all(map(torch.equal, targets[layer], sources[layer]))
         assert len(current.waited) == layer + 1
         assert current.waited[-1].is_recorded
 
@@ -79,7 +76,7 @@ def test_every_layer_has_arrived_when_it_is_used(current):
 def test_only_the_next_layer_is_copied_ahead(current):
     sources, targets = layers()
     ArrivingLayers(sources, targets).wait(0)
-    arrived = [bool(layer["key"].any()) for layer in targets]
+    arrived = [bool(layer[0].any()) for layer in targets]
     assert arrived == [True, True, False, False, False]
 
 
@@ -95,8 +92,7 @@ def test_layers_of_one_device_share_a_stream_and_no_other_waits_for_it(monkeypat
     own = {"meta": Stream(), "cpu": current}
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: own[device.type])
     sources, targets = layers()
-    for layer in targets[3:]:
-        layer.update({name: rows.to("meta") for name, rows in layer.items()})
+    targets[3:] = [[rows.to("meta") for rows in layer] for layer in targets[3:]]
     arriving = ArrivingLayers(sources, targets)
     for layer in range(LAYERS):
         arriving.wait(layer)
@@ -111,6 +107,5 @@ def test_a_file_on_cuda_holds_what_it_holds_on_the_cpu(tmp_path: Path):
     for layer in range(here.shape.layers):
         for one, other in zip(here.layer(layer), there.layer(layer), strict=True):
             for kind in ("key", "value"):
-                stored = getattr(one.stored(), kind), getattr(other.stored(), kind)
-                for rows, copy in zip(*stored, strict=True):
-                    assert rows is None or torch.equal(rows, copy.cpu())
+                for rows, copy in zip(getattr(one, kind), getattr(other, kind), strict=True):
+                    assert torch.equal(rows, copy.cpu())

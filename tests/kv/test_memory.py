@@ -40,7 +40,7 @@ def storages(prefix):
         for layer in range(prefix.shape.layers)
         for part in prefix.layer(layer)
         if len(part)
-        for tensor in (part.key, part.value)
+        for tensor in (*part.key, *part.value)
     }
 
 
@@ -57,7 +57,7 @@ def test_a_batch_of_64_does_not_copy_the_prefix():
     store(model, prefix, tokens(PREFIX), torch.arange(PREFIX), (512,) * (PREFIX // 512))
     before = storages(prefix)
     own = BATCH * 2 * 64 * 8 * 4  # one layer's suffix keys at its first capacity
-    one_copy = prefix.layer(0)[0].key.nbytes
+    one_copy = prefix.layer(0)[0].key[0].nbytes
     largest = largest_block(model, prefix, BATCH)
     assert largest <= own < BATCH * one_copy / 8
     assert storages(prefix) == before
@@ -68,7 +68,7 @@ def test_a_copy_would_be_seen():
     key = torch.zeros(PREFIX, 2, 8)
     for layer in range(prefix.shape.layers):
         prefix.append(layer, Tier.FP16, key, key)
-    stored = prefix.layer(0)[0].key
+    (stored,) = prefix.layer(0)[0].key
     with Allocations(storages(prefix)) as allocations:
         stored.expand(BATCH, *stored.shape)
         assert allocations.largest == 0

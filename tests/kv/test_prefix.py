@@ -1,8 +1,8 @@
 """The prefix holds what was appended, gives it back, and expands into a plain cache."""
 
+from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,26 +10,14 @@ from hypothesis import strategies as st
 
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
-from cachefmt import (
-    WHOLE_VIDEO,
-    CacheFile,
-    CacheWriter,
-    Header,
-    Layout,
-    ManifestIdentity,
-    ModelIdentity,
-    PolicyIdentity,
-    PromptIdentity,
-    Tier,
-    VideoIdentity,
-    tensor_specs,
-)
+from cachefmt import STORED_TIERS, CacheFile, Tier, tensor_specs, token_counts
 from cachefmt.codecs import int4, int8
-from cachefmt.memory import numpy_dtype
+from cachefmt.layout import KINDS, row_tensors
+from tests.cachefmt.files import make_arrays, make_header, write_file
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
-TIERS = (Tier.FP16, Tier.INT8, Tier.INT4)
-SIZES = {Tier.FP16: 5, Tier.INT8: 6, Tier.INT4: 7}
+SIZES = {tier: rows for rows, tier in enumerate(STORED_TIERS, 5)}
+SHAPE = replace(shape(0), tokens=token_counts(SIZES))
 
 
 def states(rows, seed=0):
@@ -38,17 +26,16 @@ def states(rows, seed=0):
 
 
 def allocate(raw_dtype="F32"):
-    return Prefix.allocate(shape(*SIZES.values(), raw_dtype=raw_dtype), "cpu")
+    return Prefix.allocate(replace(SHAPE, raw_dtype=raw_dtype), "cpu")
 
 
 def fill(prefix, seed=0):
-    """Append all rows; returns what append returned, by full name."""
+    """Append all rows; returns what `append` returned."""
     names = {}
     for layer in range(prefix.shape.layers):
-        for tier in TIERS:
+        for tier in STORED_TIERS:
             key, value = states(SIZES[tier], seed + 10 * layer + tier)
-            for suffix, rows in prefix.append(layer, tier, key, value).items():
-                names[f"layers.{layer}.{suffix}"] = rows
+            names |= prefix.append(layer, tier, key, value)
     return names
 
 
@@ -62,73 +49,26 @@ def decoded(prefix, layer):
     return tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
 
 
-def digest(letter):
-    return letter * 64
-
-
 def written(path, prefix, names, multiplicity):
     """Write a prefix into a file as prefill does; returns the path."""
-    count = len(multiplicity)
-    header = Header(
-        tool="test",
-        model=ModelIdentity(
-            id="tiny",
-            revision=None,
-            family="llama",
-            config_sha256=digest("a"),
-            weights_sha256=digest("b"),
-            dtype="float32",
-        ),
-        prompt=PromptIdentity(processor_sha256=digest("c"), chat_template_sha256=digest("d")),
-        video=VideoIdentity(sha256=digest("e"), name="clip.mp4"),
-        manifest=ManifestIdentity(sha256=digest("f")),
-        segment=WHOLE_VIDEO,
-        policy=PolicyIdentity(name="saliency", parameters={}),
-        shape=prefix.shape,
-        layout=Layout(slots=count, positions="original", next_position=(count,)),
-    )
-    with CacheWriter(path, header) as writer:
-        for name, spec in tensor_specs(prefix.shape).items():
-            if name.startswith("layers."):
-                rows = names[name]
-                raw = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
-            elif name == "cost.seconds":
-                raw = torch.zeros(spec.shape, dtype=torch.float64)
-            elif name.startswith(("sample.", "index.")):  # there are no samples
-                raw = torch.from_numpy(np.zeros(spec.shape, numpy_dtype(spec.dtype)))
-            elif name == "token.position":
-                raw = position_column(prefix)
-            elif name == "token.multiplicity":
-                raw = multiplicity.int()
-            else:
-                raw = torch.full(spec.shape, -1, dtype=torch.int32)
-            writer.write(name, 0, raw.numpy())
-        writer.finish()
-    return path
+    arrays = make_arrays(prefix.shape) | {"token.multiplicity": multiplicity.int().numpy()}
+    for name, rows in names.items():
+        arrays[name] = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return write_file(path, make_header(prefix.shape), arrays)
 
 
-def position_column(prefix):
-    """Rising within each tier."""
-    return torch.arange(sum(SIZES.values()), dtype=torch.int32)[:, None]
-
-
-def test_appended_rows_come_back_tier_by_tier_within_the_codecs_bound():
+def test_appended_rows_come_back_tier_by_tier_as_the_codec_decodes_them():
     prefix = allocate()
     fill(prefix)
     assert prefix.tokens == sum(SIZES.values())
-    key, value = decoded(prefix, 1)
-    at = 0
-    for tier in TIERS:
-        expected_key, expected_value = states(SIZES[tier], 10 + tier)
-        tolerance = {Tier.FP16: 0, Tier.INT8: 0.02, Tier.INT4: 0.3}[tier]
-        for got, expected in ((key, expected_key), (value, expected_value)):
-            rows = got[at : at + SIZES[tier]]
-            torch.testing.assert_close(rows, expected, rtol=0, atol=tolerance)
-        at += SIZES[tier]
-    assert at == len(key)
+    found = [rows.split(list(SIZES.values())) for rows in decoded(prefix, 1)]
+    for place, (tier, rows) in enumerate(SIZES.items()):
+        for kind, expected in zip(found, states(rows, 10 + tier), strict=True):
+            parts = tier.codec.encode(expected, SHAPE.group_size)
+            assert torch.equal(kind[place], tier.codec.decode(*parts))
 
 
-@given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(TIERS))
+@given(cuts=st.lists(st.integers(0, 7), max_size=3), tier=st.sampled_from(STORED_TIERS))
 def test_appending_in_blocks_equals_appending_at_once(cuts, tier):
     key, value = states(SIZES[tier])
     once, blocks = allocate(), allocate()
@@ -164,7 +104,10 @@ def test_rows_that_are_not_filled_are_not_seen():
     prefix = allocate()
     key, value = states(2)
     prefix.append(0, Tier.INT8, key, value)
-    assert [len(part) for part in prefix.layer(0)] == [0, 2, 0]
+    assert {part.tier: len(part) for part in prefix.layer(0)} == {
+        **dict.fromkeys(SIZES, 0),
+        Tier.INT8: 2,
+    }
     assert prefix.tokens == 0  # the other layers hold nothing
 
 
@@ -207,13 +150,12 @@ def test_multiplicity_is_a_bias_and_can_be_taken_back():
 @pytest.mark.parametrize("raw_dtype", ["F32", "F16", "BF16"])
 def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dtype):
     prefix = allocate(raw_dtype)
-    dtype = prefix.layer(0)[0].key.dtype
+    dtype = prefix.raw_dtype
     names = {}
     for layer in range(prefix.shape.layers):
-        for tier in TIERS:
+        for tier in STORED_TIERS:
             key, value = (kind.to(dtype) for kind in states(SIZES[tier], layer))
-            encoded = prefix.append(layer, tier, key, value)
-            names |= {f"layers.{layer}.{suffix}": rows for suffix, rows in encoded.items()}
+            names |= prefix.append(layer, tier, key, value)
     multiplicity = torch.ones(sum(SIZES.values()), dtype=torch.int32)
     with CacheFile.open(written(tmp_path / "x.safetensors", prefix, names, multiplicity)) as file:
         loaded = Prefix.load(file, "cpu")
@@ -223,7 +165,7 @@ def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dty
             for got, expected in zip(decoded(loaded, layer), decoded(prefix, layer), strict=True):
                 assert torch.equal(got, expected)
         mapped = file.array("layers.2.key.int8")
-        assert loaded.layer(2)[1].key.codes.data_ptr() == mapped.ctypes.data
+        assert loaded.layer(2)[1].key[0].data_ptr() == mapped.ctypes.data
         with pytest.raises(ValueError, match="no room"):
             loaded.append(0, Tier.FP16, *(kind.to(dtype) for kind in states(1)))
         del loaded, mapped
@@ -234,10 +176,10 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
     model = decoder(family)
     over_tiers = tiered(model)
     count = sum(SIZES.values())
-    tiers = torch.tensor([t for t in TIERS for _ in range(SIZES[t])])
+    tiers = torch.tensor([t for t in STORED_TIERS for _ in range(SIZES[t])])
     tiers = tiers[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
     prefix = allocate()
-    store(over_tiers, prefix, tokens(count), torch.arange(count), (4, 5, 9), tiers)
+    store(over_tiers, prefix, tokens(count), torch.arange(count), (4, 5, count - 9), tiers)
     names = {
         name: tensor
         for layer in range(prefix.shape.layers)
@@ -261,17 +203,12 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
 
 def stored(prefix, layer):
     """The layer's tensors by name, out of its public parts."""
-    raw, eight, four = prefix.layer(layer)
-    names = {}
-    for kind in ("key", "value"):
-        start = f"layers.{layer}.{kind}"
-        names[f"{start}.fp16"] = getattr(raw, kind)
-        names[f"{start}.int8"] = getattr(eight, kind).codes
-        names[f"{start}.int8.scale"] = getattr(eight, kind).scale
-        names[f"{start}.int4"] = getattr(four, kind).codes
-        names[f"{start}.int4.scale"] = getattr(four, kind).scale
-        names[f"{start}.int4.minimum"] = getattr(four, kind).minimum
-    return names
+    return {
+        name: rows
+        for part in prefix.layer(layer)
+        for kind in KINDS
+        for name, rows in zip(row_tensors(layer, kind, part.tier), getattr(part, kind), strict=True)
+    }
 
 
 def test_each_row_of_a_long_prefix_is_repeated_as_often_as_it_counts():
@@ -294,9 +231,8 @@ def test_an_empty_prefix_expands_into_an_empty_cache():
 
 
 def test_each_layer_keeps_its_rows_where_it_attends():
-    sizes = shape(*SIZES.values())
-    devices = [torch.device("cpu"), *[torch.device("meta")] * (sizes.layers - 1)]
-    prefix = Prefix.allocate(sizes, devices)
+    devices = [torch.device("cpu"), *[torch.device("meta")] * (SHAPE.layers - 1)]
+    prefix = Prefix.allocate(SHAPE, devices)
     prefix.set_multiplicity(Tier.INT8, torch.full((SIZES[Tier.INT8],), 2))
     prefix.append(0, Tier.INT8, *states(SIZES[Tier.INT8]))
     for layer, device in enumerate(devices):

@@ -51,48 +51,36 @@ def test_kernels_compile_for_cuda_and_fit_its_shared_memory(tmp_path):
     run("-m", "tests.kv.triton_compiled", TRITON_CACHE_DIR=str(tmp_path))
 
 
-class Part:
-    """Records what it is asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def stored(self):
-        self.asked.append("stored")
-
-    def chunks(self, dtype, chunk_rows):
-        self.asked.append("chunks")
-        return iter(())
-
-
 @pytest.mark.parametrize(
     ("chosen", "device", "dtype", "has_kernel", "asked"),
     [
-        ("auto", "cuda", torch.float16, True, "stored"),
+        ("auto", "cuda", torch.float16, True, "kernel"),
         ("auto", "cuda", torch.float16, False, "chunks"),
         ("auto", "cuda", torch.float64, True, "chunks"),
         ("auto", "cpu", torch.float16, True, "chunks"),
         ("torch", "cuda", torch.float16, True, "chunks"),
-        ("triton", "cpu", torch.float16, True, "stored"),
+        ("triton", "cpu", torch.float16, True, "kernel"),
     ],
 )
 def test_queries_on_cuda_take_the_kernel_unless_told_otherwise(
     monkeypatch, chosen, device, dtype, has_kernel, asked
 ):
-    kernel = (lambda query, rows, *, scaling: None) if has_kernel else None
+    took = []
+    kernel = (lambda query, rows, *, scaling: took.append("kernel")) if has_kernel else None
     monkeypatch.setattr(attention, "_attend_stored", lambda: kernel)
     query = SimpleNamespace(device=torch.device(device), dtype=dtype)  # CUDA need not be there
-    part = Part()
+    part = SimpleNamespace(chunks=lambda dtype, chunk_rows: took.append("chunks") or iter(()))
     list(attention._attend_part(query, part, 1.0, 8, chosen))
-    assert part.asked == [asked]
+    assert took == [asked]
 
 
-def test_without_triton_there_is_no_kernel_and_no_error():
+def test_kernels_are_imported_only_when_used_and_are_none_without_triton():
     run(
         "-c",
         "import sys\n"
-        "sys.modules['triton'] = None  # as if it were not installed\n"
         "from batch.kv import attention\n"
+        "assert 'batch.kv.triton_attention' not in sys.modules\n"
+        "sys.modules['triton'] = None  # as if it were not installed\n"
         "assert attention._attend_stored() is None",
     )
 
@@ -107,7 +95,3 @@ def test_kernels_asked_for_where_they_cannot_run_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
     with pytest.raises(ModelError, match=r"pip install 'sali-cache\[triton\]'"):
         check_kernel("triton", here)
-
-
-def test_kernels_are_not_imported_before_they_are_used():
-    run("-c", "import sys, batch.kv\nassert 'batch.kv.triton_attention' not in sys.modules")

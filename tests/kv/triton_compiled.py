@@ -5,7 +5,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from batch.kv import triton_attention
-from batch.kv.attention import Stored, StoredRows
+from batch.kv.rows import Scratch, StoredRows
+from cachefmt.tiers import Tier
 
 ROWS, HEADS, HEAD_DIM = 1000, 2, 128
 LEAST_SHARED_BYTES = 99 * 1024
@@ -46,20 +47,20 @@ def main():
     for name in ("attend_kernel", "merge_kernel"):
         setattr(triton_attention, name, Compiled(getattr(triton_attention, name), compiled))
     scale = torch.ones(ROWS, HEADS, 2, dtype=torch.float16)
-    int8 = Stored(torch.ones(ROWS, HEADS, HEAD_DIM, dtype=torch.int8), scale, None)
-    int4 = Stored(torch.ones(ROWS, HEADS, HEAD_DIM // 2, dtype=torch.uint8), scale, scale)
+    int8 = (torch.ones(ROWS, HEADS, HEAD_DIM, dtype=torch.int8), scale)
+    int4 = (torch.ones(ROWS, HEADS, HEAD_DIM // 2, dtype=torch.uint8), scale, scale)
     # Triton compiles arguments that are 1 as constants: here rows, queries, strides of the scale.
     one = torch.ones(1, 1, 1, dtype=torch.float16)
-    single = Stored(torch.ones(1, 1, HEAD_DIM // 2, dtype=torch.uint8), one, one)
-    raw = Stored(torch.ones(ROWS, HEADS, HEAD_DIM, dtype=torch.bfloat16), None, None)
-    for stored, bias, queries, splits in [
-        (int4, None, 5, 3),
-        (int8, torch.ones(ROWS), 500, 1),
-        (single, torch.ones(1), 1, 1),
-        (raw, None, 500, 1),
+    single = (torch.ones(1, 1, HEAD_DIM // 2, dtype=torch.uint8), one, one)
+    raw = (torch.ones(ROWS, HEADS, HEAD_DIM, dtype=torch.bfloat16),)
+    for tier, parts, bias, queries, splits in [
+        (Tier.INT4, int4, None, 5, 3),
+        (Tier.INT8, int8, torch.ones(ROWS), 500, 1),
+        (Tier.INT4, single, torch.ones(1), 1, 1),
+        (Tier.FP16, raw, None, 500, 1),
     ]:
-        query = torch.ones(stored.codes.shape[1], queries, HEAD_DIM, dtype=torch.bfloat16)
-        rows = StoredRows(stored, stored, bias)
+        query = torch.ones(parts[0].shape[1], queries, HEAD_DIM, dtype=torch.bfloat16)
+        rows = StoredRows(tier=tier, key=parts, value=parts, bias=bias, scratch=Scratch())
         triton_attention.attend_stored(query, rows, scaling=1.0, splits=splits)
     names = [name for name, _ in compiled]
     assert names == ["attend_kernel", "merge_kernel", *["attend_kernel"] * 3], names

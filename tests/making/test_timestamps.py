@@ -94,7 +94,7 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
             segments.append(opened.enter_context(CacheFile.open(path)))
         video = StoredVideo(segments)
         rows = arrange(video, [StoredSample(1, 0)], family)
-        found = load(video, rows, family).layer(0)[Tier.FP16].key
+        found = load(video, rows, family).layer(0)[Tier.FP16].key[0]
     first = spans[1].segment.first_sample
     # Keys of the first layer know no other token, so they are those of this sample alone.
     keys = {}

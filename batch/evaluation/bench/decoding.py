@@ -13,7 +13,7 @@ from batch.evaluation.bench.subject import Subject
 from batch.kv import Prefix, TieredCache, forward
 from cachefmt import CacheFile
 from cachefmt.header import Shape
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 STEPS = 8
 """Steps in a row each way before it is the other's turn; their median counts."""
@@ -33,14 +33,14 @@ def measure_decoding(subject: Subject, repeats: int) -> Found:
     device = subject.size.device
     ratios, figures = {}, {}
     for tier in (Tier.INT8, Tier.INT4):
-        prefix = _fill(film, {stored: rows * (stored is tier) for stored in STORED_TIERS}, device)
+        prefix = _fill(film, {tier: rows}, device)
         plain = prefix.to_dynamic_cache(DTYPE)
         name = tier.name.lower()
         ratios[name], figures[name] = _compare(subject, prefix, plain, repeats)
     share = rows / film.token_count
     mix = {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS}
     prefix = _fill(film, mix, device)
-    full = _fill(film, {Tier.FP16: int(slots * share), Tier.INT8: 0, Tier.INT4: 0}, device)
+    full = _fill(film, {Tier.FP16: int(slots * share)}, device)
     mixed, figures["film"] = _compare(subject, prefix, full.to_dynamic_cache(DTYPE), repeats)
     found = {"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed}
     return found, {"rows": rows, "slots": int(slots * share), "steps": STEPS, **figures}
@@ -48,8 +48,7 @@ def measure_decoding(subject: Subject, repeats: int) -> Found:
 
 def _fill(like: Shape, tokens: dict[Tier, int], device: str) -> Prefix:
     """A prefix of random rows."""
-    counts = {tier.name: count for tier, count in tokens.items()}
-    shape = replace(like, tokens=counts, raw_dtype="BF16")
+    shape = replace(like, tokens=token_counts(tokens), raw_dtype="BF16")
     prefix = Prefix.allocate(shape, device)
     generator = torch.Generator(device).manual_seed(0)
     for layer in range(shape.layers):

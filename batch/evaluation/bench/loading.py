@@ -13,7 +13,6 @@ from batch.evaluation.bench.subject import Subject
 from batch.kv import Prefix
 from cachefmt import CacheFile, CacheWriter, Header
 from cachefmt.layout import TensorSpec, tensor_specs
-from cachefmt.memory import numpy_dtype
 
 PAGE_BYTES = 4096
 
@@ -57,11 +56,9 @@ def _load(path: Path, device: str) -> Prefix:
 def _touch(prefix: Prefix) -> None:
     for layer in range(prefix.shape.layers):
         for part in prefix.layer(layer):
-            stored = part.stored()
-            for kind in (stored.key, stored.value):
-                for rows in kind[:]:
-                    if rows is not None and len(rows):
-                        rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
+            for rows in (*part.key, *part.value):
+                if len(rows):
+                    rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
 
 
 def _read(path: Path, buffer: NDArray[np.uint8]) -> None:
@@ -89,7 +86,7 @@ def _write_long(path: Path, like: Header, tokens: int) -> None:
 
 
 def _content(name: str, spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
-    dtype = numpy_dtype(spec.dtype)
+    dtype = spec.numpy_dtype
     if name.startswith("layers."):
         return rng.integers(0, 64, spec.size_bytes, np.uint8).view(dtype).reshape(spec.shape)
     if name in ("token.position", "sample.source"):

@@ -1,8 +1,11 @@
-"""Tensors of a mapped cache file as numpy arrays and digests, without copies."""
+"""What reading and writing share: the error about a file, exact reads, tensors over a map of it."""
 
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +13,20 @@ from numpy.typing import NDArray
 
 from cachefmt.layout import TensorSpec, data_offsets
 
-_NUMPY_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "I32": "<i4",
-    "F16": "<f2",
-    "BF16": "<u2",  # numpy has no bfloat16: its bits
-    "I8": "i1",
-    "U8": "u1",
-}
 _HASH_CHUNK_BYTES = 1 << 24
 
 
-def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Numpy's dtype for a safetensors dtype; BF16 comes as its bits in uint16."""
-    return np.dtype(_NUMPY_DTYPES[dtype])
+class CacheFileError(Exception):
+    """A cache file is broken, foreign or unfinished; the message begins with its name."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        # Both go into args, so that the error survives pickling between processes.
+        super().__init__(os.fspath(path), problem)
+        self.path = Path(path)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
 
 
 def read_into(file: int, buffer: memoryview, offset: int) -> None:
@@ -44,6 +46,15 @@ def read_into(file: int, buffer: memoryview, offset: int) -> None:
         buffer, offset = buffer[count:], offset + count
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_NORMAL)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a ValueError about what a file holds into one that begins with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise CacheFileError(path, str(error)) from error
 
 
 class MappedTensors:
@@ -72,8 +83,8 @@ class MappedTensors:
             raise ValueError(f"{name} has {spec.shape[0]} rows, got [{start}, {stop})")
         flat = np.frombuffer(
             self._mapped,
-            dtype=numpy_dtype(spec.dtype),
-            count=(stop - start) * spec.row_bytes // numpy_dtype(spec.dtype).itemsize,
+            dtype=spec.numpy_dtype,
+            count=(stop - start) * spec.row_bytes // spec.numpy_dtype.itemsize,
             offset=self.offset(name, start),
         )
         rows = flat.reshape(stop - start, *spec.shape[1:])

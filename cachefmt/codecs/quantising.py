@@ -1,4 +1,4 @@
-"""Directed rounding to float16 and grouping of channels, for the codecs (torch)."""
+"""What codecs with scales share: groups of channels, and rounding to float16 in one direction."""
 
 import torch
 from torch import Tensor
@@ -20,6 +20,19 @@ def split_groups(x: Tensor, group_size: int) -> Tensor:
     if group_size < 1 or head_dim < 1 or head_dim % group_size:
         raise ValueError(f"group size {group_size} does not divide head_dim {head_dim}")
     return x.to(torch.float32).reshape(*x.shape[:-1], head_dim // group_size, group_size)
+
+
+def scale_groups(values: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Tensor:
+    """Multiply the groups of float32 [..., head_dim] by scale [..., groups], and add minimum.
+
+    In place: values is contiguous, and is returned.
+    """
+    groups = scale.shape[-1]
+    grouped = values.view(*values.shape[:-1], groups, values.shape[-1] // groups)
+    grouped.mul_(scale.unsqueeze(-1))
+    if minimum is not None:
+        grouped.add_(minimum.unsqueeze(-1))
+    return values
 
 
 def scale_for(extent: Tensor, levels: int) -> Tensor:

@@ -1,16 +1,19 @@
-"""What a reader needs of a file before its rows: samples, where theirs are, cost; numpy only."""
+"""What a video is searched by before its rows are read: samples, bounds of keys, row numbers.
+
+Knows numpy, no torch.
+"""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.errors import CacheFileError
+from cachefmt.files import naming
 from cachefmt.header import Shape
-from cachefmt.layout import tensor_specs
+from cachefmt.layout import BOUNDS, kv_bytes, tensor_specs
 from cachefmt.reader import CacheFile
-from cachefmt.tables import check_cost, check_index
+from cachefmt.tables import check_index
 from cachefmt.tiers import STORED_TIERS, Tier
 
 MOST_SHARE = 0.01
@@ -26,32 +29,11 @@ def layers_within(shape: Shape) -> tuple[int, ...]:
     moment's samples among the best 1,000 tokens: layers 0, 1, 3: 0.94, 0, 2, 4: 0.84, 1, 3: 0.78,
     all: 0.93; among the best 3,700 tokens 0.98, 0.95, 0.90, 1.00. All are 1.3 % of the file.
     """
-    sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
-    rows = sum(size for name, size in sizes.items() if name.startswith("layers."))
-    one_layer = replace(shape, index_layers=(0,))
-    bounds = sum(
-        spec.size_bytes
-        for name, spec in tensor_specs(one_layer).items()
-        if name.startswith("index.bounds")
-    )
-    room = MOST_SHARE * rows - sizes["index.row"]
-    count = max(1, min(shape.layers, int(room // max(1, bounds))))
+    specs = tensor_specs(replace(shape, index_layers=(0,)))
+    one_layer = sum(specs[name].size_bytes for name in BOUNDS)
+    room = MOST_SHARE * kv_bytes(shape) - specs["index.row"].size_bytes
+    count = max(1, min(shape.layers, int(room // max(1, one_layer))))
     return tuple(place * shape.layers // count for place in range(count))
-
-
-def read_cost(cache: CacheFile) -> NDArray[np.float64]:
-    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked.
-
-    Raises:
-        CacheFileError: they are damaged or break a rule of FORMAT.md.
-    """
-    seconds = cache.read("cost.seconds")
-    cache.check_digest("cost.seconds", seconds)
-    try:
-        check_cost(seconds)
-    except ValueError as error:
-        raise CacheFileError(cache.path, str(error)) from error
-    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,25 +75,23 @@ class SampleIndex:
         """
         shape = cache.header.shape
         names = [name for name in cache.names if name.startswith(("sample.", "index."))]
-        found: dict[str, NDArray[Any]] = {name: cache.read(name) for name in names}
-        for name, array in found.items():
-            cache.check_digest(name, array)
-        try:
+        found = {name: cache.read_verified(name) for name in names}
+        with naming(cache.path):
             check_index(shape, found.__getitem__)
-        except ValueError as error:
-            raise CacheFileError(cache.path, str(error)) from error
         source = found["sample.source"]
+        bounds, scale, minimum = (found[name] for name in BOUNDS)
         ends = [[shape.tokens[tier.name] for tier in STORED_TIERS]]
         return cls(
             time_s=found["sample.time_s"],
             source=source,
             stored=np.flatnonzero(source == np.arange(len(source))),
             first_row=np.concatenate([found["index.row"], ends]).astype(np.int64),
-            bounds=found["index.bounds"],
-            scale=found["index.bounds.scale"],
-            minimum=found["index.bounds.minimum"],
+            bounds=bounds,
+            scale=scale,
+            minimum=minimum,
         )
 
     def rows(self, place: int, tier: Tier) -> slice:
         """Rows of the stored sample in this place (0, 1, ...) within a tier."""
-        return slice(int(self.first_row[place, tier]), int(self.first_row[place + 1, tier]))
+        first, stop = self.first_row[place : place + 2, STORED_TIERS.index(tier)]
+        return slice(int(first), int(stop))
