@@ -36,7 +36,7 @@ Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], obje
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A task's command line that has ended: exit code, and what it said."""
+    """A task's command line that has ended: exit code and output."""
 
     stage: str
     command: tuple[str, ...]
@@ -56,7 +56,7 @@ class RayEngine:
     def __init__(
         self,
         progress: Progress,
-        tell: Callable[[Ended], object],
+        report: Callable[[Ended], object],
         *,
         tries: int = TRIES,
         again_after_s: float = AGAIN_AFTER_S,
@@ -64,12 +64,12 @@ class RayEngine:
         """Start nothing yet.
 
         Args:
-            tell: is given each task that has ended.
+            report: is given each task that has ended.
             tries: how often a task is run that is stopped each time.
             again_after_s: how long it waits in between.
         """
         self._progress = progress
-        self._tell = tell
+        self._report = report
         self._tries = tries
         self._again_after_s = again_after_s
 
@@ -92,7 +92,7 @@ class RayEngine:
         return worst
 
     def _run_stage(self, ray: Any, stage: Stage, stop: Stop) -> int:
-        """The exit code that says most of the stage."""
+        """The most serious exit code of the stage's tasks."""
         left = [stage.task(index) for index in range(stage.tasks)]
         codes: set[int] = set()
         with self._progress(_title(ray, stage), stage.tasks, "tasks") as done:
@@ -127,7 +127,7 @@ class RayEngine:
             ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
             fresh = [_result(ray, one, stage.name, running.pop(one)) for one in ready]
             for ended_now in fresh:
-                self._tell(ended_now)
+                self._report(ended_now)
             done(sum(ended_now.is_over for ended_now in fresh))
             ended += fresh
         for reference in running:

@@ -104,7 +104,7 @@ class Run:
     def release_claims(self) -> bool:
         """Give up the claims; whether no live run has any of their kinds. Needs the root's lock.
 
-        What the last of several tasks does for all of them is done by the one that hears True.
+        What the last of several tasks does for all of them is done by the one that gets True.
         """
         kinds, self.info = self.info.claims.keys(), replace(self.info, claims={})
         os.ftruncate(self._lock, os.pwrite(self._lock, self.info.to_json().encode(), 0))

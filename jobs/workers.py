@@ -22,9 +22,9 @@ from jobs.stopping import SIGNALS
 Handler = Callable[[Any], Any]
 """Does one task and returns what came of it."""
 Progress = Callable[[], object]
-"""To be called whenever a task got on, at any rate; a timer would say nothing."""
+"""To be called whenever a task made progress, at any rate; a timer would prove nothing."""
 MakeHandler = Callable[[Progress], Handler]
-"""Called once in the worker, so that what is dear (a model) is loaded once; must be picklable."""
+"""Called once in the worker, so that what is expensive (a model) is loaded once; is pickled."""
 
 _ENDS_WITHIN_S = 5.0
 _STARTING = threading.Lock()
@@ -99,7 +99,7 @@ class Worker:
             self._start()
         self.task = task
         self._silent_s = 0.0
-        with suppress(ConnectionError):  # it died this moment; `collect` tells
+        with suppress(ConnectionError):  # it died this moment; `collect` reports it
             self.connection.send(task)
 
     def collect(self) -> Result:

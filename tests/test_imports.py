@@ -175,7 +175,7 @@ def test_importing_every_module_of_a_light_package_loads_no_torch(folder: str) -
 
 
 def test_a_night_without_new_videos_loads_no_torch() -> None:
-    modules = ("batch.archive.index", "batch.archive.status", "batch.cli.index")
+    modules = ("batch.archive.run", "batch.archive.status", "batch.cli.index")
     assert loaded_after("\n".join(f"import {name}" for name in modules)).isdisjoint(TORCH)
 
 

@@ -21,9 +21,9 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.archive.catalogue import SCHEMA
 from batch.cli import COMMANDS, main
-from batch.demo.clip import write_clip
-from batch.demo.questions import ask
-from batch.demo.world import imagine
+from batch.demo.drawing import write_clip
+from batch.demo.questions import questions_about
+from batch.demo.world import random_world
 from batch.errors import Reason
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
@@ -127,9 +127,9 @@ def test_the_python_example_answers_from_a_video(
 ) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     rng = np.random.default_rng([1, 0])  # the first film of batch demo
-    world = imagine(rng, 12)
+    world = random_world(rng, 12)
     write_clip(world, tmp_path / "video.mp4")
-    truths = {question.text: question.answer for question in ask(world, rng)}
+    truths = {question.text: question.answer for question in questions_about(world, rng)}
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     (asked,) = re.findall(r'ask\("(.*)"\)', example)

@@ -2,7 +2,7 @@
 
 import time
 
-from batch.archive.probing import is_unchanged
+from batch.archive.discovery import is_unchanged
 from batch.archive.tasks import Analyze, Staged
 from batch.errors import VideoError
 from batch.making.manifests import write_manifest

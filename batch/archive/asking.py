@@ -13,25 +13,23 @@ from batch.settings import Attention, ModelSettings
 from cachefmt import CacheFileError
 
 
-def choose_work(store: Store, id: str | None) -> ProductFolder:
-    """The work of an ID, or the one that was asked for last.
+def choose_caches(store: Store, id: str | None) -> ProductFolder:
+    """The caches of an ID, or those that were asked for last.
 
     Raises:
         BatchError: there is none.
     """
-    works = store.works()
-    if id is not None:
-        works = [work for work in works if work.id == id]
-    if not works:
+    found = [caches for caches in store.all_caches() if id in (None, caches.id)]
+    if not found:
         what = "no caches" if id is None else f"no work {id}"
         raise BatchError(
             f"{store.root}: {what} here; batch index writes them, batch status lists them"
         )
-    return works[-1]
+    return found[-1]
 
 
 def load_model(
-    work: ProductFolder,
+    caches: ProductFolder,
     *,
     model: str | None,
     device: str | None,
@@ -39,7 +37,7 @@ def load_model(
     attention: Attention,
     offline: bool,
 ) -> Family:
-    """Load the model of a work.
+    """Load the model that wrote caches.
 
     Args:
         model: where it is now; None is where it was.
@@ -48,7 +46,7 @@ def load_model(
     Raises:
         ModelError: it is not there, or cannot be loaded.
     """
-    settings = work.read_settings()
+    settings = caches.read_settings()
     revision = None if model else settings["revision"]
     chosen = ModelSettings(
         name=model or settings["model"],
@@ -61,34 +59,31 @@ def load_model(
     return open_model(chosen).load()
 
 
-def check_has_videos(store: Store, work: ProductFolder, match: Sequence[str]) -> None:
+def check_has_videos(store: Store, caches: ProductFolder, match: Sequence[str]) -> None:
     """See that there is a video to ask, before a model is loaded for it.
 
     Raises:
         BatchError: no video is done, or none of those that are fits the patterns.
     """
-    done = 0
-    for row in catalogue_rows(store, work, ["status", "paths"]):
-        if row["status"] != "done":
-            continue
-        if _is_chosen(row["paths"], match):
-            return
-        done += 1
+    rows = catalogue_rows(store, caches, ["status", "paths"])
+    done = [row["paths"] for row in rows if row["status"] == "done"]
+    if any(_is_chosen(paths, match) for paths in done):
+        return
     if not done:
         raise BatchError(
-            f"{store.root}: no video of work {work.id} is done; batch index goes on with it, "
+            f"{store.root}: no video of work {caches.id} is done; batch index goes on with it, "
             "batch status shows how far it is"
         )
     patterns = " ".join(f"--match '{pattern}'" for pattern in match)
     raise BatchError(
-        f"{store.root}: of {done:,} videos that are done in work {work.id} none has a path that "
-        f"fits {patterns}; a pattern is of the whole path, as in the catalogue: '*/2024/*.mp4'"
+        f"{store.root}: of {len(done):,} videos that are done in work {caches.id} none has a path "
+        f"that fits {patterns}; a pattern is of the whole path, as in the catalogue: '*/2024/*.mp4'"
     )
 
 
 def ask_archive(
     store: Store,
-    work: ProductFolder,
+    caches: ProductFolder,
     family: Family,
     questions: Sequence[str],
     *,
@@ -102,7 +97,7 @@ def ask_archive(
     Args:
         match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
     """
-    for row in catalogue_rows(store, work):
+    for row in catalogue_rows(store, caches):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
             continue
         found = {name: row[name] for name in ("video", "path", "cache")}

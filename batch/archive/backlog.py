@@ -1,17 +1,62 @@
-"""Which videos wait for what, by what the records say."""
+"""What waits for a run: files for their turn, videos for analysis, videos for the model."""
 
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 from batch.archive.inventory import FileRow
-from batch.archive.phases import Phase
+from batch.archive.request import Phase
 from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
 
 
+class FileQueue:
+    """Files in order of path become videos: each content once, under its first name.
+
+    Files are probed in parallel and out of order, but taken in order, so that which of several
+    copies gives a cache its name does not depend on what happened to be fast, or on a kill.
+    """
+
+    def __init__(self, rows: Iterable[FileRow], to_probe: frozenset[str]) -> None:
+        """Nothing is probed or taken yet.
+
+        Args:
+            rows: all files, in order of path.
+            to_probe: paths of those that must be probed first.
+        """
+        self._waiting = deque(rows)
+        self._unprobed = deque(row for row in self._waiting if row.path in to_probe)
+        self.to_probe = to_probe
+        self._probed: dict[str, FileRow] = {}
+        self._videos: set[str] = set()
+
+    def next_to_probe(self) -> FileRow | None:
+        """A file that nobody probes yet."""
+        return self._unprobed.popleft() if self._unprobed else None
+
+    def put_probed(self, row: FileRow) -> None:
+        """Take what a file was found to be."""
+        self._probed[row.path] = row
+
+    def take(self) -> Iterator[FileRow]:
+        """Rows whose turn it is: failures, and the first file of each video."""
+        while self._waiting:
+            row = self._waiting[0]
+            if row.path in self.to_probe:
+                if row.path not in self._probed:
+                    return
+                row = self._probed.pop(row.path)
+            self._waiting.popleft()
+            if row.kind == "video" and row.is_there and row.video not in self._videos:
+                self._videos.add(row.video)
+                yield row
+            elif row.kind == "failed":
+                yield row
+
+
 class Backlog:
-    """Videos to be analysed and to be prefilled, first in, first out."""
+    """Videos to be analysed and to be prefilled, first in, first out, by what the records say."""
 
     def __init__(
         self,
@@ -46,25 +91,23 @@ class Backlog:
 
     def admit(self, row: FileRow) -> None:
         """Put a video where it belongs, or count it as done or failed."""
-        video = row.video
         if self._last is None:
             return
+        video, analyzes = row.video, self._phase.analyzes
         failure = None if self._retry_failed else self._failure(video)
         if video in self._done:
             self._tally.skipped += 1
         elif failure is not None:
             self._tally.failed_before[failure] += 1
-        elif self._phase.prefills and video in self._manifests and video not in self._failed:
-            self._tally.to_do += 1
-            self.pass_on(row)
-        elif self._phase.analyzes:
-            self._tally.to_do += 1
-            self.to_analyze.append(row)
-        elif video in self._manifests:
-            self._tally.to_do += 1
-            self.pass_on(row)
-        else:
+        elif video not in self._manifests and not analyzes:
             self._tally.not_analyzed += 1
+        else:
+            self._tally.to_do += 1
+            is_analyzed = video in self._manifests and video not in self._failed
+            if not analyzes or (self._phase.prefills and is_analyzed):
+                self.pass_on(row)
+            else:
+                self.to_analyze.append(row)
 
     def _failure(self, video: str) -> Reason | None:
         """Why a video failed; None: it did not, or another run did it since."""

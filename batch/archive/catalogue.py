@@ -1,4 +1,7 @@
-"""The catalogue: a Parquet file per work with a row per video, made from records. Knows Arrow."""
+"""The catalogue: a Parquet file with a row per video, made from records. Knows Arrow.
+
+There is one for each model and settings, which in its columns are called a work.
+"""
 
 import hashlib
 import io
@@ -55,7 +58,7 @@ SCHEMA = pa.schema(
         pa.field("work", pa.string(), nullable=False),
     ]
 )
-"""Columns; README says what they mean."""
+"""Columns; README.md beside this file says what they mean."""
 
 _ROWS_AT_ONCE = 10_000
 _STATE_KEY = b"sali-cache.state"
@@ -64,7 +67,7 @@ _STATE_KEY = b"sali-cache.state"
 def catalogue_rows(
     store: Store, caches: ProductFolder, columns: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for each video of a work, and for each file that was to be one.
+    """A row for each video, and for each file that was to be one.
 
     Status is "done", "failed", "analyzed" (a manifest, no cache yet), "pending" (neither), or
     "gone": done, but no file of the archive holds it any more. Read from the catalogue if nothing
@@ -76,7 +79,7 @@ def catalogue_rows(
     Raises:
         RecordError: a record is damaged.
     """
-    path = _path(store, caches)
+    path = store.catalogue(caches.id)
     if not _is_fresh(path, _state(store, caches)):
         yield from _rows_of_records(store, caches)
         return
@@ -86,36 +89,27 @@ def catalogue_rows(
 
 
 def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> None:
-    """Bring the catalogue of a work up to date, whole or not at all."""
-    path, state = _path(store, caches), _state(store, caches)
+    """Bring the catalogue up to date, whole or not at all."""
+    path, state = store.catalogue(caches.id), _state(store, caches)
     if _is_fresh(path, state):
         return
-    sink = io.BytesIO()
-    with pq.ParquetWriter(
-        sink, SCHEMA.with_metadata({_STATE_KEY: state}), compression="zstd"
-    ) as writer:
-        for rows in _batched(_rows_of_records(store, caches)):
-            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    sink, schema = io.BytesIO(), SCHEMA.with_metadata({_STATE_KEY: state})
+    rows = _rows_of_records(store, caches)
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, SCHEMA))
     write_atomic(path, sink.getvalue(), staging)
-
-
-def _path(store: Store, caches: ProductFolder) -> Path:
-    return store.catalogue / f"{caches.id}.parquet"
 
 
 def _state(store: Store, caches: ProductFolder) -> bytes:
     """Digest that changes whenever a record, a product or the inventory does; opens none."""
-    manifests = store.analysis(caches.read_settings()["analysis"])
-    state = json.dumps([_stats(store.files), manifests.state(), caches.state()])
-    return hashlib.sha256(state.encode()).hexdigest().encode()
-
-
-def _stats(folder: Path) -> list[list[Any]]:
-    found = []
-    for path in sorted(folder.glob("*")):
+    manifests = store.manifests(caches.read_settings()["analysis"])
+    files = []
+    for path in sorted(store.files.glob("*")):
         with suppress(FileNotFoundError):  # folded by a run that ends
-            found.append([path.name, *Stat.of(path.stat())])
-    return found
+            files.append([path.name, *Stat.of(path.stat())])
+    state = json.dumps([files, manifests.state(), caches.state()])
+    return hashlib.sha256(state.encode()).hexdigest().encode()
 
 
 def _is_fresh(path: Path, state: bytes) -> bool:
@@ -127,7 +121,7 @@ def _is_fresh(path: Path, state: bytes) -> bool:
 
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
     settings = caches.read_settings()
-    states = _States(store.analysis(settings["analysis"]), caches)
+    states = _States(store.manifests(settings["analysis"]), caches)
     for row in states.rows(Inventory.read(store.files)):
         cache = None
         if row["status"] in ("done", "gone"):
@@ -135,16 +129,8 @@ def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, 
         yield {**row, "cache": cache, "model": settings["model"], "work": caches.id}
 
 
-def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Lists of so many rows; one that is empty if there are none."""
-    batch = list(islice(rows, _ROWS_AT_ONCE))
-    yield batch
-    while batch := list(islice(rows, _ROWS_AT_ONCE)):
-        yield batch
-
-
 class _States:
-    """What the records of an analysis and of a work say of each video."""
+    """What the records of manifests and caches say of each video."""
 
     def __init__(self, manifests: ProductFolder, caches: ProductFolder) -> None:
         self._manifests = manifests

@@ -1,21 +1,28 @@
-"""What is in the archive now, held against what is known of it. Opens no file."""
+"""What is in the archive now: a walk held against what is known, and a look into a file.
+
+The walk opens no file. Which files are videos is decided by decoding a frame, in `probe_file`.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
 
-from batch.archive.inventory import FileRow, Inventory, Stat
-from batch.errors import BatchError, Reason
+from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
+from batch.errors import BatchError, Reason, VideoError
+from batch.video import probe
 from jobs.shards import Shard
+from jobs.workers import Progress
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
     *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 """A file of such a name that cannot be used is a failure; of another name, it is no video."""
+
+_NO_VIDEO = (Reason.NOT_VIDEO, Reason.NO_PICTURE, Reason.EMPTY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +35,6 @@ class Scan:
     """Paths of files that must be opened to know what they are."""
     unreadable: list[str]
     """Folders whose files are unknown; what was known of them stands."""
-
-
-def is_named_video(path: str) -> bool:
-    """Whether a file's name promises a video."""
-    return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def scan_archive(
@@ -52,8 +54,7 @@ def scan_archive(
     Args:
         skip: folder that is not part of the archive even if it lies in it.
         shard: which files are this task's, by the digest of their path.
-        rehash: look at all files again.
-        retry_failed: look at those again that could not be used.
+        rehash: look into all files again; retry_failed: into those that could not be used.
 
     Raises:
         BatchError: there is not one file.
@@ -82,11 +83,10 @@ def scan_archive(
 
 
 def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) -> FileRow:
-    for known in (row, moved):
-        if known is not None and known.stat == stat:
-            return (
-                known if known is row and row.is_there else replace(known, path=path, is_there=True)
-            )
+    if row is not None and row.stat == stat:
+        return row if row.is_there else replace(row, is_there=True)
+    if moved is not None:
+        return replace(moved, path=path, is_there=True)
     return FileRow(path=path, stat=stat)
 
 
@@ -96,22 +96,18 @@ def _may_do(failed: FileRow, retry_failed: bool) -> bool:
 
 
 def _gone(
-    archive: Path,
-    inventory: Inventory,
-    shard: Shard,
-    found: dict[str, Stat],
-    unreadable: list[str],
+    archive: Path, inventory: Inventory, shard: Shard, found: Container[str], unreadable: list[str]
 ) -> list[FileRow]:
     """Known files of this archive and shard that are not there, now or for long."""
     hidden = tuple(os.path.join(folder, "") for folder in unreadable)
     inside = os.path.join(archive, "")
+    candidates = [row for path, row in inventory.rows.items() if path not in found]
     return [
         row
-        for path, row in inventory.rows.items()
-        if path not in found
-        and path.startswith(inside)
-        and not path.startswith(hidden)
-        and shard.owns_name(path)
+        for row in candidates
+        if row.path.startswith(inside)
+        and not row.path.startswith(hidden)
+        and shard.owns_name(row.path)
     ]
 
 
@@ -139,9 +135,51 @@ def _file(entry: "os.DirEntry[str]") -> Iterator[tuple[str, Stat]]:
     """One file, or none: a link to a folder."""
     try:
         found = entry.stat()
-    except OSError:  # broken, a loop, or out of reach: its promise must not go unnoticed
+    except OSError:  # broken, a loop, or out of reach: it is reported as a file
         with suppress(FileNotFoundError):  # unless it vanished this moment
             yield entry.path, Stat.of(entry.stat(follow_symlinks=False))
         return
     if not S_ISDIR(found.st_mode):
         yield entry.path, Stat.of(found)
+
+
+def probe_file(row: FileRow, progress: Progress) -> FileRow:
+    """Open a file, decode its first frame and digest it.
+
+    What cannot be used is a failure only if its name is a video's.
+
+    Args:
+        progress: as of `probe`.
+    """
+    path = Path(row.path)
+    blank = replace(row, kind="new", facts=None, reason=None, message=None)
+    try:
+        info = probe(path, progress=progress)
+        if _stat(path) != row.stat:
+            raise VideoError(f"{path}: it changes while it is read", Reason.CHANGING)
+    except VideoError as error:
+        return failed_row(blank, error.reason, str(error))
+    except OSError as error:
+        return failed_row(blank, Reason.UNREADABLE, f"{path}: {error.strerror}")
+    return replace(blank, kind="video", facts=facts_of(info))
+
+
+def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
+    """The row of a file that cannot be used."""
+    if not os.path.lexists(row.path):
+        return replace(row, is_there=False)
+    if reason in _NO_VIDEO and not row.path.lower().endswith(VIDEO_SUFFIXES):
+        return replace(row, kind="other")
+    return replace(row, kind="failed", reason=reason, message=message)
+
+
+def is_unchanged(row: FileRow) -> bool:
+    """Whether a file is still the one that was looked at."""
+    return _stat(Path(row.path)) == row.stat
+
+
+def _stat(path: Path) -> Stat | None:
+    try:
+        return Stat.of(path.stat())
+    except OSError:
+        return None

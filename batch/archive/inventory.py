@@ -6,7 +6,7 @@ has ended. A row is believed as long as the file's size, time and inode are thos
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -23,7 +23,7 @@ Kind = Literal["new", "video", "failed", "other"]
 
 
 class Stat(NamedTuple):
-    """What tells without reading that a file is still the same."""
+    """What changes when a file does, without reading it."""
 
     size_bytes: int
     mtime_ns: int
@@ -31,7 +31,6 @@ class Stat(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Self:
-        """Take them from the system's answer."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
@@ -70,7 +69,6 @@ class FileRow:
 
     @property
     def info(self) -> VideoInfo:
-        """The facts of a video."""
         return VideoInfo(path=Path(self.path), **dict(zip(_FACTS, self._facts, strict=True)))
 
     @property
@@ -87,32 +85,33 @@ class FileRow:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """Read one back.
+
+        Raises:
+            KeyError, TypeError, ValueError: no row, or one of another version of the tool.
+        """
         values = json.loads(text)
         values["stat"] = Stat(*values["stat"])
         if "facts" in values:
-            values["facts"] = facts_of(values["facts"])
+            facts = values["facts"]
+            values["facts"] = tuple(facts.pop(name) for name in _FACTS)
+            if facts:
+                raise ValueError(f"got facts {sorted(facts)} beside {sorted(_FACTS)}")
         if "reason" in values:
             values["reason"] = Reason(values["reason"])
         return cls(**values)
 
 
-def facts_of(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The facts of a video in the order of rows.
-
-    Raises:
-        ValueError: one is missing or unknown: another version of the tool found them.
-    """
-    if set(found) != set(_FACTS):
-        raise ValueError(f"got facts {sorted(found)}, expected {sorted(_FACTS)}")
-    return tuple(found[name] for name in _FACTS)
+def facts_of(info: VideoInfo) -> tuple[Any, ...]:
+    """The facts of a video as rows have them."""
+    return tuple(getattr(info, name) for name in _FACTS)
 
 
 class Inventory:
     """All rows by path, and the journal of this run."""
 
-    def __init__(self, folder: Path, rows: dict[str, FileRow], journal: Path | None = None) -> None:
+    def __init__(self, rows: dict[str, FileRow], journal: Path | None) -> None:
         self.rows = rows
-        self._folder = folder
         self._journal = journal
 
     @classmethod
@@ -129,7 +128,7 @@ class Inventory:
                 break
             except FileNotFoundError:  # folded by another run meanwhile
                 continue
-        return cls(folder, rows, None if run is None else folder / f"{run}{_SUFFIX}")
+        return cls(rows, None if run is None else folder / f"{run}{_SUFFIX}")
 
     def there(self) -> list[FileRow]:
         """Rows of files that have not vanished, in order of path."""
@@ -169,7 +168,7 @@ def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The base and then the journals in order of their beginning, which their names tell."""
+    """The base, then the journals by the time of their run, with which their names begin."""
     return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda part: (part.stem != _BASE, part.name))
 
 

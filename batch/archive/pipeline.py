@@ -4,14 +4,23 @@ One process, no threads: it hands out tasks and lets follow what follows. Worker
 run's own folder only, so dropping what is under way leaves nothing where others look.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from batch.archive.backlog import Backlog
-from batch.archive.steps import AnalyzeStep, PrefillStep, ProbeStep
-from batch.archive.tasks import Analyze, Load, Probe
+from batch.archive.backlog import Backlog, FileQueue
+from batch.archive.discovery import failed_row
+from batch.archive.identity import ProductSpecs
+from batch.archive.inventory import FileRow, Inventory
+from batch.archive.recording import Recorder
+from batch.archive.store import ProductFolder
+from batch.archive.tasks import Analyze, Load, Prefill, Probe
+from batch.errors import BatchError, ManifestError, ModelError, Reason
+from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError
 from jobs.stopping import Stop
-from jobs.workers import Finished, Pool, Result, Worker, collect
+from jobs.workers import Failure, Finished, Pool, Raised, Result, Worker, collect
 
 GRACE_S = 15.0
 """What is under way may take so long to finish after a request to stop; then it is dropped.
@@ -22,35 +31,216 @@ AHEAD = 16
 
 _TICK_S = 0.5
 
+_NOT_TO_BLAME = (
+    Reason.UNEXPECTED,
+    Reason.WORKER_CRASHED,
+    Reason.WORKER_KILLED,
+    Reason.WORKER_STUCK,
+)
+"""That so many videos in a row end like this is the fault of a device or a model."""
 
-class Pipeline:
-    """One run's work, from files to caches."""
 
-    def __init__(
-        self,
-        *,
-        backlog: Backlog,
-        probe: ProbeStep,
-        analyze: AnalyzeStep | None,
-        prefill: PrefillStep | None,
-        videos: Pool,
-        models: Pool,
-        tick: Callable[[], None],
-    ) -> None:
-        """Begin; a step that is None is not this run's.
+@dataclass
+class ProbeStep:
+    """Files to be opened; what they are goes to the inventory."""
 
-        Args:
-            videos: probes and analyses.
-            models: prefills.
-            tick: called twice a second and after each result.
+    queue: FileQueue
+    inventory: Inventory
+    backlog: Backlog
+    recorder: Recorder
+
+    def __post_init__(self) -> None:
+        self._admit()
+
+    def next(self) -> Probe | None:
+        row = self.queue.next_to_probe()
+        return None if row is None else Probe(row=row)
+
+    def ended(self, result: Result) -> None:
+        """Note what a file is, and let those go on whose turn it is."""
+        if isinstance(result, Finished):
+            row = result.value
+        else:
+            row = failed_row(result.task.row, *reason_of(result))
+        self.inventory.note(row)
+        self.recorder.tally.probed += 1
+        self.queue.put_probed(row)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Pass on, in order of path, what is known."""
+        for row in self.queue.take():
+            if row.kind == "video":
+                self.backlog.admit(row)
+            elif row.path in self.queue.to_probe:
+                self.recorder.count_failed(row.path, *_failure(row))
+            else:
+                self.recorder.tally.failed_before[_failure(row)[0]] += 1
+
+
+@dataclass
+class AnalyzeStep:
+    """Videos to be analysed; they go on to be prefilled, if this run does that."""
+
+    specs: ProductSpecs
+    manifests: ProductFolder
+    backlog: Backlog
+    recorder: Recorder
+
+    def next(self) -> Analyze | None:
+        if not self.backlog.to_analyze:
+            return None
+        row = self.backlog.to_analyze.popleft()
+        return Analyze(
+            row=row,
+            rule=self.specs.rule,
+            settings=self.specs.analysis,
+            staged=self.recorder.staging / f"{row.video}.parquet",
+            allowance=self.recorder.space.allowance(),
+        )
+
+    def ended(self, result: Result) -> None:
+        """Keep the manifest, or record why there is none.
+
+        Raises:
+            NoSpaceError: it has no room.
         """
-        self._backlog = backlog
-        self._probe = probe
-        self._analyze = analyze
-        self._prefill = prefill
-        self._videos = videos
-        self._models = models
-        self._tick = tick
+        row, tally = result.task.row, self.recorder.tally
+        if not isinstance(result, Finished):
+            self.recorder.fail(self.manifests, row, *reason_of(result))
+        elif result.value is None:
+            tally.given_up += 1
+            self.recorder.listener.warned(f"{row.path}: it changed since; the next run looks again")
+        else:
+            facts, staged = result.value.facts, result.task.staged
+            tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
+            record = self.recorder.commit(self.manifests, row, staged, facts)
+            if facts["warning"] is not None:
+                self.recorder.listener.warned(f"{row.path}: {facts['warning']}")
+            if not self.backlog.pass_on(row):
+                self.recorder.finish(self.manifests, row, record)
+
+
+@dataclass
+class PrefillStep:
+    """Videos to be prefilled.
+
+    `failures_in_a_row` is how many videos may end so on one device until it is at fault.
+    """
+
+    manifests: ProductFolder
+    caches: ProductFolder
+    backlog: Backlog
+    recorder: Recorder
+    failures_in_a_row: int
+
+    def __post_init__(self) -> None:
+        self._free_since: dict[Worker, float] = {}
+        self._in_a_row: Counter[Worker] = Counter()
+        """One device may be broken and the others not."""
+
+    def next(self) -> Prefill | None:
+        if not self.backlog.to_prefill:
+            return None
+        row, ready_s = self.backlog.to_prefill.popleft()
+        return Prefill(
+            row=row,
+            ready_s=ready_s,
+            manifest=self.manifests.product(row.video),
+            staged=self.recorder.staging / f"{row.video}.safetensors",
+            target=self.caches.file_of(row.video),
+            segments=self.caches.folder_of(row.video),
+            allowance=self.recorder.space.allowance(),
+        )
+
+    def ended(self, worker: Worker, result: Result) -> None:
+        """Keep the cache, or record why there is none.
+
+        Raises:
+            NoSpaceError: it has no room.
+            BatchError: not the video is to blame, but the model or the device.
+        """
+        if isinstance(result.task, Load):
+            self._loaded(worker, result)
+        elif isinstance(result, Finished):
+            self._keep(worker, result)
+        else:
+            self._free_since.pop(worker, None)
+            if isinstance(result, Raised) and isinstance(result.error, ManifestError):
+                self._analyze_again(worker, result)
+            else:
+                self._refuse(worker, result)
+
+    def _loaded(self, worker: Worker, result: Result) -> None:
+        if not isinstance(result, Finished):
+            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
+        self._free_since[worker] = time.monotonic()
+
+    def _keep(self, worker: Worker, result: Finished) -> None:
+        task, value, tally = result.task, result.value, self.recorder.tally
+        free_since = self._free_since.get(worker, value.began_s)
+        tally.idle_seconds += max(0.0, value.began_s - max(free_since, task.ready_s))
+        tally.seconds["prefill"] += value.ended_s - value.began_s
+        self._free_since[worker] = value.ended_s
+        self._in_a_row[worker] = 0
+        analyzed = self.manifests.ledger.read_done(task.row.video)
+        facts = {**analyzed, **value.facts}
+        if task.staged.exists():
+            record = self.recorder.commit(self.caches, task.row, task.staged, facts)
+        else:
+            size_bytes = facts["cache_bytes"]
+            record = self.recorder.commit_folder(self.caches, task.row, facts, size_bytes)
+        self.recorder.finish(self.caches, task.row, record)
+
+    def _analyze_again(self, worker: Worker, result: Raised) -> None:
+        """Have a damaged manifest made anew: once by this run, else by the next that analyses."""
+        row = result.task.row
+        if not self.backlog.analyze_again(row):
+            self.manifests.product(row.video).unlink(missing_ok=True)
+            reason, message = reason_of(result)
+            self.recorder.give_up(row, reason, f"{message}; it is removed, to be made again")
+            self._count_in_a_row(worker, message)
+
+    def _refuse(self, worker: Worker, result: Failure) -> None:
+        reason, message = reason_of(result)
+        self.recorder.fail(self.caches, result.task.row, reason, message)
+        if reason not in _NOT_TO_BLAME:
+            self._in_a_row[worker] = 0
+            return
+        worker.end(at_once=True)  # after an error of CUDA all that follows in a process fails
+        self._count_in_a_row(worker, message)
+
+    def _count_in_a_row(self, worker: Worker, message: str) -> None:
+        self._in_a_row[worker] += 1
+        if self._in_a_row[worker] == self.failures_in_a_row:
+            raise BatchError(
+                f"{self.failures_in_a_row} videos in a row failed in prefill, the last: {message}. "
+                "Look at the device and the model; --retry-failed takes these videos again"
+            )
+
+
+def _failure(row: FileRow) -> tuple[Reason, str]:
+    return row.reason or Reason.UNEXPECTED, row.message or ""
+
+
+@dataclass(kw_only=True)
+class Pipeline:
+    """One run's work, from files to caches; a step that is None is not this run's.
+
+    - videos: probes and analyses.
+    - models: prefills.
+    - tick: called twice a second and after each result.
+    """
+
+    backlog: Backlog
+    probe: ProbeStep
+    analyze: AnalyzeStep | None
+    prefill: PrefillStep | None
+    videos: Pool
+    models: Pool
+    tick: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self._no_space: NoSpaceError | None = None
         self._is_loading = False
 
@@ -63,11 +253,9 @@ class Pipeline:
         """
         while True:
             self._feed(stop)
-            if self._is_over(stop):
+            if self._is_over(stop) or stop.at_once or stop.waited_s > GRACE_S:
                 break
-            if stop.at_once or stop.waited_s > GRACE_S:
-                break
-            results = collect([self._videos, self._models], _TICK_S)
+            results = collect([self.videos, self.models], _TICK_S)
             finished = [ended for ended in results if isinstance(ended[1], Finished)]
             for worker, result in results:
                 if not isinstance(result, Finished):  # it may end the worker: before a new task
@@ -75,15 +263,15 @@ class Pipeline:
             self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
             for worker, result in finished:
                 self._follow(worker, result)
-            self._tick()
+            self.tick()
         if self._no_space is not None:
             raise self._no_space
 
     def _is_over(self, stop: Stop) -> bool:
         """Whether nothing is under way, or only models are loaded that nobody needs any more."""
-        tasks = [*self._videos.tasks, *self._models.tasks]
+        tasks = [*self.videos.tasks, *self.models.tasks]
         is_loading_only = all(isinstance(task, Load) for task in tasks)
-        return is_loading_only and (self._is_ending(stop) or not self._backlog.to_prefill)
+        return is_loading_only and (self._is_ending(stop) or not self.backlog.to_prefill)
 
     def _is_ending(self, stop: Stop) -> bool:
         return stop.is_asked or self._no_space is not None
@@ -91,37 +279,38 @@ class Pipeline:
     def _feed(self, stop: Stop) -> None:
         if self._is_ending(stop):
             return
-        if self._prefill is not None and (self._backlog.to_analyze or self._backlog.to_prefill):
-            self._feed_models(self._prefill)
-        while self._videos.is_free:
+        if self.prefill is not None and (self.backlog.to_analyze or self.backlog.to_prefill):
+            self._feed_models(self.prefill)
+        while self.videos.is_free:
             task = self._next_for_processor()
             if task is None:
                 return
-            self._videos.submit(task)
+            self.videos.submit(task)
 
     def _feed_models(self, prefill: PrefillStep) -> None:
         if not self._is_loading:
             self._is_loading = True
-            for worker in self._models.workers:
+            for worker in self.models.workers:
                 worker.submit(Load())
-        while self._models.is_free and (task := prefill.next()) is not None:
-            self._models.submit(task)
+        while self.models.is_free and (task := prefill.next()) is not None:
+            self.models.submit(task)
 
     def _next_for_processor(self) -> Analyze | Probe | None:
         """Analysis first, for the model waits for it; probing when enough is ahead."""
-        if self._analyze is not None and len(self._backlog.to_prefill) < AHEAD:
-            analysis = self._analyze.next()
-            if analysis is not None:
-                return analysis
-        return self._probe.next()
+        analysis = None
+        if self.analyze is not None and len(self.backlog.to_prefill) < AHEAD:
+            analysis = self.analyze.next()
+        return analysis or self.probe.next()
 
     def _follow(self, worker: Worker, result: Result) -> None:
         try:
+            if isinstance(result, Raised) and isinstance(result.error, NoSpaceError | ModelError):
+                raise result.error  # no video is to blame
             if isinstance(result.task, Probe):
-                self._probe.ended(result)
-            elif isinstance(result.task, Analyze) and self._analyze is not None:
-                self._analyze.ended(result)
-            elif self._prefill is not None:
-                self._prefill.ended(worker, result)
+                self.probe.ended(result)
+            elif isinstance(result.task, Analyze) and self.analyze is not None:
+                self.analyze.ended(result)
+            elif self.prefill is not None:
+                self.prefill.ended(worker, result)
         except NoSpaceError as error:
             self._no_space = error

@@ -1,4 +1,4 @@
-"""A video's cache, as one task of many: the model stays loaded from one to the next."""
+"""What a process with a model does: say what the model is, and write caches one by one."""
 
 import time
 from dataclasses import replace
@@ -8,12 +8,40 @@ from typing import Any
 import torch
 
 from batch.analysis.manifest import Manifest
-from batch.archive.settings import IndexSettings
-from batch.archive.tasks import Prefill, Staged
+from batch.archive.identity import IndexSettings, ModelFacts
+from batch.archive.tasks import Describe, Prefill, Staged
+from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
+from batch.models import open_model
 from cachefmt import CacheFile
 from jobs.workers import Progress
+
+
+def describe(task: Describe) -> ModelFacts:
+    """Look at a model without loading its weights.
+
+    Raises:
+        ModelError: the model cannot be used, or not on this device.
+    """
+    chosen, cache = task.settings.model, task.settings.cache
+    # Who only analyses may do so without the device that prefills.
+    device = task.device if task.weights else "cpu"
+    model = open_model(replace(chosen, device=device))
+    if cache.timestamps:
+        model.family.use_timestamps()
+    checkpoint = model.family.checkpoint
+    return ModelFacts(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        geometry=model.family.geometry,
+        config_sha256=checkpoint.config_sha256,
+        processor_sha256=checkpoint.processor_sha256,
+        chat_template_sha256=checkpoint.chat_template_sha256,
+        weights_sha256=checkpoint.weights_sha256 if task.weights else None,
+        dtype=model.dtype if task.weights else None,
+        block_samples=(cache.block_samples or BLOCK_SAMPLES) if task.weights else None,
+    )
 
 
 class Prefiller:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,20 +33,17 @@ class Listener(Protocol):
         """Half a second went by, or something happened."""
 
 
+@dataclass(frozen=True)
 class Recorder:
-    """The only one in a run who writes where other runs can see it."""
+    """The only one in a run who writes where other runs can see it.
 
-    def __init__(self, staging: Path, space: DiskSpace, tally: Tally, listener: Listener) -> None:
-        """Begin.
+    `staging` is a folder for unfinished files, of this run alone; `space` is that of the caches.
+    """
 
-        Args:
-            staging: folder for unfinished files, of this run alone.
-            space: of the folder of caches.
-        """
-        self.staging = staging
-        self.space = space
-        self.tally = tally
-        self.listener = listener
+    staging: Path
+    space: DiskSpace
+    tally: Tally
+    listener: Listener
 
     def commit(
         self, products: ProductFolder, row: FileRow, staged: Path, facts: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""How far a work has come, in numbers. Reads records only."""
+"""How far an archive has come, in numbers. Reads records only."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,16 +15,17 @@ from jobs.runs import RunInfo, had_runs, live_runs
 RATE_OVER_S = 3600.0
 """The rate is that of the last hour in which something was finished."""
 
+_PHASES = ("analyze", "encode", "prefill")
 _SUMMED = (
     *("cache_bytes", "manifest_bytes", "fp16_kv_bytes"),
-    *("analyze_seconds", "encode_seconds", "prefill_seconds"),
+    *(f"{phase}_seconds" for phase in _PHASES),
 )
 _COLUMNS = ["status", "reason", "finished", *_SUMMED]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkStatus:
-    """Videos of one work, by what became of them."""
+class CachesStatus:
+    """Videos by what became of them, for one model and settings: a "work"."""
 
     work: str
     model: str
@@ -46,7 +47,7 @@ class WorkStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveStatus:
-    """The folder of caches: what is known of the archive, who is at work, each work's state."""
+    """The folder of caches: what is known of the archive, who is at work, what is done."""
 
     files: int
     """In the archive when it was last walked."""
@@ -57,22 +58,21 @@ class ArchiveStatus:
     other: int
     """Files that are no videos and are not called so."""
     runs: list[RunInfo]
-    works: list[WorkStatus]
+    works: list[CachesStatus]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values with stable keys."""
         return asdict(self)
 
 
 def read_status(store: Store) -> ArchiveStatus:
-    """Read the state of all works.
+    """Read the state of all that was asked for.
 
     Raises:
         BatchError: no run ever wrote here.
         RecordError: a record is damaged.
     """
-    there, works = Inventory.read(store.files).there(), store.works()
-    if not (there or works or had_runs(store.root)):
+    there, caches = Inventory.read(store.files).there(), store.all_caches()
+    if not (there or caches or had_runs(store.root)):
         raise BatchError(
             f"{store.root}: no folder of batch index, which holds runs, files and works;  "
             f"batch index ARCHIVE --out {store.root} makes it one. "
@@ -85,13 +85,11 @@ def read_status(store: Store) -> ArchiveStatus:
         new=kinds["new"],
         other=kinds["other"],
         runs=live_runs(store.root),
-        works=[
-            work_status(products, catalogue_rows(store, products, _COLUMNS)) for products in works
-        ],
+        works=[caches_status(one, catalogue_rows(store, one, _COLUMNS)) for one in caches],
     )
 
 
-def work_status(products: ProductFolder, rows: Iterable[dict[str, Any]]) -> WorkStatus:
+def caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> CachesStatus:
     """Count the rows of a catalogue."""
     counts: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -107,9 +105,9 @@ def work_status(products: ProductFolder, rows: Iterable[dict[str, Any]]) -> Work
                 sums[name] += row[name]
     rate = _per_hour(finished)
     left = counts["pending"] + counts["analyzed"]
-    return WorkStatus(
-        work=products.id,
-        model=products.read_settings()["model"],
+    return CachesStatus(
+        work=caches.id,
+        model=caches.read_settings()["model"],
         done=counts["done"],
         gone=counts["gone"],
         analyzed=counts["analyzed"],
@@ -118,9 +116,7 @@ def work_status(products: ProductFolder, rows: Iterable[dict[str, Any]]) -> Work
         cache_bytes=sums["cache_bytes"],
         manifest_bytes=sums["manifest_bytes"],
         fp16_kv_bytes=sums["fp16_kv_bytes"],
-        seconds={
-            phase: float(sums[f"{phase}_seconds"]) for phase in ("analyze", "encode", "prefill")
-        },
+        seconds={phase: float(sums[f"{phase}_seconds"]) for phase in _PHASES},
         videos_per_hour=rate,
         to_go_s=left / rate * 3600 if rate else None,
     )

@@ -4,11 +4,11 @@
     analyses/ID/settings.json              settings of an analysis
                 manifests/ab/VIDEO.parquet
                 done/ab/VIDEO.json, failed/ab/VIDEO.json
-    works/ID/settings.json                 model, and settings of a prefill
+    works/ID/settings.json                 model, and settings of the caches
              caches/ab/VIDEO.safetensors, or of a video in segments
              caches/ab/VIDEO.segments/00000.safetensors, 00001.safetensors, ...
              done/ab/VIDEO.json, failed/ab/VIDEO.json
-    catalogue/ID.parquet                   a row per video for a work, made from the records
+    catalogue/ID.parquet                   a row per video, made from the records
     models/                                identities of models whose files stay the same
     runs/                                  runs at work, and their unfinished files
 
@@ -32,7 +32,7 @@ _SETTINGS = "settings.json"
 
 
 class ProductFolder:
-    """The products of one analysis or work: a file of each video, and records of how it went.
+    """The products of one ID: a file of each video, and records of how it went.
 
     Some kinds of product have a second form, a folder, which is whole only if there is a record.
     """
@@ -55,15 +55,9 @@ class ProductFolder:
         return self.folder_of(video)
 
     def file_of(self, video: str) -> Path:
-        """Where a video's product is if it is a file."""
         return fan_out(self._products, video, self._suffix)
 
     def folder_of(self, video: str) -> Path:
-        """Where a video's product is if it is a folder.
-
-        Raises:
-            ValueError: products of this kind are files.
-        """
         if self._folder_suffix is None:
             raise ValueError(f"{self.folder}: its products are files")
         return fan_out(self._products, video, self._folder_suffix)
@@ -74,7 +68,7 @@ class ProductFolder:
         return self.ledger.done() & items_in(self._products, *suffixes)
 
     def whole(self) -> set[str]:
-        """Videos that are finished, and of a folder all segments are there that its record tells.
+        """Videos that are finished, in folders with as many segments as their record says.
 
         Raises:
             RecordError: the record of a folder is damaged.
@@ -125,28 +119,32 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files = root / "files"
-        self.catalogue = root / "catalogue"
         self.models = root / "models"
 
-    def analysis(self, id: str) -> ProductFolder:
+    def manifests(self, id: str) -> ProductFolder:
         """The manifests of one analysis."""
         return ProductFolder(self.root / "analyses" / id, "manifests", ".parquet")
 
-    def work(self, id: str) -> ProductFolder:
-        """The caches of one work."""
+    def caches(self, id: str) -> ProductFolder:
+        """The caches of one model and settings."""
         return ProductFolder(
             self.root / "works" / id, "caches", FILE_SUFFIX, folder_suffix=FOLDER_SUFFIX
         )
 
-    def analyses(self) -> list[ProductFolder]:
-        """All analyses, by ID."""
-        return [
-            self.analysis(path.parent.name) for path in self.root.glob(f"analyses/*/{_SETTINGS}")
-        ]
+    def catalogue(self, id: str) -> Path:
+        """The catalogue of caches."""
+        return self.root / "catalogue" / f"{id}.parquet"
 
-    def works(self) -> list[ProductFolder]:
-        """All works, the one that was asked for first at first."""
-        found = sorted(
-            self.root.glob(f"works/*/{_SETTINGS}"), key=lambda path: path.stat().st_mtime_ns
-        )
-        return [self.work(path.parent.name) for path in found]
+    def all_manifests(self) -> list[ProductFolder]:
+        """Those of all analyses, by ID."""
+        return [self.manifests(id) for id in sorted(self._ids("analyses"))]
+
+    def all_caches(self) -> list[ProductFolder]:
+        """Those of all models and settings, what was asked for first at first."""
+        ids = self._ids("works")
+        return [self.caches(id) for id in sorted(ids, key=lambda id: ids[id])]
+
+    def _ids(self, kind: str) -> dict[str, int]:
+        """When each was first asked for."""
+        found = self.root.glob(f"{kind}/*/{_SETTINGS}")
+        return {path.parent.name: path.stat().st_mtime_ns for path in found}

@@ -1,10 +1,18 @@
-"""What a run did so far, in numbers."""
+"""What a run did so far, in numbers; also as a textfile for Prometheus' node_exporter."""
 
+import os
+import re
 import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from batch.errors import Reason
+from batch.errors import BatchError, Reason
+
+METRICS_EVERY_S = 15.0
+_LAST_SUCCESS = "last_success_timestamp_seconds"
 
 
 @dataclass
@@ -37,7 +45,6 @@ class Tally:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the run began."""
         return time.monotonic() - self.started_s
 
     @property
@@ -56,6 +63,101 @@ class Tally:
         return self.to_do + self.to_probe - self.probed
 
     @property
+    def ended(self) -> int:
+        """Videos that are behind this run, done or not."""
+        return self.done + self.given_up
+
+    @property
     def left(self) -> int:
         """Videos known to be still before this run."""
-        return self.to_do - self.done - self.given_up
+        return self.to_do - self.ended
+
+
+class MetricsFile:
+    """A textfile of a run's numbers; rewritten by rename, so that it is never read half."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the time of the last success from the file that is there, if there is one.
+
+        Raises:
+            BatchError: it cannot be read.
+        """
+        self._path = path
+        self._last_success = _last_success(path)
+        self._written_s: float | None = None
+
+    def update(self, tally: Tally) -> None:
+        """Write the numbers, if the last time is some seconds ago.
+
+        Raises:
+            BatchError: not even the first time; later `end` is soon enough to say so.
+        """
+        if self._written_s is None or time.monotonic() - self._written_s > METRICS_EVERY_S:
+            with nullcontext() if self._written_s is None else suppress(BatchError):
+                self._write(tally)
+
+    def end(self, tally: Tally, *, success: bool) -> None:
+        """Write the numbers of a run that has ended.
+
+        Args:
+            success: all was done that could be, even if some videos failed.
+
+        Raises:
+            BatchError: it cannot be written.
+        """
+        if success:
+            self._last_success = time.time()
+        self._write(tally)
+
+    def _write(self, tally: Tally) -> None:
+        self._written_s = time.monotonic()
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(metrics(tally, self._last_success), encoding="ascii")
+            temporary.replace(self._path)
+        except OSError as error:
+            raise BatchError(f"{self._path}: cannot be written: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def metrics(tally: Tally, last_success: float | None) -> str:
+    """The text of the file."""
+    videos = {
+        'status="done"': tally.done,
+        'status="skipped"': tally.skipped,
+        'status="pending"': tally.left,
+        'status="failed"': tally.failures,
+    }
+    failed = {f'reason="{reason}"': count for reason, count in tally.by_reason.items()}
+    work = {f'phase="{phase}"': tally.seconds[phase] for phase in ("analyze", "prefill")}
+    lines = [
+        *_metric("files", "Files of the archive.", {"": tally.files}),
+        *_metric("videos", "Videos by what became of them.", videos),
+        *_metric("failed_videos", "Videos without a cache, by reason.", failed),
+        *_metric("written_bytes", "Written by this run.", {"": tally.written_bytes}),
+        *_metric("work_seconds", "Work of this run, summed over processes.", work),
+        *_metric("run_seconds", "Length of this run.", {"": tally.elapsed_s}),
+    ]
+    if last_success is not None:
+        lines += _metric(_LAST_SUCCESS, "End of the last run that did all.", {"": last_success})
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _metric(name: str, meaning: str, values: Mapping[str, float]) -> list[str]:
+    name = f"sali_cache_{name}"
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+    for labels, value in values.items():
+        number = f"{value:.3f}" if isinstance(value, float) else str(value)
+        lines.append(f"{name}{{{labels}}} {number}" if labels else f"{name} {number}")
+    return lines
+
+
+def _last_success(path: Path) -> float | None:
+    try:
+        found = re.search(rf"^sali_cache_{_LAST_SUCCESS} (\S+)$", path.read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BatchError(f"{path}: cannot be read: {error.strerror}") from error
+    return float(found[1]) if found else None

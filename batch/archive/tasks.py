@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from batch.analysis.analyze import AnalysisSettings
+from batch.archive.identity import IndexSettings
 from batch.archive.inventory import FileRow
-from batch.archive.settings import IndexSettings
 from batch.video import GeometryRule
 from jobs.disk_space import Allowance
 

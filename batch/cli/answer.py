@@ -119,11 +119,11 @@ def answer(
         ) as video:
             _print_answers(video, asked, as_json=as_json)
     elif archive is not None:
-        from batch.archive.asking import ask_archive, check_has_videos, choose_work, load_model
+        from batch.archive.asking import ask_archive, check_has_videos, choose_caches, load_model
         from batch.archive.store import Store
 
         store = Store(archive)
-        its_work = choose_work(store, work)
+        its_work = choose_caches(store, work)
         check_has_videos(store, its_work, match)
         family = load_model(
             its_work,

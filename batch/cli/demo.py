@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from batch.cli import options
 from batch.cli.options import json_option, profile_option
 
 if TYPE_CHECKING:
-    from batch.demo.show import Shown
+    from batch.demo.run import DemoResult
 
-VIDEOS, SAMPLES = 3, 12
+FILMS, SAMPLES = 3, 12
 
 
 @click.command()
@@ -26,30 +27,39 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
     The bundled model answers out of the caches, in new processes; the same questions go to the
     same model without compression.
     """
-    from batch.demo.show import show
+    from batch.demo.run import run_demo
     from jobs.atomic import make_folder
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         make_folder(folder)
-        shown = show(
+        result = run_demo(
             folder,
-            videos=VIDEOS,
+            films=FILMS,
             samples=SAMPLES,
             profile=profile,
-            say=lambda line: click.echo(f"  {line}", err=True),
+            answer_uncompressed=_answer_uncompressed,
+            log=lambda line: click.echo(f"  {line}", err=True),
         )
-    if as_json:
-        click.echo(json.dumps(shown.to_dict()))
-        return
-    for line in _report(shown):
+    for line in [json.dumps(result.to_dict())] if as_json else _report(result):
         click.echo(line)
 
 
-def _report(shown: "Shown") -> list[str]:
-    found = shown.to_dict()
+def _answer_uncompressed(film: Path, questions: Sequence[str]) -> list[str]:
+    import torch
+
+    from batch.evaluation.uncompressed import uncompressed_film
+    from batch.models import open_family
+
+    family = open_family("demo")
+    family.load(device="cpu", dtype=torch.float32)
+    return uncompressed_film(family, film).ask_all(questions)
+
+
+def _report(result: "DemoResult") -> list[str]:
+    found = result.to_dict()
     lines = [f"{'question':46} {'answer':18} truth"]
-    for asked in sorted(shown.asked, key=lambda asked: asked.question.kind == "caption"):
+    for asked in sorted(result.answered, key=lambda asked: asked.question.kind == "caption"):
         question, truth = asked.question, asked.question.answer
         mark = "" if asked.answer == truth else "   <- wrong"
         if question.kind == "caption":

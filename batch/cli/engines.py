@@ -10,12 +10,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from batch.cli.options import together
-from batch.cli.stages import stages_of
+from batch.cli import options
 from jobs.atomic import make_folder
 from jobs.engines import Engine, Stage
-from jobs.slurm.engine import SlurmEngine
-from jobs.slurm.program import Submission, program
+from jobs.slurm.engine import SlurmEngine, Submission, program
 
 _OWN = {
     "local": set[str](),
@@ -26,7 +24,11 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
-_options = together(
+_OF_A_STAGE = frozenset({"phase", "shard", "jobs"})
+"""Options that each stage has of its own. `--jobs` is always given: a task may see all cores of
+a node of which it was lent a few."""
+
+_options = options.together(
     click.option(
         "--engine",
         type=click.Choice(list(_OWN)),
@@ -131,10 +133,63 @@ def _ray() -> Engine:
 
     results = sys.stdout
 
-    def tell(ended: Ended) -> None:
+    def report(ended: Ended) -> None:
         with tqdm.external_write_mode():
             click.echo(ended.errors, err=True, nl=False)
             if ended.stage == "prefill":  # caches are what was asked for, manifests are not
                 click.echo(ended.out, file=results, nl=False)
 
-    return RayEngine(progress, tell)
+    return RayEngine(progress, report)
+
+
+def stages_of(
+    context: click.Context, *, tasks: dict[str, int], leave_out: frozenset[str] = frozenset()
+) -> list[Stage]:
+    """The stages of an index command, as command lines.
+
+    Args:
+        context: of the command as it was given.
+        tasks: how many tasks each of identify, analyze and prefill is cut into. A task has one
+            process and core, or `--jobs`, and for prefill a GPU, or one for each `--device`
+            that is no CPU.
+        leave_out: parameters that are not for the tasks.
+    """
+    jobs = context.params["jobs"] or 1
+    words = _words(context, _OF_A_STAGE | leave_out)
+    command = (sys.executable, "-m", "batch", "index", *words, "--jobs", str(jobs))
+    devices = context.params["devices"] or ("cuda",)
+    gpus = sum(not device.startswith("cpu") for device in devices)
+    return [
+        Stage(
+            name=phase,
+            command=(*command, "--phase", phase),
+            tasks=count,
+            cpus=jobs if phase != "prefill" else 1,
+            gpus=gpus if phase == "prefill" else 0,
+        )
+        for phase, count in tasks.items()
+    ]
+
+
+def _words(context: click.Context, leave_out: frozenset[str]) -> list[str]:
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if name in leave_out or not given:
+            continue
+        values = context.params[name]
+        for value in values if parameter.multiple else [values]:
+            if isinstance(parameter, click.Option) and parameter.is_flag:
+                words.append(parameter.opts[0])
+            elif isinstance(parameter, click.Option):
+                words += [parameter.opts[0], _word(name, value)]
+            else:
+                words.append(_word(name, value))
+    return words
+
+
+def _word(name: str, value: Any) -> str:
+    """As another machine can read it, where nobody is in this folder."""
+    is_path = isinstance(value, Path) or (name == "model" and Path(value).is_dir())
+    return str(Path(value).resolve() if is_path else value)

@@ -1,23 +1,15 @@
 """`batch index`: a whole archive, again and again."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.archive.phases import Phase
+from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
-from batch.cli.options import (
-    analysis_options,
-    attn_option,
-    dtype_option,
-    json_option,
-    model_options,
-    prefill_options,
-    profile_option,
-)
 from batch.cli.progress import PARTIAL
 from batch.settings import (
     Attention,
@@ -28,17 +20,18 @@ from batch.settings import (
     Reference,
 )
 from jobs.disk_space import parse_size
+from jobs.errors import BusyError
 from jobs.shards import Shard
+from jobs.stopping import STOPPED, stop_on_signals
 
 if TYPE_CHECKING:
-    from batch.archive.index import Request
     from batch.cli.reporting import Reporter
 
 
 class _Parsed(click.ParamType[Any]):
     """A value with a parser that raises ValueError."""
 
-    def __init__(self, name: str, parse: Any) -> None:
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
         self._parse = parse
 
@@ -52,15 +45,15 @@ class _Parsed(click.ParamType[Any]):
 @click.command()
 @click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
-@profile_option("Thresholds of the tiers.")
+@options.profile_option("Thresholds of the tiers.")
 @click.option(
     "--device",
     "devices",
     multiple=True,
     help="As torch names it; repeat it for a process and a copy of the model on each.",
 )
-@dtype_option
-@attn_option
+@options.dtype_option
+@options.attn_option
 @click.option(
     "--phase",
     type=click.Choice([phase.value for phase in Phase]),
@@ -92,10 +85,10 @@ class _Parsed(click.ParamType[Any]):
     show_default=True,
     help="Of what is said on stderr.",
 )
-@prefill_options
-@analysis_options
-@model_options
-@json_option
+@options.prefill_options
+@options.analysis_options
+@options.model_options
+@options.json_option
 @engine_options
 def index(
     archive: Path,
@@ -131,8 +124,7 @@ def index(
     videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
     another run is at work: the same command goes on.
     """
-    from batch.archive.index import Request
-    from batch.archive.settings import IndexSettings
+    from batch.archive.identity import IndexSettings
     from batch.cli.reporting import Reporter
     from jobs.atomic import make_folder
 
@@ -141,8 +133,7 @@ def index(
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     make_folder(out)
-    models = devices or (None,)
-    jobs, threads = _share_cores(phase, jobs, len(models))
+    jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
@@ -161,7 +152,7 @@ def index(
         phase=Phase(phase),
         shard=shard,
         jobs=jobs,
-        devices=models,
+        devices=devices or (None,),
         threads=threads,
         rehash=rehash,
         retry_failed=retry_failed,
@@ -170,7 +161,7 @@ def index(
     _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
 
 
-def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
+def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int]:
     """Processes that open videos, and threads of each process with a model."""
     cores = len(os.sched_getaffinity(0))
     both = phase == "all"
@@ -178,11 +169,9 @@ def _share_cores(phase: str, jobs: int | None, models: int) -> tuple[int, int]:
     return jobs, max(1, (cores - jobs if both else cores) // models)
 
 
-def _run(request: "Request", reporter: "Reporter") -> None:
+def _run(request: Request, reporter: "Reporter") -> None:
     """Index, and exit as the run ended."""
-    from batch.archive.index import index as run_index
-    from jobs.errors import BusyError
-    from jobs.stopping import STOPPED, stop_on_signals
+    from batch.archive.run import index as run_index
 
     with reporter:
         with stop_on_signals() as stop:

@@ -1,4 +1,4 @@
-"""What a run over an archive says: results on stdout, all else on stderr, numbers in a file."""
+"""What a run over an archive reports: results on stdout, all else on stderr, numbers in a file."""
 
 import json
 import sys
@@ -12,8 +12,7 @@ from typing import Any, Self
 import click
 from tqdm import tqdm
 
-from batch.archive.metrics import MetricsFile
-from batch.archive.tally import Tally
+from batch.archive.tally import MetricsFile, Tally
 from batch.cli.progress import LINE_EVERY_S
 from batch.errors import Reason
 from jobs.stopping import Stop
@@ -23,7 +22,7 @@ class Reporter:
     """Listens to a run. A bar on a terminal; elsewhere a line a minute."""
 
     def __init__(self, log_format: str, *, as_json: bool, metrics_file: Path | None) -> None:
-        """Say nothing yet.
+        """Print nothing yet.
 
         Args:
             log_format: "text", or "json" for an object a line.
@@ -35,7 +34,7 @@ class Reporter:
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty() and not self._logs_json:
             self._bar = tqdm(total=0, desc="index", unit="videos", leave=False, file=sys.stderr)
-        self._said_s = time.monotonic()
+        self._reported_s = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -67,12 +66,13 @@ class Reporter:
             self._metrics.update(tally)
         if self._bar is not None:
             self._bar.total = tally.expected
-            self._bar.update(tally.done + tally.given_up - self._bar.n)
-        elif time.monotonic() - self._said_s >= LINE_EVERY_S:
-            self._said_s = time.monotonic()
-            behind = tally.done + tally.given_up
-            rate = behind / tally.elapsed_s
-            to_go = f"{(tally.expected - behind) / rate:.0f} s to go" if rate else "no rate yet"
+            self._bar.update(tally.ended - self._bar.n)
+        elif time.monotonic() - self._reported_s >= LINE_EVERY_S:
+            self._reported_s = time.monotonic()
+            rate = tally.ended / tally.elapsed_s
+            to_go = (
+                f"{(tally.expected - tally.ended) / rate:.0f} s to go" if rate else "no rate yet"
+            )
             self._log(
                 "info",
                 "progress",
@@ -82,7 +82,7 @@ class Reporter:
             )
 
     def end(self, tally: Tally, stop: Stop) -> None:
-        """Say what was done, and why it ended before its time if it did."""
+        """Report what was done, and why it ended before its time if it did."""
         if self._metrics is not None:
             self._metrics.end(tally, success=not stop.is_asked)
         reasons = ", ".join(f"{count} {reason}" for reason, count in tally.by_reason.items())

@@ -9,7 +9,7 @@ import click
 from batch.cli.options import json_option
 
 if TYPE_CHECKING:
-    from batch.archive.status import ArchiveStatus, WorkStatus
+    from batch.archive.status import ArchiveStatus, CachesStatus
 
 
 @click.command()
@@ -35,23 +35,29 @@ def _lines(found: "ArchiveStatus") -> list[str]:
         f"shard {', '.join(f'{shard} of {kind}' for kind, shard in run.claims.items())}"
         for run in found.runs
     ]
-    for work in found.works:
-        lines += ["", *_work_lines(work)]
+    for caches in found.works:
+        lines += ["", *_caches_lines(caches)]
     return lines
 
 
-def _work_lines(work: "WorkStatus") -> list[str]:
-    reasons = "".join(f"\n  {reason:15} {count:,}" for reason, count in work.failed.items())
-    size = f"{work.cache_bytes:,} bytes of caches, {work.manifest_bytes:,} of manifests"
-    smaller = f", {work.fp16_kv_bytes / work.cache_bytes:.2f}x smaller" if work.cache_bytes else ""
-    rate = "no rate yet" if work.videos_per_hour is None else f"{work.videos_per_hour:,.1f} an hour"
-    to_go = "" if not work.to_go_s else f", {work.to_go_s:,.0f} s to go"
-    seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in work.seconds.items())
+def _caches_lines(caches: "CachesStatus") -> list[str]:
+    reasons = "".join(f"\n  {reason:15} {count:,}" for reason, count in caches.failed.items())
+    size = f"{caches.cache_bytes:,} bytes of caches, {caches.manifest_bytes:,} of manifests"
+    smaller = (
+        f", {caches.fp16_kv_bytes / caches.cache_bytes:.2f}x smaller" if caches.cache_bytes else ""
+    )
+    rate = (
+        "no rate yet"
+        if caches.videos_per_hour is None
+        else f"{caches.videos_per_hour:,.1f} an hour"
+    )
+    to_go = "" if not caches.to_go_s else f", {caches.to_go_s:,.0f} s to go"
+    seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in caches.seconds.items())
     return [
-        f"work       {work.work} with {work.model}",
-        f"done       {work.done:,}, and {work.gone:,} whose video is gone",
-        f"pending    {work.pending:,}, and {work.analyzed:,} that wait for the model",
-        f"failed     {sum(work.failed.values()):,}{reasons}",
+        f"work       {caches.work} with {caches.model}",
+        f"done       {caches.done:,}, and {caches.gone:,} whose video is gone",
+        f"pending    {caches.pending:,}, and {caches.analyzed:,} that wait for the model",
+        f"failed     {sum(caches.failed.values()):,}{reasons}",
         f"size       {size}{smaller}",
         f"seconds    {seconds}",
         f"rate       {rate}{to_go}",

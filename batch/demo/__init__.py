@@ -1,6 +1,5 @@
-"""The demo world and how the bundled model learned it.
+"""The demo world: short drawn films with a ground truth, and `batch demo`, which shows them.
 
-Short videos with a ground truth, questions about them, and the program that trained the
-checkpoint in `batch/models/demo`. Nothing outside this package knows the world; the product
-sees its videos as ordinary files and its model as an ordinary checkpoint.
+Knows nothing of how the bundled model was trained nor of what is measured on these films:
+that is `batch/evaluation`.
 """

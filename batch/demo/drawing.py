@@ -1,10 +1,11 @@
-"""Pictures of a demo world at any moment.
-
-Draws with OpenCV at any square size; colours are RGB. Knows nothing of video files.
-"""
+"""Pictures of a demo world at any moment, at any square size, and its film as a video file."""
 
 import math
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from batch.demo.world import Place, Scene, Thing, World
 
 Rgb = NDArray[np.uint8]
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 INK = {
     "red": (215, 40, 40),
@@ -29,7 +32,7 @@ _GROUND = {
     "water": (48, 70, 104),
     "stone": (118, 118, 122),
 }
-_STRETCH = {"sand": (1, 1), "grass": (3, 1), "water": (1, 4), "stone": (2, 2)}
+_TEXTURE_SCALE = {"sand": (1, 1), "grass": (3, 1), "water": (1, 4), "stone": (2, 2)}
 """How far a ground's texture is drawn out along (y, x)."""
 
 _GLYPHS = (
@@ -47,13 +50,51 @@ _GLYPHS = (
 _DOTS = ((-0.075, -0.075), (0.075, 0.075), (0.075, -0.075), (-0.075, 0.075), (0.0, 0.0))
 _SHIFT = 4
 
+FILM_PX = 224
+FRAMES_PER_S = 8
+
+# With mbtree, x264 (av 18.1) gives other bytes for the same frames from run to run.
+_ENCODER = {"crf": "18", "x264-params": "mbtree=0"}
+
 
 def draw(world: World, time_s: float, size_px: int) -> Rgb:
     """Draw what the camera sees at `time_s`, without its noise; [size_px, size_px, 3]."""
     scene = world.scene_at(time_s)
-    picture = draw_ground(scene, size_px)
-    draw_scene(picture, scene, time_s)
+    picture = draw_ground(scene, size_px).copy()
+    if scene.look.contrast < 1:
+        ground, share = picture.copy(), scene.look.contrast
+        _draw_things(picture, scene, time_s)
+        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
+    else:
+        _draw_things(picture, scene, time_s)
     return picture
+
+
+def write_clip(
+    world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
+) -> None:
+    """Film a world with its camera noise as H.264; sample k is the frame at second k.
+
+    One frame is drawn at a time, so memory does not grow with the length.
+
+    Args:
+        preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
+    """
+    rng = np.random.default_rng(world.noise_seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=frames_per_s, options=_ENCODER | {"preset": preset}
+        )
+        stream.width = stream.height = FILM_PX
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, frames_per_s)
+        stream.codec_context.thread_count = 1
+        for number in range((world.samples - 1) * frames_per_s + 1):
+            picture = draw(world, number / frames_per_s, FILM_PX)
+            frame = av.VideoFrame.from_ndarray(add_noise(picture, world.noise, rng), "rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def add_noise(picture: Rgb, sigma: float, rng: np.random.Generator) -> Rgb:
@@ -63,10 +104,11 @@ def add_noise(picture: Rgb, sigma: float, rng: np.random.Generator) -> Rgb:
     return noisy
 
 
+@lru_cache(maxsize=4)
 def draw_ground(scene: Scene, size_px: int) -> Rgb:
-    """Draw the texture on which a scene's things stand."""
+    """Draw the texture on which a scene's things stand; read only."""
     rng = np.random.default_rng(scene.ground_seed)
-    tall, wide = _STRETCH[scene.ground]
+    tall, wide = _TEXTURE_SCALE[scene.ground]
     texture = np.zeros((size_px, size_px), np.float32)
     for cells, strength in ((6, 14.0), (24, 10.0)):
         grid = rng.standard_normal((cells // tall + 2, cells // wide + 2)).astype(np.float32)
@@ -77,18 +119,8 @@ def draw_ground(scene: Scene, size_px: int) -> Rgb:
         centre = tuple(rng.uniform(0, size_px, 2))
         grey = int(rng.integers(60, 200))
         _disc(clipped, centre, rng.uniform(0.006, 0.018) * size_px, (grey, grey, grey))
+    clipped.flags.writeable = False
     return clipped
-
-
-def draw_scene(picture: Rgb, scene: Scene, time_s: float) -> None:
-    """Draw everything that stands or moves in a scene onto its ground, in place."""
-    if scene.look.contrast < 1:
-        ground = picture.copy()
-        _draw_things(picture, scene, time_s)
-        share = scene.look.contrast
-        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
-    else:
-        _draw_things(picture, scene, time_s)
 
 
 def _draw_things(picture: Rgb, scene: Scene, time_s: float) -> None:
@@ -108,7 +140,7 @@ def _draw_things(picture: Rgb, scene: Scene, time_s: float) -> None:
         _spark(picture, _at(scene.spark.place, size), 0.09 * size, INK[scene.spark.colour])
 
 
-def _at(place: Place, size: int, dx: float = 0.0, dy: float = 0.0) -> tuple[float, float]:
+def _at(place: Place, size: int, dx: float = 0.0, dy: float = 0.0) -> Point:
     x, y = place.xy
     return (x + dx) * size, (y + dy) * size
 
@@ -134,13 +166,13 @@ def _thing(picture: Rgb, thing: Thing, time_s: float) -> None:
         _polygon(picture, centre, radius, thing.angle, _OUTLINES[thing.shape], colour)
 
 
-def _star() -> list[tuple[float, float]]:
+def _star() -> list[Point]:
     turns = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
     reach = [1.15, 0.45] * 5
     return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(reach, turns, strict=True)]
 
 
-_OUTLINES: dict[str, list[tuple[float, float]]] = {
+_OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     "triangle": [(0.0, -1.1), (1.0, 0.8), (-1.0, 0.8)],
     "star": _star(),
@@ -152,12 +184,7 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 
 def _polygon(
-    picture: Rgb,
-    centre: tuple[float, float],
-    radius: float,
-    angle: float,
-    outline: list[tuple[float, float]],
-    colour: tuple[int, int, int],
+    picture: Rgb, centre: Point, radius: float, angle: float, outline: list[Point], colour: Colour
 ) -> None:
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     points = np.asarray(outline) @ turn * radius + np.asarray(centre)
@@ -165,24 +192,18 @@ def _polygon(
     cv2.fillPoly(picture, [fixed], colour, cv2.LINE_AA, _SHIFT)
 
 
-def _disc(
-    picture: Rgb, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
-) -> None:
+def _disc(picture: Rgb, centre: Point, radius: float, colour: Colour) -> None:
     cv2.circle(
         picture, _fixed(centre), round(radius * 2**_SHIFT), colour, cv2.FILLED, cv2.LINE_AA, _SHIFT
     )
 
 
-def _box(
-    picture: Rgb, centre: tuple[float, float], half: float, colour: tuple[int, int, int]
-) -> None:
+def _box(picture: Rgb, centre: Point, half: float, colour: Colour) -> None:
     outline = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
     _polygon(picture, centre, half, 0.0, outline, colour)
 
 
-def _spark(
-    picture: Rgb, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
-) -> None:
+def _spark(picture: Rgb, centre: Point, radius: float, colour: Colour) -> None:
     for ray in range(8):
         angle = ray * math.pi / 4 + 0.2
         tip = centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
@@ -190,7 +211,7 @@ def _spark(
         cv2.line(picture, _fixed(centre), _fixed(tip), colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def _card(picture: Rgb, digit: int, centre: tuple[float, float], scale: float) -> None:
+def _card(picture: Rgb, digit: int, centre: Point, scale: float) -> None:
     dot = scale * picture.shape[0] / 56
     outline = [(-0.72, -1.0), (0.72, -1.0), (0.72, 1.0), (-0.72, 1.0)]
     _polygon(picture, centre, 4.6 * dot, 0.0, outline, (250, 250, 250))
@@ -201,5 +222,5 @@ def _card(picture: Rgb, digit: int, centre: tuple[float, float], scale: float) -
                 _box(picture, at, dot / 2, (15, 15, 15))
 
 
-def _fixed(point: tuple[float, float]) -> tuple[int, int]:
+def _fixed(point: Point) -> tuple[int, int]:
     return round(point[0] * 2**_SHIFT), round(point[1] * 2**_SHIFT)

@@ -1,23 +1,16 @@
 """Questions about a demo world and their true answers.
 
-Every question is about something that compression can lose. Words are lower case and the
-vocabulary is closed: the demo model's tokenizer is made from `VOCABULARY`.
+Every question is about something that compression can lose. Words are lower case, and only
+those that the bundled model's tokenizer knows.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from batch.demo.world import COLOURS, COLUMNS, GROUNDS, ROWS, SHAPES, Scene, World
+from batch.demo.world import Scene, World
 
 KINDS = ("detail", "brief", "order", "place", "motion", "count", "binding", "caption")
-
-_WORDS = (
-    "what which where how many describe colour digit shape is are was does the a an and or on "
-    "there first last after before came shown comes scene start end thing ? , . spark bead dots "
-    "user assistant"
-)
-VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +22,7 @@ class Question:
     answer: str
 
 
-def ask(world: World, rng: np.random.Generator) -> list[Question]:
+def questions_about(world: World, rng: np.random.Generator) -> list[Question]:
     """Every kind of question that has one true answer in this world, in random order."""
     found = [
         *_small_things(world),

@@ -14,6 +14,8 @@ GROUNDS = ("sand", "grass", "water", "stone")
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "centre", "right")
 MOST_DOTS = 5
+HELD_OUT_SEED = 1
+"""First number of the seeds of the demo's films; training drew from other seeds."""
 
 _LANES = (0.17, 0.5, 0.83)
 """Centres of the three rows and columns in which things stand, as fractions of the picture."""
@@ -142,7 +144,7 @@ class World:
         return self.scenes[0]
 
 
-def imagine(rng: np.random.Generator, samples: int) -> World:
+def random_world(rng: np.random.Generator, samples: int) -> World:
     """Draw a video of exactly `samples` samples, with one to three scenes."""
     count = int(rng.integers(1, min(3, samples) + 1))
     if samples >= 8:
@@ -163,7 +165,7 @@ def imagine(rng: np.random.Generator, samples: int) -> World:
         used += size
         has_card = index == card_scene if one_card else rng.random() < 0.85
         scenes.append(
-            imagine_scene(
+            random_scene(
                 rng,
                 first=edges[index],
                 samples=edges[index + 1] - edges[index],
@@ -184,7 +186,7 @@ def imagine(rng: np.random.Generator, samples: int) -> World:
     )
 
 
-def imagine_scene(
+def random_scene(
     rng: np.random.Generator,
     *,
     first: int,

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
-from batch.demo.variants import VARIANTS
 from batch.errors import BatchError
 from batch.evaluation.budgets import Limit
 from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.methods import ABLATIONS, METHODS
 from batch.evaluation.runs import Entry
+from batch.evaluation.worlds.variants import VARIANTS
 
 SUITES = {"methods": METHODS, "ablations": ABLATIONS}
 DEFAULT_BYTES = "25%"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batch.evaluation.answers import read_external
-from batch.evaluation.bench.machine import machine, versions
+from batch.evaluation.bench.measuring import machine, versions
 from batch.evaluation.data import QuestionSet
 from batch.evaluation.measure import Row, tabulate
 from batch.evaluation.runs import Entry, Run, evaluate

@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from batch.models import Family
-from batch.video import Footage
+from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
 _OBSERVED = "observed"
 """Name of our attention function in transformers' interface."""
@@ -178,6 +179,20 @@ class Uncompressed:
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+
+def uncompressed_film(
+    family: Family, film: Path, *, max_samples: int | None = None
+) -> Uncompressed:
+    """Decode a film of a sample a second and run all of it.
+
+    Args:
+        max_samples: evenly over the film, if it has more.
+    """
+    geometry = geometry_for(family.geometry, probe(film), Sampling())
+    samples = read_samples(film, geometry=geometry, max_samples=max_samples)
+    pictures = np.stack([sample.rgb for sample in samples])
+    return Uncompressed(family, pictures, Footage.steady(geometry, len(pictures)))
 
 
 def _observed_attention(

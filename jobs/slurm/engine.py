@@ -1,25 +1,48 @@
-"""Submits stages to Slurm, and leaves them to it."""
+"""Submits stages to Slurm, and leaves them to it. What it submits is text, from pure functions."""
 
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.engines import Stage
 from jobs.errors import JobError
-from jobs.slurm.program import Submission, program
+from jobs.stopping import STOPPED
+
+SIGNAL_BEFORE_S = 60
+"""Slurm asks a task to stop so long before its time is up; a run needs a few seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """How stages are submitted.
+
+    - name: jobs of the same stage and name never run at the same time.
+    - logs: folder that all nodes see.
+    - options: of sbatch, as `--account=films`, for all stages, as they stand after `#SBATCH`;
+      gpu_options come after them in stages that need a GPU, and the last one counts.
+    """
+
+    name: str
+    logs: Path
+    options: tuple[str, ...] = ()
+    gpu_options: tuple[str, ...] = ()
 
 
 class SlurmEngine:
     """Array jobs, each after the one before; Slurm requeues the tasks that were stopped."""
 
-    def __init__(self, submission: Submission, tell: Callable[[str], object]) -> None:
+    def __init__(self, submission: Submission, report: Callable[[str], object]) -> None:
         """Submit nothing yet.
 
         Args:
-            tell: is given name and job ID of each stage.
+            report: is given name and job ID of each stage.
         """
         self._submission = submission
-        self._tell = tell
+        self._report = report
 
     def run(self, stages: Sequence[Stage]) -> int:
         """Submit all; 0, for how they end is Slurm's to say.
@@ -41,9 +64,73 @@ class SlurmEngine:
             check=False,
         )
         for line in done.stdout.splitlines():
-            self._tell(line)
+            self._report(line)
         if done.returncode:
             raise JobError(
                 f"sbatch refused with exit code {done.returncode}: {done.stderr.strip()}"
             )
         return 0
+
+
+def program(stages: Sequence[Stage], submission: Submission) -> str:
+    """A bash program that submits each stage to begin after the one before, and prints the IDs."""
+    parts = ["#!/bin/bash", "set -e", f"mkdir -p {shlex.quote(str(submission.logs))}"]
+    before = ""
+    for stage in stages:
+        # afterany: a stage that could not do all (exit code 3) does not keep back the next.
+        dependency = f"singleton{before}"
+        parts += [
+            "",
+            f"{stage.name}=$(sbatch --parsable --dependency={dependency} << 'SCRIPT'",
+            f"{script(stage, submission)}SCRIPT",
+            ")",
+            f'echo "{stage.name} ${stage.name}"',
+        ]
+        before = f",afterany:${{{stage.name}%;*}}"
+    return "\n".join(parts) + "\n"
+
+
+def script(stage: Stage, submission: Submission) -> str:
+    """The batch script of one stage: an array with an element for each task."""
+    needs = [f"--cpus-per-task={stage.cpus}"]
+    needs += [f"--gres=gpu:{stage.gpus}"] if stage.gpus else []
+    options = [
+        f"--job-name={shlex.quote(f'{stage.name}-{submission.name}')}",
+        f"--array=0-{stage.tasks - 1}",
+        *needs,
+        f"--output={shlex.quote(str(submission.logs / '%x-%A_%a.log'))}",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=B:USR1@{SIGNAL_BEFORE_S}",
+        *submission.options,
+        *(submission.gpu_options if stage.gpus else ()),
+    ]
+    lines = "\n".join(f"#SBATCH {option}" for option in options)
+    return f"#!/bin/bash\n{lines}\n{_body(stage)}"
+
+
+def _body(stage: Stage) -> str:
+    """Runs the task; requeues it if it was stopped, but not if it was cancelled.
+
+    A signal before its time is up reaches the shell alone, which passes it on; SIGTERM, of
+    scancel and of preemption, reaches all. The second `wait` is for the signal that ends the
+    first, the third gives the exit code even if the task ended between the two: bash remembers
+    it. The ID of the last task's job is that of the array, so tasks are named by their index.
+    """
+    deaf = 128 + signal.SIGUSR1  # it did not yet listen
+    task = f'{shlex.join(stage.command)} --shard "$SLURM_ARRAY_TASK_ID/{stage.tasks}"'
+    return f"""
+cancelled=
+trap 'kill -USR1 "$task"' USR1
+trap 'cancelled=yes' TERM
+{task} &
+task=$!
+wait "$task"
+while kill -0 "$task" 2> /dev/null; do wait "$task"; done
+wait "$task"
+code=$?
+if [ -z "$cancelled" ] && {{ [ "$code" = {STOPPED} ] || [ "$code" = {deaf} ]; }}; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+fi
+exit "$code"
+"""

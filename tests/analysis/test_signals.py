@@ -7,8 +7,8 @@ import pytest
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.signals import CELL_CHANGE, SCENE_SHARE, Signals, changed_shares
-from batch.demo.clip import write_clip
-from batch.demo.needles import imagine_needles
+from batch.demo.drawing import write_clip
+from batch.evaluation.worlds.needles import random_needle_world
 from batch.video import Geometry
 from tests import clips
 
@@ -49,7 +49,7 @@ def test_a_picture_of_something_else_begins_a_scene_light_and_an_object_do_not(
 
 @pytest.mark.parametrize("seed", range(2))
 def test_most_scenes_of_a_drawn_film_are_found_and_nothing_else(tmp_path: Path, seed: int) -> None:
-    world = imagine_needles(np.random.default_rng([16, seed]), 320)
+    world = random_needle_world(np.random.default_rng([16, seed]), 320)
     write_clip(world, tmp_path / "film.mp4", frames_per_s=1, preset="ultrafast")
     signals = signals_of(tmp_path / "film.mp4")
     found = np.flatnonzero(signals.kept)[changed_shares(signals) > SCENE_SHARE].tolist()

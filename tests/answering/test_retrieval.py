@@ -16,7 +16,7 @@ from batch.answering.finding import sample_scores
 from batch.answering.gathering import Arranged, arrange, load
 from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.demo.drawing import draw
-from batch.demo.world import Scene, World, imagine
+from batch.demo.world import Scene, World, random_world
 from batch.errors import BatchError
 from batch.kv import Prefix
 from batch.making.blocks import prefill
@@ -278,7 +278,7 @@ def haystack(samples: int, needle: int) -> tuple[World, Scene]:
     random = np.random.default_rng(4)
     scenes: list[Scene] = []
     while (at := sum(scene.samples for scene in scenes)) < samples:
-        for scene in imagine(random, 12).scenes:
+        for scene in random_world(random, 12).scenes:
             things = tuple(replace(thing, end=thing.start) for thing in scene.things)
             plain: dict[str, Any] = {"bead_colour": None, "spark": None, "things": things}
             scenes.append(replace(scene, first_sample=at + scene.first_sample, **plain))

@@ -1,6 +1,8 @@
 """What a walk over the archive finds, on file systems as they are."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +44,24 @@ def test_a_task_whose_share_is_empty_has_nothing_to_do(archive: Path) -> None:
     (archive / "only.mp4").touch()
     counts = {len(scan(archive, Shard(index=index, count=2)).rows) for index in range(2)}
     assert counts == {0, 1}
+
+
+def test_a_folder_that_cannot_be_read_fails_and_what_was_known_of_it_stands(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("a", "b"):
+        (archive / folder).mkdir()
+        (archive / folder / "x.mp4").touch()
+    before = scan(archive)
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = scan(archive)
+    assert found.unreadable == [f"{archive}/b"]
+    assert found.rows == before.rows[:1]
+    assert Inventory.read(archive.parent / "files").there() == before.rows

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from batch.errors import BatchError
+from batch.video import Sampling
 from cachefmt import CacheFile
 from tests.archive.archives import draw_video
 from tests.archive.conftest import IndexedArchive
@@ -29,16 +32,9 @@ def second(indexed: IndexedArchive, tmp_path: Path) -> IndexedArchive:
     shutil.copytree(indexed.archive, archive, symlinks=True)
     shutil.copytree(indexed.out, out)
     shutil.rmtree(out / "files")
-    result = batch("index", archive, "--out", out, "--model", indexed.model)
-    assert (result.exit_code, result.stdout) == (3, "")
-    return IndexedArchive(
-        archive=archive,
-        out=out,
-        model=indexed.model,
-        originals={},
-        hostile={},
-        result=result,
-    )
+    copy = replace(indexed, archive=archive, out=out)
+    assert copy.run().files == []
+    return copy
 
 
 def test_each_content_is_done_once_under_its_first_name(indexed: IndexedArchive) -> None:
@@ -99,8 +95,7 @@ def test_moved_renamed_copied_and_lost_videos_are_recognised(second: IndexedArch
     shutil.copy(archive / "2025" / "no suffix", archive / "c2.mp4")
     (archive / "2025" / "no suffix").unlink()
     (archive / "z" / "deep" / "b again.mp4").unlink()
-    result = batch("index", archive, "--out", out, "--model", second.model)
-    assert (result.exit_code, result.stdout) == (3, "")
+    assert second.run().files == []
     assert stamps(out / "works") == before
     paths = {row["path"] for row in catalogue(out) if row["status"] == "done"}
     assert paths == {
@@ -121,42 +116,34 @@ def test_names_that_are_no_text_are_names_too(second: IndexedArchive) -> None:
     assert len(objects(batch("status", second.out, "--json").stdout.splitlines())) == 1
 
 
-@pytest.mark.usefixtures("light")
 def test_a_changed_video_is_done_again_and_its_old_content_is_kept_as_gone(
     second: IndexedArchive,
 ) -> None:
     changed = second.archive / "2025" / "no suffix"
     old = digest(changed)
     draw_video(changed, seed=33)
-    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
-    assert (result.exit_code, len(result.stdout.splitlines())) == (3, 1)
+    assert len(second.run().files) == 1
     status = {row["video"]: row["status"] for row in catalogue(second.out) if row["video"]}
     assert (status[digest(changed)], status[old]) == ("done", "gone")
     assert list(status.values()).count("done") == 3
 
 
-@pytest.mark.usefixtures("light")
 def test_other_settings_are_other_work_and_leave_the_first_alone(second: IndexedArchive) -> None:
     before = stamps(second.out / "works")
-    command = ("index", second.archive, "--out", second.out, "--model", second.model)
-    result = batch(*command, "--positions", "original")
-    assert len(result.stdout.splitlines()) == 3
+    assert len(second.run(positions="original").files) == 3
     assert before.items() <= stamps(second.out / "works").items()
     assert len(list((second.out / "analyses").iterdir())) == 1
-    assert len(batch(*command, "--fps", "2").stdout.splitlines()) == 3
+    assert len(second.run(sampling=Sampling(rate_hz=2)).files) == 3
     assert len(list((second.out / "analyses").iterdir())) == 2
-    assert batch(*command).stdout == ""
+    assert second.run().files == []
 
 
-@pytest.mark.usefixtures("light")
 def test_a_cache_that_someone_removed_is_written_again(second: IndexedArchive) -> None:
     lost = next((second.out / "works").rglob("*.safetensors"))
     lost.unlink()
-    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
-    assert result.stdout.splitlines() == [str(lost)]
+    assert second.run().files == [lost]
 
 
-@pytest.mark.usefixtures("light")
 def test_files_that_look_the_same_are_read_again_only_for_rehash(second: IndexedArchive) -> None:
     """A change behind the back of size, time and inode is what the fast path cannot see."""
     video = second.archive / "2025" / "no suffix"
@@ -165,26 +152,21 @@ def test_files_that_look_the_same_are_read_again_only_for_rehash(second: Indexed
     content[-1] ^= 1
     video.write_bytes(bytes(content))
     os.utime(video, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    command = ("index", second.archive, "--out", second.out, "--model", second.model)
-    assert batch(*command).stdout == ""
-    assert len(batch(*command, "--rehash").stdout.splitlines()) == 1
+    assert second.run().files == []
+    assert len(second.run(rehash=True).files) == 1
     assert digest(video) in {row["video"] for row in catalogue(second.out)}
 
 
-@pytest.mark.usefixtures("light")
 def test_a_failed_file_is_looked_at_again_when_it_changed_or_on_demand(
     second: IndexedArchive,
 ) -> None:
-    command = ("index", second.archive, "--out", second.out, "--model", second.model)
-    again = batch(*command, "--retry-failed")
-    assert again.exit_code == 3
-    assert again.stderr.count("error: ") == 10
-    draw_video(second.archive / "hostile" / "empty.mp4", seed=44)
-    result = batch(*command, "--json")
-    assert [line["path"] for line in objects(result.stdout.splitlines())] == [
-        str(second.archive / "hostile" / "empty.mp4")
-    ]
-    assert "9 failed" in result.stderr
+    again = second.run(retry_failed=True)
+    assert len(again.failed_files) == again.tally.failures == 10
+    mended = draw_video(second.archive / "hostile" / "empty.mp4", seed=44)
+    run = second.run()
+    paths = [row["path"] for row in catalogue(second.out) if row["status"] == "done"]
+    assert (len(run.files), run.tally.failures, str(mended) in paths) == (1, 9, True)
+    assert run.failed_files == {}
 
 
 def test_a_missing_archive_is_not_taken_for_an_empty_one(
@@ -194,7 +176,6 @@ def test_a_missing_archive_is_not_taken_for_an_empty_one(
     for folder in ("2025", "hostile", "z"):
         shutil.rmtree(second.archive / folder)
     before = stamps(second.out)
-    result = batch("index", second.archive, "--out", second.out, "--model", second.model)
-    assert result.exit_code == 1
-    assert f"{second.archive}: not one file; is it mounted?" in result.stderr
+    with pytest.raises(BatchError, match=f"^{second.archive}: not one file; is it mounted"):
+        second.run()
     assert stamps(second.out) == before

@@ -2,24 +2,23 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from batch.archive import index, prefilling
 from batch.archive.inventory import Inventory
 from batch.archive.prefilling import Prefiller
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
+from batch.archive.workers import Workers
 from batch.making.cache_plan import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace
 from tests import clips, tiny
-from tests.archive import faulty
+from tests.archive import handlers
 from tests.archive.archives import draw_video
 from tests.archive.contents import catalogue, contents
-from tests.archive.known import remember, settings_of
+from tests.archive.indexing import remember, run_index, settings_of
 from tests.cli.running import batch, objects, stamps, succeed
 
 
@@ -38,9 +37,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(model: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def known(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of caches that knows the model, and holds none."""
+    return remember(model, tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="module")
+def made(model: Path, archive: Path, known: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be written to."""
-    out = remember(model, tmp_path_factory.mktemp("made"))
+    out = Path(shutil.copytree(known, tmp_path_factory.mktemp("made") / "caches"))
     succeed("index", archive, "--out", out, "--model", model)
     return out
 
@@ -65,13 +70,14 @@ def task_of(out: Path) -> Prefill:
     store = Store(out)
     rows = Inventory.read(store.files).there()
     (row,) = (row for row in rows if row.path.endswith("long.mp4"))
-    (analysis,), (work,) = store.analyses(), store.works()
+    (manifests,), (caches,) = store.all_manifests(), store.all_caches()
     return Prefill(
         row=row,
         ready_s=0.0,
-        manifest=analysis.product(row.video),
+        manifest=manifests.product(row.video),
         staged=out / "runs" / "long.safetensors",
-        segments=work.folder_of(row.video),
+        target=caches.file_of(row.video),
+        segments=caches.folder_of(row.video),
         allowance=DiskSpace(out, None).allowance(),
     )
 
@@ -148,30 +154,6 @@ def test_of_segments_only_a_damaged_one_is_made_again(model: Path, copy: Path) -
     assert [name for name in after if after[name] != before[name]] == ["00001.safetensors"]
 
 
-def test_a_run_goes_on_with_the_smaller_blocks_that_the_memory_asked_for(
-    model: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for segment in segments_in(folder_of(copy)):
-        segment.unlink()
-    run, begun = prefilling.prefill, list[tuple[int, int]]()
-
-    def limited(plan: Any, family: Any, path: Path, **others: Any) -> None:
-        begun.append((plan.header.segment.number, plan.block_samples))
-        if begun[-1] == (1, 4):
-            raise MemoryError
-        if begun == [(0, 4), (1, 4), (0, 2), (1, 2)]:
-            raise ValueError("stopped")
-        run(plan, family, path, **others)
-
-    monkeypatch.setattr(prefilling, "prefill", limited)
-    prefiller = Prefiller(settings_of(model), device="cpu", threads=1)
-    with pytest.raises(ValueError, match="stopped"):
-        prefiller.prefill(task_of(copy))
-    begun.clear()
-    assert prefiller.prefill(task_of(copy)).facts["block_samples"] == 2
-    assert begun[:2] == [(1, 2), (2, 2)]
-
-
 def test_a_prefill_tells_its_progress_once_it_is_loaded_and_behind_each_block(
     model: Path, copy: Path
 ) -> None:
@@ -198,22 +180,18 @@ def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path)
 
 
 def test_a_run_that_is_killed_loses_at_most_the_segment_in_work(
-    archive: Path, model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, model: Path, made: Path, fresh_out: Path
 ) -> None:
-    out = remember(model, tmp_path / "caches")
-    command = ("index", archive, "--out", out, "--model", model)
-    with monkeypatch.context() as patched:
-        killing = faulty.make_model_that_is_killed_in_a_second_segment
-        patched.setattr(index, "make_model_handler", killing)
-        assert batch(*command).exit_code == 3
-    row = long_row(out)
+    killed = Workers(model=handlers.make_model_that_is_killed_in_a_second_segment)
+    assert run_index(archive, fresh_out, model, killed).tally.failures == 1
+    row = long_row(fresh_out)
     assert (row["status"], row["reason"]) == ("failed", "worker_killed")
-    folder = folder_of(out)
+    folder = folder_of(fresh_out)
     before = stamps(folder)
     assert list(before) == ["00000.safetensors"]
-    assert batch(*command, "--retry-failed").exit_code == 0
+    assert run_index(archive, fresh_out, model, Workers(), retry_failed=True).tally.failures == 0
     assert stamps(folder)["00000.safetensors"] == before["00000.safetensors"]
-    assert contents(out) == contents(made)
+    assert contents(fresh_out) == contents(made)
 
 
 def test_what_another_cut_or_version_left_is_not_mixed_in(
@@ -228,17 +206,13 @@ def test_what_another_cut_or_version_left_is_not_mixed_in(
 
 
 def test_a_quota_that_holds_the_whole_archive_is_enough(
-    archive: Path, model: Path, made: Path, tmp_path: Path
+    archive: Path, model: Path, made: Path, known: Path, tmp_path: Path
 ) -> None:
+    enough, few = (Path(shutil.copytree(known, tmp_path / name)) for name in ("enough", "few"))
     size_bytes = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     command = ("index", archive, "--model", model, "--max-bytes")
-    succeed(*command, size_bytes + 10_000, "--out", remember(model, tmp_path / "enough"))
+    succeed(*command, size_bytes + 10_000, "--out", enough)
     row = long_row(made)
-    refused = batch(
-        *command,
-        size_bytes - int(str(row["cache_bytes"])),
-        "--out",
-        remember(model, tmp_path / "few"),
-    )
+    refused = batch(*command, size_bytes - int(str(row["cache_bytes"])), "--out", few)
     assert refused.exit_code == 1
     assert "--max-bytes is reached" in refused.stderr

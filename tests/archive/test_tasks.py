@@ -7,14 +7,21 @@ from typing import Any
 import click
 import pytest
 
+from batch.archive import run
+from batch.archive.identity import IndexSettings
+from batch.archive.recording import Listener
+from batch.archive.request import Phase, Request
+from batch.archive.tally import Tally
 from batch.cli import main
-from batch.cli.stages import stages_of
+from batch.cli.engines import stages_of
+from batch.video import Sampling
 from jobs.runs import Run
 from jobs.shards import Shard
+from jobs.stopping import Stop
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import contents
-from tests.archive.known import remember
-from tests.cli.running import batch
+from tests.archive.indexing import run_index, settings_of
+from tests.cli.running import batch, succeed
 
 PHASES = ("identify", "analyze", "prefill")
 
@@ -32,10 +39,9 @@ def without_models(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_tasks_of_every_phase_make_what_one_run_makes(
-    indexed: IndexedArchive, tmp_path: Path
+    indexed: IndexedArchive, fresh_out: Path
 ) -> None:
-    out = remember(indexed.model, tmp_path / "caches")
-    context = context_of(indexed.archive, "--out", out, "--model", indexed.model)
+    context = context_of(indexed.archive, "--out", fresh_out, "--model", indexed.model)
     stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
     assert [stage.name for stage in stages] == list(PHASES)
     codes = []
@@ -49,16 +55,13 @@ def test_tasks_of_every_phase_make_what_one_run_makes(
             assert task.stderr is not None
             task.stderr.close()
     assert codes == [{3}, {0}, {0}]
-    assert without_models(contents(out)) == without_models(contents(indexed.out))
+    assert without_models(contents(fresh_out)) == without_models(contents(indexed.out))
 
 
-@pytest.mark.usefixtures("light")
 def test_models_on_two_devices_do_each_video_once(indexed: IndexedArchive, fresh_out: Path) -> None:
-    command = ("index", indexed.archive, "--out", fresh_out, "--model", indexed.model)
-    result = batch(*command, "--device", "cpu", "--device", "cpu")
-    caches = sorted(map(str, fresh_out.rglob("*.safetensors")))
-    assert (result.exit_code, sorted(result.stdout.splitlines())) == (3, caches)
-    assert len(caches) == 3
+    files = run_index(indexed.archive, fresh_out, indexed.model, devices=("cpu", "cpu")).files
+    assert sorted(files) == sorted(fresh_out.rglob("*.safetensors"))
+    assert len(files) == 3
 
 
 def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path: Path) -> None:
@@ -76,6 +79,49 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
         "--fps 2.0 --jobs 3 --phase prefill --shard 3/4".split(" --")
     )
     assert (stage.cpus, stage.gpus) == (1, 2)
+
+
+def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Request] = []
+
+    def remember_request(request: Request, stop: Stop, listener: Listener) -> Tally:
+        seen.append(request)
+        return Tally()
+
+    monkeypatch.setattr(run, "index", remember_request)
+    (tmp_path / "archive").mkdir()
+    command = ("index", tmp_path / "archive", "--out", tmp_path / "out")
+    succeed(*command, "--model", "demo")
+    succeed(
+        *(*command, "--phase", "prefill", "--shard", "1/4", "--rehash", "--retry-failed"),
+        *("--jobs", 3, "--device", "cpu", "--device", "cuda:1", "--max-bytes", "2KiB"),
+        *("--model", "x", "--revision", "y", "--offline", "--dtype", "float16", "--attn", "torch"),
+        *("--profile", "paper", "--fps", 2, "--max-samples", 9, "--reference", "previous"),
+        *("--positions", "original", "--pointers", "nothing", "--timestamps"),
+        *("--block-samples", 5),
+    )
+    plain, full = seen
+    assert plain.settings == settings_of(Path("demo"))
+    assert (plain.phase, plain.shard, plain.devices) == (Phase.ALL, Shard(), (None,))
+    assert (plain.rehash, plain.retry_failed, plain.max_bytes) == (False, False, None)
+    assert full.settings == IndexSettings(
+        model="x",
+        revision="y",
+        offline=True,
+        dtype="float16",
+        profile="paper",
+        sampling=Sampling(rate_hz=2, max_samples=9),
+        reference="previous",
+        positions="original",
+        pointers="nothing",
+        timestamps=True,
+        block_samples=5,
+        attn="torch",
+    )
+    assert (full.archive, full.out) == (tmp_path / "archive", tmp_path / "out")
+    assert (full.phase, full.shard, full.jobs) == (Phase.PREFILL, Shard(index=1, count=4), 3)
+    assert (full.rehash, full.retry_failed, full.max_bytes) == (True, True, 2048)
+    assert full.devices == ("cpu", "cuda:1")
 
 
 def test_caches_among_the_videos_are_wrong_usage(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from av.video.frame import VideoFrame
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.signals import SCENE_SHARE, changed_shares
-from batch.evaluation.bench.stages import write_cache, write_manifest
+from batch.evaluation.bench.workload import write_cache, write_manifest
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.making.segments import cut
 from batch.models import open_family
@@ -111,14 +111,13 @@ def measure(clips: Sequence[Path], folder: Path, context: int) -> Joined:
     """
     film = folder / "joined.mp4"
     joins_s = join(clips, film)
-    write_manifest(film)
-    manifest = Manifest.read(film.with_suffix(".parquet"))
     family = open_family("demo")
+    manifest = write_manifest(film, family)
     # Only prefill sees it: what a position means stays as it was.
     family.config.get_text_config(decoder=True).max_position_embeddings = context + ROOM_FOR_ANSWER
     family.load(device="cpu", dtype=torch.float32)
     starts = []
-    for segment in open_segments(write_cache(film, family)):
+    for segment in open_segments(write_cache(film, manifest, family)):
         starts.append(segment.header.segment.first_sample)
         segment.close()
     firsts = [0, *np.searchsorted(manifest.pts_s - manifest.pts_s[0], joins_s).tolist()]

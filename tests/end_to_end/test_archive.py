@@ -16,7 +16,7 @@ import pytest
 from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
 from tests.archive.contents import contents
-from tests.archive.known import remember
+from tests.archive.indexing import remember
 from tests.end_to_end.kills import differences, kill_often, start
 
 ROOT = Path(__file__).parents[2]

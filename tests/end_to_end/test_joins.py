@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.demo.clip import write_clip
-from batch.demo.world import imagine
+from batch.demo.drawing import write_clip
+from batch.demo.world import random_world
 from tests.end_to_end.joins import measure
 
 
@@ -14,7 +14,7 @@ def test_a_segment_begins_where_a_drawn_clip_does(tmp_path: Path) -> None:
     clips = []
     for number in range(6):
         clips.append(tmp_path / f"{number}.mp4")
-        world = imagine(np.random.default_rng([14, number]), 1)
+        world = random_world(np.random.default_rng([14, number]), 1)
         still = tuple(replace(scene, samples=6) for scene in world.scenes)
         write_clip(replace(world, scenes=still, noise=0.0), clips[-1])
     found = measure(clips, tmp_path, context=300).borders

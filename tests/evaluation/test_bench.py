@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from transformers import AutoModelForImageTextToText
 
 from batch.cli import main
-from batch.evaluation.bench import tiers
-from batch.evaluation.bench.measuring import peak_allocated, ratio, side_by_side
-from batch.evaluation.bench.sizes import SIZES, Size
+from batch.evaluation.bench.report import RATIOS, report
+from batch.evaluation.bench.tiers import measure_size
+from batch.evaluation.bench.workload import SIZES, Size
 from batch.models import Family, open_family
 from tests import tiny
 from tests.manifests import geometry_of
@@ -48,7 +48,7 @@ def found() -> dict[str, Any]:
 
 
 def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str, Any]) -> None:
-    assert set(found["ratios"]["tiny"]) == set(tiers.RATIOS)
+    assert set(found["ratios"]["tiny"]) == set(RATIOS)
     assert all(value > 0 for value in found["ratios"]["tiny"].values())
     assert found["suite"] == "tiers"
     assert found["repeats"] == 2
@@ -60,14 +60,8 @@ def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str,
     assert figures["lengths"]["samples"] == [TINY.samples, 3 * TINY.samples]
 
 
-def test_the_report_names_every_ratio(
-    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiers, "run_tiers", lambda sizes, **how: found)
-    done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "1"])
-    assert done.exit_code == 0, done.output
-    named = {line.split()[0] for line in done.stdout.splitlines() if line}
-    assert set(tiers.RATIOS) <= named
+def test_the_report_names_every_ratio(found: dict[str, Any]) -> None:
+    assert set(RATIOS) <= {line.split()[0] for line in report(found) if line}
 
 
 def test_the_large_size_has_the_published_decoder(tmp_path: Path) -> None:
@@ -100,30 +94,6 @@ def test_the_gpu_size_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.needs_gpu
 def test_a_size_runs_on_a_gpu(tmp_path: Path) -> None:
     size = replace(TINY, device="cuda", dtype="bfloat16")
-    measured = tiers.measure_tiers(size, tmp_path, 2, lambda line: None)
-    assert set(measured.ratios) == set(tiers.RATIOS)
+    measured = measure_size(size, tmp_path, 2, lambda line: None)
+    assert set(measured.ratios) == set(RATIOS)
     assert all(value > 0 for value in measured.ratios.values())
-
-
-def test_works_run_in_turn() -> None:
-    order: list[str] = []
-    taken = side_by_side({name: lambda name=name: order.append(name) for name in "ab"}, 2)  # type: ignore[misc]
-    assert order == ["a", "b", "a", "b"]
-    assert {name: len(times) for name, times in taken.items()} == {"a": 2, "b": 2}
-
-
-def test_the_ratio_is_the_median_of_each_repeats_own() -> None:
-    assert ratio([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
-
-
-def test_the_peak_counts_what_is_held_at_one_time() -> None:
-    def one_after_another() -> None:
-        for _ in range(3):
-            torch.ones(1 << 20)
-
-    def together() -> list[torch.Tensor]:
-        return [torch.ones(1 << 20) for _ in range(3)]
-
-    megabytes = 4 << 20
-    assert megabytes <= peak_allocated(one_after_another) < 1.1 * megabytes
-    assert 3 * megabytes <= peak_allocated(together) < 3.1 * megabytes

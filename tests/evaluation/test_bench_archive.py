@@ -6,14 +6,20 @@ import pytest
 
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import Store
-from batch.evaluation.bench.archive import cost_of, run_archive, simulate
+from batch.evaluation.bench.archive import cost_of, measure_growth, simulate
 from tests.cli.running import batch
 
 
-def test_a_simulated_archive_is_one_of_which_all_is_done(tmp_path: Path) -> None:
-    archive, out = simulate(tmp_path, 30)
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An archive of 30 videos and its caches."""
+    return simulate(tmp_path_factory.mktemp("simulated"), 30)
+
+
+def test_a_simulated_archive_is_one_of_which_all_is_done(simulated: tuple[Path, Path]) -> None:
+    archive, out = simulated
     store = Store(out)
-    (work,) = store.works()
+    (work,) = store.all_caches()
     rows = list(catalogue_rows(store, work))
     assert [row["status"] for row in rows if row["path"].startswith(str(archive))] == ["done"] * 30
     result = batch("index", archive, "--out", out)
@@ -21,15 +27,12 @@ def test_a_simulated_archive_is_one_of_which_all_is_done(tmp_path: Path) -> None
     assert "30 skipped" in result.stderr
 
 
-def test_growth_and_workers_are_measured(tmp_path: Path) -> None:
-    found = run_archive(records=(3,), films=2, samples=4, variants=2, repeats=1)
-    assert set(found["growth"]["3"]) == {"plan", "catalogue", "no_op", "status"}
-    for cost in found["growth"]["3"].values():
+def test_the_cost_of_each_command_is_measured(simulated: tuple[Path, Path]) -> None:
+    found = measure_growth(*simulated, lambda line: None)
+    assert set(found) == {"plan", "catalogue", "no_op", "status"}
+    for cost in found.values():
         assert 0.1 < cost["seconds"] < 600
         assert 10e6 < cost["peak_bytes"] < 500e6
-    workers = found["workers"]
-    assert workers["speedup"] == workers["analyze_seconds_1"] / workers["analyze_seconds_2"]
-    assert 0 <= workers["idle_share"] < 1
 
 
 def test_a_command_that_fails_is_not_measured(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from cachefmt import CacheFile, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
-SHORT, LONG = 16, 64
+SHORT, LONG = 8, 32
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture(scope="module", autouse=True)
 def small_buffers(family: Family) -> Iterator[int]:
     """Bytes of the buffers for keys and for values, which the short video fills too."""
-    numbers = 1 << 14
+    numbers = 1 << 13
     shape = family.decoder
     assert SHORT * geometry_of(family).cells * shape.heads * shape.head_dim >= numbers
     with pytest.MonkeyPatch.context() as patch:

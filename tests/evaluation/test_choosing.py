@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from batch.demo.variants import VARIANTS
 from batch.errors import BatchError
 from batch.evaluation import choosing
 from batch.evaluation.budgets import Limit
 from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
 from batch.evaluation.methods import ABLATIONS, METHODS
+from batch.evaluation.worlds.variants import VARIANTS
 
 QUARTER = Limit(unit="bytes", share=0.25)
 

@@ -13,8 +13,7 @@ import pytest
 import jobs.slurm
 from jobs.engines import Stage
 from jobs.errors import JobError
-from jobs.slurm.engine import SlurmEngine
-from jobs.slurm.program import Submission, program, script
+from jobs.slurm.engine import SlurmEngine, Submission, program, script
 
 RECORDED = Path(jobs.slurm.__file__).with_name("index.sh")
 

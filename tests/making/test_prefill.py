@@ -13,7 +13,7 @@ from torch import Tensor
 from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.demo.drawing import draw
-from batch.demo.world import imagine
+from batch.demo.world import random_world
 from batch.evaluation.uncompressed import Uncompressed
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -258,7 +258,7 @@ def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
 
 def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path: Path) -> None:
     family = loaded("demo")
-    world = imagine(np.random.default_rng([4, 0]), 5)
+    world = random_world(np.random.default_rng([4, 0]), 5)
     pictures = np.stack([geometry_of(family).apply(draw(world, k, 224)) for k in range(5)])
     question = "what colour is the bead ?"
     expected = uncompressed(loaded("demo"), pictures).next_token_scores(question)

@@ -1,4 +1,4 @@
-"""What running an archive costs: by the number of videos that are done, and by workers.
+"""The suite `archive`: what an archive costs by the number of videos done, and by workers.
 
 Commands run as processes, one after the other, as cron would start them.
 """
@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,17 +21,14 @@ import numpy as np
 
 from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
 from batch.archive.store import ProductFolder, Store
-from batch.demo.clip import write_clip
-from batch.demo.world import imagine
-from batch.evaluation.bench.machine import machine, versions
-from batch.evaluation.bench.proc import field_bytes
+from batch.demo.drawing import write_clip
+from batch.demo.world import random_world
+from batch.evaluation.bench.measuring import Log, machine, proc_bytes, versions
 
 RECORDS = (1_000, 10_000, 100_000)
 FILMS, SAMPLES, VARIANTS = 4, 60, 8
 _PER_FOLDER = 1_000
-_LOOKED_EVERY_S = 0.02
-
-Say = Callable[[str], object]
+_POLLED_EVERY_S = 0.02
 
 
 def run_archive(
@@ -41,9 +38,9 @@ def run_archive(
     samples: int = SAMPLES,
     variants: int = VARIANTS,
     repeats: int,
-    say: Say = lambda line: None,
+    log: Log,
 ) -> dict[str, Any]:
-    """Measure both; the result is plain JSON.
+    """Measure workers and growth; the result is plain JSON.
 
     Args:
         records: sizes of the simulated archives.
@@ -56,8 +53,11 @@ def run_archive(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw_films(folder / "films", films, samples, variants)
-        workers = measure_workers(folder, repeats, say)
-        growth = {str(count): measure_growth(folder / str(count), count, say) for count in records}
+        workers = measure_workers(folder, repeats, log)
+        growth = {
+            str(count): measure_growth(*simulate(folder / str(count), count), log)
+            for count in records
+        }
     return {
         "suite": "archive",
         "machine": before,
@@ -76,13 +76,13 @@ def draw_films(folder: Path, films: int, samples: int, variants: int = 1) -> Non
     folder.mkdir()
     for number in range(films):
         film = folder / f"{number}-0.mp4"
-        write_clip(imagine(np.random.default_rng([7, number]), samples), film)
+        write_clip(random_world(np.random.default_rng([7, number]), samples), film)
         for variant in range(1, variants):
             padding = struct.pack(">I4sI", 12, b"free", variant)  # a box that players pass over
             (folder / f"{number}-{variant}.mp4").write_bytes(film.read_bytes() + padding)
 
 
-def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
+def measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
     """Analysis by two workers against one, and how long the model waits for nothing.
 
     Returns:
@@ -90,8 +90,8 @@ def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
         that the model's process stood still while a manifest was ready for it.
     """
     films, known = folder / "films", folder / "known"
-    index(films, known, "--phase", "identify")
-    index(films, known, "--phase", "analyze")
+    run_index(films, known, "--phase", "identify")
+    run_index(films, known, "--phase", "analyze")
     shutil.rmtree(known / "analyses")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     idle = []
@@ -99,13 +99,13 @@ def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
         for jobs, found in seconds.items():
             out = folder / "out"
             shutil.copytree(known, out)
-            end = index(films, out, "--phase", "analyze", "--jobs", jobs)
+            end = run_index(films, out, "--phase", "analyze", "--jobs", jobs)
             found.append(end["elapsed_s"])
-            say(f"analysis by {jobs}: {end['elapsed_s']:.1f} s")
+            log(f"analysis by {jobs}: {end['elapsed_s']:.1f} s")
             shutil.rmtree(out)
-        end = index(films, folder / "whole", "--jobs", 2)
+        end = run_index(films, folder / "whole", "--jobs", 2)
         idle.append(end["idle_seconds"] / (end["idle_seconds"] + end["seconds"]["prefill"]))
-        say(f"model idle {idle[-1]:.3f} of its time although a manifest was ready")
+        log(f"model idle {idle[-1]:.3f} of its time although a manifest was ready")
         shutil.rmtree(folder / "whole")
     one, two = median(seconds[1]), median(seconds[2])
     return {
@@ -116,14 +116,13 @@ def measure_workers(folder: Path, repeats: int, say: Say) -> dict[str, float]:
     }
 
 
-def measure_growth(folder: Path, count: int, say: Say) -> dict[str, dict[str, float]]:
+def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of commands on an archive of which all is done.
 
     Returns:
         by command, "seconds" and "peak_bytes": "plan" looks what is new, "catalogue" is a run that
         finds nothing to do but the catalogue to write, "no_op" one that finds nothing at all.
     """
-    archive, out = simulate(folder, count)
     index_again = ("index", archive, "--out", out)
     commands: dict[str, tuple[object, ...]] = {
         "plan": (*index_again, "--phase", "identify"),
@@ -135,12 +134,12 @@ def measure_growth(folder: Path, count: int, say: Say) -> dict[str, dict[str, fl
     for name, words in commands.items():
         seconds, peak_bytes = cost_of(*words)
         found[name] = {"seconds": seconds, "peak_bytes": peak_bytes}
-        say(f"{count} records: {name} {seconds:.1f} s, {peak_bytes / 1e6:.0f} MB")
+        log(f"{archive.parent.name} records: {name} {seconds:.1f} s, {peak_bytes / 1e6:.0f} MB")
     return found
 
 
-def index(archive: Path, out: Path, *words: object) -> dict[str, Any]:
-    """Run an index to its end; what it says of itself then.
+def run_index(archive: Path, out: Path, *words: object) -> dict[str, Any]:
+    """Run `batch index` to its end; the last line of its log.
 
     Raises:
         RuntimeError: it failed.
@@ -166,8 +165,8 @@ def cost_of(*words: object) -> tuple[float, int]:
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         # Not what the kernel says of it in the end, which counts its parent's memory too.
-        peak_bytes = max(peak_bytes, field_bytes(status, "VmHWM") or 0)
-        time.sleep(_LOOKED_EVERY_S)
+        peak_bytes = max(peak_bytes, proc_bytes(status, "VmHWM") or 0)
+        time.sleep(_POLLED_EVERY_S)
     if process.returncode != 0:
         raise RuntimeError(f"batch {words[0]} left with {process.returncode}")
     return time.perf_counter() - started, peak_bytes
@@ -185,10 +184,10 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     archive, out = folder / "archive", folder / "caches"
     archive.mkdir(parents=True)
     draw_films(folder / "template", 1, 4)
-    index(folder / "template", out)
+    run_index(folder / "template", out)
     store = Store(out)
     (template,) = Inventory.read(store.files).there()
-    folders = [*store.analyses(), *store.works()]
+    folders = [*store.all_manifests(), *store.all_caches()]
     records = [products.ledger.read_done(template.video) for products in folders]
     lines = []
     for number in range(count):
@@ -204,8 +203,7 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def _row(template: FileRow, file: Path) -> FileRow:
-    info = asdict(replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest()))
-    del info["path"]
+    info = replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest())
     return replace(template, path=str(file), stat=Stat.of(file.stat()), facts=facts_of(info))
 
 

@@ -1,30 +1,85 @@
-"""Seconds and bytes of a piece of work. Knows torch and Linux's /proc, nothing of models."""
+"""What a piece of work takes: seconds, memory, bytes of files; and on which machine.
+
+Knows torch and Linux's /proc, nothing of models. What /proc does not tell is None.
+"""
 
 import ctypes
 import gc
+import multiprocessing
+import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from batch.evaluation.bench.proc import field_bytes
+PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Work = Callable[[], object]
-Found = tuple[dict[str, float], dict[str, Any]]
-"""Ratios, and the figures behind them."""
+Log = Callable[[str], object]
+"""Receives lines of progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Ratios and the figures behind them."""
+
+    ratios: dict[str, float]
+    figures: dict[str, Any]
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, threads torch uses, memory, GPU, kernel, load."""
+    return {
+        "processor": proc_field(Path("/proc/cpuinfo"), "model name")
+        or platform.processor()
+        or None,
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "memory_bytes": proc_bytes(Path("/proc/meminfo"), "MemTotal"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "load_1min": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def in_new_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of a module in a new process, with nothing of this one's memory.
+
+    Raises:
+        BrokenProcessPool: it was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *args, **kwargs).result()
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Wall time of a call, until a GPU that it used is done, and its result."""
+    _wait_for_gpu()
+    started = time.perf_counter()
+    result = work()
+    _wait_for_gpu()
+    return time.perf_counter() - started, result
 
 
 def seconds(work: Work) -> float:
-    """Wall time of a call, until a GPU that it used is done."""
-    _wait_for_gpu()
-    started = time.perf_counter()
-    work()
-    _wait_for_gpu()
-    return time.perf_counter() - started
+    """Wall time of a call, without its result."""
+    return timed(work)[0]
 
 
 def _wait_for_gpu() -> None:
@@ -91,6 +146,83 @@ def peak_resident(work: Work) -> int | None:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")  # VmHWM starts again at VmRSS (Linux, proc(5))
-    before = field_bytes(status, "VmRSS") or 0
+    before = proc_bytes(status, "VmRSS") or 0
     work()
-    return max(0, (field_bytes(status, "VmHWM") or 0) - before)
+    return max(0, (proc_bytes(status, "VmHWM") or 0) - before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BytesRead:
+    """What a piece of work took from some files.
+
+    Three counters of the kernel, for none sees all.
+    """
+
+    asked: int
+    """By read calls, from any file: `rchar`, without what reading the counter takes."""
+    mapped: int
+    """Pages of the files that were mapped and touched, and those that the kernel maps with them."""
+    disk: int
+    """That came from the disk, in whole pages and with what the kernel reads ahead: `read_bytes`.
+    0 on file systems in memory."""
+
+
+def bytes_read(work: Callable[[], object], files: Sequence[Path]) -> BytesRead:
+    """Count what a call takes from files, of which nothing is in memory before.
+
+    The files must not be mapped before. What the call maps it must leave mapped, in its result.
+    """
+    for file in files:
+        _forget(file)
+    before = _counters()
+    idle = _counters()
+    kept = work()
+    after = _counters()
+    mapped = _mapped_bytes(files)
+    del kept
+    return BytesRead(
+        asked=(after["rchar"] - idle["rchar"]) - (idle["rchar"] - before["rchar"]),
+        mapped=mapped,
+        disk=after["read_bytes"] - idle["read_bytes"],
+    )
+
+
+def _forget(file: Path) -> None:
+    """Let the kernel drop what it holds of a file, so that it is read from the disk again."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _counters() -> dict[str, int]:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return {name: int(count) for name, count in (line.split(": ") for line in lines)}
+
+
+def _mapped_bytes(files: Sequence[Path]) -> int:
+    """Resident bytes of these files' mappings in this process."""
+    names = {str(file.resolve()) for file in files}
+    total, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_ours = line.split(maxsplit=5)[5:] != [] and line.split(maxsplit=5)[5] in names
+        elif is_ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def proc_field(path: Path, name: str) -> str | None:
+    """The value of the first `name: value` of a file of /proc."""
+    if not path.exists():
+        return None
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def proc_bytes(path: Path, name: str) -> int | None:
+    """A field that counts kilobytes, as "1024 kB"."""
+    found = proc_field(path, name)
+    return None if found is None else int(found.split()[0]) * 1024

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -16,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from batch.demo.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
+from batch.evaluation.training.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
 from batch.models import Checkpoint, Family, open_checkpoint
 from batch.models.llava_next import LlavaNext
 from batch.models.placement import Device, first_device
@@ -42,13 +43,22 @@ class RandomCheckpoint(Checkpoint):
         return model
 
 
+_DECODER: dict[str, Any] = {
+    "max_position_embeddings": 32_768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    "pad_token_id": SPECIAL.index("<pad>"),
+    "bos_token_id": SPECIAL.index("<s>"),
+    "eos_token_id": SPECIAL.index("</s>"),
+}
+"""What both decoders have, and the demo's special tokens."""
+
+
 def half_billion(folder: Path) -> Family:
     """LLaVA-1.6 around the decoder of LLaVA-OneVision-0.5B.
 
-    The decoder is Qwen2-0.5B's, vocabulary included: 24 layers, hidden 896, intermediate 4,864, 14
-    query and 2 key/value heads of 64 channels; a sample has OneVision's 14x14 cells. The vision
-    tower is SigLIP's width (1,152) with 2 layers where the real one has 27, so both ways are
-    charged less for pictures than they would be.
+    The decoder is Qwen2-0.5B's, vocabulary included; a sample has OneVision's 14x14 cells. The
+    vision tower is SigLIP's width (1,152) with 2 layers where the real one has 27, so both ways
+    are charged less for pictures than they would be.
 
     Source: config.json of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
     """
@@ -59,12 +69,8 @@ def half_billion(folder: Path) -> Family:
         num_hidden_layers=24,
         num_attention_heads=14,
         num_key_value_heads=2,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **_DECODER,
     )
     tower = CLIPVisionConfig(
         hidden_size=1152,
@@ -79,10 +85,7 @@ def half_billion(folder: Path) -> Family:
 
 
 def seven_billion(folder: Path) -> Family:
-    """LLaVA-1.6-Mistral-7B's own shape, vision tower included.
-
-    The decoder has 32 layers, hidden 4,096, intermediate 14,336, 32 query and 8 key/value heads of
-    128 channels; the tower is CLIP ViT-L/14 at 336 px, so a sample has 24x24 cells.
+    """LLaVA-1.6-Mistral-7B's own shape; its tower, CLIP ViT-L/14 at 336 px, gives 24x24 cells.
 
     Source: config.json of llava-hf/llava-v1.6-mistral-7b-hf.
     """
@@ -93,12 +96,8 @@ def seven_billion(folder: Path) -> Family:
         num_hidden_layers=32,
         num_attention_heads=32,
         num_key_value_heads=8,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         sliding_window=None,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **_DECODER,
     )
     tower = CLIPVisionConfig(
         hidden_size=1024,

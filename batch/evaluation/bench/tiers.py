@@ -2,79 +2,46 @@
 
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from batch.evaluation.bench.decoding import measure_decoding
-from batch.evaluation.bench.lengths import measure_lengths
-from batch.evaluation.bench.loading import measure_loading
-from batch.evaluation.bench.machine import machine, versions
-from batch.evaluation.bench.measuring import Found
-from batch.evaluation.bench.prefilling import measure_batch, measure_films, measure_memory
-from batch.evaluation.bench.sizes import Size
-from batch.evaluation.bench.subject import PROFILE, Subject
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.analysis.manifest import Manifest
+from batch.evaluation.bench.measuring import (
+    Log,
+    Measured,
+    machine,
+    peak_allocated,
+    peak_resident,
+    ratio,
+    side_by_side,
+    timed,
+    versions,
+)
+from batch.evaluation.bench.stored_rows import measure_decoding, measure_loading
+from batch.evaluation.bench.workload import PROFILE, Film, Size, Workload, write_manifest
+from batch.kv.attention import CHUNK_NUMBERS
+from batch.making.blocks import prefill
+from batch.making.cache_plan import plan_cache
 from cachefmt import CacheFile
 
-RATIOS = {
-    "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
-    "prefill_peak_memory": "peak of K, V and activations, the same two",
-    "prefill_memory_growth": "prefill peak beyond the stored bytes, longest / shortest and buffers",
-    "first_answer_speedup": "first answer from the video, uncompressed / from the file",
-    "load_rate": "raw read of a long cache into new memory / opening it and touching all rows",
-    "load_rate_reused_buffer": "the same, read into a buffer that is there already",
-    "batch64_speedup": "64 questions one by one / in one batch",
-    "decode_step": "a step on INT8 or INT4 rows, the slower / on as many rows in bfloat16",
-    "decode_step_uncompressed": "a step on a film's tiers / on all its slots in bfloat16",
-}
-"""What each ratio divides by what."""
+QUESTIONS = 64
+"""Of the batch."""
+BUFFER_BYTES = 2 * 4 * CHUNK_NUMBERS
+"""Keys and values that are decoded at a time, in float32; a short video does not fill them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The ratios of one size and the figures behind them."""
-
-    ratios: dict[str, float]
-    figures: dict[str, Any]
-
-
-def measure_tiers(size: Size, folder: Path, repeats: int, say: Callable[[str], object]) -> Measured:
-    """Measure one size; films and caches go into the folder."""
-    say(f"{size.name}: loading the model, drawing {size.films} film(s)")
-    subject = Subject(size, folder)
-    subject.compress(subject.films[0])  # the first run of everything is slower
-    ratios: dict[str, float] = {}
-    figures: dict[str, Any] = {
-        "about": size.about,
-        "device": size.device,
-        "dtype": size.dtype,
-        **_film_figures(subject),
-    }
-    # Decoding comes last: it turns the model into bfloat16.
-    works: dict[str, Callable[[], Found]] = {
-        "timing": lambda: measure_films(subject, repeats),
-        "memory": lambda: measure_memory(subject),
-        "lengths": lambda: measure_lengths(subject),
-        "batch": lambda: measure_batch(subject, repeats),
-        "loading": lambda: measure_loading(subject, repeats),
-        "decoding": lambda: measure_decoding(subject, repeats),
-    }
-    for name, measure in works.items():
-        say(f"{size.name}: {name}")
-        found, figures[name] = measure()
-        ratios |= found
-    return Measured(ratios=ratios, figures=figures)
-
-
-def run_tiers(
-    sizes: Iterable[Size], *, repeats: int, say: Callable[[str], object] = lambda line: None
-) -> dict[str, Any]:
+def run_tiers(sizes: Iterable[Size], *, repeats: int, log: Log) -> dict[str, Any]:
     """Measure sizes one after another; the result is plain JSON."""
     found = {}
     before = machine()
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found[size.name] = measure_tiers(size, Path(folder), repeats, say)
+            found[size.name] = measure_size(size, Path(folder), repeats, log)
     return {
         "suite": "tiers",
         "machine": before,
@@ -86,13 +53,164 @@ def run_tiers(
     }
 
 
-def _film_figures(subject: Subject) -> dict[str, Any]:
-    with CacheFile.open(subject.films[0].cache) as cache:
+def measure_size(size: Size, folder: Path, repeats: int, log: Log) -> Measured:
+    """Measure one size; films and caches go into the folder."""
+    log(f"{size.name}: loading the model, drawing {size.films} film(s)")
+    workload = Workload(size, folder)
+    workload.compress(workload.films[0])  # the first run of everything is slower
+    whole = Measured(ratios={}, figures=_describe(workload))
+    # Decoding comes last: it turns the model into bfloat16.
+    measurements: dict[str, Callable[[], Measured]] = {
+        "timing": lambda: _measure_films(workload, repeats),
+        "memory": lambda: _measure_memory(workload),
+        "lengths": lambda: _measure_lengths(workload),
+        "batch": lambda: _measure_batch(workload, repeats),
+        "loading": lambda: measure_loading(workload, repeats),
+        "decoding": lambda: measure_decoding(workload, repeats),
+    }
+    for name, measure in measurements.items():
+        log(f"{size.name}: {name}")
+        found = measure()
+        whole.ratios.update(found.ratios)
+        whole.figures[name] = found.figures
+    return whole
+
+
+def _describe(workload: Workload) -> dict[str, Any]:
+    size = workload.size
+    with CacheFile.open(workload.films[0].cache) as cache:
         shape, slots = cache.header.shape, cache.header.layout.slots
         return {
-            "films": len(subject.films),
+            "about": size.about,
+            "device": size.device,
+            "dtype": size.dtype,
+            "films": len(workload.films),
             "samples": shape.samples,
             "slots": slots,
             "tokens": dict(shape.tokens),
             "cache_bytes": cache.size_bytes,
         }
+
+
+def _measure_films(workload: Workload, repeats: int) -> Measured:
+    """Time of prefill and of the first answer, all films together, each way in turn."""
+    taken: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        films = [_time_film(workload, film) for film in workload.films]
+        for name in films[0]:
+            taken.setdefault(name, []).append(sum(film[name] for film in films))
+    from_video = [
+        prefill + answer
+        for prefill, answer in zip(
+            taken["uncompressed_seconds"], taken["uncompressed_answer_seconds"], strict=True
+        )
+    ]
+    ratios = {
+        "prefill_time": ratio(taken["compressed_seconds"], taken["uncompressed_seconds"]),
+        "first_answer_speedup": ratio(from_video, taken["file_answer_seconds"]),
+    }
+    return Measured(ratios=ratios, figures=dict(taken))
+
+
+def _time_film(workload: Workload, film: Film) -> dict[str, float]:
+    question, most = film.questions[:1], workload.size.answer_tokens
+    compressed_s, manifest = timed(lambda: workload.compress(film))
+    file_answer_s, _ = timed(lambda: workload.answer_from_file(film))
+    uncompressed_s, full = timed(lambda: workload.uncompressed(film))
+    full_answer_s, _ = timed(lambda: full.ask_all(question, max_new_tokens=most))
+    return {
+        "compressed_seconds": compressed_s,
+        "analyze_seconds": manifest.analyze_seconds,
+        "file_answer_seconds": file_answer_s,
+        "uncompressed_seconds": uncompressed_s,
+        "uncompressed_answer_seconds": full_answer_s,
+    }
+
+
+def _measure_memory(workload: Workload) -> Measured:
+    """Peak of K, V and activations above the weights while the first film is prefilled."""
+    film = workload.films[0]
+    ways = {
+        "compressed": lambda: workload.compress(film),
+        "uncompressed": lambda: workload.uncompressed(film),
+    }
+    allocated = {name: peak_allocated(way, workload.size.device) for name, way in ways.items()}
+    resident = {name: peak_resident(way) for name, way in ways.items()}
+    return Measured(
+        ratios={"prefill_peak_memory": allocated["compressed"] / allocated["uncompressed"]},
+        figures={"peak_allocated_bytes": allocated, "peak_resident_bytes": resident},
+    )
+
+
+def _measure_lengths(workload: Workload) -> Measured:
+    """Peak beyond the bytes that are stored, of the longest video against the shortest.
+
+    The videos are the first film several times over, so that all have its mix of tiers. The
+    shortest is charged for full buffers, so 1 or less says: nothing grows but what is stored.
+    """
+    film, family = workload.films[0], workload.family
+    manifest = write_manifest(film.path, family)
+    # What a block takes does not depend on what positions mean to the model.
+    family.config.get_text_config(decoder=True).max_position_embeddings = 1 << 20
+    path = film.path.with_name("repeated.safetensors")
+    samples, beyond, stored = [], [], []
+    for times in workload.size.lengths:
+        plan = plan_cache(_repeat(manifest, times), family, dtype=workload.size.dtype)
+        peak = peak_allocated(lambda: prefill(plan, family, path), workload.size.device)  # noqa: B023  # called at once
+        samples.append(len(plan.manifest.frame))
+        stored.append(plan.size_bytes)
+        beyond.append(peak - plan.size_bytes)
+    path.unlink()
+    return Measured(
+        ratios={"prefill_memory_growth": beyond[-1] / (beyond[0] + BUFFER_BYTES)},
+        figures={
+            "buffer_bytes": BUFFER_BYTES,
+            "samples": samples,
+            "stored_bytes": stored,
+            "beyond_stored_bytes": beyond,
+        },
+    )
+
+
+def _repeat(manifest: Manifest, times: int) -> Manifest:
+    """The manifest of a video that runs so often in a row, without a change where it starts."""
+    samples, signals = len(manifest.frame), manifest.signals
+    run = np.repeat(np.arange(times), samples)
+
+    def tile(cells: NDArray[Any]) -> NDArray[Any]:
+        return np.tile(cells, (times, 1))
+
+    return replace(
+        manifest,
+        frame=np.tile(manifest.frame, times) + run * (manifest.frame[-1] + 1),
+        pts_s=np.tile(manifest.pts_s, times) + run * manifest.header.decoded_s,
+        last_pts_s=np.tile(manifest.last_pts_s, times) + run * manifest.header.decoded_s,
+        signals=replace(
+            signals,
+            flow_px=tile(signals.flow_px),
+            difference=tile(signals.difference),
+            saliency=tile(signals.saliency),
+            static=tile(signals.static),
+            redundancy=np.tile(signals.redundancy, times),
+            source=(np.tile(signals.source, times) + run * samples).astype(np.int32),
+        ),
+        tier=tile(manifest.tier),
+        pictures=list(manifest.pictures) * times,
+    )
+
+
+def _measure_batch(workload: Workload, repeats: int) -> Measured:
+    """Many questions in one batch against the same one by one, on the same cache."""
+    film = workload.films[0]
+    questions = list(islice(cycle(film.questions), QUESTIONS))
+    answerer, most = workload.answerer(film), workload.size.answer_tokens
+
+    def answer(batch_size: int) -> None:
+        list(answerer.ask_all(questions, max_new_tokens=most, batch_size=batch_size))
+
+    taken = side_by_side(
+        {"batch_seconds": lambda: answer(QUESTIONS), "one_by_one_seconds": lambda: answer(1)},
+        repeats,
+    )
+    speedup = ratio(taken["one_by_one_seconds"], taken["batch_seconds"])
+    return Measured(ratios={"batch64_speedup": speedup}, figures={"questions": QUESTIONS, **taken})

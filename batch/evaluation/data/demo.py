@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.demo.clip import write_clip
-from batch.demo.questions import ask
-from batch.demo.variants import VARIANTS
+from batch.demo.drawing import write_clip
+from batch.demo.questions import questions_about
 from batch.errors import BatchError
 from batch.evaluation.data.question_set import Question, QuestionSet
+from batch.evaluation.worlds.variants import VARIANTS
 
 
 def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionSet:
@@ -31,7 +31,7 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
     questions = []
     for number in range(videos):
         rng = np.random.default_rng([seed, number])
-        world = VARIANTS[variant].imagine(rng)
+        world = VARIANTS[variant].random_world(rng)
         film = folder / f"{variant}-{seed}-{number}.mp4"
         if not film.exists():
             unfinished = film.with_name(f".{film.stem}.tmp.mp4")
@@ -39,6 +39,6 @@ def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionS
             unfinished.replace(film)
         questions += [
             Question(video=film, question=one.text, answer=one.answer, kind=one.kind)
-            for one in ask(world, rng)
+            for one in questions_about(world, rng)
         ]
     return QuestionSet(name=f"demo {variant}", questions=tuple(questions))

@@ -9,8 +9,10 @@ same batches; the figures of the last run are in the checkpoint's model card.
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -18,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from batch.demo.checkpoint import new_tokenizer, save
-from batch.evaluation.training.lessons import Batch, Lessons, Stage, prefix_ids
-from batch.evaluation.training.pupil import Pupil, answer_loss, right_answers
+from batch.evaluation.training.checkpoint import new_tokenizer, save_checkpoint
+from batch.evaluation.training.examples import Batch, Stage, TrainingExamples, prefix_ids
+from batch.evaluation.training.student import StudentModel, answer_loss, right_answers
 
 STAGES = (
     Stage(name="cells", steps=1400, shortest=1, longest=1, slots=4160, rates=(2e-3, 2e-3)),
@@ -33,27 +35,35 @@ STAGES = (
 )
 SAVE_EVERY_S = 240.0
 WARMUP_STEPS = 50
+_LOGGED_STEPS = 20
+
+Log = Callable[[dict[str, Any]], object]
 
 
-def rate(step: int, stage: Stage) -> float:
-    """Learning rate: a warm-up, then from the stage's first rate straight to its last."""
-    first, last = stage.rates
-    return (first + (last - first) * step / stage.steps) * min(1.0, (step + 1) / WARMUP_STEPS)
+def train(
+    out: Path,
+    stages: Sequence[Stage],
+    seed: int,
+    device: str,
+    *,
+    log: Log,
+    save_every_s: float = SAVE_EVERY_S,
+) -> StudentModel:
+    """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes.
 
-
-def train(out: Path, stages: tuple[Stage, ...], seed: int, device: str) -> Pupil:
-    """Run what `out`/state.pt has not run yet of the stages; writes the state as it goes."""
+    Args:
+        log: receives the figures of each step.
+    """
     tokenizer = new_tokenizer()
     torch.manual_seed(seed)
-    pupil = Pupil(len(tokenizer)).to(device)
-    optimizer = torch.optim.AdamW(pupil.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    clock = _Clock(out / "state.pt")
-    clock.restore(pupil, optimizer, device)
-    for number in range(clock.stage, len(stages)):
+    student = StudentModel(len(tokenizer)).to(device)
+    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    progress = _Progress(out / "state.pt", student, optimizer, save_every_s)
+    for number in range(progress.stage, len(stages)):
         stage = stages[number]
-        first = clock.step if number == clock.stage else 0
+        first = progress.step if number == progress.stage else 0
         batches = DataLoader(
-            Lessons(stage, seed, tokenizer),
+            TrainingExamples(stage, seed, tokenizer),
             batch_size=None,
             sampler=range(first, stage.steps),
             num_workers=1,
@@ -61,87 +71,94 @@ def train(out: Path, stages: tuple[Stage, ...], seed: int, device: str) -> Pupil
         )
         for step, batch in enumerate(batches, first):
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, stage)
+                group["lr"] = _rate(step, stage)
             with torch.autocast(device, torch.bfloat16):
-                loss, right = _learn(pupil, _to(batch, device), stage, tokenizer)
+                loss, right = _loss(student, _to(batch, device), stage, tokenizer)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
-            nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
-            if step % 20 == 0:
-                click.echo(json.dumps(_line(stage, step, clock.seconds(), loss, right)))
-            clock.tick(number, step + 1, pupil, optimizer, now=step + 1 == stage.steps)
-    return pupil
+            log(
+                {
+                    "stage": stage.name,
+                    "step": step,
+                    "seconds": round(progress.seconds()),
+                    "loss": round(float(loss.detach()), 4),
+                    **{kind: round(share, 3) for kind, share in sorted(right.items())},
+                }
+            )
+            progress.save(number, step + 1, now=step + 1 == stage.steps)
+    return student
 
 
-class _Clock:
+def _rate(step: int, stage: Stage) -> float:
+    """Learning rate: a warm-up, then from the stage's first rate straight to its last."""
+    first, last = stage.rates
+    return (first + (last - first) * step / stage.steps) * min(1.0, (step + 1) / WARMUP_STEPS)
+
+
+def _loss(
+    student: StudentModel, batch: Batch, stage: Stage, tokenizer: PreTrainedTokenizerFast
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch, and the share that is right of each kind of cell or question."""
+    if stage.name == "cells":
+        return student.cells_loss(batch)
+    prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))
+    logits = student.answers(batch, prefix.to(batch.pictures.device))
+    right = {kind: sum(each) / len(each) for kind, each in right_answers(logits, batch).items()}
+    return answer_loss(logits, batch), right
+
+
+def _to(batch: Batch, device: str) -> Batch:
+    return replace(batch, **{name: value.to(device) for name, value in vars(batch).items()})
+
+
+class _Progress:
     """How far training is, on disk every few minutes, so that the same command goes on."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.stage, self.step = 0, 0
-        self._before, self._started = 0.0, time.monotonic()
-        self._saved = self._started
+    def __init__(
+        self,
+        file: Path,
+        student: StudentModel,
+        optimizer: torch.optim.Optimizer,
+        save_every_s: float,
+    ) -> None:
+        """Take up the state on disk, if there is one."""
+        self._file, self._save_every_s = file, save_every_s
+        self._student, self._optimizer = student, optimizer
+        self.stage, self.step, self._before = 0, 0, 0.0
+        if file.exists():
+            state = torch.load(file, map_location=next(student.parameters()).device)
+            student.load_state_dict(state["student"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.stage, self.step = state["stage"], state["step"]
+            self._before = state["seconds"]
+        self._started = self._saved = time.monotonic()
 
     def seconds(self) -> float:
         """Seconds of training, in all runs together."""
         return self._before + time.monotonic() - self._started
 
-    def restore(self, pupil: Pupil, optimizer: torch.optim.Optimizer, device: str) -> None:
-        """Take up the state on disk, if there is one."""
-        if self._file.exists():
-            state = torch.load(self._file, map_location=device)
-            pupil.load_state_dict(state["pupil"])
-            optimizer.load_state_dict(state["optimizer"])
-            self.stage, self.step = state["done"]["stage"], state["done"]["step"]
-            self._before = state["done"]["seconds"]
-
-    def tick(
-        self,
-        stage: int,
-        steps: int,
-        pupil: Pupil,
-        optimizer: torch.optim.Optimizer,
-        *,
-        now: bool,
-    ) -> None:
+    def save(self, stage: int, steps: int, *, now: bool) -> None:
         """Write the state after so many steps of a stage, if `now` or if it is time."""
-        if not now and time.monotonic() - self._saved < SAVE_EVERY_S:
+        if not now and time.monotonic() - self._saved < self._save_every_s:
             return
-        done = {"stage": stage, "step": steps, "seconds": self.seconds()}
-        state = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+        state = {
+            "student": self._student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "stage": stage,
+            "step": steps,
+            "seconds": self.seconds(),
+        }
         part = self._file.with_suffix(".part")
         torch.save(state, part)
         part.replace(self._file)
         self._saved = time.monotonic()
 
 
-def _learn(
-    pupil: Pupil, batch: Batch, stage: Stage, tokenizer: PreTrainedTokenizerFast
-) -> tuple[Tensor, dict[str, float]]:
-    if stage.name == "cells":
-        return pupil.cells_loss(batch)
-    prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))
-    logits = pupil.answers(batch, prefix.to(batch.pictures.device))
-    right = {kind: sum(each) / len(each) for kind, each in right_answers(logits, batch).items()}
-    return answer_loss(logits, batch), right
-
-
-def _line(
-    stage: Stage, step: int, seconds: float, loss: Tensor, right: dict[str, float]
-) -> dict[str, object]:
-    rounded = {kind: round(share, 3) for kind, share in sorted(right.items())}
-    return {
-        "stage": stage.name,
-        "step": step,
-        "seconds": round(seconds),
-        "loss": round(float(loss.detach()), 4),
-        **rounded,
-    }
-
-
-def _to(batch: Batch, device: str) -> Batch:
-    return replace(batch, **{name: value.to(device) for name, value in vars(batch).items()})
+def _print_some(figures: dict[str, Any]) -> None:
+    if figures["step"] % _LOGGED_STEPS == 0:
+        click.echo(json.dumps(figures))
 
 
 @click.command()
@@ -151,8 +168,8 @@ def _to(batch: Batch, device: str) -> Batch:
 def main(out: Path, seed: int, device: str) -> None:
     """Train the demo model and write the checkpoint to OUT/checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
-    pupil = train(out, STAGES, seed, device)
-    save(pupil.model, out / "checkpoint")
+    student = train(out, STAGES, seed, device, log=_print_some)
+    save_checkpoint(student.model, out / "checkpoint")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""What decides the content of manifests and caches: settings and the model; and the IDs of both.
+
+Facts of a model are remembered while its files stay the same: asking the model itself takes
+seconds and half a gigabyte (torch), too much for a run without new videos. Imports no torch.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import batch
+from batch.analysis.analyze import AnalysisSettings
+from batch.analysis.header import VERSION as MANIFEST_VERSION
+from batch.archive.inventory import Stat
+from batch.settings import CacheSettings, ModelSettings
+from batch.video import DynamicGeometry, Geometry, GeometryRule
+from cachefmt import FormatVersion
+from jobs.atomic import write_atomic
+from jobs.errors import RecordError
+
+_RULES: Mapping[str, type[Geometry] | type[DynamicGeometry]] = {
+    rule.__name__: rule for rule in (Geometry, DynamicGeometry)
+}
+_ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """All that decides what the cache of a given video holds.
+
+    Of the model, `device` is each worker's own, and `attention` changes rounding only; neither is
+    part of the identity. A cache that does not fit the memory is made of smaller blocks than
+    asked for: its record says of which, and it counts as done, for its rows differ as little as
+    between any two block sizes.
+    """
+
+    model: ModelSettings
+    analysis: AnalysisSettings
+    cache: CacheSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A checkpoint's identity, and how it is run.
+
+    `weights_sha256` and what follows are None if only an analysis was asked for.
+    """
+
+    name: str
+    revision: str | None
+    geometry: GeometryRule
+    config_sha256: str
+    processor_sha256: str
+    chat_template_sha256: str
+    weights_sha256: str | None
+    dtype: str | None
+    block_samples: int | None
+
+    def to_json(self) -> str:
+        return json.dumps({**self.__dict__, "geometry": _rule_facts(self.geometry)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        facts = json.loads(text)
+        geometry = facts.pop("geometry")
+        return cls(geometry=_RULES[geometry.pop("rule")](**geometry), **facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductSpec:
+    """All that decides the content of one kind of product, and the ID that it is known by.
+
+    `about` is for people and changes nothing: what the model was called.
+    """
+
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits."""
+        text = json.dumps(self.settings, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.about, **self.settings}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductSpecs:
+    """What is made of every video; `caches` is None if only analysis was asked for."""
+
+    analysis: AnalysisSettings
+    rule: GeometryRule
+    manifests: ProductSpec
+    caches: ProductSpec | None
+
+    @classmethod
+    def of(cls, chosen: IndexSettings, model: ModelFacts) -> Self:
+        """Put the chosen settings and a model together."""
+        about = {"model": model.name, "revision": model.revision}
+        geometry = _rule_facts(model.geometry)
+        settings = {
+            **asdict(chosen.analysis),
+            "geometry": geometry,
+            "manifest_version": MANIFEST_VERSION,
+        }
+        manifests = ProductSpec(settings=settings, about=about)
+        caches = None
+        if model.weights_sha256 is not None:
+            settings = _cache_settings(chosen.cache, model, manifests.id)
+            caches = ProductSpec(settings=settings, about=about)
+        return cls(
+            analysis=chosen.analysis, rule=model.geometry, manifests=manifests, caches=caches
+        )
+
+
+def _cache_settings(chosen: CacheSettings, model: ModelFacts, analysis: str) -> dict[str, Any]:
+    version = FormatVersion()
+    return {
+        "analysis": analysis,
+        "config_sha256": model.config_sha256,
+        "weights_sha256": model.weights_sha256,
+        "processor_sha256": model.processor_sha256,
+        "chat_template_sha256": model.chat_template_sha256,
+        "dtype": model.dtype,
+        "positions": chosen.positions,
+        "pointers": chosen.pointers,
+        "timestamps": chosen.timestamps,
+        "block_samples": model.block_samples,
+        "format": f"{version.major}.{version.minor}",
+    }
+
+
+def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
+    return {"rule": type(rule).__name__, **asdict(rule)}
+
+
+class ModelFactsStore:
+    """Facts of the models that were asked before, in a folder."""
+
+    def __init__(
+        self, folder: Path, settings: IndexSettings, *, device: str | None, weights: bool
+    ) -> None:
+        """Look for the model's files.
+
+        Args:
+            folder: need not exist.
+            device: as the person named it; None is the best there is.
+            weights: whether their identity is needed.
+        """
+        files = _files_of(settings.model.name)
+        self._path = None
+        if files is not None:
+            text = json.dumps([files, _circumstances(settings, device, weights)], sort_keys=True)
+            self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def read(self) -> ModelFacts | None:
+        """The facts, if this model was asked before and nothing changed.
+
+        Raises:
+            RecordError: the file that holds them is damaged.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            return ModelFacts.from_json(self._path.read_text())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(
+                f"{self._path}: no facts of a model ({error}); remove it, and it is asked again"
+            ) from error
+
+    def write(self, facts: ModelFacts, staging: Path) -> None:
+        """Write them down; those of a model on the hub are asked for every time."""
+        if self._path is not None and not self._path.exists():
+            write_atomic(self._path, f"{facts.to_json()}\n".encode(), staging)
+
+
+def _files_of(model: str) -> list[Any] | None:
+    """What changes when a checkpoint does, without reading it; None: it is on the hub."""
+    bundled = Path(batch.__file__).parent / "models" / "demo"
+    folder = bundled if model == "demo" else Path(model)
+    if not folder.is_dir():
+        return None
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return [[str(file.resolve()), Stat.of(file.stat())] for file in files]
+
+
+def _circumstances(settings: IndexSettings, device: str | None, weights: bool) -> list[Any]:
+    """What else the facts depend on: this host's devices, and the versions of the tools."""
+    devices = sorted(str(file) for name in _ACCELERATORS for file in Path("/dev").glob(name))
+    tools = [version(tool) for tool in ("sali-cache", "torch", "transformers")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    model = settings.model
+    asked = [model.revision, model.dtype, settings.cache.block_samples, device, weights]
+    return [asked, socket.gethostname(), devices, visible, tools]

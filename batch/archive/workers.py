@@ -1,0 +1,127 @@
+"""The processes of a run: what they do, and how long they may be silent.
+
+Light to import: a handler imports what it needs where it is opened, in its own process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from batch.archive.identity import IndexSettings, ModelFacts
+from batch.archive.inventory import FileRow
+from batch.archive.request import Phase, Request
+from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
+from batch.errors import ModelError
+from batch.making.failures import reason_of
+from batch.making.manifests import ONE_THREAD, STUCK_S
+from jobs.stopping import Stop
+from jobs.workers import (
+    Finished,
+    Handler,
+    MakeHandler,
+    Pool,
+    Progress,
+    Raised,
+    Worker,
+    collect,
+)
+
+_ENVIRONMENT = {**ONE_THREAD, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+STUCK_MODEL_S = 3600.0
+"""A process that for so long prefills no block, or does not get its model loaded, is stuck: on
+slow processors a block of a large model takes many minutes."""
+
+
+def make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFacts]:
+    """A handler that looks at the model of an index."""
+    from batch.archive.prefilling import describe
+
+    return describe
+
+
+def make_video_handler(progress: Progress) -> Callable[[Probe | Analyze], FileRow | Staged | None]:
+    """A handler that opens videos, on one core."""
+    import cv2
+
+    from batch.archive.analyzing import analyze
+    from batch.archive.discovery import probe_file
+
+    # OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach.
+    cv2.setNumThreads(1)
+
+    def handle(task: Probe | Analyze) -> FileRow | Staged | None:
+        if isinstance(task, Probe):
+            return probe_file(task.row, progress)
+        return analyze(task, progress)
+
+    return handle
+
+
+def make_model_handler(
+    settings: IndexSettings, device: str | None, threads: int, progress: Progress
+) -> Callable[[Any], Any]:
+    """A handler with the model of an index on one device.
+
+    Args:
+        threads: of the processor; always as many for the same machine and options, because
+            sums depend on how they are divided.
+    """
+    from batch.archive.prefilling import Prefiller
+
+    prefiller = Prefiller(settings, device=device, threads=threads)
+
+    def handle(task: Load | Prefill) -> Staged | None:
+        if isinstance(task, Prefill):
+            return prefiller.prefill(task, progress)
+        prefiller.load()
+        return None
+
+    return handle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """What the processes of a run are made of, and when they are given up.
+
+    - video, model: make the handlers; a model's are told settings, device and threads first.
+    - stuck_video_s, stuck_model_s: of silence, after which a process is killed.
+    - failures_in_a_row: that so many videos end so on one device is not their fault.
+    """
+
+    video: MakeHandler = make_video_handler
+    model: Callable[[IndexSettings, str | None, int, Progress], Handler] = make_model_handler
+    stuck_video_s: float = STUCK_S
+    stuck_model_s: float = STUCK_MODEL_S
+    failures_in_a_row: int = 10
+
+    def video_pool(self, request: Request) -> Pool:
+        count = request.jobs if request.phase is not Phase.PREFILL else 0
+        return Pool([Worker(self.video, _ENVIRONMENT, self.stuck_video_s) for _ in range(count)])
+
+    def model_pool(self, request: Request) -> Pool:
+        devices = request.devices if request.phase.prefills else ()
+        handlers = [
+            partial(self.model, request.settings, device, request.threads) for device in devices
+        ]
+        return Pool([Worker(handler, _ENVIRONMENT, self.stuck_model_s) for handler in handlers])
+
+
+def ask_model(request: Request, stop: Stop) -> ModelFacts | None:
+    """The model's facts, from a process that ends again, for torch is large; None: stopped.
+
+    Raises:
+        ModelError: the model cannot be used.
+    """
+    settings, weights = request.settings, request.phase.prefills
+    with Pool([Worker(make_describe_handler, _ENVIRONMENT)]) as pool:
+        pool.submit(Describe(settings=settings, device=request.devices[0], weights=weights))
+        while not stop.is_asked:
+            for _, result in collect([pool], 0.1):
+                if isinstance(result, Finished):
+                    facts: ModelFacts = result.value
+                    return facts
+                if isinstance(result, Raised):
+                    raise result.error
+                raise ModelError(f"{settings.model.name}: cannot be opened: {reason_of(result)[1]}")
+    return None

@@ -1,0 +1,182 @@
+"""Answers about one long video by what of it the model sees, and the times named with answers."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from batch.answering import Answer, AnswerSettings, PrefixAnswerer, Retriever, VideoAnswerer
+from batch.demo.drawing import write_clip
+from batch.demo.world import HELD_OUT_SEED
+from batch.evaluation.bench.workload import load_demo, write_cache, write_manifest
+from batch.evaluation.uncompressed import uncompressed_film
+from batch.evaluation.worlds.needles import Moment, moments_of
+from batch.evaluation.worlds.variants import VARIANTS
+from batch.making.plan import ROOM_FOR_ANSWER
+from batch.models import Family
+from batch.video import Footage, Sampling, geometry_for, probe
+from cachefmt import CacheFile, open_segments
+
+SHORT_FILMS = ("plain", "long", "still-event")
+"""Variants of held-out films, on whose answers the times named are judged too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScopeAnswers:
+    """Answers to all questions of a video, in their order, and what they took."""
+
+    answers: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceMatch:
+    """How the times named with an answer match the moment that shows it."""
+
+    recall: float
+    """Share of the moment's samples that lie in the named times, 0..1."""
+    share: float
+    """Of the video that is named, 0..1."""
+    is_right: bool
+    """Whether the answer is the truth."""
+
+
+def answer_scopes(
+    film: Path, cache: Path, moments: Sequence[Moment], budget_tokens: int
+) -> dict[str, ScopeAnswers]:
+    """Ask about a video in every way but by retrieving.
+
+    - all: every segment answers from what is retrieved within it; the likeliest answer counts.
+    - bound: the segment that shows the moment, all of it. It may hold more samples than the model
+      was trained on, so it is no bound where that hurts;
+    - bound_retrieve: what is retrieved within that segment.
+    - elsewhere: a segment half a video away, which does not show it: what is right was guessed.
+      Not asked of a video in one segment.
+    - uniform: as many samples as the budget holds, evenly over the video, by transformers' own
+      forward, uncompressed.
+
+    Args:
+        film: the video itself, which only "uniform" sees.
+    """
+    family = load_demo()
+    segments = open_segments(cache)
+    texts = [moment.question.text for moment in moments]
+
+    def whole(segment: CacheFile, asked: list[str]) -> list[str]:
+        answerer = PrefixAnswerer.of_cache(segment, family)
+        return [reply.text for reply in answerer.ask_all(asked)]
+
+    def retrieved(segment: CacheFile, asked: list[str]) -> list[str]:
+        name = str(segment.path)
+        retriever = Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
+        return [reply.text for reply in retriever.ask_all(asked)]
+
+    right = _segments_of(segments, moments)
+    half = len(segments) // 2
+    wrong = [(place + half) % len(segments) for place in right]
+    found = {
+        "all": _timed(lambda: answer_by_all(cache, family, texts, budget_tokens)),
+        "bound": _timed(lambda: _ask_at(segments, right, texts, whole)),
+        "bound_retrieve": _timed(lambda: _ask_at(segments, right, texts, retrieved)),
+        "uniform": _timed(lambda: _answer_uniformly(film, family, texts, budget_tokens)),
+    }
+    if half:
+        found["elsewhere"] = _timed(lambda: _ask_at(segments, wrong, texts, whole))
+    return found
+
+
+def answer_by_all(
+    cache: Path, family: Family, texts: Sequence[str], budget_tokens: int
+) -> list[str]:
+    """The likeliest answer of all segments, each from what is retrieved within it."""
+    settings = AnswerSettings(scope="each-segment", budget_tokens=budget_tokens)
+    with VideoAnswerer(open_segments(cache), family, cache, settings=settings) as video:
+        return [reply.text for reply in video.ask_all(texts)]
+
+
+def match_evidence(reply: Answer, moment: Moment, samples: int) -> EvidenceMatch:
+    """Compare the times of a reply with the moment, in a video of one sample a second."""
+    times = np.arange(samples)
+    inside = np.zeros(samples, bool)
+    for time_span in reply.evidence:
+        inside |= (time_span.start_s <= times) & (times < time_span.stop_s)
+    shown = inside[moment.first_sample : moment.first_sample + moment.samples]
+    return EvidenceMatch(
+        recall=float(shown.mean()),
+        share=float(inside.mean()),
+        is_right=reply.text == moment.question.answer,
+    )
+
+
+def match_short_films(
+    folder: Path, films: int, variants: Sequence[str] = SHORT_FILMS
+) -> dict[str, list[EvidenceMatch]]:
+    """Ask held-out films of some seconds about their moments; by variant.
+
+    Args:
+        films: of each variant.
+    """
+    family = load_demo()
+    found: dict[str, list[EvidenceMatch]] = {}
+    for variant in variants:
+        found[variant] = []
+        for number in range(films):
+            world = VARIANTS[variant].random_world(np.random.default_rng([HELD_OUT_SEED, number]))
+            film = folder / f"{variant}-{number}.mp4"
+            write_clip(world, film)
+            moments = moments_of(world)
+            with CacheFile.open(write_cache(film, write_manifest(film, family), family)) as cache:
+                answerer = PrefixAnswerer.of_cache(cache, family)
+                replies = answerer.ask_all(moment.question.text for moment in moments)
+                found[variant] += [
+                    match_evidence(reply, moment, world.samples)
+                    for moment, reply in zip(moments, replies, strict=True)
+                ]
+    return found
+
+
+def _segments_of(segments: Sequence[CacheFile], moments: Sequence[Moment]) -> list[int]:
+    """The segment in which each moment begins."""
+    firsts = [segment.header.segment.first_sample for segment in segments]
+    begins = [moment.first_sample for moment in moments]
+    return [int(place) - 1 for place in np.searchsorted(firsts, begins, side="right")]
+
+
+def _ask_at(
+    segments: Sequence[CacheFile],
+    places: Sequence[int],
+    texts: Sequence[str],
+    ask: Callable[[CacheFile, list[str]], list[str]],
+) -> list[str]:
+    """Put each question to the segment in its place, those of one segment together."""
+    answers = [""] * len(texts)
+    for place in sorted(set(places)):
+        numbers = [number for number, its in enumerate(places) if its == place]
+        its_answers = ask(segments[place], [texts[number] for number in numbers])
+        for number, answer in zip(numbers, its_answers, strict=True):
+            answers[number] = answer
+    return answers
+
+
+def _answer_uniformly(
+    film: Path, family: Family, texts: list[str], budget_tokens: int
+) -> list[str]:
+    samples = _most_samples(family, film, budget_tokens)
+    return uncompressed_film(family, film, max_samples=samples).ask_all(texts)
+
+
+def _most_samples(family: Family, film: Path, budget_tokens: int) -> int:
+    """How many uncompressed samples, text included, fit a budget of tokens and the context."""
+    geometry = geometry_for(family.geometry, probe(film), Sampling())
+    room = min(budget_tokens, family.decoder.context - ROOM_FOR_ANSWER)
+    count = 1
+    while len(family.layout(Footage.steady(geometry, count + 1)).token_ids) <= room:
+        count += 1
+    return count
+
+
+def _timed(work: Callable[[], list[str]]) -> ScopeAnswers:
+    started = time.perf_counter()
+    return ScopeAnswers(answers=work(), seconds=time.perf_counter() - started)

@@ -1,0 +1,152 @@
+"""What `batch bench` prints of its suites for people."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+COMMANDS = ("plan", "catalogue", "no_op", "status")
+
+SCOPES = {
+    "retrieve": "what a question is about, of the whole video",
+    "bound": "the right segment, all of it",
+    "bound_retrieve": "the right segment, what the question is about",
+    "all": "every segment; the likeliest answer",
+    "elsewhere": "a segment that does not show it: what guessing gives",
+    "uniform": "samples evenly over the video, uncompressed",
+}
+
+RATIOS = {
+    "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
+    "prefill_peak_memory": "peak of K, V and activations, the same two",
+    "prefill_memory_growth": "prefill peak beyond the stored bytes, longest / shortest and buffers",
+    "first_answer_speedup": "first answer from the video, uncompressed / from the file",
+    "load_rate": "raw read of a long cache into new memory / opening it and touching all rows",
+    "load_rate_reused_buffer": "the same, read into a buffer that is there already",
+    "batch64_speedup": "64 questions one by one / in one batch",
+    "decode_step": "a step on INT8 or INT4 rows, the slower / on as many rows in bfloat16",
+    "decode_step_uncompressed": "a step on a film's tiers / on all its slots in bfloat16",
+}
+"""What each ratio of the suite `tiers` divides by what."""
+
+
+def report(found: dict[str, Any]) -> Iterator[str]:
+    """Lines for people, of what a suite returned."""
+    machine, versions = found["machine"], found["versions"]
+    memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] >> 30} GiB"
+    gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
+    yield (
+        f"{machine['processor']}, {machine['cores']} cores{memory}{gpu}; "
+        f"load before {machine['load_1min']:.1f}"
+    )
+    yield ", ".join(f"{name} {version}" for name, version in versions.items())
+    suites: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
+        "tiers": _tiers,
+        "archive": _archive,
+        "long": _long,
+    }
+    yield from suites[found["suite"]](found)
+
+
+def _tiers(found: dict[str, Any]) -> Iterator[str]:
+    yield f"profile {found['profile']}, median of {found['repeats']} in turn"
+    yield ""
+    yield f"{'':26}" + "".join(f"{size:>10}" for size in found["ratios"])
+    for name, meaning in RATIOS.items():
+        values = "".join(f"{ratios[name]:10.3f}" for ratios in found["ratios"].values())
+        yield f"{name:26}{values}  {meaning}"
+    yield ""
+    for size, figures in found["figures"].items():
+        tokens = sum(figures["tokens"].values())
+        yield (
+            f"{size}: {figures['about']}; {figures['dtype']} on {figures['device']}; "
+            f"{figures['films']} film(s) of {figures['samples']} "
+            f"samples; the first: {tokens} of {figures['slots']} slots stored, "
+            f"{figures['cache_bytes']:,} bytes"
+        )
+
+
+def _archive(found: dict[str, Any]) -> Iterator[str]:
+    workers = found["workers"]
+    yield (
+        f"{found['films'] * found['variants']} films of {found['samples']} samples, "
+        f"median of {found['repeats']}"
+    )
+    yield ""
+    yield (
+        f"analysis       {workers['analyze_seconds_1']:.1f} s by one worker, "
+        f"{workers['analyze_seconds_2']:.1f} s by two: {workers['speedup']:.2f}x"
+    )
+    yield f"model idle     {workers['idle_share']:.1%} of its time although a manifest was ready"
+    yield ""
+    yield f"{'records':>10}" + "".join(f"{name:>20}" for name in COMMANDS)
+    for count, costs in found["growth"].items():
+        cells = (
+            f"{cost['seconds']:8.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
+            for cost in (costs[name] for name in COMMANDS)
+        )
+        yield f"{int(count):10,}" + "".join(f"{cell:>20}" for cell in cells)
+
+
+def _long(found: dict[str, Any]) -> Iterator[str]:
+    long = found["long"]
+    figures = long["figures"]
+    quarters, video = figures["accuracy_by_quarter"], figures["videos"][0]
+    yield (
+        f"{len(figures['videos'])} videos of {video['samples']} samples, {figures['questions']} "
+        f"questions; the first: {video['tokens']:,} tokens in {video['segments']} segment(s), "
+        f"{video['size_bytes']:,} bytes"
+    )
+    yield ""
+    yield f"{'accuracy':16}{'all':>8}" + "".join(f"{f'quarter {n + 1}':>11}" for n in range(4))
+    for scope, meaning in SCOPES.items():
+        by_quarter = "".join(f"{_number(right.get(scope)):>11}" for right in quarters)
+        yield f"{scope:16}{_number(long[f'accuracy_{scope}']):>8}{by_quarter}  {meaning}"
+    retrieved, read = figures["retrieved"], figures["read"]
+    yield ""
+    yield (
+        f"retrieved: {retrieved['samples_mean']:.0f} samples, {retrieved['tokens_mean']:.0f} "
+        f"tokens a question; {retrieved['found']:.3f} with some of the moment, of which "
+        f"{_number(retrieved['right_if_found'])} right, of the others "
+        f"{_number(retrieved['right_if_not'])}"
+    )
+    yield (
+        f"read for a question: {_range(read['share_of_file'])} of the file, at most "
+        f"{long['read_over_budget']:+.1%} beyond the budget of {figures['budget_tokens']} tokens, "
+        f"{_range(read['over_loaded_rows'])} beyond the rows loaded; "
+        f"from the disk, in whole pages, {_range(read['from_disk'])}"
+    )
+    yield ""
+    yield from _peaks(figures)
+    yield ""
+    yield from _evidence(figures)
+    yield ""
+    seconds = ", ".join(f"{phase} {took:.1f}" for phase, took in video["seconds"].items())
+    yield f"seconds, the first video: {seconds}"
+
+
+def _peaks(figures: dict[str, Any]) -> Iterator[str]:
+    yield f"{'peak, MB':20}{'short':>8}{'long':>8}{'growth':>8}"
+    for phase, growth in figures["growth"].items():
+        short, long_ = (_peak(videos, phase) for videos in ([figures["short"]], figures["videos"]))
+        yield f"{phase:20}{_number(short, 1):>8}{_number(long_, 1):>8}{_number(growth):>8}"
+
+
+def _evidence(figures: dict[str, Any]) -> Iterator[str]:
+    yield "evidence, of right answers: some of the moment named, share of it, of the video"
+    for kind, found in figures["evidence"].items():
+        keys = ("touched", "recall", "share_named")
+        named = ", ".join(_number(found.get(key)) for key in keys)
+        yield f"{kind:16}{named}  ({found['right']} of {found['questions']} right)"
+
+
+def _peak(videos: list[dict[str, Any]], phase: str) -> float | None:
+    """Megabytes, the most of some videos."""
+    peaks = [video["peak_bytes"][phase] for video in videos]
+    return None if None in peaks else max(peaks) / 1e6
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _range(shares: list[float]) -> str:
+    return f"{min(shares):.1%} to {max(shares):.1%}"

@@ -1,0 +1,1 @@
+"""Drawn films that only measuring needs: some hard to see, some hours long."""
