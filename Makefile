@@ -52,7 +52,7 @@ bench: $(SET_UP) ## measure time, size and agreement on this machine
 
 # FILMS chooses others, as batch evaluate does: make rivals FILMS="--data demo:long --videos 60".
 rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answers of other tools' caches, for batch evaluate --rows
-	@$(BIN)/python -m batch.evaluation.rival_films --out $(RIVALS)/asked $(FILMS)
+	@$(BIN)/python -m batch.evaluation.export_films --out $(RIVALS)/asked $(FILMS)
 	@$(RIVALS)/kvpress/bin/python -m batch.evaluation.rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
 	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 

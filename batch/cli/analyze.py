@@ -110,7 +110,7 @@ def _with_progress(results: Iterator["Analyzed"], videos: int) -> Iterator["Anal
 
 def _line(path: Path, skipped: bool) -> str:
     from batch.analysis.manifest import Manifest
-    from batch.report.tables import tier_shares
+    from batch.report.tiers import tier_shares
 
     manifest = Manifest.read(path)
     return json.dumps(
@@ -121,7 +121,7 @@ def _line(path: Path, skipped: bool) -> str:
             "samples": len(manifest.frame),
             "stored_samples": int(manifest.kept.sum()),
             "broken_frames": manifest.header.broken_frames,
-            "tiers": tier_shares(manifest),
+            "tiers": tier_shares(manifest.tier),
             "seconds": manifest.analyze_seconds,
         }
     )
@@ -131,7 +131,7 @@ def _draw(path: Path, folder: Path) -> None:
     from PIL import Image
 
     from batch.analysis.manifest import Manifest
-    from batch.report.tiers_drawn import draw_tiers
+    from batch.report.tiers import draw_tiers
 
     manifest = Manifest.read(path)
     grid = manifest.geometry.rows, manifest.geometry.columns

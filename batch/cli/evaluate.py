@@ -1,13 +1,11 @@
 """`batch evaluate`: methods side by side on the same videos, questions and model."""
 
 import importlib.util
-import json
 import os
 import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +15,6 @@ from batch.cli.progress import progress
 from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings
 
-if TYPE_CHECKING:
-    from batch.evaluation.comparison import Comparison
-    from batch.models import Family
 SUITES = ("methods", "ablations")
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 
@@ -76,8 +71,13 @@ def evaluate(
     out: Path | None,
     fps: float,
     max_samples: int | None,
+    model: str,
+    revision: str | None,
+    offline: bool,
+    device: str | None,
+    dtype: str | None,
+    attn: Attention,
     as_json: bool,
-    **checkpoint: Any,
 ) -> None:
     """Compare methods on the same videos, questions and model.
 
@@ -90,23 +90,30 @@ def evaluate(
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare
     from batch.evaluation.publish import publish
-    from batch.evaluation.viewing import Viewing
+    from batch.evaluation.storing import PreparedVideo
+    from batch.models import open_model
     from jobs.atomic import make_folder
 
     chosen = options.sampling_settings(fps, max_samples)
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
-    family = _load(**checkpoint)
+    settings = ModelSettings(
+        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
+    )
+    family = open_model(settings).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sets = choose_sets(data, folder, videos=videos, seed=seed)
         total = len({question.video for one in sets for question in one.questions})
-        with progress("evaluate", total, "videos") as tell:
-            found = compare(family, sets, entries, rows, folder=folder, sampling=chosen, tell=tell)
+        with progress("evaluate", total, "videos") as report:
+            found = compare(
+                family, sets, entries, rows, folder=folder, sampling=chosen, report=report
+            )
         if out is not None:
-            publish(found, out, _command(), lambda video: Viewing(video, family, chosen))
-    for line in _report(found, as_json):
+            command = shlex.join(["batch", *sys.argv[1:]])
+            publish(found, out, command, lambda video: PreparedVideo(video, family, chosen))
+    for line in found.to_json_lines() if as_json else found.to_text():
         click.echo(line)
 
 
@@ -116,31 +123,3 @@ def _require_extra() -> None:
         raise BatchError(
             f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
         )
-
-
-def _load(
-    model: str,
-    revision: str | None,
-    offline: bool,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
-) -> "Family":
-    from batch.models import open_model
-
-    settings = ModelSettings(
-        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
-    )
-    return open_model(settings).load()
-
-
-def _command() -> str:
-    return shlex.join(["batch", *sys.argv[1:]])
-
-
-def _report(found: "Comparison", as_json: bool) -> list[str]:
-    if as_json:
-        return [json.dumps(row.to_dict()) for row in found.rows]
-    lines = [line for grid in found.grids for line in ["", grid.title, *grid.to_text()]]
-    void = found.rows[0].void
-    return lines[1:] if void is None else [f"VOID: {void}", *lines]

@@ -55,47 +55,45 @@ class Limit:
         what = f"{100 * self.share:g}%" if self.share is not None else f"{self.amount}"
         return f"{what} {self.unit}"
 
-    def of(self, everything: CachePlan) -> Budget:
+    def of(self, full_plan: CachePlan) -> Budget:
         """The budget of the video whose every slot is in this plan."""
         if self.share is None:
             return Budget(amount=self.amount or 0, unit=self.unit)
-        header = everything.header
+        header = full_plan.header
         whole = header.fp16_kv_bytes if self.unit == "bytes" else header.layout.slots
         return Budget(amount=int(self.share * whole), unit=self.unit)
 
 
-def kv_bytes(tokens: Mapping[str, int], work: CachePlan) -> int:
+def kv_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
     """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
-    return layout.kv_bytes(replace(work.header.shape, tokens=tokens))
+    return layout.kv_bytes(replace(plan.header.shape, tokens=tokens))
 
 
-def sample_kv_bytes(work: CachePlan) -> NDArray[np.int64]:
+def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
     """Bytes of K and V of each sample, separators included; int64 [samples]."""
-    plan = work.plan
     token = np.zeros(len(Tier), np.int64)
     for tier in STORED_TIERS:
-        token[tier], _ = token_bytes(work.header.shape, tier)
-    inside = plan.sample >= 0
-    held = np.bincount(
-        plan.sample[inside], token[plan.tier[inside]], minlength=work.header.shape.samples
-    )
+        token[tier], _ = token_bytes(plan.header.shape, tier)
+    sample, tiers = plan.plan.sample, plan.plan.tier
+    inside = sample >= 0
+    held = np.bincount(sample[inside], token[tiers[inside]], minlength=plan.header.shape.samples)
     return held.astype(np.int64)
 
 
-def size_bytes(tokens: Mapping[str, int], work: CachePlan) -> int:
+def size_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
     """Size of the cache file of so many tokens by tier, with an index as large as they allow."""
-    shape = replace(work.header.shape, tokens=tokens)
+    shape = replace(plan.header.shape, tokens=tokens)
     if shape.index_layers:
         shape = replace(shape, index_layers=layers_within(shape))
-    return file_size(replace(work.header, shape=shape))
+    return file_size(replace(plan.header, shape=shape))
 
 
-def prices(everything: CachePlan, unit: Unit) -> Prices:
+def prices(full_plan: CachePlan, unit: Unit) -> Prices:
     """What storing costs in the video whose every slot is in this plan.
 
     The header's JSON grows by a digit here and there; it is priced at its shortest.
     """
-    plan, shape = everything.plan, everything.header.shape
+    plan, shape = full_plan.plan, full_plan.header.shape
     in_sample = (plan.cell < 0) & (plan.sample >= 0)
     separators = np.bincount(plan.sample[in_sample], minlength=shape.samples).astype(np.int64)
     text = int((plan.sample < 0).sum())
@@ -103,6 +101,6 @@ def prices(everything: CachePlan, unit: Unit) -> Prices:
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
     token = {tier: sum(token_bytes(shape, tier)) for tier in STORED_TIERS}
-    nothing = size_bytes(token_counts({}), everything)
+    nothing = size_bytes(token_counts({}), full_plan)
     raw = token[Tier.FP16]
     return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)

@@ -42,18 +42,18 @@ def choose_entries(
     Raises:
         BatchError: a name that no method has.
     """
-    policies = [policy for suite in suites for policy in SUITES[suite]]
-    known = list(dict.fromkeys(policy.name for policy in policies))
+    methods = [method for suite in suites for method in SUITES[suite]]
+    known = list(dict.fromkeys(method.name for method in methods))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise BatchError(f"--method: got {unknown[0]!r}, there are {', '.join(known)}")
-    chosen = [policy for policy in policies if not names or policy.name in names]
-    free = [Entry(policy=policy) for policy in chosen if not policy.needs_budget]
+    chosen = [method for method in methods if not names or method.name in names]
+    free = [Entry(method=method) for method in chosen if not method.needs_budget]
     within = [
-        Entry(policy=policy, limit=limit)
+        Entry(method=method, limit=limit)
         for limit in limits
-        for policy in METHODS
-        if policy in chosen and "methods" in suites and policy.takes_budget
+        for method in METHODS
+        if method in chosen and "methods" in suites and method.takes_budget
     ]
     return list(dict.fromkeys([*free, *within]))
 

@@ -1,20 +1,27 @@
 """A whole comparison: its runs, its rows and tables, and what it was made of."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from batch.evaluation import grids
+from batch.evaluation.answers import read_external
 from batch.evaluation.bench.measuring import machine, versions
 from batch.evaluation.data import QuestionSet
-from batch.evaluation.external import read_external
+from batch.evaluation.measure import Row, tabulate
 from batch.evaluation.runs import Entry, Run, evaluate
-from batch.evaluation.table import Row, tabulate
+from batch.evaluation.tables import (
+    Table,
+    kinds_table,
+    memory_table,
+    quality_table,
+    sets_table,
+    time_table,
+)
 from batch.models import Family
 from batch.models.weights import dtype_name
-from batch.report.grid import Grid
 from batch.video import Sampling
 
 
@@ -34,26 +41,36 @@ class Comparison:
         return tabulate(self.runs)
 
     @cached_property
-    def grids(self) -> list[Grid]:
+    def tables(self) -> list[Table]:
         """Every table."""
         return [
-            grids.quality(self.rows),
-            grids.memory(self.rows, self.runs),
-            grids.time(self.rows, self.runs),
+            quality_table(self.rows),
+            memory_table(self.rows, self.runs),
+            time_table(self.rows, self.runs),
             *self.shares,
         ]
 
     @cached_property
-    def shares(self) -> list[Grid]:
+    def shares(self) -> list[Table]:
         """The tables of accuracy by kind of question and by set."""
-        return [grids.kinds(self.runs), grids.sets(self.runs)]
+        return [kinds_table(self.runs), sets_table(self.runs)]
+
+    def to_json_lines(self) -> list[str]:
+        """A JSON object for each method."""
+        return [json.dumps(row.to_dict()) for row in self.rows]
+
+    def to_text(self) -> list[str]:
+        """Lines of every table; first of all, whether the comparison proves nothing."""
+        lines = [line for table in self.tables for line in ["", table.title, *table.to_text()]]
+        void = self.rows[0].void
+        return lines[1:] if void is None else [f"VOID: {void}", *lines]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but single answers, as plain values."""
         return {
             **self.circumstances,
             "methods": [row.to_dict() for row in self.rows],
-            **{grid.title: _by_column(grid) for grid in self.shares},
+            **{table.title: _by_column(table) for table in self.shares},
         }
 
 
@@ -65,7 +82,7 @@ def compare(
     *,
     folder: Path,
     sampling: Sampling,
-    tell: Callable[[int], object],
+    report: Callable[[int], object],
 ) -> Comparison:
     """Run every entry over every set, and add the answers of methods that ran elsewhere.
 
@@ -73,12 +90,12 @@ def compare(
         family: a loaded model.
         rows: files as `read_external` takes them.
         folder: for the one cache file that exists at a time.
-        tell: told of each finished video.
+        report: called with 1 after each video.
 
     Raises:
         BatchError: a video, a question, a budget or a file of rows cannot be used.
     """
-    found = evaluate(family, sets, entries, folder=folder, sampling=sampling, tell=tell)
+    found = evaluate(family, sets, entries, folder=folder, sampling=sampling, report=report)
     runs = list(found)
     runs += [run for path in rows for run in read_external(path, runs)]
     return Comparison(
@@ -104,8 +121,8 @@ def _describe(data: QuestionSet) -> dict[str, Any]:
     }
 
 
-def _by_column(grid: Grid) -> dict[str, dict[str, float]]:
+def _by_column(table: Table) -> dict[str, dict[str, float]]:
     return {
-        row[0]: {name: float(cell) for name, cell in zip(grid.head[1:], row[1:], strict=True)}
-        for row in grid.rows
+        row[0]: {name: float(cell) for name, cell in zip(table.head[1:], row[1:], strict=True)}
+        for row in table.rows
     }

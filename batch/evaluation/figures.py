@@ -1,18 +1,24 @@
-"""Figures of a comparison as PNG, drawn with matplotlib (of the extra `evaluate`)."""
+"""Pictures of a comparison: curves and bars by matplotlib (of the extra `evaluate`), failures.
+
+A failure is drawn as a sheet of all samples of its video, each over what was stored of it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
+from numpy.typing import NDArray
 
-from batch.evaluation.runs import FATES, Run
-from batch.evaluation.table import Row
-from batch.report.tiers_drawn import INK
+from batch.analysis.manifest import Manifest
+from batch.evaluation.measure import Row
+from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
+from batch.report.tiers import INK, tint
 from cachefmt.tiers import Tier
 
 _POINTER_INK = (200, 200, 200)
@@ -20,6 +26,8 @@ _INKS = [*(INK[tier] for tier in Tier), _POINTER_INK]
 _SIZE_INCHES = (9.0, 5.0)
 _OURS = "sali-cache"
 _OURS_INK: dict[str, ColorType] = {f"{_OURS} default": "black", f"{_OURS} paper": "red"}
+_TILE_PX = 112
+_TILES_A_ROW = 8
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> None:
@@ -41,16 +49,16 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> None:
 
 def draw_tiers_over_time(run: Run, path: Path) -> None:
     """The paper's Figure 2: what becomes of the cells of each sample of one video."""
-    if run.by_sample is None:
+    if run.cell_states is None:
         raise ValueError(f"{run.label}: this method chooses no cells")
     figure, axes = _start("sample", "share of cells")
-    shares = run.by_sample / run.by_sample.sum(axis=1, keepdims=True)
+    shares = run.cell_states / run.cell_states.sum(axis=1, keepdims=True)
     places, bottom = np.arange(run.samples), np.zeros(run.samples)
-    for fate, ink, share in zip(FATES, _INKS, shares.T, strict=True):
-        axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=fate)
+    for state, ink, share in zip(CELL_STATES, _INKS, shares.T, strict=True):
+        axes.bar(places, share, bottom=bottom, width=0.9, color=np.array(ink) / 255, label=state)
         bottom += share
     axes.set_title(f"{run.video}, {run.label}", fontsize="small")
-    figure.legend(fontsize="x-small", ncols=len(FATES), loc="outside lower center")
+    figure.legend(fontsize="x-small", ncols=len(CELL_STATES), loc="outside lower center")
     figure.savefig(path, dpi=150)
 
 
@@ -65,6 +73,44 @@ def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
     axes.set_title(runs[0].video, fontsize="small")
     figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path, dpi=150)
+
+
+def failures(runs: Sequence[Run], most: int) -> list[tuple[Run, AnsweredQuestion]]:
+    """Questions that the uncompressed model answers rightly and these runs do not.
+
+    One a video, as long as there are others; those about which the model is least like the
+    uncompressed one come first.
+    """
+    lost = [
+        (run, one)
+        for run in runs
+        for one in run.answers
+        if one.is_reference_right and not one.is_right
+    ]
+    lost.sort(key=lambda found: found[1].kl or 0.0, reverse=True)
+    worst = {found[0].video: found for found in reversed(lost)}
+    return sorted(lost, key=lambda found: worst[found[0].video] is not found)[:most]
+
+
+def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) -> None:
+    """A sheet of all samples, each over its tiers; a pointer names the sample it refers to.
+
+    Args:
+        pictures: uint8 RGB [samples, height, width, 3].
+        manifest: of the same samples.
+        path: of a picture file.
+    """
+    grid = (manifest.geometry.rows, manifest.geometry.columns)
+    tiles = []
+    for sample, (rgb, source) in enumerate(zip(pictures, manifest.source, strict=True)):
+        drawn = tint(rgb, manifest.tier[sample].reshape(grid), _TILE_PX)
+        plain = cv2.resize(rgb, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
+        text = f"{sample}" if source == sample else f"{sample} -> {source}"
+        tiles.append(np.vstack([_strip(text), plain, drawn]))
+    columns = min(_TILES_A_ROW, len(tiles))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
+    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -108,3 +154,9 @@ def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _strip(text: str) -> NDArray[np.uint8]:
+    strip = np.full((18, _TILE_PX, 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip

@@ -17,17 +17,15 @@ from batch.errors import BatchError
 from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
-from batch.evaluation.methods import Policy
-from batch.evaluation.scoring import prompt
-from batch.evaluation.store import store, store_uncompressed
-from batch.evaluation.stored import Stored
-from batch.evaluation.viewing import Viewing
+from batch.evaluation.methods import Method
+from batch.evaluation.scoring import is_right, prompt
+from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
 from batch.models import Family
 from batch.video import Sampling
 from cachefmt.tiers import Tier
 
-FATES = (*(tier.name for tier in Tier), "POINTER")
-"""What can become of a cell; all cells of a sample that is no more there are POINTER."""
+CELL_STATES = (*(tier.name for tier in Tier), "POINTER")
+"""What can become of a cell; all cells of a sample that is not stored are POINTER."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +47,18 @@ UNCOMPRESSED = Label(method="uncompressed")
 class Entry:
     """A method as it enters a comparison."""
 
-    policy: Policy
+    method: Method
     limit: Limit | None = None
 
     @property
     def label(self) -> Label:
         """What its rows are called by."""
         budget = None if self.limit is None else self.limit.label
-        return Label(method=self.policy.name, profile=self.policy.profile, budget=budget)
+        return Label(method=self.method.name, profile=self.method.profile, budget=budget)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class AnsweredQuestion:
     """A question, its truth, the answer of the uncompressed model, and that of a method."""
 
     question: Question
@@ -68,6 +66,16 @@ class Asked:
     answer: str
     kl: float | None
     """Of the first answer token's distribution against the uncompressed model's, in nats."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the method's answer is the truth."""
+        return is_right(self.answer, self.question.answer, self.question.options)
+
+    @property
+    def is_reference_right(self) -> bool:
+        """Whether the uncompressed model's answer is the truth."""
+        return is_right(self.reference, self.question.answer, self.question.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +97,13 @@ class Run:
     """Seconds by the names of `PARTS`; None where only the whole is known."""
     tokens: dict[str, int] | None
     """Stored tokens by tier; None where there are no such tiers."""
-    by_sample: NDArray[np.int64] | None
-    """Cells of each sample by fate, [samples, FATES]; None for methods that choose no cells."""
+    cell_states: NDArray[np.int64] | None
+    """Cells of each sample by CELL_STATES, [samples, 5]; None for methods that choose no cells."""
     sample_bytes: NDArray[np.int64] | None
     """K and V of each sample, [samples]; None for methods that choose no cells."""
     peak_bytes: int | None
     """Of prefill, above the weights; measured on the first video of each set only."""
-    asked: tuple[Asked, ...]
+    answers: tuple[AnsweredQuestion, ...]
 
 
 def evaluate(
@@ -105,14 +113,14 @@ def evaluate(
     *,
     folder: Path,
     sampling: Sampling | None = None,
-    tell: Callable[[int], object] = lambda videos: None,
+    report: Callable[[int], object] = lambda videos: None,
 ) -> Iterator[Run]:
     """Run the uncompressed model and every method over every video, on the same questions.
 
     Args:
         family: a loaded model.
         folder: for the one cache file that exists at a time.
-        tell: told of each finished video.
+        report: called with 1 after each video.
 
     Raises:
         BatchError: a video or a question cannot be used, or a budget holds nothing.
@@ -120,16 +128,16 @@ def evaluate(
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
-            viewing = Viewing(path, family, sampling or Sampling())
+            video = PreparedVideo(path, family, sampling or Sampling())
             yield from _runs(
-                data.name, viewing, list(questions), entries, folder, has_peak=number == 0
+                data.name, video, list(questions), entries, folder, has_peak=number == 0
             )
-            tell(1)
+            report(1)
 
 
 def _runs(
     data: str,
-    viewing: Viewing,
+    video: PreparedVideo,
     questions: list[Question],
     entries: Sequence[Entry],
     folder: Path,
@@ -137,9 +145,9 @@ def _runs(
     has_peak: bool,
 ) -> Iterator[Run]:
     makers: dict[Label, Callable[[], Stored]] = {
-        UNCOMPRESSED: partial(store_uncompressed, viewing),
+        UNCOMPRESSED: partial(store_uncompressed, video),
         **{
-            entry.label: partial(store, entry.policy, viewing, entry.limit, folder)
+            entry.label: partial(store, entry.method, video, entry.limit, folder)
             for entry in entries
         },
     }
@@ -149,30 +157,30 @@ def _runs(
             stored = make()
             replies = _ask(stored, questions)
         except BatchError as error:
-            raise BatchError(f"{viewing.path.name}, {label}: {error}") from error
+            raise BatchError(f"{video.path.name}, {label}: {error}") from error
         reference = reference or replies
         yield Run(
             label=label,
             data=data,
-            video=viewing.path.name,
-            samples=len(viewing.pictures),
-            fp16_bytes=viewing.everything.header.fp16_kv_bytes,
-            slots=viewing.everything.plan.slots,
+            video=video.path.name,
+            samples=len(video.pictures),
+            fp16_bytes=video.full_plan.header.fp16_kv_bytes,
+            slots=video.full_plan.plan.slots,
             size_bytes=stored.size_bytes,
             kv_bytes=stored.kv_bytes,
             seconds=sum(stored.seconds.values()),
             parts=stored.seconds,
             tokens=stored.tokens,
-            by_sample=None if stored.work is None else _by_sample(stored.work.manifest),
-            sample_bytes=None if stored.work is None else sample_kv_bytes(stored.work),
+            cell_states=None if stored.plan is None else _cell_states(stored.plan.manifest),
+            sample_bytes=None if stored.plan is None else sample_kv_bytes(stored.plan),
             peak_bytes=peak_allocated(make) if has_peak else None,
-            asked=_compare(questions, reference, replies),
+            answers=_compare(questions, reference, replies),
         )
 
 
-def _by_sample(manifest: Manifest) -> NDArray[np.int64]:
-    fates = np.where(manifest.kept[:, None], manifest.tier, len(Tier))
-    return np.stack([np.bincount(one, minlength=len(FATES)) for one in fates])
+def _cell_states(manifest: Manifest) -> NDArray[np.int64]:
+    states = np.where(manifest.kept[:, None], manifest.tier, len(Tier))
+    return np.stack([np.bincount(one, minlength=len(CELL_STATES)) for one in states])
 
 
 class _Replies(NamedTuple):
@@ -192,10 +200,10 @@ def _ask(stored: Stored, questions: Sequence[Question]) -> _Replies:
 
 def _compare(
     questions: Sequence[Question], reference: _Replies, replies: _Replies
-) -> tuple[Asked, ...]:
+) -> tuple[AnsweredQuestion, ...]:
     kl = (reference.first.exp() * (reference.first - replies.first)).sum(-1).tolist()
     return tuple(
-        Asked(question=question, reference=own, answer=answer, kl=divergence)
+        AnsweredQuestion(question=question, reference=own, answer=answer, kl=divergence)
         for question, own, answer, divergence in zip(
             questions, reference.answers, replies.answers, kl, strict=True
         )

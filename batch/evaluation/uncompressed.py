@@ -1,24 +1,70 @@
 """The model without any compression: transformers' own forward over every slot.
 
 The yardstick. Shares with the product the family's layout and vision features, and nothing of
-the plan, the tiers or the attention over them.
+the plan, the tiers or the attention over them. On the way it can sum the attention that each row
+gets, for methods that evict by it. Knows transformers' attention interface (5.23).
 """
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from batch.evaluation.attention_mass import OBSERVED, AttentionMass, install
 from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
+
+_OBSERVED = "observed"
+"""Name of our attention function in transformers' interface."""
+
+
+class AttentionMass:
+    """Sums the attention that rows get from the last queries of a prompt.
+
+    `of_layers` is float32 [kv_heads, rows] a layer, summed over the queries and over the query
+    heads that share a key head.
+    """
+
+    def __init__(self, queries: int | None, *, scores_held: int = 1 << 24) -> None:
+        """Observe so many of the last queries, None: all of them; 64 MiB of scores at a time."""
+        self._queries = queries
+        self._scores_held = scores_held
+        self.of_layers: list[Tensor] = []
+
+    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Observe the next layer: query [1, heads, n, head_dim], key [1, kv_heads, n, head_dim]."""
+        kv_heads, rows, head_dim = key.shape[1:]
+        grouped = query[0].view(kv_heads, -1, rows, head_dim)
+        first = 0 if self._queries is None else max(0, rows - self._queries)
+        step = max(1, self._scores_held // (query.shape[1] * rows))
+        total = torch.zeros(kv_heads, rows, device=key.device)
+        place = torch.arange(rows, device=key.device)
+        for start in range(first, rows, step):
+            block = grouped[:, :, start : start + step]
+            scores = (block @ key[0, :, None].transpose(-1, -2)).float() * scaling
+            hidden = place > place[start : start + step, None]
+            weights = scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
+            total += weights.sum(dim=(1, 2))
+        self.of_layers.append(total)
+
+
+@contextmanager
+def own_attention(family: Family, implementation: str = "sdpa") -> Iterator[None]:
+    """Let the decoder attend as transformers does; afterwards it attends over tiers again."""
+    family.language_model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        family.attend_over_tiers()
 
 
 @torch.inference_mode()
@@ -41,6 +87,8 @@ def embed(family: Family, pictures: NDArray[np.uint8], footage: Footage) -> Tens
 class Uncompressed:
     """Answers from a full KV cache that transformers filled.
 
+    Between calls the model attends over tiers, so it can answer from other caches in turn.
+
     `encode_seconds` and `forward_seconds` are what the vision tower and the decoder took.
     """
 
@@ -57,24 +105,22 @@ class Uncompressed:
         Args:
             pictures: uint8 RGB [samples, frames * height, width, 3].
             footage: of the same samples.
-            mass: told of the attention in every layer.
+            mass: sums the attention in every layer.
         """
         self._family = family
-        install()
-        family.language_model.set_attn_implementation("sdpa" if mass is None else OBSERVED)
         started = time.perf_counter()
         layout = family.layout(footage)
         embedded = embed(family, pictures, footage)
         encoded = time.perf_counter()
         self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
+        positions = torch.from_numpy(layout.positions.T)
         observed = {} if mass is None else {"mass": mass}
-        with torch.inference_mode():
-            positions = torch.from_numpy(layout.positions.T)
+        AttentionInterface.register(_OBSERVED, _observed_attention)
+        with own_attention(family, "sdpa" if mass is None else _OBSERVED), torch.inference_mode():
             self._run(embedded, positions, self._prefix, **observed)
         self._start = torch.tensor(layout.next_position)[:, None]
         self.encode_seconds = encoded - started
         self.forward_seconds = time.perf_counter() - encoded
-        family.language_model.set_attn_implementation("sdpa")
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:
         """Key and value of the prefix, [kv_heads, slots, head_dim]; not copied."""
@@ -87,11 +133,13 @@ class Uncompressed:
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
         ids = self._family.question_ids(question)
-        return self._step(ids, copy.deepcopy(self._prefix)).float()
+        with own_attention(self._family):
+            return self._step(ids, copy.deepcopy(self._prefix)).float()
 
     def ask_all(self, questions: Iterable[str], *, max_new_tokens: int = 64) -> list[str]:
         """Answer greedily, one question after another."""
-        return [self._answer(question, max_new_tokens) for question in questions]
+        with own_attention(self._family):
+            return [self._answer(question, max_new_tokens) for question in questions]
 
     @torch.inference_mode()
     def _answer(self, question: str, max_new_tokens: int) -> str:
@@ -145,3 +193,24 @@ def uncompressed_film(
     samples = read_samples(film, geometry=geometry, max_samples=max_samples)
     pictures = np.stack([sample.rgb for sample in samples])
     return Uncompressed(family, pictures, Footage.steady(geometry, len(pictures)))
+
+
+def _observed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    mass: AttentionMass,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' SDPA does, causally, and let `mass` observe.
+
+    The layers of one prompt must come in order and in one piece.
+    """
+    mass.add(query, key, scaling)
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    output: Tensor = attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0]
+    return output, None

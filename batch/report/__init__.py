@@ -1,1 +1,1 @@
-"""Pictures for people."""
+"""What was stored, shown to people."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,11 +28,11 @@ def questions(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command writes of the bundled model on two drawn films."""
+    """What the command writes of the bundled model on two short films."""
     out = tmp_path_factory.mktemp("written")
     lines = succeed(
-        *("evaluate", "--videos", 2, "--seed", 5, *METHODS),
-        *("--budget-bytes", "40%", "--budget-tokens", 200, "--out", out),
+        *("evaluate", "--data", "demo:easy", "--videos", 2, "--seed", 5, *METHODS),
+        *("--budget-bytes", "40%", "--out", out),
     )
     assert lines[0] == "Table I: answers"
     return out
@@ -43,20 +44,8 @@ def test_a_rate_that_is_none_is_wrong_usage() -> None:
     assert "--fps" in result.stderr
 
 
-def test_a_method_has_a_row_as_it_is_and_one_a_budget(written: Path) -> None:
+def test_the_table_names_what_was_compared(written: Path) -> None:
     found = json.loads((written / "results" / "table.json").read_text())
-    rows = [(row["method"], row["profile"], row["budget"]) for row in found["methods"]]
-    assert rows == [
-        ("uncompressed", None, None),
-        ("sali-cache", "paper", None),
-        ("sali-cache", "default", None),
-        ("sali-cache", "paper", "200 tokens"),
-        ("sali-cache", "default", "200 tokens"),
-        ("random", None, "200 tokens"),
-        ("sali-cache", "paper", "40% bytes"),
-        ("sali-cache", "default", "40% bytes"),
-        ("random", None, "40% bytes"),
-    ]
     assert found["command"].split()[0] == "batch"
     assert found["sets"][0]["videos"] == 2
     assert all(row["void"] is None for row in found["methods"])
@@ -64,15 +53,12 @@ def test_a_method_has_a_row_as_it_is_and_one_a_budget(written: Path) -> None:
 
 def test_results_show_every_table_and_picture(written: Path) -> None:
     text = (written / "RESULTS.md").read_text()
-    page = (written / "results" / "index.html").read_text()
     for title in ("Table I", "Table II", "Table III", "by kind of question", "by question set"):
         assert title in text
-        assert title in page
     pictures = {path.name for path in (written / "results").glob("*.png")}
     assert {"pareto.png", "tiers.png", "bytes.png"} <= pictures
     for name in pictures:
         assert f"results/{name}" in text
-        assert f'src="{name}"' in page
 
 
 def test_every_answer_is_in_the_parquet_file(written: Path) -> None:
@@ -85,18 +71,46 @@ def test_every_answer_is_in_the_parquet_file(written: Path) -> None:
     assert accuracy == pytest.approx(found["methods"][0]["accuracy"])
 
 
-def test_json_has_a_row_a_method_and_random_weights_are_void(questions: Path, model: Path) -> None:
-    rows = objects(
-        succeed("evaluate", "--data", questions, "--model", model, *METHODS, *FEW, "--json")
+@pytest.fixture(scope="module")
+def rows(
+    questions: Path, model: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """What the command prints of a model with random weights, and of answers from elsewhere."""
+    path = tmp_path_factory.mktemp("elsewhere") / "rivals.jsonl"
+    line = {"method": "knorm", "profile": "ratio 0.5", "video": clip.name, "answer": "star"}
+    asked = [json.loads(text)["question"] for text in questions.read_text().splitlines()]
+    path.write_text(
+        "\n".join(json.dumps({**line, "question": one, "bytes": 9, "seconds": 1}) for one in asked)
     )
-    assert [row["method"] for row in rows] == ["uncompressed", *["sali-cache"] * 4, "random"]
+    arguments = ("--data", questions, "--model", model, "--rows", path, *METHODS, *FEW)
+    return objects(succeed("evaluate", *arguments, "--budget-bytes", "400%", "--json"))
+
+
+def test_a_method_has_a_row_as_it_is_and_one_a_budget(rows: list[dict[str, Any]]) -> None:
+    assert [(row["method"], row["profile"], row["budget"]) for row in rows] == [
+        ("uncompressed", None, None),
+        ("sali-cache", "paper", None),
+        ("sali-cache", "default", None),
+        ("sali-cache", "paper", "12 tokens"),
+        ("sali-cache", "default", "12 tokens"),
+        ("random", None, "12 tokens"),
+        ("sali-cache", "paper", "400% bytes"),
+        ("sali-cache", "default", "400% bytes"),
+        ("random", None, "400% bytes"),
+        ("knorm", "ratio 0.5", None),
+    ]
     assert {row["n"] for row in rows} == {2}
-    assert all("right more often" in row["void"] for row in rows)
+
+
+def test_rows_from_elsewhere_join_the_table(rows: list[dict[str, Any]]) -> None:
+    found = rows[-1]
+    assert (found["method"], found["accuracy"], found["bytes"]) == ("knorm", 1.0, 9)
+    assert found["kl"] is None
 
 
 def test_a_void_comparison_says_so_first(questions: Path, model: Path) -> None:
     lines = succeed("evaluate", "--data", questions, "--model", model, "--method", "random", *FEW)
-    assert lines[0].startswith("VOID: ")
+    assert lines[0].startswith("VOID: no method is right more often")
 
 
 def test_an_ablation_takes_one_part_away(questions: Path, model: Path) -> None:
@@ -106,21 +120,6 @@ def test_an_ablation_takes_one_part_away(questions: Path, model: Path) -> None:
     assert profiles[0] == "default"
     assert all(profile.startswith("default, ") for profile in profiles[1:])
     assert all(row["budget"] is None for row in rows)
-
-
-def test_rows_from_elsewhere_join_the_table(
-    questions: Path, model: Path, clip: Path, tmp_path: Path
-) -> None:
-    rows = tmp_path / "rivals.jsonl"
-    line = {"method": "knorm", "profile": "ratio 0.5", "video": clip.name, "answer": "star"}
-    asked = [json.loads(text)["question"] for text in questions.read_text().splitlines()]
-    rows.write_text(
-        "\n".join(json.dumps({**line, "question": one, "bytes": 9, "seconds": 1}) for one in asked)
-    )
-    arguments = ("--data", questions, "--model", model, "--method", "random", "--rows", rows)
-    found = objects(succeed("evaluate", *arguments, *FEW, "--json"))[-1]
-    assert (found["method"], found["accuracy"], found["bytes"]) == ("knorm", 1.0, 9)
-    assert found["kl"] is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from batch.evaluation.data import Question
-from batch.evaluation.runs import UNCOMPRESSED, Asked, Label, Run
+from batch.evaluation.runs import UNCOMPRESSED, AnsweredQuestion, Label, Run
 
 OURS = Label(method="sali-cache", profile="default")
 
@@ -18,7 +18,7 @@ def asked(
     kind: str = "colour",
     options: tuple[str, ...] = (),
     kl: float | None = 0.5,
-) -> Asked:
+) -> AnsweredQuestion:
     question = Question(
         video=Path("film.mp4"),
         question=f"what is {truth} ?",
@@ -26,18 +26,18 @@ def asked(
         options=options,
         kind=kind,
     )
-    return Asked(question=question, reference=reference, answer=answer, kl=kl)
+    return AnsweredQuestion(question=question, reference=reference, answer=answer, kl=kl)
 
 
 def run(
-    *answers: Asked,
+    *answers: AnsweredQuestion,
     label: Label = OURS,
     video: str = "film.mp4",
     size_bytes: int = 250,
     data: str = "films",
 ) -> Run:
     """A video of ten samples of four cells, two of them pointers."""
-    fates = np.array([[1, 1, 1, 1, 0]] * 8 + [[0, 0, 0, 0, 4]] * 2)
+    states = np.array([[1, 1, 1, 1, 0]] * 8 + [[0, 0, 0, 0, 4]] * 2)
     return Run(
         label=label,
         data=data,
@@ -57,12 +57,12 @@ def run(
             "write": 0.0,
         },
         tokens={"FP16": 8, "INT8": 8, "INT4": 8},
-        by_sample=fates,
+        cell_states=states,
         sample_bytes=np.array([20] * 10),
         peak_bytes=None,
-        asked=answers,
+        answers=answers,
     )
 
 
-def uncompressed(*answers: Asked, video: str = "film.mp4") -> Run:
+def uncompressed(*answers: AnsweredQuestion, video: str = "film.mp4") -> Run:
     return run(*answers, label=UNCOMPRESSED, video=video, size_bytes=1000)

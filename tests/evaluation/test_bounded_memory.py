@@ -3,6 +3,8 @@
 Counted in torch's allocator, so the same on every machine.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,6 @@ from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 SHORT, LONG = 8, 32
-TIERS = [Tier.INT8, Tier.INT4]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,37 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return opened
 
 
-@pytest.fixture(autouse=True)
-def small_buffers(family: Family, monkeypatch: pytest.MonkeyPatch) -> int:
+@pytest.fixture(scope="module", autouse=True)
+def small_buffers(family: Family) -> Iterator[int]:
     """Bytes of the buffers for keys and for values, which the short video fills too."""
     numbers = 1 << 13
     shape = family.decoder
     assert SHORT * geometry_of(family).cells * shape.heads * shape.head_dim >= numbers
-    monkeypatch.setattr(attention, "CHUNK_NUMBERS", numbers)
-    return 2 * numbers * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "CHUNK_NUMBERS", numbers)
+        yield 2 * numbers * 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A cache, and the peak of making it beyond its own bytes."""
+
+    path: Path
+    beyond_bytes: int
+
+
+@pytest.fixture(scope="module", params=[Tier.INT8, Tier.INT4], ids=str)
+def made(
+    family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[int, Made]:
+    """By the number of samples, every cell in one tier."""
+    found = {}
+    for samples in (SHORT, LONG):
+        path = tmp_path_factory.mktemp("made") / f"{samples}.safetensors"
+        plan = plan_cache(manifest(samples, family, request.param), family, dtype="float32")
+        peak = peak_allocated(lambda: prefill(plan, family, path))  # noqa: B023  # called at once
+        found[samples] = Made(path=path, beyond_bytes=peak - plan.size_bytes)
+    return found
 
 
 def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
@@ -50,42 +74,28 @@ def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
     return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers)
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_prefill_allocates_the_stored_rows_and_one_block(
-    family: Family, tmp_path: Path, tier: Tier
-) -> None:
-    beyond = {}
-    for samples in (SHORT, LONG):
-        work = plan_cache(manifest(samples, family, tier), family, dtype="float32")
-        path = tmp_path / f"{samples}.safetensors"
-        peak = peak_allocated(lambda: prefill(work, family, path))  # noqa: B023  # called at once
-        beyond[samples] = peak - work.size_bytes
-    assert 0 < beyond[LONG] < 1.05 * beyond[SHORT]
+def test_prefill_allocates_the_stored_rows_and_one_block(made: dict[int, Made]) -> None:
+    assert 0 < made[LONG].beyond_bytes < 1.05 * made[SHORT].beyond_bytes
 
 
 def test_the_same_measure_sees_an_uncompressed_prefill_grow(family: Family) -> None:
-    other = open_family(str(family.checkpoint.folder))
-    other.load(device="cpu", dtype=torch.float32)
     geometry = geometry_of(family)
 
     def peak(samples: int) -> int:
         footage = Footage.steady(geometry, samples)
         pictures = random_pictures(samples, geometry)
-        return peak_allocated(lambda: Uncompressed(other, pictures, footage))
+        return peak_allocated(lambda: Uncompressed(family, pictures, footage))
 
     short, long = peak(SHORT), peak(LONG)
     assert long > 3 * short
 
 
-@pytest.mark.parametrize("tier", TIERS)
 def test_answering_allocates_a_buffer_that_does_not_grow(
-    family: Family, tmp_path: Path, tier: Tier, small_buffers: int
+    family: Family, made: dict[int, Made], small_buffers: int
 ) -> None:
     peaks = {}
-    for samples in (SHORT, LONG):
-        path = tmp_path / f"{samples}.safetensors"
-        prefill(plan_cache(manifest(samples, family, tier), family, dtype="float32"), family, path)
-        with CacheFile.open(path) as cache:
+    for samples, one in made.items():
+        with CacheFile.open(one.path) as cache:
             peaks[samples] = peak_allocated(
                 lambda: list(
                     PrefixAnswerer.of_cache(cache, family).ask_all(["a b", "c"], max_new_tokens=3)

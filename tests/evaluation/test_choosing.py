@@ -19,8 +19,8 @@ def labels(*suites: str, names: tuple[str, ...] = (), limits: tuple[Limit, ...] 
 
 
 def test_without_a_budget_only_methods_that_know_how_much_to_keep_run() -> None:
-    expected = [policy.name for policy in METHODS if not policy.needs_budget]
-    assert [entry.policy.name for entry in choose_entries(["methods"], [], [])] == expected
+    expected = [method.name for method in METHODS if not method.needs_budget]
+    assert [entry.method.name for entry in choose_entries(["methods"], [], [])] == expected
 
 
 def test_every_method_but_the_full_cache_runs_within_every_budget() -> None:

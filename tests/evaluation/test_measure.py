@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batch.evaluation.measure import measure
-from batch.evaluation.text import Bleu, rouge_l
+from batch.evaluation.scoring import Bleu, rouge_l
 from tests.evaluation.runs import asked, run
 
 RIGHT, WRONG = asked(), asked(answer="blue")

@@ -10,10 +10,10 @@ import torch
 from transformers import DynamicCache
 
 from batch.evaluation.data import QuestionSet, demo_set
-from batch.evaluation.rival_films import write_films
+from batch.evaluation.export_films import export_films
 from batch.evaluation.rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
+from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.uncompressed import Uncompressed
-from batch.evaluation.viewing import Viewing
 from batch.models import Family, open_family
 from batch.video import Sampling
 
@@ -37,10 +37,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> QuestionSet:
     return demo_set("easy", tmp_path_factory.mktemp("drawn"), videos=2, seed=9)
 
 
-@pytest.fixture
-def films(family: Family, data: QuestionSet, tmp_path: Path) -> list[Film]:
-    assert len(list(write_films(family, [data], tmp_path))) == 2
-    return list(read_films(tmp_path))
+@pytest.fixture(scope="module")
+def films(
+    family: Family, data: QuestionSet, tmp_path_factory: pytest.TempPathFactory
+) -> list[Film]:
+    folder = tmp_path_factory.mktemp("exported")
+    assert len(list(export_films(family, [data], folder))) == 2
+    return list(read_films(folder))
 
 
 def everything(kept: slice = slice(None)) -> Method:
@@ -64,8 +67,8 @@ def test_a_cache_of_everything_answers_as_the_model_does(
     for film in films:
         asked = [q for q in data.questions if q.video.name == film.video]
         assert list(film.questions) == [q.question for q in asked]
-        viewing = Viewing(asked[0].video, family, Sampling())
-        whole = Uncompressed(family, viewing.pictures, viewing.footage)
+        video = PreparedVideo(asked[0].video, family, Sampling())
+        whole = Uncompressed(family, video.pictures, video.footage)
         expected = whole.ask_all(film.questions)
         assert [row["answer"] for row in ask(decoder, everything(), film)] == expected
 

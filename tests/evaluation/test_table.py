@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from batch.errors import BatchError
-from batch.evaluation import grids
-from batch.evaluation.external import read_external
-from batch.evaluation.failures import failures
+from batch.evaluation.answers import read_external
+from batch.evaluation.figures import failures
+from batch.evaluation.measure import accuracy_by_kind, accuracy_by_set, tabulate, void_reason
 from batch.evaluation.runs import UNCOMPRESSED
-from batch.evaluation.table import accuracy_by_kind, accuracy_by_set, tabulate, void_reason
+from batch.evaluation.tables import memory_table, quality_table
 from tests.evaluation.runs import OURS, asked, run, uncompressed
 
 KEYS = {
@@ -38,7 +38,7 @@ def test_answers_without_a_word_are_no_agreement() -> None:
     (row, _) = tabulate([uncompressed(*silent), run(*silent)])
     assert row.figures["agreement_em"].value == 1.0
     assert row.void == "every answer is empty"
-    cells = grids.quality([row]).rows[0]
+    cells = quality_table([row]).rows[0]
     assert "void" in cells
     assert not any("1.000" in cell for cell in cells)
 
@@ -67,7 +67,7 @@ def test_accuracy_is_told_by_kind_and_by_set() -> None:
 
 def test_shares_of_cells_count_pointers_apart() -> None:
     rows = tabulate([run(*seen())])
-    cells = grids.memory(rows, [run(*seen())]).rows[0]
+    cells = memory_table(rows, [run(*seen())]).rows[0]
     assert cells[1:6] == ["20.0%"] * 5
     assert cells[6:] == ["250", "4.00", "8.00", "5.00"]
 

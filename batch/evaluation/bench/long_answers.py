@@ -164,9 +164,7 @@ def _answer_uniformly(
     film: Path, family: Family, texts: list[str], budget_tokens: int
 ) -> list[str]:
     samples = _most_samples(family, film, budget_tokens)
-    answers = uncompressed_film(family, film, max_samples=samples).ask_all(texts)
-    family.attend_over_tiers()
-    return answers
+    return uncompressed_film(family, film, max_samples=samples).ask_all(texts)
 
 
 def _most_samples(family: Family, film: Path, budget_tokens: int) -> int:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from batch.evaluation.bench.measuring import Measured, ratio, seconds, side_by_side
 from batch.evaluation.bench.workload import Workload
+from batch.evaluation.uncompressed import own_attention
 from batch.kv import Prefix, TieredCache, forward
 from cachefmt import CacheFile, CacheWriter, Header
 from cachefmt.header import Shape
@@ -167,13 +168,12 @@ def _compare(
 
     taken: dict[str, list[float]] = {"tiered_seconds": [], "plain_seconds": []}
     for number in range(repeats + 1):  # the first is a warm-up
-        for name, step in (("tiered_seconds", step_tiered), ("plain_seconds", step_plain)):
-            if name == "tiered_seconds":
-                workload.family.attend_over_tiers()
-            else:
-                model.set_attn_implementation("sdpa")
-            took = _median_step(step, _places(start + number * STEPS, model.device))
-            taken[name] += [took] if number else []
+        places = _places(start + number * STEPS, model.device)
+        took = {"tiered_seconds": _median_step(step_tiered, places)}
+        with own_attention(workload.family):
+            took["plain_seconds"] = _median_step(step_plain, places)
+        for name, each in took.items():
+            taken[name] += [each] if number else []
     return ratio(taken["tiered_seconds"], taken["plain_seconds"]), taken
 
 

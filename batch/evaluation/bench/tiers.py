@@ -149,7 +149,6 @@ def _measure_lengths(workload: Workload) -> Measured:
     shortest is charged for full buffers, so 1 or less says: nothing grows but what is stored.
     """
     film, family = workload.films[0], workload.family
-    family.attend_over_tiers()
     manifest = write_manifest(film.path, family)
     # What a block takes does not depend on what positions mean to the model.
     family.config.get_text_config(decoder=True).max_position_embeddings = 1 << 20

@@ -124,7 +124,6 @@ class Workload:
 
     def compress(self, film: Film) -> Manifest:
         """Analyse a film and prefill: all of `batch prefill`. The cache lies beside the film."""
-        self.family.attend_over_tiers()
         manifest = write_manifest(film.path, self.family)
         size = self.size
         write_cache(film.path, manifest, self.family, device=size.device, dtype=size.dtype)
@@ -136,7 +135,6 @@ class Workload:
 
     def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
-        self.family.attend_over_tiers()
         with CacheFile.open(film.cache) as cache:
             cache.verify_tables()
             return PrefixAnswerer.of_cache(cache, self.family)

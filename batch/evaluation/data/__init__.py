@@ -4,7 +4,6 @@ Knows no model. Nothing is downloaded.
 """
 
 from batch.evaluation.data.demo import demo_set
-from batch.evaluation.data.question_set import Question, QuestionSet
-from batch.evaluation.data.reading import read_set
+from batch.evaluation.data.question_set import Question, QuestionSet, read_set
 
 __all__ = ["Question", "QuestionSet", "demo_set", "read_set"]

@@ -1,6 +1,6 @@
 """Ways to choose what is stored of a video, one file each: ours, its baselines and its rivals.
 
-`CellPolicy` decides before the model runs, `RowPolicy` after it. A new method is a file with one
+`CellMethod` decides before the model runs, `RowMethod` after it. A new method is a file with one
 class and a line in `METHODS`.
 """
 
@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES
-from batch.evaluation.methods.budget import Budget, Prices, Unit, Wish, fill
-from batch.evaluation.methods.cells import CellPolicy
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, Unit, fill
 from batch.evaluation.methods.full import Full
 from batch.evaluation.methods.h2o import H2O
 from batch.evaluation.methods.random_tokens import RandomTokens
-from batch.evaluation.methods.rows import RowPolicy
+from batch.evaluation.methods.row_method import RowMethod
 from batch.evaluation.methods.sali_cache import SaliCache
 from batch.evaluation.methods.sliding_window import SlidingWindow
 from batch.evaluation.methods.snapkv import SnapKV
@@ -23,7 +22,7 @@ from batch.evaluation.methods.token_drop import TokenDrop
 from batch.evaluation.methods.uniform_bits import UniformBits
 from cachefmt.tiers import Tier
 
-Policy = CellPolicy | RowPolicy
+Method = CellMethod | RowMethod
 
 
 def _scaled(temporal: TemporalSettings, factor: float) -> TemporalSettings:
@@ -36,7 +35,7 @@ _OURS = tuple(
     SaliCache(profile=name, temporal=TEMPORAL_PROFILES[name], thresholds=PROFILES[name])
     for name in ("paper", "default")
 )
-METHODS: tuple[Policy, ...] = (
+METHODS: tuple[Method, ...] = (
     Full(),
     *_OURS,
     UniformBits(tier=Tier.INT8, profile="int8"),
@@ -74,7 +73,7 @@ _CHANGED = {
 }
 ABLATIONS: tuple[SaliCache, ...] = (
     DEFAULT,
-    *(replace(policy, profile=f"default, {what}") for what, policy in _CHANGED.items()),
+    *(replace(method, profile=f"default, {what}") for what, method in _CHANGED.items()),
 )
 """The default profile with one part of it taken away or changed."""
 
@@ -83,11 +82,11 @@ __all__ = [
     "DEFAULT",
     "METHODS",
     "Budget",
-    "CellPolicy",
-    "Policy",
+    "CellMethod",
+    "Method",
     "Prices",
-    "RowPolicy",
+    "Ranking",
+    "RowMethod",
     "Unit",
-    "Wish",
     "fill",
 ]

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from batch.evaluation.methods.rows import RowPolicy, row_numbers
+from batch.evaluation.methods.row_method import RowMethod, row_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class H2O(RowPolicy):
+class H2O(RowMethod):
     """Half of the rows by attention accumulated over all queries, half the latest.
 
     Source: H2O (arXiv 2306.14048), half heavy hitters and half recent. Departures: the query

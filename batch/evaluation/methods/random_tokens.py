@@ -6,13 +6,12 @@ from typing import ClassVar
 import numpy as np
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.methods.budget import Budget, Prices, Wish
-from batch.evaluation.methods.cells import CellPolicy, all_cells
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, all_cells
 from cachefmt.tiers import Tier
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomTokens(CellPolicy):
+class RandomTokens(CellMethod):
     """FP16 for cells drawn at random, the same ones each time for the same video.
 
     Source: none; a method that is not better has chosen nothing.
@@ -22,6 +21,6 @@ class RandomTokens(CellPolicy):
     needs_budget: ClassVar[bool] = True
     reads_signals: ClassVar[bool] = False
 
-    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
+    def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:
         rng = np.random.default_rng(int(manifest.video.sha256, 16))
-        return [Wish(Tier.FP16, rng.permutation(all_cells(manifest)))]
+        return [Ranking(Tier.FP16, rng.permutation(all_cells(manifest)))]

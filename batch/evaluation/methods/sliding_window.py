@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from batch.evaluation.methods.rows import RowPolicy, row_numbers
+from batch.evaluation.methods.row_method import RowMethod, row_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlidingWindow(RowPolicy):
+class SlidingWindow(RowMethod):
     """The last rows of the prompt.
 
     Source: window attention, as in Longformer (arXiv 2004.05150). Departure: the rows were

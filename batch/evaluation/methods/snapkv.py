@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from batch.evaluation.methods.rows import RowPolicy, row_numbers
+from batch.evaluation.methods.row_method import RowMethod, row_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapKV(RowPolicy):
+class SnapKV(RowMethod):
     """Rows by the pooled attention of the last `window` queries, and that window itself.
 
     Source: SnapKV (arXiv 2404.14469), window 32, average pooling over 5 rows. Departures: the

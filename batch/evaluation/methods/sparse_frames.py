@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.methods.budget import Budget, Prices, Wish
-from batch.evaluation.methods.cells import CellPolicy, spread_samples
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, spread_samples
 from batch.settings import Positions
 from cachefmt.tiers import Tier
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseFrames(CellPolicy):
+class SparseFrames(CellMethod):
     """FP16 for as many evenly spaced samples as fit, as if no other had been taken.
 
     Source: the usual way to fit a long video into a model's context. Departure: what is left of
@@ -24,5 +23,5 @@ class SparseFrames(CellPolicy):
 
     positions: Positions = "compact"
 
-    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
-        return [Wish(Tier.FP16, spread_samples(manifest, Tier.FP16, prices, budget))]
+    def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:
+        return [Ranking(Tier.FP16, spread_samples(manifest, Tier.FP16, prices, budget))]

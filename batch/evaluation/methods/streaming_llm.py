@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from batch.evaluation.methods.rows import RowPolicy, row_numbers
+from batch.evaluation.methods.row_method import RowMethod, row_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamingLLM(RowPolicy):
+class StreamingLLM(RowMethod):
     """The first rows, which attention falls back to, and the last.
 
     Source: StreamingLLM (arXiv 2309.17453), four sinks. Departures: the rows were computed with

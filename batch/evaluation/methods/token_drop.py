@@ -7,8 +7,7 @@ import numpy as np
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TemporalSettings
-from batch.evaluation.methods.budget import Budget, Prices, Wish
-from batch.evaluation.methods.cells import CellPolicy, best_first
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, best_first
 from cachefmt.tiers import Tier
 
 _AGAINST_PREVIOUS = TemporalSettings(reference="previous", still_threshold=2.0)
@@ -16,7 +15,7 @@ _AGAINST_PREVIOUS = TemporalSettings(reference="previous", still_threshold=2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenDrop(CellPolicy):
+class TokenDrop(CellMethod):
     """FP16 for cells that differ from the same cell of the previous sample, positions kept.
 
     The first sample stays whole. A budget is spent on the largest differences.
@@ -31,10 +30,10 @@ class TokenDrop(CellPolicy):
 
     temporal: TemporalSettings = _AGAINST_PREVIOUS
 
-    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
+    def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:
         score = manifest.signals.difference.copy()
         score[0] = np.inf
         order = best_first(score)
         if budget is None:
             order = order[: int((score >= self.temporal.difference_threshold).sum())]
-        return [Wish(Tier.FP16, order)]
+        return [Ranking(Tier.FP16, order)]

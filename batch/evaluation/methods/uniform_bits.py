@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.methods.budget import Budget, Prices, Wish
-from batch.evaluation.methods.cells import CellPolicy, spread_samples
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, spread_samples
 from batch.settings import Positions
 from cachefmt.tiers import Tier
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformBits(CellPolicy):
+class UniformBits(CellMethod):
     """Every cell in the tier; under a budget, those of evenly spaced samples.
 
     Source: plain round-to-nearest quantisation of the whole cache, with our codecs.
@@ -24,5 +23,5 @@ class UniformBits(CellPolicy):
     tier: Tier
     positions: Positions = "compact"
 
-    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
-        return [Wish(self.tier, spread_samples(manifest, self.tier, prices, budget))]
+    def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:
+        return [Ranking(self.tier, spread_samples(manifest, self.tier, prices, budget))]

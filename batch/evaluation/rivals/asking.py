@@ -130,7 +130,7 @@ def main(about: str, methods: Callable[[Path], Iterable[tuple[Decoder, Method]]]
     """The command line: run methods of a model over films, write their answers."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("model", type=Path, help="folder of the checkpoint")
-    parser.add_argument("films", type=Path, help="folder that batch.evaluation.rival_films wrote")
+    parser.add_argument("films", type=Path, help="folder that batch.evaluation.export_films wrote")
     parser.add_argument("answers", type=Path, help="JSON Lines to write")
     chosen = parser.parse_args()
     chosen.answers.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
 """Methods that choose cells before the model runs: what is not chosen never enters it.
 
-The author of a method writes which cells it wants first; budgets, separators and dropped samples
-are settled here.
+The author of a method ranks cells; budgets, separators and dropped samples are settled here. Pure
+numpy; knows cells and tiers, no model and no file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,46 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
-from batch.evaluation.methods.budget import Budget, Prices, Wish, fill
+from batch.errors import BatchError
 from batch.settings import Pointers, Positions
 from cachefmt.tiers import Tier
 
+Unit = Literal["tokens", "bytes"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class CellPolicy(ABC):
+class Budget:
+    """The most that may be stored of one video; text and separators count."""
+
+    amount: int
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        if self.amount < 1:
+            raise ValueError(f"budget: got {self.amount} {self.unit}, expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What storing costs, in the unit of a budget."""
+
+    token: Mapping[Tier, int]
+    """One token of each stored tier."""
+    fixed: int
+    """Everything that is there without any sample: text, and the file around it."""
+    separators: NDArray[np.int64]
+    """[samples]; what a sample costs on top of its cells as soon as one of them is stored."""
+
+
+class Ranking(NamedTuple):
+    """Cells to be stored in a tier, the most wanted first; int64 [n], sample * cells + cell."""
+
+    tier: Tier
+    cells: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMethod(ABC):
     """A method that needs no attention.
 
     - temporal, thresholds: how the video is analysed for it.
@@ -31,7 +64,7 @@ class CellPolicy(ABC):
 
     name: ClassVar[str]
     needs_budget: ClassVar[bool]
-    """Whether it says nothing of how much to keep."""
+    """Whether it leaves open how much to keep."""
     reads_signals: ClassVar[bool]
     """Whether it needs phase 1, or the pictures alone."""
     takes_budget: ClassVar[bool] = True
@@ -43,8 +76,8 @@ class CellPolicy(ABC):
     profile: str | None = None
 
     @abstractmethod
-    def wishes(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Wish]:
-        """Which cells to store in which tier, the most wanted first."""
+    def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:
+        """Which cells to store in which tier; a later ranking may raise a cell to a better one."""
 
     def choose(
         self,
@@ -61,7 +94,7 @@ class CellPolicy(ABC):
             prices: in the unit of the budget.
             budget: None stores all that the method wants.
         """
-        tier = fill(self.wishes(manifest, prices, budget), manifest.tier.shape, prices, budget)
+        tier = fill(self.rank(manifest, prices, budget), manifest.tier.shape, prices, budget)
         kept = (tier != Tier.PRUNE).any(axis=1)
         kept[0] = True
         source = np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))
@@ -71,6 +104,48 @@ class CellPolicy(ABC):
             signals=replace(manifest.signals, source=source.astype(np.int32)),
             pictures=[png if keep else None for png, keep in zip(pictures, kept, strict=True)],
         )
+
+
+def fill(
+    rankings: Sequence[Ranking], shape: tuple[int, int], prices: Prices, budget: Budget | None
+) -> NDArray[np.uint8]:
+    """Store ranked cells in order while they fit; a later ranking may raise a cell's tier.
+
+    What does not fit is passed over, so the rest goes to what still does: a budget of tokens is
+    met exactly if there are enough cells, one of bytes to within a token of the last tier.
+
+    Args:
+        shape: samples, cells.
+        budget: None stores everything.
+
+    Returns:
+        uint8 [samples, cells], codes of `Tier`. The first sample is always there, if empty.
+
+    Raises:
+        BatchError: not even the text fits.
+    """
+    samples, cells = shape
+    tier = np.full(samples * cells, Tier.PRUNE, np.uint8)
+    if budget is None:
+        for ranking in rankings:
+            tier[ranking.cells] = ranking.tier
+        return tier.reshape(shape)
+    left = budget.amount - prices.fixed - int(prices.separators[0])
+    if left < 0:
+        raise BatchError(
+            f"a budget of {budget.amount} {budget.unit} does not hold the text alone, "
+            f"which takes {budget.amount - left}"
+        )
+    token = [prices.token.get(tier, 0) for tier in Tier]
+    opening = [0, *(int(price) for price in prices.separators[1:])]
+    for ranking in rankings:
+        for cell in ranking.cells.tolist():
+            price = token[ranking.tier] - token[tier[cell]] + opening[cell // cells]
+            if price <= left:
+                left -= price
+                tier[cell] = ranking.tier
+                opening[cell // cells] = 0
+    return tier.reshape(shape)
 
 
 def all_cells(manifest: Manifest) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from batch.report.tiers_drawn import INK, draw_tiers
+from batch.report.tiers import INK, draw_tiers
 from cachefmt.tiers import Tier
 
 

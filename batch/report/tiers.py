@@ -1,4 +1,4 @@
-"""Pictures of which tier each cell of a sample got. Knows tiers and pixels only."""
+"""Which tier each cell of a sample got, in figures and in pictures."""
 
 import cv2
 import numpy as np
@@ -15,6 +15,11 @@ INK: dict[Tier, tuple[int, int, int]] = {
 _TINT = {Tier.FP16: 0.35, Tier.INT8: 0.35, Tier.INT4: 0.35, Tier.PRUNE: 0.75}
 _WIDTH_PX = 672
 _LEGEND_PX = 28
+
+
+def tier_shares(tiers: NDArray[np.uint8]) -> dict[str, float]:
+    """Share of cells in each tier, 0..1, by its name; of a manifest, pointers count as PRUNE."""
+    return {tier.name: float((tiers == tier).mean()) for tier in Tier}
 
 
 def draw_tiers(picture: NDArray[np.uint8], tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -44,10 +49,11 @@ def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) ->
 
 def _legend(tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
     strip = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
+    shares = tier_shares(tiers)
     for place, tier in enumerate(Tier):
         left = 8 + place * _WIDTH_PX // len(Tier)
         cv2.rectangle(strip, (left, 7), (left + 14, 21), INK[tier], cv2.FILLED)
-        text = f"{tier.name} {np.mean(tiers == tier):.0%}"
+        text = f"{tier.name} {shares[tier.name]:.0%}"
         at = (left + 21, 19)
         cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return strip

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from batch.evaluation.failures import draw_failure
+from batch.evaluation.figures import draw_failure
 from batch.video import Geometry
 from cachefmt.tiers import Tier
 from tests.manifests import make_manifest, random_pictures

@@ -5,9 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from batch.evaluation import attention_mass
-from batch.evaluation.attention_mass import AttentionMass
-from batch.evaluation.uncompressed import Uncompressed, embed
+from batch.evaluation.uncompressed import AttentionMass, Uncompressed, embed, own_attention
 from batch.models import Family, open_family
 from batch.video import Footage
 from tests import tiny
@@ -30,20 +28,18 @@ def video(family: Family) -> tuple[NDArray[np.uint8], Footage]:
 
 def weights(family: Family) -> list[torch.Tensor]:
     """Attention of every layer, [heads, queries, keys], as transformers' eager path has it."""
-    family.language_model.set_attn_implementation("eager")
     embedded = embed(family, *video(family))
-    with torch.inference_mode():
+    with own_attention(family, "eager"), torch.inference_mode():
         output = family.language_model(inputs_embeds=embedded[None], output_attentions=True)
     return [layer[0] for layer in output.attentions]
 
 
 @pytest.mark.parametrize("queries", [None, 1, 6])
-@pytest.mark.parametrize("block", [1 << 24, 64])
+@pytest.mark.parametrize("scores_held", [1 << 24, 64])
 def test_mass_is_the_sum_of_the_attention_of_the_last_queries(
-    family: Family, queries: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+    family: Family, queries: int | None, scores_held: int
 ) -> None:
-    monkeypatch.setattr(attention_mass, "BLOCK_SCORES", block)
-    mass = AttentionMass(queries)
+    mass = AttentionMass(queries, scores_held=scores_held)
     Uncompressed(family, *video(family), mass=mass)
     shape = family.decoder
     for got, layer in zip(mass.of_layers, weights(family), strict=True):

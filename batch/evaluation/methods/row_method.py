@@ -15,7 +15,7 @@ from batch.errors import BatchError
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowPolicy(ABC):
+class RowMethod(ABC):
     """A method that decides after prefill, for each layer and head by itself.
 
     Departure common to all: the question is not known yet when rows are evicted, since one cache

@@ -1,21 +1,54 @@
 """What a comparison shows in tables: the paper's three, and where a method fails first."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from batch.evaluation.measure import Figure
-from batch.evaluation.runs import FATES, Label, Run
-from batch.evaluation.table import Row, accuracy_by_kind, accuracy_by_set, by_label
-from batch.evaluation.viewing import PARTS
-from batch.report.grid import Grid
+from batch.evaluation.measure import Figure, Row, accuracy_by_kind, accuracy_by_set, by_label
+from batch.evaluation.runs import CELL_STATES, Label, Run
+from batch.evaluation.storing import PARTS
 
 _QUALITY = ("accuracy", "retained", "agreement_em", "bleu", "rouge_l", "kl", "empty_share")
 
 
-def quality(rows: Sequence[Row]) -> Grid:
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of strings; the first column is text, the others are figures."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.head):
+                raise ValueError(f"{self.title}: got {len(row)} of {len(self.head)} cells in {row}")
+
+    def to_text(self) -> list[str]:
+        """Lines of columns, figures aligned at the right."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
+        return [
+            "  ".join(
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+
+    def to_markdown(self) -> list[str]:
+        """Lines of a section with the table."""
+        rule = ["---", *["---:"] * (len(self.head) - 1)]
+        lines = [f"| {' | '.join(line)} |" for line in (self.head, rule, *self.rows)]
+        note = [self.note, ""] if self.note else []
+        return [f"## {self.title}", "", *note, *lines, ""]
+
+
+def quality_table(rows: Sequence[Row]) -> Table:
     """The paper's Table I: are the answers still the same, and are they right?"""
-    return Grid(
+    return Table(
         title="Table I: answers",
         note=(
             "accuracy: against the truth; retained: that, divided by the uncompressed model's; "
@@ -28,10 +61,10 @@ def quality(rows: Sequence[Row]) -> Grid:
     )
 
 
-def memory(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
+def memory_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
     """The paper's Table II: what is stored."""
     shares = {label: _shares(own) for label, own in by_label(runs).items()}
-    return Grid(
+    return Table(
         title="Table II: what is stored",
         note=(
             "Share of cells by tier (a pointer sample stores none); bytes a video, the whole file; "
@@ -39,15 +72,15 @@ def memory(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
             "(how a published 2.20x can arise), and against K and V alone without the file's "
             "tables and header."
         ),
-        head=["method", *FATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
+        head=["method", *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
         rows=[[str(row.label), *shares[row.label], *_memory_cells(row.figures)] for row in rows],
     )
 
 
-def time(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
+def time_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
     """The paper's Table III: what it costs."""
     parts = {label: _parts(own) for label, own in by_label(runs).items()}
-    return Grid(
+    return Table(
         title="Table III: time and memory",
         note=(
             "Milliseconds a sample, without answering; evicting rows counts as quantising. Peak: "
@@ -66,19 +99,19 @@ def time(rows: Sequence[Row], runs: Sequence[Run]) -> Grid:
     )
 
 
-def kinds(runs: Sequence[Run]) -> Grid:
+def kinds_table(runs: Sequence[Run]) -> Table:
     """Accuracy by kind of question."""
-    return _shares_grid("Accuracy by kind of question", accuracy_by_kind(runs))
+    return _shares_table("Accuracy by kind of question", accuracy_by_kind(runs))
 
 
-def sets(runs: Sequence[Run]) -> Grid:
+def sets_table(runs: Sequence[Run]) -> Table:
     """Accuracy by question set."""
-    return _shares_grid("Accuracy by question set", accuracy_by_set(runs))
+    return _shares_table("Accuracy by question set", accuracy_by_set(runs))
 
 
-def _shares_grid(title: str, found: Mapping[Label, Mapping[str, float]]) -> Grid:
+def _shares_table(title: str, found: Mapping[Label, Mapping[str, float]]) -> Table:
     columns = list(dict.fromkeys(name for shares in found.values() for name in shares))
-    return Grid(
+    return Table(
         title=title,
         head=["method", *(column or "all" for column in columns)],
         rows=[
@@ -107,9 +140,9 @@ def _with_interval(figure: Figure) -> str:
 
 
 def _shares(runs: Sequence[Run]) -> list[str]:
-    cells = [run.by_sample for run in runs if run.by_sample is not None]
+    cells = [run.cell_states for run in runs if run.cell_states is not None]
     if not cells:
-        return [""] * len(FATES)
+        return [""] * len(CELL_STATES)
     total = np.concatenate(cells).sum(axis=0)
     return [f"{share:.1%}" for share in total / total.sum()]
 

@@ -1,7 +1,8 @@
-"""Answers of methods that ran elsewhere, in environments of their own, as rows of the same table.
+"""Answers as files: those of methods that ran elsewhere come in, every single answer goes out.
 
-One JSON object a line: `method`, `profile`, `video`, `question`, `answer`, `bytes`, `seconds`.
-`bytes` and `seconds` are of the whole video, the same in each of its lines.
+What comes in is one JSON object a line: `method`, `profile`, `video`, `question`, `answer`,
+`bytes`, `seconds`; the last two are of the whole video, the same in each of its lines. What goes
+out is one Parquet file, for whoever wants other figures.
 """
 
 import json
@@ -10,8 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from batch.errors import BatchError
-from batch.evaluation.runs import UNCOMPRESSED, Asked, Label, Run
+from batch.evaluation.runs import UNCOMPRESSED, AnsweredQuestion, Label, Run
 
 _KEYS = {"method", "profile", "video", "question", "answer", "bytes", "seconds"}
 
@@ -31,19 +35,19 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
         for run in reference:
             missing = [
                 asked.question.question
-                for asked in run.asked
+                for asked in run.answers
                 if (run.video, asked.question.question) not in found
             ]
             if missing:
                 raise BatchError(
-                    f"{path}: {label} lacks {len(missing)} of {len(run.asked)} answers about "
+                    f"{path}: {label} lacks {len(missing)} of {len(run.answers)} answers about "
                     f"{run.video}, such as {missing[0]!r}; run it on the same films"
                 )
             yield _run(label, run, found)
 
 
 def _run(label: Label, reference: Run, found: dict[tuple[str, str], dict[str, Any]]) -> Run:
-    own = [found[reference.video, asked.question.question] for asked in reference.asked]
+    own = [found[reference.video, asked.question.question] for asked in reference.answers]
     return Run(
         label=label,
         data=reference.data,
@@ -56,17 +60,17 @@ def _run(label: Label, reference: Run, found: dict[tuple[str, str], dict[str, An
         seconds=own[0]["seconds"],
         parts=None,
         tokens=None,
-        by_sample=None,
+        cell_states=None,
         sample_bytes=None,
         peak_bytes=None,
-        asked=tuple(
-            Asked(
+        answers=tuple(
+            AnsweredQuestion(
                 question=asked.question,
                 reference=asked.reference,
                 answer=line["answer"],
                 kl=None,
             )
-            for asked, line in zip(reference.asked, own, strict=True)
+            for asked, line in zip(reference.answers, own, strict=True)
         ),
     )
 
@@ -87,3 +91,37 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise BatchError(f"{path}, line {number}: got {got}, expected {sorted(_KEYS)}")
         lines.append(line)
     return lines
+
+
+def write_answers(runs: Sequence[Run], path: Path) -> None:
+    """A row for each method and question."""
+    rows = [_row(run, one) for run in runs for one in run.answers]
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+
+
+def _row(run: Run, one: AnsweredQuestion) -> dict[str, Any]:
+    return {
+        "data": run.data,
+        "video": run.video,
+        "samples": run.samples,
+        "kind": one.question.kind,
+        "question": one.question.question,
+        "options": list(one.question.options),
+        "truth": one.question.answer,
+        "method": run.label.method,
+        "profile": run.label.profile,
+        "budget": run.label.budget,
+        "answer": one.answer,
+        "uncompressed": one.reference,
+        "right": one.is_right,
+        "uncompressed_right": one.is_reference_right,
+        "kl": one.kl,
+        "slots": run.slots,
+        "fp16_bytes": run.fp16_bytes,
+        "bytes": run.size_bytes,
+        "kv_bytes": run.kv_bytes,
+        **{f"tokens_{tier.lower()}": count for tier, count in (run.tokens or {}).items()},
+        "seconds": run.seconds,
+        **{f"{part}_seconds": seconds for part, seconds in (run.parts or {}).items()},
+        "peak_bytes": run.peak_bytes,
+    }
