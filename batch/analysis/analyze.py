@@ -16,7 +16,7 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.pictures import PictureSpool, encode_png
 from batch.analysis.saliency import cell_saliency
 from batch.analysis.signals import Signals
-from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings, compare
+from batch.analysis.temporal import TEMPORAL_PROFILES, Change, TemporalSettings, compare
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.settings import Reference
 from batch.video import (
@@ -47,12 +47,9 @@ class AnalysisSettings:
         sampling: Sampling | None = None,
         reference: Reference | None = None,
     ) -> Self:
-        """The settings that a profile's name stands for.
+        """The settings that a profile of `PROFILES` stands for, by default a sample a second.
 
-        Args:
-            profile: a key of `PROFILES`.
-            sampling: None: a sample a second.
-            reference: sample that redundancy is measured against; None goes by the profile.
+        `reference` None goes by the profile.
         """
         temporal = TEMPORAL_PROFILES[profile]
         if reference is not None:
@@ -68,11 +65,9 @@ def analyze_video(
     folder: Path | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> Manifest:
-    """Decode a video and measure its samples.
+    """Decode a video, or the file that `probe` looked at, and measure its samples.
 
     Args:
-        video: its file, or what `probe` found out about it.
-        rule: how its frames become the pictures that the model sees.
         folder: where pictures wait to be written; None: where the system has temporary files.
         progress: as of `read_samples`.
 
@@ -101,8 +96,16 @@ def analyze_video(
             reference = sample.rgb
     signals = rows.signals()
     return Manifest(
-        header=manifest_header(
-            info, rule, settings, samples.broken_frames, samples.decoded_s, samples.interval_s
+        header=ManifestHeader(
+            tool=batch.__version__,
+            video=info,
+            broken_frames=samples.broken_frames,
+            decoded_s=samples.decoded_s,
+            interval_s=samples.interval_s,
+            sampling=settings.sampling,
+            geometry=geometry,
+            temporal=settings.temporal,
+            thresholds=settings.thresholds,
         ),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
@@ -111,28 +114,6 @@ def analyze_video(
         tier=assign(signals, settings.thresholds),
         pictures=rows.pictures.pictures(),
         analyze_seconds=time.perf_counter() - start,
-    )
-
-
-def manifest_header(
-    info: VideoInfo,
-    rule: GeometryRule,
-    settings: AnalysisSettings,
-    broken_frames: int,
-    decoded_s: float,
-    interval_s: float,
-) -> ManifestHeader:
-    """The header of the manifest that an analysis with these settings writes."""
-    return ManifestHeader(
-        tool=batch.__version__,
-        video=info,
-        broken_frames=broken_frames,
-        decoded_s=decoded_s,
-        interval_s=interval_s,
-        sampling=settings.sampling,
-        geometry=geometry_for(rule, info, settings.sampling),
-        temporal=settings.temporal,
-        thresholds=settings.thresholds,
     )
 
 
@@ -164,21 +145,19 @@ class _Rows:
     def add(self, sample: Sample, reference: NDArray[np.uint8] | None) -> bool:
         """Measure a sample against its reference; whether it is the next one's reference."""
         pointable = False
+        nothing = np.zeros(self.geometry.cells, np.float32)
+        change = Change(flow_px=nothing, difference=nothing, redundancy=0.0)
+        if reference is not None:
+            change = compare(sample.rgb, reference, self.geometry, self.temporal)
+            redundant = self.temporal.is_redundant(change.redundancy, change.difference)
+            pointable = self.pointers and redundant
         self.frame.append(sample.frame)
         self.pts_s.append(sample.pts_s)
         self.last_pts_s.append(sample.last_pts_s)
         self.saliency.frombytes(cell_saliency(sample.rgb, self.geometry).tobytes())
-        if reference is None:
-            self.flow_px.extend([0.0] * self.geometry.cells)
-            self.difference.extend([0.0] * self.geometry.cells)
-            self.redundancy.append(0.0)
-        else:
-            change = compare(sample.rgb, reference, self.geometry, self.temporal)
-            self.flow_px.frombytes(change.flow_px.tobytes())
-            self.difference.frombytes(change.difference.tobytes())
-            self.redundancy.append(change.redundancy)
-            redundant = self.temporal.is_redundant(change.redundancy, change.difference)
-            pointable = self.pointers and redundant
+        self.flow_px.frombytes(change.flow_px.tobytes())
+        self.difference.frombytes(change.difference.tobytes())
+        self.redundancy.append(change.redundancy)
         self.still = self.still + 1 if pointable else 1
         kept = self.still <= self.temporal.still_samples
         self.source.append(sample.index if kept else self.source[-1])

@@ -50,26 +50,15 @@ class ManifestHeader:
             parts.append(f"only {self.decoded_s:.1f} s of {declared_s:.1f} s could be read")
         return f"{self.video.name}: {'; '.join(parts)}" if parts else None
 
-    def same_work(self, other: "ManifestHeader") -> bool:
-        """Whether both come from the same content with the same settings."""
-        return self._work() == other._work()
-
-    def _work(self) -> tuple[object, ...]:
-        settings = (self.sampling, self.geometry, self.temporal, self.thresholds)
-        return (self.tool, self.video.sha256, *settings)
-
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII."""
-        video = {**asdict(self.video), "name": self.video.name}
+        read = {"broken_frames": self.broken_frames, "decoded_s": self.decoded_s}
+        video = {**asdict(self.video), "name": self.video.name, **read}
         del video["path"]
         data = {
             "version": VERSION,
             "tool": self.tool,
-            "video": {
-                **video,
-                "broken_frames": self.broken_frames,
-                "decoded_s": self.decoded_s,
-            },
+            "video": video,
             "sampling": {**self.sampling.to_dict(), "interval_s": self.interval_s},
             "geometry": self.geometry.to_dict(),
             "temporal": self.temporal.to_dict(),
@@ -88,8 +77,8 @@ class ManifestHeader:
             ValueError: no JSON, another version, an unknown or missing key, or a refused value.
         """
         data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            version = data.get("version") if isinstance(data, dict) else None
+        version = data.get("version") if isinstance(data, dict) else None
+        if version != VERSION:
             raise ValueError(f"got version {version}, this tool reads {VERSION}")
         _check_keys("header", data, _KEYS)
         _check_keys("tiers", data["tiers"], {"profile", "thresholds"})

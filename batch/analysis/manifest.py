@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -22,17 +22,23 @@ from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
 from batch.video import Footage, Geometry, VideoInfo
 from cachefmt.tiers import Tier
+from jobs.atomic import move_into_place
 
 _HEADER_KEY = b"sali-cache"
 _COST_KEY = b"sali-cache.cost"
 _SHA256_KEY = b"sali-cache.sha256"
 _NO_PICTURE = hashlib.sha256(b"").digest()
+_FOOTER_BYTES = 1 << 14
+"""At most, of schema and header; measured: 7 kB."""
+_ROWS_TOGETHER_BYTES = 1 << 12
+"""At most, of what Parquet says of each row group; measured: 2 kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A row for each sample of a video.
 
+    - header.video: of its path only the name is known.
     - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time in the file;
       last_pts_s: float64 [samples], time of the sample's last frame.
     - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
@@ -69,17 +75,14 @@ class Manifest:
 
     @property
     def video(self) -> VideoInfo:
-        """The video's facts; of its path only the name is known."""
         return self.header.video
 
     @property
     def geometry(self) -> Geometry:
-        """The picture and grid of all samples."""
         return self.header.geometry
 
     @property
     def footage(self) -> Footage:
-        """All samples, as a prompt needs to know them."""
         return Footage(
             geometry=self.geometry,
             start_s=float(self.pts_s[0]) if self.start_s is None else self.start_s,
@@ -92,17 +95,14 @@ class Manifest:
 
     @property
     def source(self) -> NDArray[np.int32]:
-        """int32 [samples]: own index of a kept sample; of a pointer, its earlier kept sample."""
         return self.signals.source
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which samples are no pointers; bool [samples]."""
         return self.signals.kept
 
     @property
     def multiplicity(self) -> NDArray[np.int32]:
-        """int32 [samples]: 1 + the number of pointers to a kept sample, 0 for pointers."""
         return self.signals.multiplicity
 
     def picture(self, sample: int) -> NDArray[np.uint8]:
@@ -111,8 +111,7 @@ class Manifest:
         Raises:
             ManifestError: the sample is a pointer, or its picture is damaged.
         """
-        png = self.pictures[sample]
-        name = self.video.name
+        png, name = self.pictures[sample], self.video.name
         if png is None:
             source = self.source[sample]
             raise ManifestError(f"{name}: sample {sample} is a pointer, take {source} instead")
@@ -158,16 +157,27 @@ class Manifest:
     def sha256(self) -> str:
         """Digest of all content but `analyze_seconds`: equal for equal work on equal input."""
         digest = hashlib.sha256(self.header.to_json().encode())
-        signals = self.signals
-        for array in (
-            *(self.frame, self.pts_s, self.last_pts_s, self.tier),
-            *(signals.source, signals.redundancy),
-            *(signals.flow_px, signals.difference, signals.saliency),
-        ):
+        for array in self._arrays:
             digest.update(array.tobytes())
         for its_digest in digests_of(self.pictures):
             digest.update(its_digest or _NO_PICTURE)
         return digest.hexdigest()
+
+    def most_bytes(self) -> int:
+        """Size of the file if nothing could be compressed."""
+        groups = -(-len(self.frame) // ROWS_TOGETHER)
+        arrays = sum(array.nbytes for array in self._arrays)
+        pictures = sum(len(png) for png in self.pictures if png is not None)
+        return arrays + pictures + _FOOTER_BYTES + groups * _ROWS_TOGETHER_BYTES
+
+    @property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        signals = self.signals
+        return (
+            *(self.frame, self.pts_s, self.last_pts_s, self.tier),
+            *(signals.source, signals.redundancy),
+            *(signals.flow_px, signals.difference, signals.saliency),
+        )
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
@@ -186,17 +196,11 @@ class Manifest:
                         writer.write_table(self._table(schema, slice(first, first + ROWS_TOGETHER)))
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            move_into_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _table(self, schema: pa.Schema, rows: slice) -> pa.Table:
-        """Some samples as they stand in the file."""
         index, signals = np.arange(len(self.frame), dtype=np.int32)[rows], self.signals
         difference = signals.difference[rows]
         first = index == 0
@@ -236,7 +240,7 @@ class Manifest:
                 header=header,
                 **columns,
                 pictures=PictureFile(path).pictures(),
-                analyze_seconds=_analyze_seconds(schema),
+                analyze_seconds=float(json.loads(schema.metadata[_COST_KEY])["analyze_seconds"]),
             )
             if schema.metadata.get(_SHA256_KEY) != manifest.sha256.encode():
                 raise ValueError("its content does not match its digest, it was changed or damaged")
@@ -271,7 +275,3 @@ def _header(schema: pa.Schema) -> ManifestHeader:
     if _HEADER_KEY not in metadata:
         raise ValueError('no "sali-cache" metadata, another tool wrote it')
     return ManifestHeader.from_json(metadata[_HEADER_KEY].decode())
-
-
-def _analyze_seconds(schema: pa.Schema) -> float:
-    return float(json.loads(schema.metadata[_COST_KEY])["analyze_seconds"])

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -24,22 +24,15 @@ Pictures = Sequence[bytes | None]
 
 
 class StoredPictures(Pictures):
-    """Pictures on disk; a slice of them is one too."""
+    """Pictures on disk; a slice of them is one too.
+
+    - fetch: gives the PNG of a stored sample; first: which of them is the first of these.
+    - digests: SHA-256 of each PNG, None where there is none.
+    """
 
     def __init__(
-        self,
-        fetch: Callable[[int], bytes],
-        digests: Sequence[bytes | None],
-        *,
-        first: int = 0,
+        self, fetch: Callable[[int], bytes], digests: Sequence[bytes | None], first: int = 0
     ) -> None:
-        """View what is stored.
-
-        Args:
-            fetch: gives the PNG of a stored sample.
-            digests: SHA-256 of each PNG, None where there is none.
-            first: stored sample that is the first of these.
-        """
         self._fetch = fetch
         self.digests = digests
         self._first = first
@@ -56,9 +49,8 @@ class StoredPictures(Pictures):
             rows = range(len(self))[index]
             if rows.step != 1:
                 raise ValueError(f"pictures are taken in a row, got a step of {rows.step}")
-            return StoredPictures(
-                self._fetch, self.digests[rows.start : rows.stop], first=self._first + rows.start
-            )
+            digests = self.digests[rows.start : rows.stop]
+            return StoredPictures(self._fetch, digests, self._first + rows.start)
         at = range(len(self))[index]
         return None if self.digests[at] is None else self._fetch(self._first + at)
 
@@ -83,21 +75,18 @@ def _digest(png: bytes | None) -> bytes | None:
 
 
 class PictureSpool:
-    """Takes pictures one after the other into a file without a name, gone with this object."""
+    """Takes pictures one after the other into a file without a name, gone with this object.
+
+    It lies in a folder on the disk that has the room; None is the system's for temporary files.
+    """
 
     def __init__(self, folder: Path | None) -> None:
-        """Begin.
-
-        Args:
-            folder: on the disk that has the room; None is the system's for temporary files.
-        """
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as this
         weakref.finalize(self, self._file.close)
         self._ends = [0]
         self._digests: list[bytes | None] = []
 
     def add(self, png: bytes | None) -> None:
-        """Take the next sample's picture, None if it has none."""
         self._file.write(png or b"")
         self._ends.append(self._ends[-1] + len(png or b""))
         self._digests.append(_digest(png))
@@ -127,16 +116,10 @@ class PictureFile:
         self._held: tuple[int, pa.ChunkedArray[pa.BinaryScalar]] | None = None
 
     def pictures(self) -> StoredPictures:
-        """All of them, read once for their digests.
-
-        Raises:
-            pyarrow.ArrowException: the file is damaged.
-        """
-        return StoredPictures(self._fetch, [_digest(png) for png in self._all()])
-
-    def _all(self) -> Iterator[bytes | None]:
-        for group in range(self._parquet.metadata.num_row_groups):
-            yield from self._read(group).to_pylist()
+        """All of them, read once for their digests; an ArrowException if the file is damaged."""
+        groups = map(self._read, range(self._parquet.metadata.num_row_groups))
+        digests = [_digest(png) for group in groups for png in group.to_pylist()]
+        return StoredPictures(self._fetch, digests)
 
     def _fetch(self, sample: int) -> bytes:
         group, row = self._group_of[sample]
@@ -145,9 +128,8 @@ class PictureFile:
             try:
                 self._held = (group, self._read(group))
             except (OSError, pa.ArrowException) as error:
-                raise ManifestError(
-                    f"{self._path}: sample {sample} cannot be read: {error}"
-                ) from error
+                what = f"sample {sample} cannot be read: {error}"
+                raise ManifestError(f"{self._path}: {what}") from error
         png = self._held[1][row].as_py()
         if png is None:
             raise ManifestError(f"{self._path}: sample {sample} lost its picture")

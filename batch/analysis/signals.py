@@ -66,7 +66,6 @@ class Signals:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which samples are no pointers; bool [samples]."""
         kept: NDArray[np.bool_] = self.source == np.arange(len(self.source))
         return kept
 

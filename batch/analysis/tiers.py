@@ -41,7 +41,6 @@ class TierThresholds(Settings):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, tiers by their names."""
         tiers = {key: getattr(self, key) for key in _TIER_FIELDS}
         names = {key: None if tier is None else tier.name for key, tier in tiers.items()}
         return {**super().to_dict(), **names}

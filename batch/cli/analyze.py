@@ -21,7 +21,6 @@ from batch.settings import Reference
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
-    from batch.making.manifests import Analyzed
     from batch.video import GeometryRule
 
 
@@ -54,24 +53,24 @@ def analyze(
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
     from batch.models import open_family
-    from jobs.atomic import make_folder
+    from jobs.errors import JobError
 
     settings = options.analysis_settings(profile, fps, max_samples, reference)
     rule = open_family(model, revision=revision, offline=offline).geometry
     summary = Summary()
-    analyzed = analyze_all(videos, out, rule, settings, jobs=jobs, force=force)
-    if pictures is not None:
-        make_folder(pictures)
-    for result in analyzed:
-        if result.manifest is None:
-            summary.fail(result.error or f"{result.video}: failed")
-            continue
-        summary.done += not result.skipped
-        summary.skipped += result.skipped
-        summary.size_bytes += result.manifest.stat().st_size
+    for _, manifest, skipped in analyze_all(
+        videos, out, rule, settings, summary, jobs=jobs, force=force
+    ):
         if pictures is not None:
-            _draw(result.manifest, pictures)
-        click.echo(_line(result.manifest, result.skipped) if as_json else result.manifest)
+            try:
+                _draw(manifest, pictures)
+            except JobError as error:
+                summary.fail(str(error))
+                continue
+        summary.done += not skipped
+        summary.skipped += skipped
+        summary.size_bytes += manifest.stat().st_size
+        click.echo(_line(manifest, skipped) if as_json else manifest)
     summary.finish()
 
 
@@ -80,14 +79,18 @@ def analyze_all(
     out: Path,
     rule: "GeometryRule",
     settings: "AnalysisSettings",
+    summary: Summary,
     *,
     jobs: int | None,
     force: bool,
-) -> Iterator["Analyzed"]:
-    """Analyse videos in parallel, with progress; two that would share a manifest are wrong usage.
+) -> Iterator[tuple[Path, Path, bool]]:
+    """Analyse videos in parallel, with progress; failures go to the summary.
 
     Args:
         jobs: processes; None: one a core.
+
+    Yields:
+        A video, its manifest, and whether it was there already.
     """
     from batch.making.manifests import make_manifests
 
@@ -96,16 +99,15 @@ def analyze_all(
         results = make_manifests(videos, out, rule, settings, processes=processes, force=force)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return _with_progress(results, len(videos))
-
-
-def _with_progress(results: Iterator["Analyzed"], videos: int) -> Iterator["Analyzed"]:
-    with progress("analyze", videos, "videos") as report:
+    with progress("analyze", len(videos), "videos") as report:
         for result in results:
             report(1)
             if result.warning is not None:
                 click.echo(f"warning: {result.warning}", err=True)
-            yield result
+            if result.error is not None:
+                summary.fail(result.error)
+            if result.manifest is not None:
+                yield result.video, result.manifest, result.skipped
 
 
 def _line(path: Path, skipped: bool) -> str:
@@ -132,9 +134,13 @@ def _draw(path: Path, folder: Path) -> None:
 
     from batch.analysis.manifest import Manifest
     from batch.report.tiers import draw_tiers
+    from jobs.atomic import make_folder, write_errors
 
+    make_folder(folder)
     manifest = Manifest.read(path)
     grid = manifest.geometry.rows, manifest.geometry.columns
     for sample in manifest.kept.nonzero()[0]:
         picture = draw_tiers(manifest.picture(int(sample)), manifest.tier[sample].reshape(grid))
-        Image.fromarray(picture).save(folder / f"{path.stem}-{sample:05}.png")
+        target = folder / f"{path.stem}-{sample:05}.png"
+        with write_errors(target):
+            Image.fromarray(picture).save(target)

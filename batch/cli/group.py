@@ -34,11 +34,9 @@ class CommandGroup(click.Group):
         self.summaries = summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of help."""
         return list(self.summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if there is none of this name."""
         if cmd_name not in self.summaries:
             return None
         name = cmd_name.replace("-", "_")
@@ -46,13 +44,11 @@ class CommandGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the summaries."""
         if self.summaries:
             with formatter.section("Commands"):
                 formatter.write_dl(list(self.summaries.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command and turn its errors into a line and an exit code."""
         from cachefmt import CacheFileError
         from jobs.errors import JobError
 
@@ -70,7 +66,5 @@ class CommandGroup(click.Group):
 
 
 class _Failure(click.ClickException):
-    """An error a person can mend, shown as "error: ..."."""
-
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"error: {self.format_message()}", err=True, file=file)

@@ -71,7 +71,6 @@ def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
 
 
 def _part(cache: "CacheFile") -> dict[str, Any]:
-    """What is told of a single segment."""
     from cachefmt import STORED_TIERS, tensor_specs
     from cachefmt.layout import kv_bytes
 

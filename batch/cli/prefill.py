@@ -2,8 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from batch.analysis.manifest import Manifest
     from batch.making.cache_plan import VideoPlan
     from batch.making.destination import Destination
-    from batch.making.maker import CacheMaker, MadeCache
+    from batch.making.maker import CacheMaker
 
 
 @click.command()
@@ -77,8 +76,12 @@ def prefill(
     that does not fit the model's context it is a folder of segments, each of them safe as soon as
     it is there. Prints the path of each cache.
     """
+    from batch.analysis.manifest import Manifest
     from batch.making.destination import Destination
+    from batch.making.failures import describe_failure
     from batch.making.maker import CacheMaker
+    from jobs.atomic import make_folder
+    from jobs.workers import Raised
 
     _refuse_shared_names(inputs)
     analysis = options.analysis_settings(profile or "default", fps, max_samples, reference)
@@ -99,22 +102,33 @@ def prefill(
         ),
     )
     summary = Summary()
-    folder = click.get_current_context().with_resource(_folder_of_manifests(out, dry_run))
+    folder = out
+    if dry_run:  # manifests of videos do not stay
+        temporary = tempfile.TemporaryDirectory()
+        folder = Path(click.get_current_context().with_resource(temporary))
+    else:
+        make_folder(out)
     for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
         destination = Destination.named(out, path.stem, force=force)
         try:
+            manifest = Manifest.read(path)
+            if profile is not None:
+                manifest = manifest.with_tiers(profile)
             if dry_run:
-                line, size_bytes = _estimate(maker, path, profile, destination, as_json=as_json)
-                summary.done += 1
+                video = maker.plan(manifest, identify_weights=False)
+                line, is_there = _estimate(maker, video, destination, as_json=as_json), False
             else:
-                made = _make(maker, path, profile, destination)
-                line, size_bytes = _describe(made, as_json=as_json), made.video.size_bytes
-                summary.done += bool(made.written)
-                summary.skipped += not made.written
+                video, written = _make(maker, manifest, destination)
+                cache = destination.cache(video)
+                is_there = not written
+                facts = _facts(cache, video, written, skipped=is_there)
+                line = json.dumps(facts) if as_json else str(cache)
         except Exception as error:  # the boundary of one video: named, the others go on
-            summary.fail(_reason(path, error))
+            summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
-        summary.size_bytes += size_bytes
+        summary.skipped += is_there
+        summary.done += not is_there
+        summary.size_bytes += video.size_bytes
         click.echo(line)
     summary.finish()
 
@@ -127,19 +141,6 @@ def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
                 f"{taken[path.stem]} and {path} would both be written to {path.stem}.safetensors"
             )
         taken[path.stem] = path
-
-
-@contextmanager
-def _folder_of_manifests(out: Path, dry_run: bool) -> Iterator[Path]:
-    """Where the manifests of videos go: beside the caches, or for a dry run nowhere that stays."""
-    from jobs.atomic import make_folder
-
-    if dry_run:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-    else:
-        make_folder(out)
-        yield out
 
 
 def _manifests(
@@ -156,53 +157,27 @@ def _manifests(
     videos = [path for path in inputs if path.suffix != ".parquet"]
     found = {path: path for path in inputs if path.suffix == ".parquet"}
     if videos:
-        for result in analyze_all(videos, out, maker.geometry, analysis, jobs=jobs, force=force):
-            if result.manifest is None:
-                summary.fail(result.error or f"{result.video}: failed")
-            else:
-                found[result.video] = result.manifest
+        rule = maker.geometry
+        for video, manifest, _ in analyze_all(
+            videos, out, rule, analysis, summary, jobs=jobs, force=force
+        ):
+            found[video] = manifest
     return [found[path] for path in inputs if path in found]
 
 
 def _make(
-    maker: "CacheMaker", path: Path, profile: str | None, destination: "Destination"
-) -> "MadeCache":
+    maker: "CacheMaker", manifest: "Manifest", destination: "Destination"
+) -> tuple["VideoPlan", list[int]]:
     from jobs.disk_space import Allowance
 
-    manifest = _read(path, profile)
     room = Allowance(folder=destination.file.parent, quota_left=None)
     with progress(manifest.video.name, int(manifest.kept.sum()), "samples") as report:
-        return maker.make(manifest, destination, room=room, report=report)
+        made = maker.make(manifest, destination, room=room, report=report)
+    return made.video, made.written
 
 
-def _read(path: Path, profile: str | None) -> "Manifest":
-    from batch.analysis.manifest import Manifest
-
-    manifest = Manifest.read(path)
-    return manifest if profile is None else manifest.with_tiers(profile)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """What to print of a failure; errors of ours name the file themselves."""
-    from batch.making.failures import describe_error, is_ours
-
-    return describe_error(error) if is_ours(error) else f"{path}: {describe_error(error)}"
-
-
-def _describe(made: "MadeCache", *, as_json: bool) -> str:
-    """The line of a cache that is there now."""
-    if not as_json:
-        return str(made.path)
-    is_there = not made.written
-    return json.dumps(_facts(made.path, made.video, written=made.written, skipped=is_there))
-
-
-def _facts(cache: Path, video: "VideoPlan", *, written: list[int], skipped: bool) -> dict[str, Any]:
-    """A cache as plain values with stable keys.
-
-    Args:
-        written: numbers of the segments that this run wrote.
-    """
+def _facts(cache: Path, video: "VideoPlan", written: list[int], *, skipped: bool) -> dict[str, Any]:
+    """A cache as plain values with stable keys; `written` are numbers of segments."""
     return {
         "cache": str(cache),
         "written": bool(written),
@@ -219,17 +194,11 @@ def _facts(cache: Path, video: "VideoPlan", *, written: list[int], skipped: bool
 
 
 def _estimate(
-    maker: "CacheMaker",
-    path: Path,
-    profile: str | None,
-    destination: "Destination",
-    *,
-    as_json: bool,
-) -> tuple[str, int]:
+    maker: "CacheMaker", video: "VideoPlan", destination: "Destination", *, as_json: bool
+) -> str:
     """What a dry run prints: the exact size, and what to expect of a minute and of memory."""
     from cachefmt.layout import kv_bytes
 
-    video = maker.plan(_read(path, profile), identify_weights=False)
     memory = maker.estimate_memory(video)
     minutes = video.manifest.header.decoded_s / 60
     tiers_bytes = sum(kv_bytes(header.shape) for header in video.headers)
@@ -238,26 +207,19 @@ def _estimate(
         "tiers_bytes": round(tiers_bytes / minutes),
     }
     cache = destination.cache(video)
-    facts = _facts(cache, video, written=[], skipped=False)
     if as_json:
-        parts = {
-            "weights_bytes": memory.weights_bytes,
-            "tiers_bytes": memory.tiers_bytes,
-            "block_bytes": memory.block_bytes,
-            "peak_bytes": memory.peak_bytes,
-        }
-        line = json.dumps({**facts, "per_minute": per_minute, "memory": parts})
-        return line, video.size_bytes
+        parts = {**asdict(memory), "peak_bytes": memory.peak_bytes}
+        facts = _facts(cache, video, [], skipped=False)
+        return json.dumps({**facts, "per_minute": per_minute, "memory": parts})
     tokens = ", ".join(f"{tier} {count}" for tier, count in video.tokens.items())
     weights = "unknown" if memory.weights_bytes is None else f"{memory.weights_bytes:,}"
     segments = f" in {len(video.headers)} segments" if video.is_cut else ""
     growing = (
         "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
     )
-    line = (
+    return (
         f"{cache}: {video.size_bytes} bytes{segments}; tokens {tokens} of {video.slots} slots; "
         f"a minute of video takes {per_minute['size_bytes']:,} bytes; memory: "
         f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
         f"about {memory.block_bytes:,} a block"
     )
-    return line, video.size_bytes

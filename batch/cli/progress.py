@@ -52,7 +52,6 @@ class Summary:
     started_s: float = field(default_factory=time.perf_counter)
 
     def fail(self, message: str) -> None:
-        """Print at once what failed, and count it."""
         self.failures.append(message)
         click.echo(f"error: {message}", err=True)
 

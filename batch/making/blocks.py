@@ -42,11 +42,7 @@ def prefill(
 ) -> Seconds:
     """Run a planned prefill with a loaded model and write the cache, whole or not at all.
 
-    Args:
-        progress: told the number of samples of each block when it is done.
-
-    Returns:
-        What it took; the file itself knows encoding, and the rest as one.
+    `progress` is told the number of samples of each block when it is done.
 
     Raises:
         CacheFileError: the file cannot be written.
@@ -77,7 +73,9 @@ def prefill(
             _store(cache, prefix, writer, torch.from_numpy(plan.tier[block]), seconds)
             progress(len(np.unique(plan.sample[block][plan.sample[block] >= 0])))
         bounds.write(writer)
-        _write_cost(writer, planned, seconds)
+        run = seconds.forward + seconds.quantise + seconds.write
+        cost = [planned.manifest.analyze_seconds, seconds.encode, run]
+        writer.write("cost.seconds", 0, np.array(cost))
         started = time.perf_counter()
         writer.finish()
         seconds.write += time.perf_counter() - started
@@ -85,7 +83,6 @@ def prefill(
 
 
 def _finished(device: torch.device) -> float:
-    """The time when all that was queued on a device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -136,12 +133,6 @@ def _write_tables(writer: CacheWriter, planned: CachePlan) -> None:
     writer.write("token.multiplicity", 0, plan.multiplicity[order])
     writer.write("sample.time_s", 0, planned.manifest.pts_s)
     writer.write("sample.source", 0, planned.manifest.source)
-
-
-def _write_cost(writer: CacheWriter, planned: CachePlan, seconds: Seconds) -> None:
-    run = seconds.forward + seconds.quantise + seconds.write
-    cost = [planned.manifest.analyze_seconds, seconds.encode, run]
-    writer.write("cost.seconds", 0, np.array(cost))
 
 
 def _numpy(rows: Tensor) -> NDArray[Any]:

@@ -38,7 +38,6 @@ class CachePlan:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the file, exact."""
         return file_size(self.header)
 
 
@@ -59,12 +58,10 @@ class VideoPlan:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the cache is a folder of segments."""
         return len(self.headers) > 1
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files, exact."""
         return sum(map(file_size, self.headers))
 
     @property
@@ -74,12 +71,10 @@ class VideoPlan:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Tokens stored in each tier."""
         counts = [header.shape.tokens for header in self.headers]
         return {tier: sum(count[tier] for count in counts) for tier in counts[0]}
 
     def segment(self, number: int) -> CachePlan:
-        """Plan a segment."""
         return self.plan(self.spans[number])
 
     def path(self, cache: Path, number: int) -> Path:
@@ -104,7 +99,7 @@ def plan_cache(
     """Plan the cache of a manifest, or of a span of it; the weights need not be loaded.
 
     Args:
-        settings: None: the usual ones. That samples tell their time is the family's to know.
+        settings: that samples tell their time is the family's to know.
         dtype: type the model runs in, as torch names it.
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by `dtype`.
         identify_weights: False does without the weights' files; the size stays exact, but the

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +44,9 @@ class Destination:
         )
 
     def cache(self, video: VideoPlan) -> Path:
-        """What the cache of a plan is called."""
         return self.folder if video.is_cut else self.file
 
     def path(self, video: VideoPlan, number: int) -> Path:
-        """Where a segment of a plan ends up."""
         return video.path(self.cache(video), number)
 
     def block_samples(self, most: int) -> int:
@@ -69,13 +67,15 @@ class Destination:
             return list(range(len(video.headers)))
         expected = self._expected(video)
         if self.existing == "refuse":
-            for path in other:
-                _refuse(path)
             same = same_but_blocks if video.is_cut else same_work
-            for path in own:
-                if not _is_done(path, expected, same):
-                    _refuse(path)
-        done = {path for path in own if _is_whole_and_done(path, expected)}
+            for path in (*other, *own):
+                there = _header(path)
+                if path not in expected or not same(there, expected[path]):
+                    raise BatchError(
+                        f"{path}: already holds a cache of {there.video.name} with another model, "
+                        "video or settings; --force replaces it"
+                    )
+        done = {path for path in own if _is_done(path, expected)}
         return [number for number, path in enumerate(expected) if path not in done]
 
     def make_way(self, video: VideoPlan) -> None:
@@ -85,23 +85,18 @@ class Destination:
         name when it is whole.
 
         Raises:
-            CacheFileError: something that is no segment is there, and all is left as it was; or
-                the system refuses.
+            CacheFileError: as of `remove_cache`.
         """
         remove_cache(self._other(video))
         if not video.is_cut:
             return
-        if self.existing == "replace":
-            remove_cache(self.folder)
-            return
-        expected = self._expected(video)
+        expected = {} if self.existing == "replace" else self._expected(video)
         with _removing(self.folder):
             for path in _files(self.folder):
-                if not _is_whole_and_done(path, expected):
+                if not _is_done(path, expected):
                     path.unlink()
 
     def _other(self, video: VideoPlan) -> Path:
-        """The folder where the plan becomes a file, and the other way round."""
         return self.file if video.is_cut else self.folder
 
     def _expected(self, video: VideoPlan) -> dict[Path, Header]:
@@ -137,8 +132,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _is_at_work(process: int) -> bool:
-    """Whether another process lives; this one has finished all that it wrote."""
-    if process == os.getpid():
+    if process == os.getpid():  # it has finished all that it wrote
         return False
     try:
         os.kill(process, 0)
@@ -159,11 +153,7 @@ def _removing(cache: Path) -> Iterator[None]:
 
 
 def _files(cache: Path) -> list[Path]:
-    """The files of a cache that are there.
-
-    Raises:
-        CacheFileError: what has this name is no cache.
-    """
+    """The files of a cache that are there; a CacheFileError if something else has its name."""
     if not cache.exists():
         return []
     if cache.suffix != FOLDER_SUFFIX:
@@ -181,36 +171,21 @@ def _blocks_of(cache: Path) -> Iterator[int]:
     """Samples a block of the files that are there and can be read."""
     with suppress(CacheFileError):
         for path in _files(cache):
-            with suppress(CacheFileError), CacheFile.open(path) as file:
-                block_samples = file.header.policy.parameters.get("block_samples")
+            with suppress(BatchError):
+                block_samples = _header(path).policy.parameters.get("block_samples")
                 if isinstance(block_samples, int) and block_samples > 0:
                     yield block_samples
 
 
-def _is_done(
-    path: Path, expected: dict[Path, Header], same: Callable[[Header, Header], bool] = same_work
-) -> bool:
+def _is_done(path: Path, expected: dict[Path, Header]) -> bool:
+    with suppress(BatchError):
+        return path in expected and same_work(_header(path), expected[path])
+    return False
+
+
+def _header(path: Path) -> Header:
     try:
         with CacheFile.open(path) as there:
-            return path in expected and same(there.header, expected[path])
+            return there.header
     except CacheFileError as error:
         raise BatchError(f"{error}; --force replaces it") from error
-
-
-def _is_whole_and_done(path: Path, expected: dict[Path, Header]) -> bool:
-    try:
-        return _is_done(path, expected)
-    except BatchError:
-        return False
-
-
-def _refuse(path: Path) -> None:
-    try:
-        with CacheFile.open(path) as there:
-            name = there.header.video.name
-    except CacheFileError as error:
-        raise BatchError(f"{error}; --force replaces it") from error
-    raise BatchError(
-        f"{path}: already holds a cache of {name} with another model, video or settings; "
-        "--force replaces it"
-    )

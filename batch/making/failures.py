@@ -1,11 +1,14 @@
 """From what happened to a video's work, in this process or a worker's, to its reason."""
 
 import signal
+from pathlib import Path
 
 from batch.errors import BatchError, ContextError, Reason, VideoError
 from cachefmt import CacheFileError
 from jobs.errors import JobError
-from jobs.workers import Died, Failure, Stuck
+from jobs.workers import Died, Failure, Raised, Stuck
+
+_OURS = BatchError | CacheFileError | JobError
 
 
 def reason_of(result: Failure) -> tuple[Reason, str]:
@@ -26,16 +29,12 @@ def reason_of(result: Failure) -> tuple[Reason, str]:
     else:
         is_memory = isinstance(error, MemoryError)
         reason = Reason.OUT_OF_MEMORY if is_memory else Reason.UNEXPECTED
-    return reason, describe_error(error)
+    is_plain = isinstance(error, MemoryError | _OURS)
+    return reason, str(error) if is_plain else f"{type(error).__name__}: {error}"
 
 
-def is_ours(error: Exception) -> bool:
-    """Whether an error is one of ours, whose message names the file and what helps."""
-    return isinstance(error, BatchError | CacheFileError | JobError)
-
-
-def describe_error(error: Exception) -> str:
-    """What to print of an error: the message of ours and of a lack of memory, else its kind too."""
-    if is_ours(error) or isinstance(error, MemoryError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+def describe_failure(path: Path, result: Failure) -> str:
+    """What to print of a failure; errors of ours name the file themselves."""
+    what = reason_of(result)[1]
+    is_named = isinstance(result, Raised) and isinstance(result.error, _OURS)
+    return what if is_named else f"{path}: {what}"

@@ -37,19 +37,15 @@ def same_work(one: Header, other: Header) -> bool:
 
 def same_but_blocks(one: Header, other: Header) -> bool:
     """Whether two headers promise the same rows, up to how the size of a block rounds them."""
-    return _work(_in_blocks(one, 1)) == _work(_in_blocks(other, 1))
+    return _work(one, block_samples=1) == _work(other, block_samples=1)
 
 
-def _work(header: Header) -> tuple[object, ...]:
-    model = header.model
+def _work(header: Header, **changed: int) -> tuple[object, ...]:
+    model, parameters = header.model, {**header.policy.parameters, **changed}
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
-    made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
-    return (*computed_by, *made_of, header.shape, header.layout)
-
-
-def _in_blocks(header: Header, samples: int) -> Header:
-    parameters = {**header.policy.parameters, "block_samples": samples}
-    return replace(header, policy=replace(header.policy, parameters=parameters))
+    made_of = (header.tool, header.video.sha256, header.manifest, header.segment)
+    policy = (header.policy.name, parameters)
+    return (*computed_by, *made_of, *policy, header.shape, header.layout)
 
 
 def make_header(
@@ -67,11 +63,8 @@ def make_header(
     """Describe the cache of a plan; its exact size follows from it.
 
     Args:
-        manifest: of the whole video.
-        segment: which span of it the plan is about.
-        dtype: type the model runs in, a key of RAW_DTYPES.
-        raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by the dtype.
-        identify_weights: False leaves their digest blank, where they are not at hand.
+        manifest: of the whole video; segment: which span of it the plan is about.
+        dtype, raw_dtype, identify_weights: as of `plan_cache`.
     """
     checkpoint = family.checkpoint
     return Header(
@@ -115,18 +108,14 @@ def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Sh
     )
     if why_fixed(family.config) is not None:
         return shape
-    return replace(shape, index_layers=layers_within(_whole(shape, manifest)))
-
-
-def _whole(shape: Shape, manifest: Manifest) -> Shape:
-    """As if the video were one segment: all of them index the same layers."""
-    cells = {tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS}
-    return replace(
+    # As if the video were one segment: all of them index the same layers.
+    whole = replace(
         shape,
         samples=len(manifest.kept),
         stored_samples=int(manifest.kept.sum()),
-        tokens=cells,
+        tokens={tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS},
     )
+    return replace(shape, index_layers=layers_within(whole))
 
 
 def _policy(

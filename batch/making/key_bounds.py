@@ -24,7 +24,6 @@ class KeyBounds:
     """
 
     def __init__(self, shape: Shape, plan: Plan, manifest: Manifest) -> None:
-        """Know no key yet."""
         self._shape = shape
         self._plan = plan
         self._stored = np.flatnonzero(manifest.kept)
@@ -52,7 +51,6 @@ class KeyBounds:
             self._encoded[name][rows] = encoded.numpy()
 
     def write(self, writer: CacheWriter) -> None:
-        """Write the whole index."""
         order = self._plan.file_order
         for name, encoded in self._encoded.items():
             writer.write(name, 0, encoded)

@@ -47,8 +47,7 @@ class CacheMaker:
         """Open the checkpoint; its weights wait for `load` or the first cache.
 
         Raises:
-            ModelError: the model cannot be used, not on this device, or its prompts have no place
-                for the times that are asked for.
+            ModelError: it cannot be used here, or its prompts have no place for times.
         """
         self._model = open_model(model) if isinstance(model, ModelSettings) else model
         self._settings = settings
@@ -57,15 +56,10 @@ class CacheMaker:
 
     @property
     def geometry(self) -> GeometryRule:
-        """How a video's frames become the pictures that the model sees."""
         return self._model.family.geometry
 
     def load(self) -> None:
-        """Load the weights, if they are not loaded yet.
-
-        Raises:
-            ModelError: they are missing or damaged.
-        """
+        """Load the weights, if they are not loaded yet; ModelError if they are damaged."""
         self._model.load()
 
     def plan(
@@ -77,13 +71,7 @@ class CacheMaker:
     ) -> VideoPlan:
         """Plan a cache; no weights are loaded.
 
-        Args:
-            block_samples: None goes by the settings.
-            identify_weights: as of `plan_cache`.
-
-        Raises:
-            ManifestError: the manifest was made for pictures of another geometry.
-            ContextError: a single sample does not fit the model's context.
+        `block_samples` None goes by the settings; the rest is as of `plan_video`.
         """
         settings = self._settings
         if block_samples is not None:
@@ -97,7 +85,6 @@ class CacheMaker:
         )
 
     def estimate_memory(self, video: VideoPlan) -> Memory:
-        """What making a planned cache will hold in memory."""
         return estimate_video_memory(video, self._model.family, first_device(self._model.device))
 
     def make(
@@ -112,12 +99,8 @@ class CacheMaker:
 
         Segments get their names one by one: of a run that is killed only the one in work is lost.
 
-        Args:
-            room: what the files may take.
-
         Raises:
-            ContextError: a sample does not fit the model's context.
-            ManifestError: the manifest is damaged, or was made for another geometry.
+            ContextError, ManifestError: as of `plan`; or the manifest is damaged.
             BatchError: another cache is there, and is to be refused.
             MemoryError: it does not fit the memory, even a sample at a time.
             NoSpaceError: the cache has no room.
@@ -129,6 +112,9 @@ class CacheMaker:
             numbers = destination.to_do(video)
             if not numbers or self._write(video, numbers, destination, room, report):
                 return MadeCache(path=destination.cache(video), video=video, written=numbers)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             if block_samples == 1:
                 raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
             block_samples //= 2
@@ -155,24 +141,13 @@ class CacheMaker:
             done += more
             report(more)
 
-        for number in numbers:
-            target = destination.path(video, number)
-            staged = destination.staged or target
-            if not self._write_file(video, number, staged, finished):
-                report(-done)
-                return False
-            if video.is_cut and staged != target:
-                move_into_place(staged, target)
-        if video.is_cut:
-            remove_unfinished(destination.folder)
-        return True
-
-    def _write_file(
-        self, video: VideoPlan, number: int, path: Path, progress: Callable[[int], object]
-    ) -> bool:
-        """Whether the memory sufficed."""
         try:
-            prefill(video.segment(number), self._model.family, path, progress=progress)
+            for number in numbers:
+                target = destination.path(video, number)
+                staged = destination.staged or target
+                prefill(video.segment(number), self._model.family, staged, progress=finished)
+                if video.is_cut and staged != target:
+                    move_into_place(staged, target)
         except CacheFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
                 raise NoSpaceError(str(error)) from error
@@ -180,12 +155,11 @@ class CacheMaker:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-        else:
-            return True
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return False
+            report(-done)
+            return False
+        if video.is_cut:
+            remove_unfinished(destination.folder)
+        return True
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -208,9 +182,8 @@ def make_cache(
     For many videos make one `CacheMaker`, which keeps the model loaded.
 
     Args:
-        source: a manifest of `make_manifest`, or a video, whose manifest then lands in `folder`.
+        source: a manifest, or a video, whose manifest then lands in `folder`.
         folder: where the cache goes; made if it is not there.
-        cache: None: the usual settings.
         analysis: of a video; as of `make_manifest`.
         force: replace what is there of another video, model or settings.
 

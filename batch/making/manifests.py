@@ -3,51 +3,41 @@
 A decoder that crashes or hangs, or a process that the kernel kills, costs its own video only.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from threading import Event
 
 import joblib
 
-from batch.analysis.analyze import AnalysisSettings, analyze_video, manifest_header
+import batch
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest, read_header
-from batch.analysis.pictures import ROWS_TOGETHER
 from batch.errors import ManifestError
-from batch.making.failures import is_ours, reason_of
+from batch.making.failures import describe_failure
 from batch.settings import ModelSettings
-from batch.video import GeometryRule, VideoInfo, probe
-from jobs.atomic import FULL, make_folder
+from batch.video import GeometryRule, VideoInfo, geometry_for, probe
+from jobs.atomic import make_folder, write_errors
 from jobs.disk_space import Allowance
-from jobs.errors import NoSpaceError
-from jobs.workers import Finished, Pool, Progress, Raised, Worker, collect
+from jobs.workers import Finished, Pool, Progress, Result, Worker, collect
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of workers: as many as there are cores must not each start as many threads."""
 STUCK_S = 600.0
 """A process that for so long decodes no frame and reads nothing new of its video is stuck."""
 
-_ROOM_FOR_FOOTER = 1 << 14
-"""Of a manifest's schema and header; measured: 7 kB."""
-_ROOM_FOR_ROWS_TOGETHER = 1 << 12
-"""Of what Parquet says of each row group; measured: 2 kB."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Analyzed:
-    """What became of one video: `error` is None exactly when `manifest` is a whole file.
-
-    `warning` says what of the video could not be read; None: nothing, or there is an error.
-    """
+    """What became of one video: `error` is None exactly when `manifest` is a whole file."""
 
     video: Path
-    manifest: Path | None
-    error: str | None
-    warning: str | None
-    skipped: bool
-    seconds: float
+    manifest: Path | None = None
+    error: str | None = None
+    warning: str | None = None
+    """What of the video could not be read."""
+    skipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +63,13 @@ def make_manifest(
         folder: where the manifest goes, as <stem>.parquet; made if it is not there.
         model: whose geometry the samples get; its weights are not needed.
         analysis: None: the default profile, a sample a second.
-        force: replace a manifest of another video or of other settings.
 
     Returns:
         The manifest. One of the same video and settings that is there already is left as it is.
 
     Raises:
         VideoError: the video cannot be opened or decoded.
-        ManifestError: another manifest is there, and no `force`.
+        ManifestError: another one is there, which `force` would replace.
         ModelError: there is no such model.
         JobError: the manifest cannot be written.
     """
@@ -114,10 +103,6 @@ def make_manifests(
 
     A manifest of the same content and settings is skipped; one of others is an error of that
     video, unless `force`. A video that fails does not stop the others.
-
-    Args:
-        rule: how frames become the pictures that the model sees.
-        processes: that open videos at the same time, one thread each.
 
     Raises:
         ValueError: two videos would share one manifest.
@@ -160,16 +145,12 @@ def write_manifest(
 
     Raises:
         VideoError: the video cannot be decoded.
-        NoSpaceError: the manifest has no room.
+        JobError: the manifest has no room, or cannot be written.
     """
-    try:
+    with write_errors(target):
         manifest = analyze_video(info, rule, settings, folder=target.parent, progress=progress)
-        room.check(_most_bytes(manifest))
+        room.check(manifest.most_bytes())
         manifest.write(target)
-    except OSError as error:
-        if error.errno in FULL:
-            raise NoSpaceError(f"{target}: {error.strerror}") from error
-        raise
     return manifest
 
 
@@ -178,36 +159,39 @@ def _run_all(tasks: Sequence[_Task], processes: int) -> Iterator[Analyzed]:
 
     joblib's own processes share one fate: a worker that dies ends all of them (joblib 1.5).
     """
-    workers = [Worker(_make_handler, ONE_THREAD, STUCK_S) for _ in range(processes)]
     free: SimpleQueue[Worker] = SimpleQueue()
-    for worker in workers:
-        free.put(worker)
-    with Pool(workers):
-        threads = joblib.Parallel(processes, "threading", return_as="generator_unordered")
-        yield from threads(joblib.delayed(_run)(task, free) for task in tasks)
+    for _ in range(processes):
+        free.put(Worker(_make_handler, ONE_THREAD, STUCK_S))
+    stopped = Event()
+    threads = joblib.Parallel(processes, "threading", return_as="generator_unordered")
+    try:
+        yield from threads(joblib.delayed(_run)(task, free, stopped) for task in tasks)
+    finally:
+        # joblib leaves its threads at work after Ctrl-C; a worker is ended by who holds it alone.
+        stopped.set()
+        for worker in [free.get() for _ in range(processes)]:
+            worker.end(at_once=True)
+            free.put(worker)
 
 
-def _run(task: _Task, free: "SimpleQueue[Worker]") -> Analyzed:
+def _run(task: _Task, free: "SimpleQueue[Worker]", stopped: Event) -> Analyzed | None:
+    """None if all is to stop."""
     worker = free.get()
-    started = time.perf_counter()
-    worker.submit(task)
-    while not (ended := collect([Pool([worker])], timeout_s=1.0)):
-        pass
-    free.put(worker)
+    ended: list[tuple[Worker, Result]] = []
+    try:
+        if not stopped.is_set():
+            worker.submit(task)
+        while not ended and not stopped.is_set():
+            ended = collect([Pool([worker])], timeout_s=0.2)
+    finally:
+        free.put(worker)
+    if not ended:
+        return None
     result = ended[0][1]
     if isinstance(result, Finished):
         analyzed: Analyzed = result.value
         return analyzed
-    what = reason_of(result)[1]
-    is_named = isinstance(result, Raised) and is_ours(result.error)
-    return Analyzed(
-        video=task.video,
-        manifest=None,
-        error=what if is_named else f"{task.video}: {what}",
-        warning=None,
-        skipped=False,
-        seconds=time.perf_counter() - started,
-    )
+    return Analyzed(video=task.video, error=describe_failure(task.video, result))
 
 
 def _make_handler(progress: Progress) -> Callable[[_Task], Analyzed]:
@@ -219,42 +203,26 @@ def _make_handler(progress: Progress) -> Callable[[_Task], Analyzed]:
 
 
 def _make(task: _Task, progress: Progress) -> Analyzed:
-    started = time.perf_counter()
     info = probe(task.video, progress=progress)
     skipped = not task.force and task.target.exists() and _is_done(task, info)
     if not skipped:
         room = Allowance(folder=task.target.parent, quota_left=None)
         write_manifest(info, task.target, task.rule, task.settings, room=room, progress=progress)
-    return Analyzed(
-        video=task.video,
-        manifest=task.target,
-        error=None,
-        warning=read_header(task.target).warning,
-        skipped=skipped,
-        seconds=time.perf_counter() - started,
-    )
+    warning = read_header(task.target).warning
+    return Analyzed(video=task.video, manifest=task.target, warning=warning, skipped=skipped)
 
 
 def _is_done(task: _Task, info: VideoInfo) -> bool:
-    found = Manifest.read(task.target).header
-    read = (found.broken_frames, found.decoded_s, found.interval_s)
-    if found.same_work(manifest_header(info, task.rule, task.settings, *read)):
+    found, settings = Manifest.read(task.target).header, task.settings
+    made_with = AnalysisSettings(
+        sampling=found.sampling, temporal=found.temporal, thresholds=found.thresholds
+    )
+    made_by = (found.tool, found.geometry, made_with)
+    geometry = geometry_for(task.rule, info, settings.sampling)
+    is_same_video = found.video.sha256 == info.sha256
+    if is_same_video and made_by == (batch.__version__, geometry, settings):
         return True
-    differs = "video" if found.video.sha256 != info.sha256 else "settings"
+    differs = "settings" if is_same_video else "video"
     raise ManifestError(
         f"{task.target}: already holds {found.video.name} with other {differs}; --force replaces it"
     )
-
-
-def _most_bytes(manifest: Manifest) -> int:
-    """Size of the file if nothing could be compressed."""
-    signals = manifest.signals
-    arrays: tuple[Any, ...] = (
-        *(manifest.frame, manifest.pts_s, manifest.tier, signals.source, signals.redundancy),
-        *(signals.flow_px, signals.difference, signals.saliency),
-    )
-    groups = -(-len(manifest.frame) // ROWS_TOGETHER)
-    footer = _ROOM_FOR_FOOTER + groups * _ROOM_FOR_ROWS_TOGETHER
-    pictures = sum(len(png) for png in manifest.pictures if png is not None)
-    size_bytes: int = sum(array.nbytes for array in arrays)
-    return size_bytes + pictures + footer

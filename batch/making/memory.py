@@ -24,7 +24,6 @@ class Memory:
 
     @property
     def peak_bytes(self) -> int | None:
-        """All of it."""
         if self.weights_bytes is None:
             return None
         return self.weights_bytes + self.tiers_bytes + self.block_bytes
@@ -33,8 +32,7 @@ class Memory:
 def estimate_memory(planned: CachePlan, family: Family, device: torch.device) -> Memory:
     """Estimate what `prefill` will hold on a device; no weights are needed.
 
-    Weights (of a checkpoint that is not quantised) and tiers are exact, up to what a library
-    keeps for itself.
+    Weights (if they are not quantised) and tiers are exact, up to what a library keeps for itself.
     """
     dtype = getattr(torch, planned.header.model.dtype)
     return Memory(
@@ -48,10 +46,8 @@ def estimate_memory(planned: CachePlan, family: Family, device: torch.device) ->
 
 def estimate_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:
     """Estimate what the largest segment of a video will hold: one is prefilled at a time."""
-    expected = [
-        estimate_memory(video.segment(number), family, device)
-        for number in range(len(video.headers))
-    ]
+    segments = map(video.segment, range(len(video.headers)))
+    expected = [estimate_memory(planned, family, device) for planned in segments]
     return replace(
         expected[0],
         tiers_bytes=max(memory.tiers_bytes for memory in expected),
@@ -68,9 +64,8 @@ def _decoder_bytes(
     allocated for the demo model and one of half a billion parameters.
     """
     text, shape = family.config.get_text_config(decoder=True), family.decoder
-    tokens: int = max(
-        block.stop - block.start for block in planned.plan.blocks(planned.block_samples)
-    )
+    blocks = planned.plan.blocks(planned.block_samples)
+    tokens: int = max(block.stop - block.start for block in blocks)
     kept = 2 * shape.layers * shape.heads * shape.head_dim
     layer: int = 4 * text.hidden_size + 3 * text.intermediate_size
     masks: int = 3

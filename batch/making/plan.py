@@ -40,9 +40,8 @@ class Plan:
     multiplicity: NDArray[np.int32]
     """[tokens]; how many identical samples a cell stands for."""
     samples: int
-    """Samples of the manifest, pointers included."""
+    """Of the manifest, pointers included."""
     stored_samples: int
-    """Samples of the manifest that are no pointers."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -50,7 +49,6 @@ class Plan:
 
     @property
     def tokens(self) -> dict[Tier, int]:
-        """Number of tokens stored in each tier."""
         return {tier: int((self.tier == tier).sum()) for tier in Tier if tier != Tier.PRUNE}
 
     @property
@@ -97,11 +95,7 @@ def make_plan(
     Args:
         lay_out: the model family's layout of some samples.
         context: positions the decoder was trained for.
-        positions: "original" keeps the positions of the layout of all samples. "compact" lays out
-            the kept samples as if pointers had never been sampled; inside a sample every cell
-            keeps its place.
-        pointers: "multiplicity" counts a cell once more for each pointer to its sample,
-            "nothing" counts it once.
+        positions, pointers: as of `CacheSettings`; inside a sample every cell keeps its place.
 
     Raises:
         ContextError: the positions do not fit the model's context.
@@ -152,12 +146,13 @@ def _positions(layout: Layout) -> int:
 
 
 def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
-    if not fits(layout, context):
-        name, kept = manifest.video.name, int(manifest.kept.sum())
-        what = f"{kept} kept samples" if kept > 1 else f"the sample at {manifest.pts_s[0]:.1f} s"
-        rest = ". Close the gaps of its pointers (--positions compact)"
-        raise ContextError(
-            f"{name}: {_positions(layout)} positions ({positions}) of {what} and "
-            f"{ROOM_FOR_ANSWER} for question and answer do not fit the model's context of {context}"
-            f"{rest if positions == 'original' else ''}."
-        )
+    if fits(layout, context):
+        return
+    name, kept = manifest.video.name, int(manifest.kept.sum())
+    what = f"{kept} kept samples" if kept > 1 else f"the sample at {manifest.pts_s[0]:.1f} s"
+    rest = ". Close the gaps of its pointers (--positions compact)"
+    raise ContextError(
+        f"{name}: {_positions(layout)} positions ({positions}) of {what} and "
+        f"{ROOM_FOR_ANSWER} for question and answer do not fit the model's context of {context}"
+        f"{rest if positions == 'original' else ''}."
+    )

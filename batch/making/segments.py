@@ -27,7 +27,6 @@ class Span:
 
     @property
     def rows(self) -> slice:
-        """Its rows in the manifest."""
         first = self.segment.first_sample
         return slice(first, first + self.samples)
 
@@ -54,14 +53,10 @@ def cut(
     one segment is cut within, where the segment is full. Of all ways to cut so it is the one with
     the fewest segments, then the one whose borders are where most changes.
 
-    Args:
-        lay_out: the model family's layout of some samples.
-        context: positions the decoder was trained for.
-        positions: as in `make_plan`.
+    Arguments as of `make_plan`, which refuses a span that cannot be cut further and does not fit.
 
     Returns:
-        In order, without gaps. One that cannot be cut further may still not fit; `make_plan`
-        refuses it.
+        In order, without gaps.
     """
     footage, kept = manifest.footage, manifest.kept
     edges = np.append(np.flatnonzero(kept), len(kept))
