@@ -52,10 +52,10 @@ class TierThresholds(Settings):
         Raises:
             ValueError: an unknown or missing key, an unknown tier, or thresholds out of order.
         """
-        if not isinstance(data, dict):
-            return super().from_dict(data)
-        tiers = {key: _tier(key, data[key]) for key in _TIER_FIELDS if key in data}
-        return super().from_dict({**data, **tiers})
+        if isinstance(data, dict):
+            tiers = {key: _tier(key, data[key]) for key in _TIER_FIELDS if key in data}
+            data = {**data, **tiers}
+        return super().from_dict(data)
 
 
 def _tier(key: str, name: str | None) -> Tier | None:

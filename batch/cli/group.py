@@ -23,9 +23,7 @@ class CommandGroup(click.Group):
 
     Args:
         package: where the modules are; a command `two-words` is `two_words` in `two_words.py`.
-        summaries: the line of help of each command, in order. Help shows these, so it
-            imports no command.
-        attrs: as for click.Group.
+        summaries: the line of help of each command, in order, so that help imports none.
     """
 
     def __init__(self, *, package: str, summaries: Mapping[str, str], **attrs: Any) -> None:

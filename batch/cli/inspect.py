@@ -25,7 +25,7 @@ def inspect(cache: Path, as_json: bool) -> None:
     allow_open_files()
     with ExitStack() as opened:
         segments = [opened.enter_context(segment) for segment in open_segments(cache)]
-        found = describe(cache, segments)
+        found = _describe(cache, segments)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -33,11 +33,10 @@ def inspect(cache: Path, as_json: bool) -> None:
         click.echo(line)
 
 
-def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
-    """Identity, tokens and bytes of each tier, sizes and costs, as plain values.
+def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
+    """Identity, tokens, sizes and costs of all segments together; of each under `segments`.
 
-    Numbers are of all segments together; those of each are under `segments`. What segments have
-    in common, and what is the first one's (`layout.next_position`), is told once.
+    What they have in common, and what is the first one's (`layout.next_position`), stands once.
     """
     import numpy as np
 
@@ -46,8 +45,7 @@ def describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
 
     parts = [_part(segment) for segment in segments]
     header = segments[0].header
-    full = _sum(parts, "fp16_kv_bytes")
-    size_bytes = _sum(parts, "size_bytes")
+    full, size_bytes = _sum(parts, "fp16_kv_bytes"), _sum(parts, "size_bytes")
     tiers = [tier.name for tier in STORED_TIERS]
     parts_bytes = {name: sum(part["bytes"][name] for part in parts) for name in (*tiers, "index")}
     seconds = np.sum([segment.array("cost.seconds") for segment in segments], axis=0)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from batch.analysis.manifest import Manifest
 from batch.errors import ManifestError
 from batch.making.header import make_header
 from batch.making.plan import Plan, make_plan
-from batch.making.segments import Span, cut
+from batch.making.segments import Span
 from batch.models import Family
 from batch.settings import CacheSettings
 from batch.video import geometry_for
@@ -133,38 +132,6 @@ def plan_cache(
         identify_weights=identify_weights,
     )
     return CachePlan(manifest=part, plan=plan, header=header, block_samples=block_samples)
-
-
-def plan_video(
-    manifest: Manifest,
-    family: Family,
-    settings: CacheSettings | None = None,
-    *,
-    dtype: str,
-    identify_weights: bool = True,
-) -> VideoPlan:
-    """Plan the cache of a video, in as few segments as the model's context asks for.
-
-    Arguments as of `plan_cache`.
-
-    Raises:
-        ManifestError: the manifest was made for pictures of another geometry.
-        ContextError: a single sample does not fit the model's context.
-    """
-    check_geometry(manifest, family)
-    settings = settings or CacheSettings()
-    context = family.decoder.context
-    spans = cut(manifest, family.layout, context=context, positions=settings.positions)
-    plan = partial(
-        plan_cache, manifest, family, settings, dtype=dtype, identify_weights=identify_weights
-    )
-    return VideoPlan(
-        manifest=manifest,
-        spans=tuple(spans),
-        headers=tuple(plan(span=span).header for span in spans),
-        block_samples=settings.block_samples or BLOCK_SAMPLES,
-        plan=lambda span: plan(span=span),
-    )
 
 
 def check_geometry(manifest: Manifest, family: Family) -> None:

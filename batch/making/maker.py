@@ -10,10 +10,17 @@ import torch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
 from batch.making.blocks import prefill
-from batch.making.cache_plan import BLOCK_SAMPLES, VideoPlan, plan_video
+from batch.making.cache_plan import (
+    BLOCK_SAMPLES,
+    CachePlan,
+    VideoPlan,
+    check_geometry,
+    plan_cache,
+)
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
-from batch.making.memory import Memory, estimate_video_memory
+from batch.making.memory import Memory, estimate_memory
+from batch.making.segments import Span, cut
 from batch.models import OpenModel, open_model
 from batch.models.placement import first_device
 from batch.settings import CacheSettings, ModelSettings
@@ -59,7 +66,6 @@ class CacheMaker:
         return self._model.family.geometry
 
     def load(self) -> None:
-        """Load the weights, if they are not loaded yet; ModelError if they are damaged."""
         self._model.load()
 
     def plan(
@@ -69,23 +75,47 @@ class CacheMaker:
         block_samples: int | None = None,
         identify_weights: bool = True,
     ) -> VideoPlan:
-        """Plan a cache; no weights are loaded.
+        """Plan a cache in as few segments as the context asks for; no weights are loaded.
 
-        `block_samples` None goes by the settings; the rest is as of `plan_video`.
+        Args:
+            block_samples: None goes by the settings.
+            identify_weights: as of `plan_cache`.
+
+        Raises:
+            ManifestError: the manifest was made for pictures of another geometry.
+            ContextError: a single sample does not fit the model's context.
         """
-        settings = self._settings
-        if block_samples is not None:
-            settings = replace(settings, block_samples=block_samples)
-        return plan_video(
-            manifest,
-            self._model.family,
-            settings,
-            dtype=self._model.dtype,
-            identify_weights=identify_weights,
+        family, dtype = self._model.family, self._model.dtype
+        block_samples = block_samples or self._settings.block_samples or BLOCK_SAMPLES
+        settings = replace(self._settings, block_samples=block_samples)
+        check_geometry(manifest, family)
+        context, positions = family.decoder.context, settings.positions
+        spans = cut(manifest, family.layout, context=context, positions=positions)
+
+        def plan(span: Span) -> CachePlan:
+            weights = identify_weights
+            return plan_cache(
+                manifest, family, settings, dtype=dtype, identify_weights=weights, span=span
+            )
+
+        return VideoPlan(
+            manifest=manifest,
+            spans=tuple(spans),
+            headers=tuple(plan(span).header for span in spans),
+            block_samples=block_samples,
+            plan=plan,
         )
 
     def estimate_memory(self, video: VideoPlan) -> Memory:
-        return estimate_video_memory(video, self._model.family, first_device(self._model.device))
+        """What the largest segment will hold: one is prefilled at a time."""
+        family, device = self._model.family, first_device(self._model.device)
+        segments = map(video.segment, range(len(video.headers)))
+        expected = [estimate_memory(planned, family, device) for planned in segments]
+        return replace(
+            expected[0],
+            tiers_bytes=max(memory.tiers_bytes for memory in expected),
+            block_bytes=max(memory.block_bytes for memory in expected),
+        )
 
     def make(
         self,

@@ -1,11 +1,11 @@
 """What a planned prefill will hold in memory, from the config alone."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from batch.making.cache_plan import CachePlan, VideoPlan
+from batch.making.cache_plan import CachePlan
 from batch.models import Family
 from cachefmt.layout import kv_bytes
 
@@ -41,17 +41,6 @@ def estimate_memory(planned: CachePlan, family: Family, device: torch.device) ->
         block_bytes=max(
             _decoder_bytes(planned, family, dtype, device), _vision_bytes(planned, family, dtype)
         ),
-    )
-
-
-def estimate_video_memory(video: VideoPlan, family: Family, device: torch.device) -> Memory:
-    """Estimate what the largest segment of a video will hold: one is prefilled at a time."""
-    segments = map(video.segment, range(len(video.headers)))
-    expected = [estimate_memory(planned, family, device) for planned in segments]
-    return replace(
-        expected[0],
-        tiers_bytes=max(memory.tiers_bytes for memory in expected),
-        block_bytes=max(memory.block_bytes for memory in expected),
     )
 
 

@@ -124,6 +124,22 @@ def test_pictures_are_drawn_of_every_stored_sample(model: Path, clip: Path, tmp_
     assert sorted(os.listdir(drawn)) == [f"clip-0000{sample}.png" for sample in range(3)]
 
 
+def test_what_stands_in_the_way_of_a_result_fails_its_video_by_name(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    command = ("analyze", clip, "--out", tmp_path, "--model", model)
+    manifest, picture = tmp_path / "clip.parquet", tmp_path / "pictures" / "clip-00000.png"
+    picture.mkdir(parents=True)
+    refused = batch(*command, "--pictures", picture.parent)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"error: {picture}: cannot be written: Is a directory\n" in refused.stderr
+    manifest.unlink()
+    manifest.mkdir()
+    refused = batch(*command, "--force")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"error: {manifest}: cannot be written: Is a directory\n" in refused.stderr
+
+
 def test_names_that_are_no_utf8_and_folders_that_look_like_columns_are_no_hindrance(
     model: Path, clip: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A process that dies over a video costs that video: `batch analyze` and `batch prefill`."""
+"""A process that dies over a video costs that video, and Ctrl-C ends all of them."""
 
 import os
 import shutil
@@ -44,16 +44,26 @@ def children_of(parent: int) -> list[str]:
     return found
 
 
-def crash_a_worker(parent: int) -> Path:
-    """Send SIGSEGV to a child that decodes a video; which one."""
+def decoding(parent: int) -> tuple[int, Path]:
+    """A child that decodes a video, and which one; waits for it."""
     for _ in range(1_200):
         for child in children_of(parent):
             video = video_open_in(Path("/proc") / child)
             if video is not None:
-                os.kill(int(child), signal.SIGSEGV)
-                return video
+                return int(child), video
         time.sleep(0.05)
     raise TimeoutError("no worker opened a video")
+
+
+def start(command: str, model: Path, videos: list[Path]) -> subprocess.Popen[str]:
+    words = ["--out", "out", "--model", str(model), "--jobs", "2", "--max-samples", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "batch", command, *(video.name for video in videos), *words],
+        cwd=videos[0].parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -64,17 +74,25 @@ def test_a_crashed_worker_is_named_with_its_video_and_nine_of_ten_are_done(
     model: Path, tmp_path: Path, command: str, suffix: str
 ) -> None:
     videos = draw(tmp_path)
-    words = ["--out", "out", "--model", str(model), "--jobs", "2", "--max-samples", "4"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "batch", command, *(video.name for video in videos), *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    victim = crash_a_worker(running.pid)
+    running = start(command, model, videos)
+    child, victim = decoding(running.pid)
+    os.kill(child, signal.SIGSEGV)
     stdout, stderr = running.communicate()
     done = {f"out/{video.stem}.{suffix}" for video in videos if video != victim}
     assert (running.returncode, set(stdout.splitlines())) == (3, done)
     assert f"error: {victim.name}: its process was ended by SIGSEGV" in stderr
     assert "9 done, 1 failed" in stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_interrupted_analysis_says_so_in_a_line_and_leaves_no_half_manifest(
+    model: Path, tmp_path: Path
+) -> None:
+    running = start("analyze", model, draw(tmp_path))
+    decoding(running.pid)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stderr) == (130, "\ninterrupted\n")
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left >= {Path(line).name for line in stdout.splitlines()}
+    assert all(name.endswith(".parquet") and name[0] != "." for name in left)
