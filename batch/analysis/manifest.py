@@ -11,13 +11,14 @@ from typing import Any, Self
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from batch.analysis.columns import list_column, read_columns, schema_of
 from batch.analysis.header import ManifestHeader
 from batch.analysis.pictures import ROWS_TOGETHER, PictureFile, Pictures, digests_of
 from batch.analysis.signals import Signals
+from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.errors import ManifestError
 from batch.video import Footage, Geometry, VideoInfo
@@ -181,7 +182,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        schema = schema_of(self.geometry.cells).with_metadata(
+        schema = _schema_of(self.geometry.cells).with_metadata(
             {
                 _HEADER_KEY: self.header.to_json().encode(),
                 _COST_KEY: f'{{"analyze_seconds":{self.analyze_seconds:.3f}}}'.encode(),
@@ -212,10 +213,10 @@ class Manifest:
             "last_pts_s": self.last_pts_s[rows],
             "redundancy": signals.redundancy[rows],
             "source": self.source[rows],
-            "flow_px": list_column(signals.flow_px[rows], no_flow),
-            "difference": list_column(difference, first),
-            "saliency": list_column(signals.saliency[rows]),
-            "tier": list_column(self.tier[rows]),
+            "flow_px": _list_column(signals.flow_px[rows], no_flow),
+            "difference": _list_column(difference, first),
+            "saliency": _list_column(signals.saliency[rows]),
+            "tier": _list_column(self.tier[rows]),
             "picture": pa.array(list(self.pictures[rows]), pa.binary()),
         }
         return pa.table(columns, schema=schema)
@@ -233,9 +234,9 @@ class Manifest:
                 table = pq.ParquetFile(file)
                 schema = table.schema_arrow
                 header = _header(schema)
-                if not schema.equals(schema_of(header.geometry.cells)):
+                if not schema.equals(_schema_of(header.geometry.cells)):
                     raise ValueError("its columns are not a manifest's")
-                columns = read_columns(table, header.geometry.cells, header.temporal)
+                columns = _read_columns(table, header.geometry.cells, header.temporal)
             manifest = cls(
                 header=header,
                 **columns,
@@ -275,3 +276,92 @@ def _header(schema: pa.Schema) -> ManifestHeader:
     if _HEADER_KEY not in metadata:
         raise ValueError('no "sali-cache" metadata, another tool wrote it')
     return ManifestHeader.from_json(metadata[_HEADER_KEY].decode())
+
+
+def _schema_of(cells: int) -> pa.Schema:
+    """Names and types of the columns of a manifest with so many cells a sample."""
+    floats, codes = pa.list_(pa.float32(), cells), pa.list_(pa.uint8(), cells)
+    fields: list[pa.Field[Any]] = [
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("frame", pa.int64(), nullable=False),
+        pa.field("pts_s", pa.float64(), nullable=False),
+        pa.field("last_pts_s", pa.float64(), nullable=False),
+        pa.field("redundancy", pa.float32(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("flow_px", floats),
+        pa.field("difference", floats),
+        pa.field("saliency", floats, nullable=False),
+        pa.field("tier", codes, nullable=False),
+        pa.field("picture", pa.binary()),
+    ]
+    return pa.schema(fields)
+
+
+def _list_column(
+    values: NDArray[Any], null: NDArray[np.bool_] | None = None
+) -> "pa.FixedSizeListArray[Any, Any]":
+    """A column of lists from [samples, cells]; `null` says which rows have none."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    mask = None if null is None else pa.array(null)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+
+
+def _read_columns(file: pq.ParquetFile, cells: int, temporal: TemporalSettings) -> dict[str, Any]:
+    """What a manifest's file holds, by the names of `Manifest`; its pictures left out.
+
+    Of the file, a row group is in memory at a time.
+
+    Raises:
+        ValueError: a column contradicts another, or lacks what it must have.
+        pyarrow.ArrowException: the file is damaged.
+    """
+    names = [name for name in _schema_of(cells).names if name != "picture"]
+    groups: list[dict[str, NDArray[Any]]] = []
+    samples = 0
+    for number in range(file.num_row_groups):
+        table = file.read_row_group(number, names, use_threads=False)
+        groups.append(_read_rows(table, samples, cells, temporal))
+        samples += table.num_rows
+    if not samples:
+        raise ValueError("it holds no samples")
+    found = {
+        name: np.concatenate([group.pop(name) for group in groups]) for name in list(groups[0])
+    }
+    static = temporal.is_static(found["flow_px"], found["difference"])
+    static[0] = False
+    in_signals = ("flow_px", "difference", "saliency", "redundancy", "source")
+    signals = Signals(static=static, **{name: found.pop(name) for name in in_signals})
+    return {"signals": signals, **found}
+
+
+def _read_rows(
+    table: pa.Table, start: int, cells: int, temporal: TemporalSettings
+) -> dict[str, NDArray[Any]]:
+    """Some rows of a file as arrays, by their columns; `start` is the first one's number."""
+    flat = {name: table[name].combine_chunks() for name in table.column_names}
+    index = np.arange(start, start + table.num_rows)
+    if flat.pop("sample").to_pylist() != index.tolist():
+        raise ValueError("its samples are not 0, 1, 2, ...")
+    first = index == 0
+    difference = _cells(flat.pop("difference"), cells, null=first)
+    no_flow = first | ~temporal.needs_flow(difference)
+    return {
+        "difference": difference,
+        "flow_px": _cells(flat.pop("flow_px"), cells, null=no_flow),
+        "saliency": _cells(flat.pop("saliency"), cells),
+        "tier": _cells(flat.pop("tier"), cells),
+        **{name: column.to_numpy() for name, column in flat.items()},
+    }
+
+
+def _cells(
+    column: "pa.Array[Any]", cells: int, null: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Lists as [samples, cells]; 0 in the rows that are null, which must be these."""
+    there: Any = slice(None) if null is None else ~null
+    values = np.zeros((len(column), cells), column.type.value_type.to_pandas_dtype())
+    lists = pc.list_flatten(column)  # leaves null rows out
+    if len(lists) != values[there].size or lists.null_count:
+        raise ValueError("it lacks signals of a sample that must have them")
+    values[there] = lists.to_numpy().reshape(-1, cells)
+    return values

@@ -68,7 +68,6 @@ model_options = together(
     click.option("--revision", help="Branch, tag or commit on the hub."),
     click.option("--offline", is_flag=True, help="Use only what is on this machine."),
 )
-"""Which checkpoint."""
 
 run_options = together(
     click.option(
@@ -79,7 +78,6 @@ run_options = together(
     dtype_option,
     attn_option,
 )
-"""Where, in which type and by which attention a model runs."""
 
 sampling_options = together(
     click.option(
@@ -95,7 +93,6 @@ sampling_options = together(
         help="Lower the rate of longer videos, so that no more are taken.",
     ),
 )
-"""How often a video is sampled."""
 
 analysis_options = together(
     sampling_options,
@@ -106,7 +103,6 @@ analysis_options = together(
     ),
     click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
 )
-"""How videos are sampled and judged."""
 
 prefill_options = together(
     click.option(
@@ -131,7 +127,6 @@ prefill_options = together(
     ),
     click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
 )
-"""What of a plan is stored, and how."""
 
 _MACOS_OPEN_FILES = 10_240
 """Source: OPEN_MAX; macOS has no bound of its own and refuses one without end, setrlimit(2)."""
@@ -140,7 +135,7 @@ _MACOS_OPEN_FILES = 10_240
 def analysis_settings(
     profile: str, fps: float, max_samples: int | None, reference: Reference | None
 ) -> "AnalysisSettings":
-    """How videos are to be analysed."""
+    """As the command line asks; a rate out of range is wrong usage."""
     from batch.analysis.analyze import AnalysisSettings
 
     sampling = sampling_settings(fps, max_samples)
@@ -148,7 +143,7 @@ def analysis_settings(
 
 
 def sampling_settings(fps: float, max_samples: int | None) -> "Sampling":
-    """How often to sample; a rate out of range is wrong usage."""
+    """As of `analysis_settings`."""
     from batch.video import Sampling
 
     try:

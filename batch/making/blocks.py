@@ -1,4 +1,4 @@
-"""Prefill block by block: encode, forward, quantise, append, write.
+"""Prefill block by block: encode, forward, quantise, append, write; and bounds of the keys.
 
 A block attends to the tiers already stored and causally to itself, so memory above the weights
 is the stored tiers and one block, for any length of video.
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.kv import Prefix, TieredCache, forward
+from batch.kv.rotation import turn_of, unrotate
 from batch.making.cache_plan import CachePlan
-from batch.making.key_bounds import KeyBounds
 from batch.models import Family
-from cachefmt import CacheWriter, Tier
+from cachefmt import STORED_TIERS, CacheWriter, Tier, tensor_specs
+from cachefmt.layout import BOUNDS, BOUNDS_TIER
+from cachefmt.tables import first_rows
 
 
 @dataclass(kw_only=True)
@@ -55,7 +57,7 @@ def prefill(
     for tier in plan.tokens:
         rows = in_file[np.asarray(shape.rows_of(tier), np.int64)]
         prefix.set_multiplicity(tier, torch.from_numpy(plan.multiplicity[rows]))
-    seconds, bounds = Seconds(), KeyBounds(shape, plan, planned.manifest)
+    seconds, bounds = Seconds(), _KeyBounds(planned)
     with CacheWriter(path, planned.header) as writer:
         _write_tables(writer, planned)
         for block in plan.blocks(planned.block_samples):
@@ -140,3 +142,56 @@ def _numpy(rows: Tensor) -> NDArray[Any]:
     rows = rows.cpu()
     array: NDArray[Any] = (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
     return array
+
+
+class _KeyBounds:
+    """The smallest and the largest number of each channel in a sample's keys, rotation undone.
+
+    A file is searched by them; they take no more memory than there. A sample without cells has 0.
+
+    Source: bounds of the keys of a page are Quest's (arXiv 2406.10774), keys without their
+    position are ReKV's (arXiv 2503.00540), which takes their mean.
+    """
+
+    def __init__(self, planned: CachePlan) -> None:
+        self._shape, self._plan = planned.header.shape, planned.plan
+        self._stored = np.flatnonzero(planned.manifest.kept)
+        specs = tensor_specs(self._shape)
+        self._encoded = {
+            name: np.zeros(specs[name].shape, specs[name].numpy_dtype) for name in BOUNDS
+        }
+
+    def add(self, block: slice, cache: TieredCache, family: Family) -> None:
+        """Take the keys of a block, which are the whole suffix of `cache`."""
+        plan, layers = self._plan, self._shape.index_layers
+        sample = np.where(plan.cell[block] >= 0, plan.sample[block], -1)
+        present = np.unique(sample[sample >= 0])
+        if not layers or not len(present):
+            return
+        turn = turn_of(family.language_model, torch.from_numpy(plan.positions[block]))
+        places = [torch.from_numpy(np.flatnonzero(sample == one)) for one in present]
+        bounds = []
+        for layer in layers:
+            keys = cache.suffix(layer)[0][0].transpose(0, 1)
+            bounds.append(_bounds(unrotate(keys, turn.to(keys.device)), places))
+        found = BOUNDS_TIER.codec.encode(torch.stack(bounds, 1), self._shape.group_size)
+        rows = np.searchsorted(self._stored, present)
+        for name, encoded in zip(BOUNDS, found, strict=True):
+            self._encoded[name][rows] = encoded.numpy()
+
+    def write(self, writer: CacheWriter) -> None:
+        order = self._plan.file_order
+        for name, encoded in self._encoded.items():
+            writer.write(name, 0, encoded)
+        in_tiers = [
+            self._plan.sample[order][np.asarray(self._shape.rows_of(tier), np.int64)]
+            for tier in STORED_TIERS
+        ]
+        rows = [first_rows(sample, self._stored) for sample in in_tiers]
+        writer.write("index.row", 0, np.stack(rows, axis=1))
+
+
+def _bounds(keys: Tensor, places: list[Tensor]) -> Tensor:
+    """[samples, 2, heads, head_dim] of keys [tokens, heads, head_dim], by each sample's rows."""
+    of_samples = (keys[rows.to(keys.device)] for rows in places)
+    return torch.stack([torch.stack((own.amin(0), own.amax(0))).cpu() for own in of_samples])
