@@ -83,10 +83,9 @@ class TemporalSettings(Settings):
         return redundancy > self.redundancy_threshold
 
 
-PAPER = TemporalSettings(reference="previous", still_threshold=0.0, change_threshold=None)
 TEMPORAL_PROFILES = {
     "none": TemporalSettings(),
-    "paper": PAPER,
+    "paper": TemporalSettings(reference="previous", still_threshold=0.0, change_threshold=None),
     "default": TemporalSettings(still_samples=2),
 }
 

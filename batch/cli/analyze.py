@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from batch.cli import options
-from batch.cli.options import (
-    analysis_options,
-    force_option,
-    json_option,
-    model_options,
-    profile_option,
-)
 from batch.cli.progress import Summary, progress
 from batch.settings import Reference
 
@@ -27,12 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the manifests.")
-@profile_option("Thresholds of the tiers; can be changed later without the video.")
+@options.profile_option("Thresholds of the tiers; can be changed later without the video.")
 @click.option("--pictures", type=options.FOLDER, help="Also draw the tiers on the samples, there.")
-@analysis_options
-@model_options
-@force_option
-@json_option
+@options.analysis_options
+@options.model_options
+@options.force_option
+@options.json_option
 def analyze(
     videos: tuple[Path, ...],
     out: Path,

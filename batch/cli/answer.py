@@ -126,12 +126,7 @@ def answer(
         its_work = choose_caches(store, work)
         check_has_videos(store, its_work, match)
         family = load_model(
-            its_work,
-            model=model,
-            device=device,
-            dtype=dtype,
-            attention=attn,
-            offline=offline,
+            its_work, model=model, device=device, dtype=dtype, attention=attn, offline=offline
         )
         _print_videos(ask_archive(store, its_work, family, asked, match=match, settings=settings))
 

@@ -10,24 +10,8 @@ import click
 
 from batch.cli import options
 from batch.cli.analyze import analyze_all
-from batch.cli.options import (
-    analysis_options,
-    force_option,
-    json_option,
-    model_options,
-    prefill_options,
-    profile_option,
-    run_options,
-)
 from batch.cli.progress import Summary, progress
-from batch.settings import (
-    Attention,
-    CacheSettings,
-    ModelSettings,
-    Pointers,
-    Positions,
-    Reference,
-)
+from batch.settings import Attention, CacheSettings, ModelSettings, Pointers, Positions, Reference
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -40,14 +24,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the caches.")
-@profile_option("Thresholds of the tiers; default: the manifest's own.", default=None)
+@options.profile_option("Thresholds of the tiers; default: the manifest's own.", default=None)
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
-@prefill_options
-@analysis_options
-@model_options
-@run_options
-@force_option
-@json_option
+@options.prefill_options
+@options.analysis_options
+@options.model_options
+@options.run_options
+@options.force_option
+@options.json_option
 def prefill(
     inputs: tuple[Path, ...],
     out: Path,
@@ -85,22 +69,16 @@ def prefill(
 
     _refuse_shared_names(inputs)
     analysis = options.analysis_settings(profile or "default", fps, max_samples, reference)
-    maker = CacheMaker(
-        ModelSettings(
-            name=model,
-            revision=revision,
-            offline=offline,
-            device=device,
-            dtype=dtype,
-            attention=attn,
-        ),
-        CacheSettings(
-            positions=positions,
-            pointers=pointers,
-            timestamps=timestamps,
-            block_samples=block_samples,
-        ),
+    settings = ModelSettings(
+        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
     )
+    cache_settings = CacheSettings(
+        positions=positions,
+        pointers=pointers,
+        timestamps=timestamps,
+        block_samples=block_samples,
+    )
+    maker = CacheMaker(settings, cache_settings)
     summary = Summary()
     folder = out
     if dry_run:  # manifests of videos do not stay

@@ -10,13 +10,7 @@ import torch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
 from batch.making.blocks import prefill
-from batch.making.cache_plan import (
-    BLOCK_SAMPLES,
-    CachePlan,
-    VideoPlan,
-    check_geometry,
-    plan_cache,
-)
+from batch.making.cache_plan import BLOCK_SAMPLES, CachePlan, VideoPlan, check_geometry, plan_cache
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory
