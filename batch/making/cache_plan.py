@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from batch.analysis.manifest import Manifest
 from batch.errors import ManifestError
@@ -14,7 +13,6 @@ from batch.settings import CacheSettings
 from batch.video import geometry_for
 from cachefmt import WHOLE_VIDEO, Header
 from cachefmt.layout import file_size
-from cachefmt.segments import segment_path
 
 BLOCK_SAMPLES = 4
 """Stored samples prefilled together; larger blocks need more memory and save little time.
@@ -75,10 +73,6 @@ class VideoPlan:
 
     def segment(self, number: int) -> CachePlan:
         return self.plan(self.spans[number])
-
-    def path(self, cache: Path, number: int) -> Path:
-        """Where a segment goes, in a cache of this name."""
-        return segment_path(cache, number) if self.is_cut else cache
 
     def kept(self, number: int) -> int:
         """Samples of a segment that are no pointers."""

@@ -12,7 +12,7 @@ from batch.errors import BatchError
 from batch.making.cache_plan import VideoPlan
 from batch.making.header import same_but_blocks, same_work
 from cachefmt import CacheFile, CacheFileError, Header
-from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segments_in
+from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path, segments_in
 
 _UNFINISHED = re.compile(r"\.\d{5,}\.safetensors\.(?P<process>[1-9]\d{0,6})\.tmp")
 
@@ -47,7 +47,7 @@ class Destination:
         return self.folder if video.is_cut else self.file
 
     def path(self, video: VideoPlan, number: int) -> Path:
-        return video.path(self.cache(video), number)
+        return segment_path(self.folder, number) if video.is_cut else self.file
 
     def block_samples(self, most: int) -> int:
         """Samples a block, as small as of what is there: the memory had no room for larger ones."""
@@ -156,15 +156,13 @@ def _files(cache: Path) -> list[Path]:
     """The files of a cache that are there; a CacheFileError if something else has its name."""
     if not cache.exists():
         return []
-    if cache.suffix != FOLDER_SUFFIX:
-        if cache.is_dir():
-            raise CacheFileError(cache, "is a folder, but stands where a cache goes; move it away")
-        return [cache]
-    if not cache.is_dir():
-        raise CacheFileError(
-            cache, "is no folder, but stands where a folder of segments goes; move it away"
-        )
-    return segments_in(cache)
+    is_cut = cache.suffix == FOLDER_SUFFIX
+    if is_cut and not cache.is_dir():
+        what = "is no folder, but stands where a folder of segments goes; move it away"
+        raise CacheFileError(cache, what)
+    if not is_cut and cache.is_dir():
+        raise CacheFileError(cache, "is a folder, but stands where a cache goes; move it away")
+    return segments_in(cache) if is_cut else [cache]
 
 
 def _blocks_of(cache: Path) -> Iterator[int]:
