@@ -83,9 +83,10 @@ class TemporalSettings(Settings):
         return redundancy > self.redundancy_threshold
 
 
+PAPER = TemporalSettings(reference="previous", still_threshold=0.0, change_threshold=None)
 TEMPORAL_PROFILES = {
     "none": TemporalSettings(),
-    "paper": TemporalSettings(reference="previous", still_threshold=0.0, change_threshold=None),
+    "paper": PAPER,
     "default": TemporalSettings(still_samples=2),
 }
 
