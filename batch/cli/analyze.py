@@ -46,11 +46,14 @@ def analyze(
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
     from batch.models import open_family
+    from jobs.atomic import make_folder
     from jobs.errors import JobError
 
     settings = options.analysis_settings(profile, fps, max_samples, reference)
     rule = open_family(model, revision=revision, offline=offline).geometry
     summary = Summary()
+    if pictures is not None:
+        make_folder(pictures)
     for _, manifest, skipped in analyze_all(
         videos, out, rule, settings, summary, jobs=jobs, force=force
     ):
@@ -127,9 +130,8 @@ def _draw(path: Path, folder: Path) -> None:
 
     from batch.analysis.manifest import Manifest
     from batch.report.tiers import draw_tiers
-    from jobs.atomic import make_folder, write_errors
+    from jobs.atomic import write_errors
 
-    make_folder(folder)
     manifest = Manifest.read(path)
     grid = manifest.geometry.rows, manifest.geometry.columns
     for sample in manifest.kept.nonzero()[0]:

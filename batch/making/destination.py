@@ -10,7 +10,7 @@ from typing import Literal
 
 from batch.errors import BatchError
 from batch.making.cache_plan import VideoPlan
-from batch.making.header import same_but_blocks, same_work
+from batch.making.header import same_work
 from cachefmt import CacheFile, CacheFileError, Header
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path, segments_in
 
@@ -23,8 +23,7 @@ class Destination:
 
     - file: of a video that fits the model's context; folder: of its segments, if it does not.
     - existing: "replace" makes all again. Else whole files of the same work stay, and what else is
-      there is refused ("refuse") or made again ("repair"). Segments of another block size are of
-      the same work: memory ran out, and they are made again with the others.
+      there is refused ("refuse") or made again ("repair").
     - staged: where a file is written before it gets its name; a cache of one file is left there,
       for the caller to name. None: beside its name.
     """
@@ -67,10 +66,9 @@ class Destination:
             return list(range(len(video.headers)))
         expected = self._expected(video)
         if self.existing == "refuse":
-            same = same_but_blocks if video.is_cut else same_work
             for path in (*other, *own):
                 there = _header(path)
-                if path not in expected or not same(there, expected[path]):
+                if path not in expected or not same_work(there, expected[path]):
                     raise BatchError(
                         f"{path}: already holds a cache of {there.video.name} with another model, "
                         "video or settings; --force replaces it"

@@ -35,17 +35,11 @@ def same_work(one: Header, other: Header) -> bool:
     return _work(one) == _work(other)
 
 
-def same_but_blocks(one: Header, other: Header) -> bool:
-    """Whether two headers promise the same rows, up to how the size of a block rounds them."""
-    return _work(one, block_samples=1) == _work(other, block_samples=1)
-
-
-def _work(header: Header, **changed: int) -> tuple[object, ...]:
-    model, parameters = header.model, {**header.policy.parameters, **changed}
+def _work(header: Header) -> tuple[object, ...]:
+    model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
-    made_of = (header.tool, header.video.sha256, header.manifest, header.segment)
-    policy = (header.policy.name, parameters)
-    return (*computed_by, *made_of, *policy, header.shape, header.layout)
+    made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
+    return (*computed_by, *made_of, header.shape, header.layout)
 
 
 def make_header(

@@ -142,6 +142,8 @@ class CacheMaker:
             if block_samples == 1:
                 raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
             block_samples //= 2
+            if destination.existing == "refuse":  # what is there by now is of this run
+                destination = replace(destination, existing="repair")
 
     def _write(
         self,
