@@ -40,7 +40,6 @@ FAMILIES = {
         "many_images",
         "pictures",
         "placement",
-        "prompt",
         "qwen_vl",
         "weights",
     },

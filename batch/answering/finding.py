@@ -24,22 +24,17 @@ class Queries:
     def __init__(
         self, language_model: "PreTrainedModel", positions: Tensor, layers: Sequence[int]
     ) -> None:
-        """Keep those of some layers.
-
-        Args:
-            positions: of the tokens that will pass, int [new, axes].
-        """
+        """Keep those of some layers, of tokens that will pass at positions int [new, axes]."""
         self._turn = turn_of(language_model, positions)
         self._kept: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """As `Observer`."""
         if layer in self._kept:
             rows = query[0].transpose(0, 1) * scaling
             self._kept[layer] = unrotate(rows, self._turn.to(rows.device)).cpu()
 
     def keep(self, sequences: Tensor) -> None:
-        """As `Observer`; there is one sequence."""
+        pass  # there is one
 
     @property
     def layers(self) -> list[Tensor]:
@@ -73,7 +68,7 @@ def sample_scores(
     gain = torch.zeros(())
     for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
         both = torch.cat([plain, queries])  # each segment is decoded once, and let go
-        most = torch.cat([_largest(both, _decoded(index, place)) for index in indices], -1)
+        most = torch.cat([_largest(both, index, place) for index in indices], -1)
         shares = most.masked_fill(empty, -torch.inf).softmax(-1)
         usual, share = shares[: len(plain)].mean(0), shares[len(plain) :]
         gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
@@ -101,19 +96,12 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
     return order[: int(np.searchsorted(held, share * held[-1])) + 1]
 
 
-def _decoded(index: SampleIndex, place: int) -> Tensor:
-    """Bounds of one layer, float32 [stored, 2, heads, head_dim]."""
+def _largest(queries: Tensor, index: SampleIndex, place: int) -> Tensor:
+    """The largest possible score of each sample in an indexed layer: [tokens, heads, samples]."""
     codes, scale, minimum = (
         torch.from_numpy(part[:, place]) for part in (index.bounds, index.scale, index.minimum)
     )
-    return BOUNDS_TIER.codec.decode(codes, scale, minimum)
-
-
-def _largest(queries: Tensor, bounds: Tensor) -> Tensor:
-    """The largest possible score of each sample: [tokens, heads, samples].
-
-    queries [tokens, heads, head_dim]; bounds [samples, 2, kv_heads, head_dim].
-    """
+    bounds = BOUNDS_TIER.codec.decode(codes, scale, minimum)
     least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each
     tokens, heads, head_dim = queries.shape
     grouped = queries.view(tokens, len(most), -1, head_dim).transpose(0, 1)

@@ -46,7 +46,6 @@ class Arranged:
     new: NDArray[np.int64]
     """Positions [needed rows, axes] from now on."""
     next_position: tuple[int, ...]
-    """Of the question behind them."""
     number: NDArray[np.int64]
     """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
     cell: NDArray[np.int64]
@@ -230,13 +229,10 @@ def _tokens(
 def _place(
     layout: Layout, number: NDArray[np.int64], cell: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Give rows their positions [rows, axes], and the question behind them its own.
+    """Give rows their positions [rows, axes] by the layout of the chosen samples.
 
-    Args:
-        layout: of the chosen samples.
-        number: [rows], which of the chosen samples each is of; -1 is the text before all of them,
-            and their count is the text behind all.
-        cell: [rows]; -1 is text, which is in order within its sample.
+    And the question behind them its own. `number` is as of `_tokens`, `cell` -1 is text, which is
+    in order within its sample.
     """
     samples = int(layout.sample.max()) + 1
     is_behind = (layout.sample < 0) & (np.maximum.accumulate(layout.sample) >= 0)
@@ -247,10 +243,15 @@ def _place(
     for sample in range(-1, samples + 1):
         slots, rows = np.flatnonzero(group == sample), np.flatnonzero(number == sample)
         cells = slots[layout.cell[slots] >= 0]
-        before, behind = _texts(slots, cells)
+        before, behind = slots, slots[:0]  # text slots; without cells, before
+        start = np.asarray(layout.next_position)
+        if len(cells):
+            before, behind = slots[slots < cells[0]], slots[slots > cells[-1]]
+            start = there[cells[0]]
+        if len(before):
+            start = there[before[0]]
         texts = rows[cell[rows] < 0]
         split = max(0, len(texts) - len(behind))
-        start = there[before[0]] if len(before) else _start(there, cells, layout)
         positions[texts[:split]] = start + shift + np.arange(split)[:, None]
         shift += split - len(before)
         is_cell = rows[cell[rows] >= 0]
@@ -260,17 +261,3 @@ def _place(
             positions[texts[split:]] = there[behind[0]] + shift + left
             shift += len(left) - len(behind)
     return positions, tuple(int(place) + shift for place in layout.next_position)
-
-
-def _texts(
-    slots: NDArray[np.int64], cells: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The text slots before the cells of a sample, and those behind; without cells, before."""
-    if not len(cells):
-        return slots, slots[:0]
-    return slots[slots < cells[0]], slots[slots > cells[-1]]
-
-
-def _start(there: NDArray[np.int64], cells: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
-    """Where text stands that the layout has not: before the cells, or where the question would."""
-    return there[cells[0]] if len(cells) else np.asarray(layout.next_position)

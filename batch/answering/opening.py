@@ -27,7 +27,6 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
 
     Raises:
         CacheFileError: it is no cache, or damaged, or a segment has no samples.
-        BatchError: "whole" of several segments.
     """
     with ExitStack() as opened:
         segments = open_segments(path)
@@ -68,16 +67,15 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
         path: what messages call the cache: its file, or the folder that it is a segment of.
 
     Raises:
-        ModelError: names the part that differs and the two ways out, or cells that no video has.
+        ModelError: names the part that differs, or cells that the model gives no video.
     """
     model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
-    parts = (
+    for part, written, got in (
         ("config", model.config_sha256, checkpoint.config_sha256),
         ("weights", model.weights_sha256, checkpoint.weights_sha256),
         ("processor", prompt.processor_sha256, checkpoint.processor_sha256),
         ("chat template", prompt.chat_template_sha256, checkpoint.chat_template_sha256),
-    )
-    for part, written, got in parts:
+    ):
         if written != got:
             raise ModelError(
                 f"{path}: written with {model.id} ({part} {written[:8]}), "
@@ -106,16 +104,7 @@ def open_writer(
     attention: Attention = "auto",
     offline: bool = False,
 ) -> OpenModel:
-    """Open the model that wrote a cache; its weights are not loaded.
-
-    Args:
-        path: what messages call the cache.
-        model, device, dtype, attention, offline: as of `open_cache`.
-
-    Raises:
-        ModelError: the model is not there, is not the one that wrote the cache, or the device
-            cannot be used.
-    """
+    """Open the model that wrote a cache, without its weights; for arguments see `open_cache`."""
     written = cache.header.model
     settings = ModelSettings(
         name=model or written.id,

@@ -50,10 +50,9 @@ class RetrievedAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class _Load:
-    """Chosen samples in memory."""
+    """Chosen samples in memory, in order of time."""
 
     chosen: tuple[StoredSample, ...]
-    """In order of time."""
     tokens: int
     end: int
     """Positions that are taken before the question."""
@@ -98,10 +97,8 @@ class Retriever:
         self._shares = shares
         self._name = name
         self._video = StoredVideo(segments, end_s=end_s)
-        text = arrange_text(self._video)
-        self._text_tokens = (
-            len(text.old) + self._video.text_behind.stop - self._video.text_behind.start
-        )
+        text, behind = arrange_text(self._video), self._video.text_behind
+        self._text_tokens = len(text.old) + behind.stop - behind.start
         self._question_position = text.next_position
         self._alone = PrefixAnswerer(
             load(self._video, text, family), family, next_position=text.next_position, name=name
@@ -204,20 +201,19 @@ class Retriever:
         return max(int(layout.positions.max()) + 1, *layout.next_position)
 
     def _load(self, chosen: tuple[StoredSample, ...], rows: Arranged) -> _Load:
+        numbers = torch.from_numpy(rows.number)
         answerer = PrefixAnswerer(
             load(self._video, rows, self._family),
             self._family,
             next_position=rows.next_position,
             name=self._name,
-            samples=RowSamples(
-                number=torch.from_numpy(rows.number), spans_s=self._video.spans_s(chosen)
-            ),
+            samples=RowSamples(number=numbers, spans_s=self._video.spans_s(chosen)),
         )
         return _Load(chosen=chosen, tokens=len(rows.old), end=rows.end, answerer=answerer)
 
 
 def _likeliest(loads: list[_Load], question: str, max_new_tokens: int) -> tuple[float, Answer]:
-    """Of the answers of all loads the one that its load makes likeliest, and how likely."""
+    """The answer that its load makes likeliest, and how likely."""
     found: list[tuple[float, Answer]] = []
     for one in loads:
         exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))

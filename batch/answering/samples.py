@@ -53,10 +53,12 @@ class StoredVideo:
         self.segments = segments
         self.indices = [SampleIndex.read(segment) for segment in segments]
         self.read_bytes = sum(index.size_bytes for index in self.indices)
-        self.read_bytes += sum(map(_header_size, segments))
+        for segment in segments:  # its header
+            specs = tensor_specs(segment.header.shape).values()
+            self.read_bytes += segment.size_bytes - sum(spec.size_bytes for spec in specs)
         self.stored = [
-            StoredSample(segment, place)
-            for segment, index in enumerate(self.indices)
+            StoredSample(number, place)
+            for number, index in enumerate(self.indices)
             for place in range(len(index.stored))
         ]
         self.tokens = np.concatenate([index.tokens for index in self.indices])
@@ -120,7 +122,7 @@ class StoredVideo:
         return CacheFileError(path, f"{problem}; batch verify names what is damaged")
 
     def _text_behind(self) -> Piece:
-        """Find the text behind all samples, which is stored with the last one."""
+        """The text behind all samples, which is stored with the last one."""
         segment, place = self.stored[-1]
         rows = self.indices[segment].rows(place, Tier.FP16)
         sample = self.table("sample", Piece(segment, Tier.FP16, rows.start, rows.stop))
@@ -131,8 +133,3 @@ class StoredVideo:
         rows = self.segments[piece.segment].read(name, first + piece.start, first + piece.stop)
         self.read_bytes += rows.nbytes
         return rows
-
-
-def _header_size(segment: CacheFile) -> int:
-    specs = tensor_specs(segment.header.shape).values()
-    return segment.size_bytes - sum(spec.size_bytes for spec in specs)

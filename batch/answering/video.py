@@ -154,15 +154,14 @@ class VideoAnswerer:
         check_fits(segments[0], family, path)
         started = time.perf_counter()
         self._settings = settings
-        self.scope = resolve(self._settings.scope, segments, path)
+        self.scope = resolve(settings.scope, segments, path)
         self._segments = segments
         self._family = family
         self._retriever: Retriever | None = None
         load_bytes = sum(segment.size_bytes for segment in segments)
         if self.scope == "retrieve":
-            budget_tokens = self._settings.budget_tokens
             self._retriever = Retriever(
-                segments, family, budget_tokens=budget_tokens, name=str(path)
+                segments, family, budget_tokens=settings.budget_tokens, name=str(path)
             )
             load_bytes = self._retriever.index_bytes
         self.loading = Loading(
@@ -231,7 +230,6 @@ class VideoAnswerer:
     def _ask_about(
         self, segment: CacheFile, end_s: float, questions: list[str]
     ) -> Iterator[tuple[Answer, float]]:
-        """Answers from what a segment holds of each question's matter, and how likely they are."""
         retriever = Retriever(
             [segment],
             self._family,
@@ -247,7 +245,6 @@ class VideoAnswerer:
     def _ask_whole(
         self, segment: CacheFile, following: CacheFile | None, questions: list[str]
     ) -> Iterator[tuple[Answer, float]]:
-        """Answers from all of a segment, and how likely they are."""
         answerer = PrefixAnswerer.of_cache(segment, self._family, following)
         limit, size = self._settings.max_new_tokens, self._settings.batch_size
         exchanges = list(answerer.converse(questions, max_new_tokens=limit, batch_size=size))

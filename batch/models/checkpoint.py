@@ -14,20 +14,17 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from batch.errors import ModelError
 from batch.models.placement import Device
-from batch.models.weights import (
-    count_parameters,
-    dtype_name,
-    load_model,
-    probe_tensors,
-    shard_names,
-)
-
-DEMO = "demo"
-_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+from batch.models.weights import dtype_name, load_model, probe_tensors, shard_names
 
 
 @dataclass(frozen=True)
@@ -100,31 +97,24 @@ class Checkpoint:
 
     @property
     def own_dtype(self) -> str:
-        """Type that the config says to compute in."""
         return dtype_name(self.config.dtype or "float16")
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers in the weights, before they were quantised; from the config alone."""
-        return count_parameters(self.config)
+        """Numbers in the weights before they were quantised, tied ones once; from the config."""
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(self.config)  # type: ignore[no-untyped-call]  # untyped in 5.23
+        return sum(parameter.numel() for parameter in model.parameters())
 
     def weights_bytes(self, dtype: torch.dtype) -> int | None:
-        """Size of the weights in memory; needs their files only if they are quantised.
-
-        Returns:
-            None if they are quantised and their files are not there.
-        """
+        """Size of the weights in memory; None if they are quantised and their files not there."""
         if self.quantised_by is None:
             return self.parameters * dtype.itemsize
         shards = [self.folder / name for name in shard_names(self.folder)]
-        return sum(shard.stat().st_size for shard in shards) if _all_exist(shards) else None
+        return None if _missing(shards) else sum(shard.stat().st_size for shard in shards)
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
-        """Load the model with its weights on their devices.
-
-        Raises:
-            ModelError: as `load_model` does.
-        """
+        """Load the model with its weights on their devices; see `load_model`."""
         self._shards()
         return load_model(
             self.name, self.folder, dtype=dtype, device=device, quantised_by=self.quantised_by
@@ -132,10 +122,9 @@ class Checkpoint:
 
     def _shards(self) -> list[Path]:
         shards = [self.folder / name for name in shard_names(self.folder)]
-        if self.revision is not None and not _all_exist(shards):
+        if self.revision is not None and _missing(shards):
             _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
-        missing = [shard.name for shard in shards if not shard.exists()]
-        if missing:
+        if missing := _missing(shards):
             advice = (
                 "convert the checkpoint with save_pretrained, which writes safetensors"
                 if self.revision is None
@@ -149,20 +138,19 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
     """Open config and tokenizer of a checkpoint; from the hub, no weights are fetched yet.
 
     Args:
-        name: "demo", a folder, or an id on the Hugging Face hub.
-        revision: branch, tag or commit on the hub.
-        offline: use only what is on this machine.
+        name, revision, offline: as of `ModelSettings`.
 
     Raises:
         ModelError: nothing there, or not a checkpoint with a chat template.
     """
-    if name == DEMO:
-        folder, commit = Path(str(files("batch.models").joinpath("demo"))), None
+    commit = None
+    if name == "demo":
+        folder = Path(str(files("batch.models").joinpath("demo")))
     elif Path(name).is_dir():
-        folder, commit = Path(name).resolve(), None
+        folder = Path(name).resolve()
         name = str(folder)
     else:
-        folder = _fetch(name, revision, offline, _SMALL_FILES)
+        folder = _fetch(name, revision, offline, ["*.json", "*.jinja", "*.model", "*.txt"])
         commit = folder.name
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -200,12 +188,11 @@ def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> s
     return found.get("default") if isinstance(found, dict) else found
 
 
-def _all_exist(paths: list[Path]) -> bool:
-    return all(path.exists() for path in paths)
+def _missing(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths if not path.exists()]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is no file."""
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -12,24 +12,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots
 from batch.models.pictures import pixel_values
-from batch.video import DynamicGeometry, Geometry
-
-DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "resample": 3,  # bicubic
-    "rescale_factor": 1 / 255,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "cap_pixels_per_frame": None,
-}
-"""Source: what Qwen2VLVideoProcessor and Qwen3VLVideoProcessor of transformers 5.23 agree on."""
+from batch.video import DynamicGeometry, Footage, Geometry
 
 
 class MropeSlots:
@@ -46,7 +35,6 @@ class MropeSlots:
         self._next = 0
 
     def text(self, token_ids: ArrayLike, sample: int = -1) -> None:
-        """Add text; `sample` is the one it belongs to, -1 none."""
         length = len(np.asarray(token_ids))
         self._slots.text(token_ids, sample)
         self._positions.append(np.arange(length)[:, None].repeat(3, axis=1) + self._next)
@@ -64,22 +52,32 @@ class MropeSlots:
         self._next += max(geometry.rows, geometry.columns)
 
     def layout(self) -> Layout:
-        """The whole prefix."""
         return self._slots.layout(np.concatenate(self._positions).astype(np.int32), self._next)
 
 
 class QwenVL(Family):
     """A Qwen-VL model: a video enters in one place, cells row by row, samples in turn."""
 
-    defaults: ClassVar[dict[str, Any]]
-    """What the family's video processor does where the checkpoint's file says nothing."""
-    bounds: ClassVar[Literal["frame", "video"]]
+    defaults: ClassVar[dict[str, Any]] = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "image_mean": OPENAI_CLIP_MEAN,
+        "image_std": OPENAI_CLIP_STD,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "cap_pixels_per_frame": None,
+    }
+    """Source: Qwen2VLVideoProcessor of transformers 5.23."""
+    bounds: ClassVar[Literal["frame", "video"]] = "frame"
     """What the processor's limits of pixels are for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self._pictures = self.defaults | checkpoint.pictures("video")
-        self.picture_id = self.config.video_token_id
         vision = self.config.vision_config
         expected = {
             "do_resize": True,
@@ -117,8 +115,15 @@ class QwenVL(Family):
         except ValueError as error:
             raise ModelError(f"{self.checkpoint.name}: {error}") from error
 
-    def question_ids(self, question: str) -> list[int]:
-        return [int(i) for i in self.texts_around_only("video", question)[1]]
+    def layout(self, footage: Footage) -> Layout:
+        slots = MropeSlots()
+        slots.text(self.texts_around_only()[0])
+        slots.video(self.picture_id, 0, self.times_of(footage), footage.geometry)
+        return slots.layout()
+
+    def times_of(self, footage: Footage) -> NDArray[np.int64]:
+        """Positions of samples in time, int64 [samples]."""
+        return np.arange(len(footage))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         patch = self.config.vision_config.patch_size

@@ -12,19 +12,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from batch.errors import ModelError
 from batch.models.placement import Device, first_device
 
 _WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _PROBE_BYTES = 256
 
 
 def shard_names(folder: Path) -> list[str]:
     """Names of the weight files that transformers reads in a folder, there or not."""
-    index = folder / _INDEX
+    index = folder / "model.safetensors.index.json"
     if folder.joinpath(_WHOLE).exists() or not index.exists():
         return [_WHOLE]
     try:
@@ -48,25 +47,20 @@ def probe_tensors(shard: Path) -> dict[str, list[Any]]:
         try:
             table: dict[str, Any] = json.loads(file.read(length))
             table.pop("__metadata__", None)
-            places = {name: entry["data_offsets"] for name, entry in table.items()}
-            kinds = {name: [entry["dtype"], entry["shape"]] for name, entry in table.items()}
+            entries = {
+                name: (entry["dtype"], entry["shape"], entry["data_offsets"])
+                for name, entry in table.items()
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{shard}: not a safetensors file") from error
         found = {}
-        for name, (begin, end) in places.items():
+        for name, (dtype, shape, (begin, end)) in entries.items():
             ends = b""
             for at in (begin, max(begin, end - _PROBE_BYTES)):
                 file.seek(8 + length + at)
                 ends += file.read(min(_PROBE_BYTES, end - begin))
-            found[name] = [*kinds[name], hashlib.sha256(ends).hexdigest()]
+            found[name] = [dtype, shape, hashlib.sha256(ends).hexdigest()]
     return found
-
-
-def count_parameters(config: PreTrainedConfig) -> int:
-    """Numbers in the weights of a model, tied ones once, from its config alone."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]  # untyped in 5.23
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_model(
@@ -76,13 +70,19 @@ def load_model(
 
     Args:
         name: the checkpoint, for errors.
-        quantised_by: the method that the checkpoint is quantised by already, None if it is not.
+        quantised_by: as of `Checkpoint`.
 
     Raises:
         ModelError: the weights are missing, damaged or do not fit the config, something they need
             is not installed, or they compute in another type.
     """
-    device_map = _device_map(device, quantised_by)
+    device_map: str | dict[str, str | int] | None = None  # all weights are read on the CPU
+    if not isinstance(device, str):
+        device_map = dict(device)
+    elif device == "auto":
+        device_map = device
+    elif quantised_by is not None:
+        device_map = {"": device}
     if device_map is not None and find_spec("accelerate") is None:
         what = f"weights quantised by {quantised_by}" if quantised_by else f"device {device!r}"
         raise ModelError(f"{name}: {what} need accelerate;  pip install 'sali-cache[sharded]'")
@@ -115,12 +115,3 @@ def load_model(
 def dtype_name(dtype: torch.dtype | str) -> str:
     """As the command line and the header of a cache have it."""
     return str(dtype).removeprefix("torch.")
-
-
-def _device_map(device: Device, quantised_by: str | None) -> str | dict[str, str | int] | None:
-    """What transformers is told to place weights by as it reads them; None: all on the CPU."""
-    if not isinstance(device, str):
-        return dict(device)
-    if device == "auto":
-        return device
-    return None if quantised_by is None else {"": device}

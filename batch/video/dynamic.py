@@ -53,7 +53,8 @@ class DynamicGeometry:
         cell = self.cell_px
         counted = merged = 1
         if self.bounds == "video":
-            height_px, width_px = _enlarged(height_px, width_px, cell)
+            scale = max(1.0, cell / min(height_px, width_px))  # a cell on the shorter side at least
+            height_px, width_px = int(height_px * scale), int(width_px * scale)
             counted = max(frames, self.frames)
             merged = round(counted / self.frames) * self.frames
         height, width = (round(side / cell) * cell for side in (height_px, width_px))
@@ -87,12 +88,6 @@ class DynamicGeometry:
             frames=self.frames,
             resample=self.resample,
         )
-
-
-def _enlarged(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:
-    """The size brought up to a cell on its shorter side."""
-    scale = max(1.0, cell_px / min(height_px, width_px))
-    return int(height_px * scale), int(width_px * scale)
 
 
 GeometryRule = Geometry | DynamicGeometry

@@ -46,7 +46,6 @@ class Footage:
         return len(self.pts_s)
 
     def select(self, samples: NDArray[np.bool_]) -> Self:
-        """Only some samples; bool [samples]."""
         return replace(
             self,
             index=self.index[samples],

@@ -44,7 +44,6 @@ class VideoInfo:
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
         return self.path.name
 
 
@@ -122,10 +121,9 @@ def decode_frames(
             broken.count += 1
             continue
         for frame in frames:
-            if not isinstance(frame, VideoFrame):
-                continue
-            broken.count += frame.is_corrupt
-            yield frame
+            if isinstance(frame, VideoFrame):
+                broken.count += frame.is_corrupt
+                yield frame
 
 
 def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> VideoInfo:
@@ -173,9 +171,6 @@ def measure_span_s(path: Path, progress: Callable[[], object]) -> Fraction:
 
     Args:
         progress: called whenever a packet is later than those before.
-
-    Raises:
-        VideoError: the file cannot be opened.
     """
     starts: list[int] = []
     end = untimed = 0

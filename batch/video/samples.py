@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
@@ -138,20 +139,18 @@ class SampleReader(Iterator[Sample]):
                 while shown.until_s > count * self._interval_s and count != most:
                     if rgb is None:
                         rgb = self._picture(shown.frame)
-                    yield _Taken(frame=shown.index, pts_s=float(shown.pts_s), rgb=rgb)
+                    yield _Taken(shown.number, float(shown.pts_s), rgb)
                     count += 1
             if count == 0:
                 raise nothing_decodable(self._path, stream, self._broken)
 
     def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The frame upright and in the model's geometry."""
         rgb = frame.to_ndarray(format="rgb24", threads=1)
         upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
         return self._geometry.apply(upright)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Taken:
+class _Taken(NamedTuple):
     """A frame taken at the sampling rate, in the model's geometry."""
 
     frame: int
@@ -159,26 +158,22 @@ class _Taken:
     rgb: NDArray[np.uint8]
 
 
-def _sample(index: int, group: list[_Taken]) -> Sample:
-    picture = np.concatenate([taken.rgb for taken in group])
-    picture.flags.writeable = False
-    return Sample(
-        index=index,
-        frame=group[0].frame,
-        pts_s=group[0].pts_s,
-        last_pts_s=group[-1].pts_s,
-        rgb=picture,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
+class _Shown(NamedTuple):
     """A frame, its own time, and until when it is on screen, counted from the first frame."""
 
     frame: VideoFrame
-    index: int
+    number: int
     pts_s: Fraction
     until_s: Fraction
+
+
+def _sample(index: int, group: list[_Taken]) -> Sample:
+    picture = np.concatenate([taken.rgb for taken in group])
+    picture.flags.writeable = False
+    first, last = group[0], group[-1]
+    return Sample(
+        index=index, frame=first.frame, pts_s=first.pts_s, last_pts_s=last.pts_s, rgb=picture
+    )
 
 
 def read_samples(
@@ -217,8 +212,8 @@ def _shown_frames(
     """Pair each frame with the end of its time on screen; times that go back are broken."""
     base, usual_gap = time_base(stream), default_gap(stream)
     gaps: list[int] = []
-    first: int | None = None
     held: tuple[VideoFrame, int, int] | None = None
+    first = 0
     for index, frame in enumerate(decode_frames(container, stream, broken)):
         if held is None:
             pts = first = frame.pts or 0
@@ -228,10 +223,8 @@ def _shown_frames(
                 broken.count += 1
                 continue
             gaps.append(pts - held[2])
-            until_s = (pts - (first or 0)) * base
-            yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
+            yield _Shown(held[0], held[1], held[2] * base, (pts - first) * base)
         held = (frame, index, pts)
     if held is not None:
         stay = held[0].duration or round(statistics.median(gaps or [usual_gap]))
-        until_s = (held[2] + stay - (first or 0)) * base
-        yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
+        yield _Shown(held[0], held[1], held[2] * base, (held[2] + stay - first) * base)
