@@ -96,17 +96,14 @@ class PrefixAnswerer:
         self._neutral: NDArray[np.float32] | None = None
 
     @classmethod
-    def of_cache(cls, cache: CacheFile, family: Family, following: CacheFile | None = None) -> Self:
-        """Use all of a cache file, of a video or of one segment, with the model that wrote it.
-
-        The file may be closed then.
+    def of_cache(cls, cache: CacheFile, family: Family, end_s: float | None = None) -> Self:
+        """Use all of a cache file, which may be closed then, with the model that wrote it.
 
         Args:
-            following: the segment behind, where there is one: this one's last sample is on screen
-                until that begins.
+            end_s: until when the last sample is on screen; None: as long as others usually are.
         """
         time_s = cache.array("sample.time_s")
-        end_s = end_of(time_s, None if following is None else following.array("sample.time_s"))
+        end_s = end_of(time_s) if end_s is None else end_s
         return cls(
             Prefix.load(cache, family.layer_devices),
             family,
@@ -133,8 +130,7 @@ class PrefixAnswerer:
         """Answer questions in order, a batch at a time.
 
         Raises:
-            BatchError: a question is empty, holds the model's image token, or does not fit the
-                model's context behind the prefix together with its answer.
+            BatchError: a question cannot be asked, or does not fit the context with its answer.
         """
         asked = list(questions)
         ids = [question_ids(self._family, question) for question in asked]
@@ -166,8 +162,7 @@ class PrefixAnswerer:
     ) -> list[list[int]]:
         """Continue each question's token ids greedily up to a stop token, which is included.
 
-        Args:
-            observer: is shown the queries behind which each token is chosen.
+        The observer is shown the queries behind which each token is chosen.
         """
         cache = TieredCache(self._prefix, observer)
         step, place, padding = self._padded(questions)
@@ -199,8 +194,7 @@ class PrefixAnswerer:
     def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
         """How likely this prefix makes answers, whoever gave them, in one batch.
 
-        Returns:
-            For each the natural logarithm of the probability of a token, a mean over the answer.
+        Natural logarithm of the probability of a token, a mean over each answer.
         """
         rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
         step, place, padding = self._padded(rows)
@@ -217,12 +211,8 @@ class PrefixAnswerer:
     ) -> tuple[list[list[int]], Tensor]:
         """Answer, and measure what attention the tokens of each answer pay to each sample.
 
-        Returns:
-            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
-            the tokens of an answer; pointers get none.
-
-        Raises:
-            ValueError: the samples of the rows are not known.
+        The latter is float32 [questions, layers, heads, samples], a mean over the tokens of an
+        answer; pointers get none.
         """
         if self._samples is None:
             raise ValueError(f"{self._name}: the samples of its rows are not known")

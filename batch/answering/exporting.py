@@ -55,7 +55,7 @@ def to_dynamic_cache(
     Raises:
         CacheFileError: it is no cache, or damaged.
         ModelError: the model is not there, or is not the one that wrote the cache.
-        BatchError: several segments, which fit no context together; or an empty question.
+        BatchError: several segments, or a question that cannot be asked.
     """
     path = Path(path)
     (cache,) = open_checked(path, "whole")

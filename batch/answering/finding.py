@@ -64,7 +64,9 @@ def sample_scores(
     Returns:
         float32 [stored samples of all segments]; -inf for samples that store no cell.
     """
-    empty = ~torch.cat([_has_cells(index) for index in indices])
+    # The bounds of a sample that stores no cell are all zero.
+    is_zero = [(index.scale == 0) & (index.minimum == 0) for index in indices]
+    empty = torch.from_numpy(np.concatenate([zero.all((1, 2, 3, 4)) for zero in is_zero]))
     gain = torch.zeros(())
     for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
         both = torch.cat([plain, queries])  # each segment is decoded once, and let go
@@ -80,10 +82,6 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
 
     A sample counts with what its score has above the median; of samples that differ in nothing,
     all are needed, and where none stores a cell, the text of all.
-
-    Args:
-        scores: of all stored samples, as of `sample_scores`.
-        share: 0..1.
     """
     has_cells = np.isfinite(scores)
     order = np.argsort(-scores, kind="stable")
@@ -110,9 +108,3 @@ def _largest(queries: Tensor, index: SampleIndex, place: int) -> Tensor:
     unfolded = scores.view(len(most), tokens, -1, scores.shape[-1]).transpose(0, 1)
     largest: Tensor = unfolded.reshape(tokens, heads, scores.shape[-1])
     return largest
-
-
-def _has_cells(index: SampleIndex) -> Tensor:
-    """Whether a sample stores any: its bounds are not all zero. Bool [stored]."""
-    is_set = (index.scale != 0) | (index.minimum != 0)
-    return torch.from_numpy(is_set.any((1, 2, 3, 4)))

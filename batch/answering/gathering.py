@@ -117,14 +117,7 @@ def lay_out(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) 
 
 
 def arrange(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) -> Arranged:
-    """Put chosen samples where `lay_out` has them, with the text before and behind the video.
-
-    Args:
-        chosen: in order of time, at least one.
-
-    Raises:
-        CacheFileError: the token tables contradict the index.
-    """
+    """Put samples chosen in order where `lay_out` has them, with the text around the video."""
     pieces = [video.text_before, *video.pieces(chosen)]
     if video.stored[-1] not in chosen:
         pieces.append(video.text_behind)
@@ -168,10 +161,6 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
 
     All are in the FP16 tier: encoding them again would lose more, and they are few. Only some
     rows of a layer are expanded at a time.
-
-    Raises:
-        CacheFileError: they hold no numbers.
-        ModelError: the model's keys cannot be moved.
     """
     tokens = token_counts({Tier.FP16: len(rows.old)})
     shape = replace(video.segments[0].header.shape, tokens=tokens)

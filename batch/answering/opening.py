@@ -24,9 +24,6 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
     """Open a cache, file or folder, and check what is read of it anyway.
 
     Retrieving checks the rows that it needs, when it reads them.
-
-    Raises:
-        CacheFileError: it is no cache, or damaged, or a segment has no samples.
     """
     with ExitStack() as opened:
         segments = open_segments(path)
@@ -43,11 +40,7 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
 
 
 def resolve(scope: Scope, segments: Sequence[CacheFile], path: Path) -> Scope:
-    """What "auto" is of these segments; any other scope is itself.
-
-    Raises:
-        BatchError: "whole" of several segments.
-    """
+    """What "auto" is of these segments; any other scope is itself, if it can be."""
     if scope == "whole" and len(segments) > 1:
         raise BatchError(
             f"{path}: {len(segments)} segments fit no context together; "
@@ -65,9 +58,6 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
 
     Args:
         path: what messages call the cache: its file, or the folder that it is a segment of.
-
-    Raises:
-        ModelError: names the part that differs, or cells that the model gives no video.
     """
     model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
     for part, written, got in (
@@ -116,10 +106,8 @@ def open_writer(
     )
     try:
         opened = open_model(settings)
-    except DeviceError:
-        raise
     except ModelError as error:
-        if model is not None:
+        if model is not None or isinstance(error, DeviceError):
             raise
         raise ModelError(
             f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "

@@ -72,12 +72,9 @@ class Retriever:
         end_s: float | None = None,
         name: str,
     ) -> None:
-        """Read the indices.
+        """Read the indices of all segments of a video, with the loaded model that wrote them.
 
         Args:
-            segments: of one video, open, in order.
-            family: the loaded model that wrote them.
-            budget_tokens: to be loaded for a question at most.
             shares: of what a question is about, 0..1, rising, to be loaded if the budget allows;
                 each answers, and the likeliest answer counts.
             end_s: until when the last sample is on screen; None: as long as others usually are.
@@ -130,11 +127,16 @@ class Retriever:
     def _answer(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedAnswer:
         before = self._video.read_bytes
         loads = self._loads_for(ids, max_new_tokens)
-        likelihood, answer = _likeliest(loads, question, max_new_tokens)
+        found: list[tuple[float, Answer]] = []
+        for one in loads:
+            exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))
+            (likelihood,) = one.answerer.log_likelihoods(exchanges)
+            found.append((likelihood, exchanges[0].answer))
+        likelihood, answer = max(found, key=itemgetter(0))
         return RetrievedAnswer(
             **vars(answer),
             samples=tuple(self._video.numbers(loads[-1].chosen)),
-            loaded_tokens=sum(load.tokens for load in loads),
+            loaded_tokens=sum(one.tokens for one in loads),
             index_bytes=self.index_bytes,
             rows_bytes=self._video.read_bytes - before,
             likelihood=likelihood,
@@ -180,10 +182,7 @@ class Retriever:
     def _fitting(
         self, best: list[StoredSample], room: int
     ) -> tuple[tuple[StoredSample, ...], Arranged | None]:
-        """As many of the best samples as take no more than `room` positions, in order of time.
-
-        Where they go is None if they are loaded already.
-        """
+        """As many of the best samples as fit, in order of time; not arranged if there already."""
         count = bisect_right(range(1, len(best) + 1), room, key=lambda n: self._end(best[:n]))
         for fewer in range(count, 0, -1):
             chosen = tuple(sorted(best[:fewer]))
@@ -210,13 +209,3 @@ class Retriever:
             samples=RowSamples(number=numbers, spans_s=self._video.spans_s(chosen)),
         )
         return _Load(chosen=chosen, tokens=len(rows.old), end=rows.end, answerer=answerer)
-
-
-def _likeliest(loads: list[_Load], question: str, max_new_tokens: int) -> tuple[float, Answer]:
-    """The answer that its load makes likeliest, and how likely."""
-    found: list[tuple[float, Answer]] = []
-    for one in loads:
-        exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))
-        (likelihood,) = one.answerer.log_likelihoods(exchanges)
-        found.append((likelihood, exchanges[0].answer))
-    return max(found, key=itemgetter(0))

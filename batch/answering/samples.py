@@ -41,15 +41,7 @@ class StoredVideo:
     """
 
     def __init__(self, segments: Sequence[CacheFile], *, end_s: float | None = None) -> None:
-        """Read the indices.
-
-        Args:
-            segments: of one video, open, in order.
-            end_s: until when the last sample is on screen; None: as long as others usually are.
-
-        Raises:
-            CacheFileError: an index is damaged.
-        """
+        """Read the indices of all segments of a video; `end_s` is as of `Retriever`."""
         self.segments = segments
         self.indices = [SampleIndex.read(segment) for segment in segments]
         self.read_bytes = sum(index.size_bytes for index in self.indices)
@@ -87,11 +79,7 @@ class StoredVideo:
         return np.stack([of_segment[s][self.indices[s].stored[place]] for s, place in chosen])
 
     def pieces(self, chosen: Sequence[StoredSample]) -> list[Piece]:
-        """Where the rows of chosen samples are; what lies behind each other is one piece.
-
-        Args:
-            chosen: in order of time.
-        """
+        """Where the rows of samples chosen in order are; what lies in a row is one piece."""
         found: list[Piece] = []
         for tier in STORED_TIERS:
             for segment, place in chosen:

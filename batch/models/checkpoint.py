@@ -8,12 +8,15 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,8 +26,8 @@ from transformers import (
 )
 
 from batch.errors import ModelError
-from batch.models.placement import Device
-from batch.models.weights import dtype_name, load_model, probe_tensors, shard_names
+from batch.models.placement import Device, first_device
+from batch.models.weights import dtype_name, probe_tensors, shard_paths
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,6 @@ class Checkpoint:
 
     @cached_property
     def processor_sha256(self) -> str:
-        """Digest of how pictures and text are prepared."""
         tokens = self.tokenizer.backend_tokenizer.to_str()
         return _digest([self.processor, self.pictures("image"), self.pictures("video"), tokens])
 
@@ -80,9 +82,6 @@ class Checkpoint:
 
         The same weights have the same digest in one file or in many shards. A few hundred
         bytes of each tensor are read, so it is cheap, and a fine-tune differs in them.
-
-        Raises:
-            ModelError: there are no safetensors files.
         """
         found = {}
         for shard in self._shards():
@@ -110,18 +109,52 @@ class Checkpoint:
         """Size of the weights in memory; None if they are quantised and their files not there."""
         if self.quantised_by is None:
             return self.parameters * dtype.itemsize
-        shards = [self.folder / name for name in shard_names(self.folder)]
+        shards = shard_paths(self.folder)
         return None if _missing(shards) else sum(shard.stat().st_size for shard in shards)
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
-        """Load the model with its weights on their devices; see `load_model`."""
+        """Load the model with its weights on their devices, for inference."""
         self._shards()
-        return load_model(
-            self.name, self.folder, dtype=dtype, device=device, quantised_by=self.quantised_by
-        )
+        quantised_by = self.quantised_by
+        device_map: str | dict[str, str | int] | None = None  # all weights are read on the CPU
+        if not isinstance(device, str):
+            device_map = dict(device)
+        elif device == "auto":
+            device_map = device
+        elif quantised_by is not None:
+            device_map = {"": device}
+        if device_map is not None and find_spec("accelerate") is None:
+            what = f"weights quantised by {quantised_by}" if quantised_by else f"device {device!r}"
+            raise ModelError(
+                f"{self.name}: {what} need accelerate;  pip install 'sali-cache[sharded]'"
+            )
+        try:
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder,
+                dtype=dtype,
+                device_map=device_map,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:  # transformers 5.23 fills them with random numbers
+            raise ModelError(f"{self.name}: {len(missing)} weights are missing, as {missing[0]}")
+        made = next(model.get_input_embeddings().parameters()).dtype
+        if made != dtype:  # transformers casts what a quantised layer cannot compute in
+            raise ModelError(
+                f"{self.name}: weights quantised by {quantised_by} compute in {made} here, not "
+                f"in {dtype}; choose it with --dtype {dtype_name(made)}"
+            )
+        if device_map is None:
+            nn.Module.to(model, first_device(device))
+        model.train(False)
+        return model
 
     def _shards(self) -> list[Path]:
-        shards = [self.folder / name for name in shard_names(self.folder)]
+        shards = shard_paths(self.folder)
         if self.revision is not None and _missing(shards):
             _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
         if missing := _missing(shards):
@@ -136,9 +169,6 @@ class Checkpoint:
 
 def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """Open config and tokenizer of a checkpoint; from the hub, no weights are fetched yet.
-
-    Args:
-        name, revision, offline: as of `ModelSettings`.
 
     Raises:
         ModelError: nothing there, or not a checkpoint with a chat template.

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from batch.errors import ModelError
 from batch.kv import ATTENTIONS, Kernel, check_kernel, install, refuse_unsupported
 from batch.models.checkpoint import Checkpoint
-from batch.models.placement import Device, device_of, first_device, layer_devices
+from batch.models.placement import Device, device_of, first_device
 from batch.video import Footage, Geometry, GeometryRule
 
 
@@ -114,11 +114,6 @@ class Family(ABC):
     """Settings of the config of which no other value is supported."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint's config.
-
-        Raises:
-            ModelError: a setting of `required` has another value.
-        """
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         for name, value in self.required.items():
@@ -180,11 +175,7 @@ class Family(ABC):
         )
 
     def use_timestamps(self) -> None:
-        """Put its time before every sample that is laid out from now on.
-
-        Raises:
-            ModelError: the family's prompts have no place for it, or tell times anyway.
-        """
+        """Put its time before every sample laid out from now on; see `no_timestamps`."""
         if self.no_timestamps is not None:
             raise ModelError(
                 f"{self.checkpoint.name}: {self.model_type} takes no timestamps: "
@@ -218,17 +209,9 @@ class Family(ABC):
         return np.asarray(tokenizer(text, add_special_tokens=not opened).input_ids)
 
     def texts_around(self, token_ids: NDArray[np.int64], pictures: int) -> list[NDArray[np.int64]]:
-        """The text before, between and behind the pictures of a conversation.
+        """The text before, between and behind so many pictures, without the pictures' own tokens.
 
-        Args:
-            pictures: how many of them were sent.
-
-        Returns:
-            `pictures` + 1 arrays of token ids, without the pictures' own.
-
-        Raises:
-            ModelError: the chat template leaves out a picture, or the tokenizer does not know its
-                token.
+        Refuses a chat template that leaves one out, or a tokenizer that does not know the token.
         """
         places = np.flatnonzero(token_ids == self.picture_id)
         if len(places) != pictures:
@@ -277,13 +260,12 @@ class Family(ABC):
     def load(self, *, device: Device, dtype: torch.dtype, attention: Kernel = "auto") -> None:
         """Load the weights onto their devices, ready for attention over tiers.
 
-        Args:
-            dtype: type to compute in; of a quantised checkpoint, what is not quantised has it.
-            attention: what attends to the stored tiers.
+        Of a quantised checkpoint, what is not quantised has `dtype`.
 
         Raises:
-            ModelError: the weights are missing or damaged, the decoder has a feature that
-                attention over tiers does not support, or the device cannot do what is asked.
+            ModelError: the weights are missing, damaged, do not fit the config or compute in
+                another type; something they need is not installed; attention over tiers does not
+                support the decoder; or the device cannot do what is asked.
         """
         refuse_unsupported(self.config)
         check_kernel(attention, first_device(device))
@@ -315,8 +297,10 @@ class Family(ABC):
 
     @property
     def layer_devices(self) -> list[torch.device]:
-        """Where each layer of the decoder keeps its keys and values."""
-        return layer_devices(self.language_model, self.decoder.layers)
+        """Where each layer of the decoder attends, and so keeps its keys and values."""
+        modules = self.language_model.modules()
+        numbered = {getattr(module, "layer_idx", None): module for module in modules}
+        return [device_of(numbered[layer]) for layer in range(self.decoder.layers)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, [..., vocabulary], of the decoder's last states."""
@@ -326,7 +310,6 @@ class Family(ABC):
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Token ids that end an answer."""
         stop = self.model.generation_config.eos_token_id
         if stop is None:
             stop = self.checkpoint.tokenizer.eos_token_id

@@ -1,8 +1,4 @@
-"""What LLaVA-1.5 and 1.6 share: a video is the multi-image conversation of their chat template.
-
-An image token for each sample, and what the template puts between them; times, where they are
-wanted, stand before each. Knows no family.
-"""
+"""What LLaVA-1.5 and 1.6 share: a video is the multi-image conversation of their chat template."""
 
 from typing import ClassVar, Literal
 
@@ -12,7 +8,7 @@ from batch.video import Footage
 
 
 class ManyImages(SquareFamily):
-    """A LLaVA model to which every sample is an image of its own."""
+    """A LLaVA model to which every sample is an image; its time, if wanted, stands before it."""
 
     kind: ClassVar[Literal["image", "video"]] = "image"
     picture_token: ClassVar[str] = "image_token_id"

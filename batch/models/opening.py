@@ -46,11 +46,7 @@ class OpenModel:
     attention: Attention
 
     def load(self) -> Family:
-        """Load the weights, if they are not loaded yet.
-
-        Raises:
-            ModelError: they are missing or damaged, or the device cannot do what is asked.
-        """
+        """Load the weights as `Family.load` does, if they are not loaded yet."""
         if not self.family.is_loaded:
             self.family.load(
                 device=self.device, dtype=getattr(torch, self.dtype), attention=self.attention
@@ -76,10 +72,7 @@ def open_model(settings: ModelSettings) -> OpenModel:
 
 
 def open_family(name: str, *, revision: str | None = None, offline: bool = False) -> Family:
-    """Open a checkpoint with the family that its `model_type` names.
-
-    Args:
-        name, revision, offline: as of `ModelSettings`.
+    """Open a checkpoint with the family that its `model_type` names; see `ModelSettings`.
 
     Raises:
         ModelError: nothing there, not a checkpoint, or a family we do not know.

@@ -51,16 +51,12 @@ class SquareFamily(Family):
         covered_px: int,
         cells_across: int,
     ) -> Geometry:
-        """The geometry of such pictures.
+        """The geometry of pictures as the vision tower takes them, if the processor makes them so.
 
         Args:
             settings: of the image or video processor; None: as they are.
-            side_px: side of the picture that the vision tower takes.
-            covered_px: side of the part of it that cells stand for.
+            covered_px: side of the part that cells stand for.
             cells_across: cells in a row, and in a column.
-
-        Raises:
-            ModelError: the processor leaves out a step, or makes pictures of another size.
         """
         name, settings = self.checkpoint.name, settings or self._pictures
         for step in ("do_resize", "do_rescale", "do_normalize"):
@@ -77,13 +73,14 @@ class SquareFamily(Family):
                     f"{name}: the processor resizes to {resized} and makes pictures of {made}, "
                     f"the vision tower expects {side_px}x{side_px} px"
                 )
+            part_px = covered_px if covered_px < side_px else None
             return Geometry(
                 height_px=side_px,
                 width_px=side_px,
                 rows=cells_across,
                 columns=cells_across,
-                covered_height_px=covered_px if covered_px < side_px else None,
-                covered_width_px=covered_px if covered_px < side_px else None,
+                covered_height_px=part_px,
+                covered_width_px=part_px,
                 fit="stretch" if shortest_px is None else "crop",
                 shortest_px=shortest_px,
                 resample=Image.Resampling(settings["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
@@ -110,15 +107,11 @@ class SquareFamily(Family):
 def pixel_values(
     frames: NDArray[np.uint8], settings: Mapping[str, Any], model: PreTrainedModel
 ) -> Tensor:
-    """Frames as a vision tower takes them.
+    """RGB [frames, height, width, 3] as a vision tower takes it, [frames, 3, height, width].
 
     Args:
-        frames: RGB [frames, height, width, 3].
         settings: `image_mean`, `image_std` and `rescale_factor`, as `Checkpoint.pictures` has them.
         model: tells device (a sharded one moves them on by itself) and dtype.
-
-    Returns:
-        [frames, 3, height, width].
     """
     device = device_of(model.get_input_embeddings())
     pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)

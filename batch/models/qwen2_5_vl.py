@@ -3,8 +3,7 @@
 The video convention of its processor: `<|vision_start|>`, the cells of all samples, and
 `<|vision_end|>`, with which the question begins. Positions in time are `tokens_per_second` times
 the seconds since the first sample; so a sample keeps its place whatever is left out before it,
-gaps of pointers included. A checkpoint without video_preprocessor_config.json takes the pixel
-limits of its images, as in transformers: up to 12.8 million pixels of a frame.
+gaps of pointers included.
 """
 
 from typing import ClassVar

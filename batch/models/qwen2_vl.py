@@ -2,8 +2,7 @@
 
 The video convention of its processor: `<|vision_start|>`, the cells of all samples, and
 `<|vision_end|>`, with which the question begins. Time is told by the count alone, so pointers
-leave no trace where their gaps are closed. A checkpoint without video_preprocessor_config.json
-takes the pixel limits of its images, as in transformers: up to 12.8 million pixels of a frame.
+leave no trace where their gaps are closed.
 """
 
 from typing import ClassVar

@@ -1,7 +1,9 @@
 """What the Qwen-VL families share: frames in the video's own shape, merged by twos, and M-RoPE.
 
 A sample is `temporal_patch_size` frames (two), which the vision tower merges; so `--fps` counts
-frames, and samples come half as often. The tower lets no sample see another. Knows no family.
+frames, and samples come half as often. The tower lets no sample see another. A checkpoint without
+video_preprocessor_config.json takes the pixel limits of its images, as in transformers: up to 12.8
+million pixels of a frame. Knows no family.
 """
 
 from functools import cached_property
@@ -101,14 +103,22 @@ class QwenVL(Family):
 
     @cached_property
     def geometry(self) -> DynamicGeometry:
-        vision = self.config.vision_config
-        least_px, most_px = self._pixel_limits()
+        vision, size = self.config.vision_config, self._pictures["size"]
+        limits = [size.get("shortest_edge"), size.get("longest_edge")]
+        if self.bounds == "frame":  # Qwen2VLVideoProcessor alone knows, and prefers, older names
+            older = [self._pictures.get("min_pixels"), self._pictures.get("max_pixels")]
+            limits = [old or new for old, new in zip(older, limits, strict=True)]
+        if None in limits:
+            raise ModelError(
+                f"{self.checkpoint.name}: the video processor's size is {size}, "
+                "expected shortest_edge and longest_edge"
+            )
         try:
             return DynamicGeometry(
                 cell_px=vision.patch_size * vision.spatial_merge_size,
                 frames=vision.temporal_patch_size,
-                least_px=least_px,
-                most_px=most_px,
+                least_px=limits[0],
+                most_px=limits[1],
                 bounds=self.bounds,
                 resample=Image.Resampling(self._pictures["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
             )
@@ -137,20 +147,6 @@ class QwenVL(Family):
         """Embeddings [cells, width] in what the vision tower says of one video."""
         embedded: Tensor = found.pooler_output[0]
         return embedded
-
-    def _pixel_limits(self) -> tuple[int, int]:
-        """Fewest and most pixels, of a frame or of a video as `bounds` says."""
-        size = self._pictures["size"]
-        limits = [size.get("shortest_edge"), size.get("longest_edge")]
-        if self.bounds == "frame":  # Qwen2VLVideoProcessor alone knows, and prefers, older names
-            older = [self._pictures.get("min_pixels"), self._pictures.get("max_pixels")]
-            limits = [old or new for old, new in zip(older, limits, strict=True)]
-        if None in limits:
-            raise ModelError(
-                f"{self.checkpoint.name}: the video processor's size is {size}, "
-                "expected shortest_edge and longest_edge"
-            )
-        return limits[0], limits[1]
 
     def _patches(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         """Patches [samples * patches, 3 * frames * patch * patch], the four of a cell together."""

@@ -129,10 +129,7 @@ def _intro(footage: Footage) -> str:
             "pip install 'sali-cache[smolvlm]'"
         ) from error
     length = timedelta(seconds=int(footage.duration_s))
-    intro: str = DEFAULT_VIDEO_INTRO.format(
-        frame_count=num2words(len(footage)), video_duration=length
-    )
-    return intro
+    return DEFAULT_VIDEO_INTRO.format(frame_count=num2words(len(footage)), video_duration=length)
 
 
 def _times(footage: Footage) -> list[str]:

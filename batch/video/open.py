@@ -47,11 +47,11 @@ class VideoInfo:
         return self.path.name
 
 
+@dataclass
 class BrokenFrames:
     """Counts what could not be decoded, or was decoded with errors."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count: int = 0
 
 
 @contextmanager

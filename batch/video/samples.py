@@ -3,10 +3,11 @@
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from av.container import InputContainer
@@ -59,6 +60,51 @@ class Sampling(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footage:
+    """When the samples of a video were taken.
+
+    - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
+    - start_s: time of the video's first frame, also where its samples are left out.
+    - index: int64 [samples], number of each among all samples of the video.
+    - interval_s: time from one sampled frame to the next, before any sample was left out.
+    - duration_s: length of the video.
+    """
+
+    geometry: Geometry
+    start_s: float
+    index: NDArray[np.int64]
+    pts_s: NDArray[np.float64]
+    last_pts_s: NDArray[np.float64]
+    interval_s: float
+    duration_s: float
+
+    @classmethod
+    def steady(cls, geometry: Geometry, samples: int, interval_s: float = 1.0) -> Self:
+        """So many samples of a video whose frames come exactly at the sampling rate."""
+        first = np.arange(samples, dtype=np.float64) * (geometry.frames * interval_s)
+        return cls(
+            geometry=geometry,
+            start_s=0.0,
+            index=np.arange(samples),
+            pts_s=first,
+            last_pts_s=first + (geometry.frames - 1) * interval_s,
+            interval_s=interval_s,
+            duration_s=samples * geometry.frames * interval_s,
+        )
+
+    def __len__(self) -> int:
+        return len(self.pts_s)
+
+    def select(self, samples: NDArray[np.bool_]) -> Self:
+        return replace(
+            self,
+            index=self.index[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One sample of a video.
 
@@ -76,7 +122,7 @@ class Sample:
 
 
 class SampleReader(Iterator[Sample]):
-    """Iterates over the samples of one video; its other properties tell what it met so far."""
+    """Iterates over the samples of one video; its other attributes tell what it met so far."""
 
     def __init__(
         self,
@@ -90,8 +136,10 @@ class SampleReader(Iterator[Sample]):
         self._sampling = sampling
         self._progress = progress
         self._broken = BrokenFrames()
-        self._decoded_s = Fraction(0)
-        self._interval_s = sampling.interval_s(Fraction(0), geometry.frames)
+        self.decoded_s = 0.0
+        """Length of what could be read; far below the declared one where a file is damaged."""
+        self.interval_s = float(sampling.interval_s(Fraction(0), geometry.frames))
+        """Time from one sampled frame to the next."""
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -102,41 +150,27 @@ class SampleReader(Iterator[Sample]):
         """Packets that could not be decoded, frames decoded with errors or out of order."""
         return self._broken.count
 
-    @property
-    def decoded_s(self) -> float:
-        """Length of what could be read; far below the declared one where a file is damaged."""
-        return float(self._decoded_s)
-
-    @property
-    def interval_s(self) -> float:
-        """Time from one sampled frame to the next."""
-        return float(self._interval_s)
-
     def _read(self) -> Iterator[Sample]:
         """Group the frames into samples; the last sample repeats its last frame where it must."""
-        together, index = self._geometry.frames, 0
-        group: list[_Taken] = []
-        for taken in self._take():
-            group.append(taken)
-            if len(group) == together:
-                yield _sample(index, group)
-                index, group = index + 1, []
-        if group:
+        together, taken = self._geometry.frames, self._take()
+        for index, group in enumerate(iter(lambda: list(islice(taken, together)), [])):
             yield _sample(index, group + group[-1:] * (together - len(group)))
 
     def _take(self) -> Iterator["_Taken"]:
         most, together = self._sampling.max_samples, self._geometry.frames
+        span_s = Fraction(0)
         if most is not None:
             most *= together
             span_s = measure_span_s(self._path, self._progress)
-            self._interval_s = self._sampling.interval_s(span_s, together)
+        interval_s = self._sampling.interval_s(span_s, together)
+        self.interval_s = float(interval_s)
         count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
-                self._decoded_s = shown.until_s
+                self.decoded_s = float(shown.until_s)
                 self._progress()
                 rgb: NDArray[np.uint8] | None = None
-                while shown.until_s > count * self._interval_s and count != most:
+                while shown.until_s > count * interval_s and count != most:
                     if rgb is None:
                         rgb = self._picture(shown.frame)
                     yield _Taken(shown.number, float(shown.pts_s), rgb)
