@@ -41,7 +41,6 @@ FAMILIES = {
         "pictures",
         "placement",
         "qwen_vl",
-        "weights",
     },
     "batch/evaluation/methods": {"cell_method", "row_method"},
     "cachefmt/codecs": {"quantising"},

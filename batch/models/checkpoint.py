@@ -1,6 +1,6 @@
 """A checkpoint folder or hub repository: its files, its identity, its weights.
 
-Knows Hugging Face's file conventions and nothing of any model family.
+Knows Hugging Face's file conventions and what transformers (5.23) reads; no model family.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from transformers import (
 
 from batch.errors import ModelError
 from batch.models.placement import Device, first_device
-from batch.models.weights import dtype_name, probe_tensors, shard_paths
+
+_PROBE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Checkpoint:
         """
         found = {}
         for shard in self._shards():
-            found.update(probe_tensors(shard))
+            found.update(_probe_tensors(shard))
         return _digest(found)
 
     @property
@@ -109,7 +110,7 @@ class Checkpoint:
         """Size of the weights in memory; None if they are quantised and their files not there."""
         if self.quantised_by is None:
             return self.parameters * dtype.itemsize
-        shards = shard_paths(self.folder)
+        shards = _shard_paths(self.folder)
         return None if _missing(shards) else sum(shard.stat().st_size for shard in shards)
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
@@ -154,7 +155,7 @@ class Checkpoint:
         return model
 
     def _shards(self) -> list[Path]:
-        shards = shard_paths(self.folder)
+        shards = _shard_paths(self.folder)
         if self.revision is not None and _missing(shards):
             _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
         if missing := _missing(shards):
@@ -206,6 +207,51 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
         chat_template=chat_template,
         processor=processor,
     )
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """As the command line and the header of a cache have it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    """The weight files that transformers reads in a folder, there or not."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    if whole.exists() or not index.exists():
+        return [whole]
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of safetensors files") from error
+
+
+def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
+    """Type, shape and digest of the ends of the data of each tensor of a safetensors file."""
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > shard.stat().st_size:
+            raise ModelError(
+                f"{shard}: not a safetensors file; if it is a Git LFS pointer, run git lfs pull"
+            )
+        try:
+            table: dict[str, Any] = json.loads(file.read(length))
+            table.pop("__metadata__", None)
+            entries = {
+                name: (entry["dtype"], entry["shape"], entry["data_offsets"])
+                for name, entry in table.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{shard}: not a safetensors file") from error
+        found = {}
+        for name, (dtype, shape, (begin, end)) in entries.items():
+            ends = b""
+            for at in (begin, max(begin, end - _PROBE_BYTES)):
+                file.seek(8 + length + at)
+                ends += file.read(min(_PROBE_BYTES, end - begin))
+            found[name] = [dtype, shape, hashlib.sha256(ends).hexdigest()]
+    return found
 
 
 def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> str | None:

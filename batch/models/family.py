@@ -72,12 +72,7 @@ class Slots:
         self._add(token_id, sample, np.arange(cells))
 
     def layout(self, positions: NDArray[np.int32] | None = None, next_position: int = 0) -> Layout:
-        """The whole prefix.
-
-        Args:
-            positions: int32 [slots, axes]; None numbers the slots on one axis.
-            next_position: where the question starts, on every axis of `positions`.
-        """
+        """The whole prefix; without positions [slots, axes], slots are numbered on one axis."""
         token_ids, sample, cell = np.concatenate(self._parts, axis=1)
         axes = 1 if positions is None else positions.shape[1]
         if positions is None:

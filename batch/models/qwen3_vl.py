@@ -37,6 +37,7 @@ class Qwen3VL(QwenVL):
         "image_mean": IMAGENET_STANDARD_MEAN,
         "image_std": IMAGENET_STANDARD_STD,
     }
+    """Source: Qwen3VLVideoProcessor of transformers 5.23."""
     bounds: ClassVar[Literal["frame", "video"]] = "video"
 
     def layout(self, footage: Footage) -> Layout:

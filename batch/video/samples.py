@@ -43,11 +43,7 @@ class Sampling(Settings):
             raise ValueError(f"max_samples: got {self.max_samples}, expected 1 or more")
 
     def interval_s(self, span_s: Fraction, together: int) -> Fraction:
-        """Time from one frame taken to the next in a video of this length.
-
-        Args:
-            together: frames that a sample holds.
-        """
+        """Time from one frame taken to the next in a video of this length, `together` a sample."""
         asked_s = 1 / Fraction(self.rate_hz).limit_denominator(1_000_000)
         if self.max_samples is None:
             return asked_s
@@ -129,7 +125,7 @@ class SampleReader(Iterator[Sample]):
         path: Path,
         geometry: Geometry,
         sampling: Sampling,
-        progress: Callable[[], object] = lambda: None,
+        progress: Callable[[], object],
     ) -> None:
         self._path = path
         self._geometry = geometry
