@@ -267,11 +267,7 @@ class Header:
         return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
 
     def to_json(self) -> str:
-        """Canonical JSON.
-
-        Raises:
-            ValueError: checksums or header_sha256 are missing, or a number is not finite.
-        """
+        """Canonical JSON; ValueError without checksums, or for a number that is not finite."""
         if self.checksums is None or self.header_sha256 is None:
             raise ValueError("a header without its checksums cannot be written")
         return dump_canonical(dataclasses.asdict(self))

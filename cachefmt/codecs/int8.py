@@ -13,7 +13,7 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         x: float16, bfloat16 or float32 [..., head_dim], finite.
-        group_size: channels that share a scale; divides head_dim.
+        group_size: divides head_dim.
 
     Returns:
         codes int8 [..., head_dim], -127..127, and scale float16 [..., groups], the smallest
@@ -34,11 +34,7 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def decode(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Float32 [..., head_dim] from int8 codes [..., head_dim] and scale [..., groups]; exact.
-
-    Args:
-        out: contiguous float32 of that shape to decode into.
-    """
+    """Float32 [..., head_dim] from what `encode` returns; exact."""
     if out is None:
         out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     return scale_groups(out.copy_(codes), scale)
