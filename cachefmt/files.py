@@ -61,12 +61,11 @@ class MappedTensors:
     Methods raise ValueError where there is no such tensor, or once it is closed.
     """
 
-    def __init__(
-        self, path: Path, mapped: mmap.mmap, data_start: int, specs: dict[str, TensorSpec]
-    ) -> None:
+    def __init__(self, path: Path, mapped: mmap.mmap, specs: dict[str, TensorSpec]) -> None:
         self.path = path
+        self.size_bytes = len(mapped)
         self._map: mmap.mmap | None = mapped
-        self._data_start = data_start
+        self._data_start = self.size_bytes - sum(spec.size_bytes for spec in specs.values())
         self._specs = specs
         self._offsets = data_offsets(specs)
 

@@ -35,8 +35,6 @@ _NORESERVE_SYSTEMS = (("Linux", "x86_64"), ("Linux", "aarch64"))
 _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERVE_SYSTEMS else 0
 """Python 3.11 does not name it. Source: Linux, asm-generic/mman-common.h."""
 
-_RELIED_ON = ("token.", "sample.", "index.")
-
 
 class CacheFile(MappedTensors):
     """An open cache file. Use `CacheFile.open`, best as a context manager."""
@@ -44,10 +42,8 @@ class CacheFile(MappedTensors):
     def __init__(
         self, path: Path, header: Header, file: int, mapped: mmap.mmap, specs: dict[str, TensorSpec]
     ) -> None:
+        super().__init__(path, mapped, specs)
         self.header = header
-        self.size_bytes = len(mapped)
-        data_start = self.size_bytes - sum(spec.size_bytes for spec in specs.values())
-        super().__init__(path, mapped, data_start, specs)
         self._file = file
         self._close_file = weakref.finalize(self, os.close, file)
 
@@ -106,12 +102,9 @@ class CacheFile(MappedTensors):
         return tensor
 
     def verify_tables(self) -> None:
-        """Check what a reader of rows relies on: the token.*, sample.* and index.* tensors.
-
-        Raises:
-            CacheFileError: names the first tensor that is damaged or breaks a rule.
-        """
-        self._verify([name for name in self.names if name.startswith(_RELIED_ON)])
+        """As `verify`, of the token.*, sample.* and index.* tensors: readers of rows rely on them."""
+        relied_on = ("token.", "sample.", "index.")
+        self._verify([name for name in self.names if name.startswith(relied_on)])
 
     def verify(self) -> None:
         """Read everything: checksum of each tensor, then the rules of the tables.
@@ -149,12 +142,8 @@ def _map(file: int) -> mmap.mmap:
     # Private and writable in memory only: torch warns about read-only buffers, and a stray write
     # changes a page of this process instead of ending it. NORESERVE: the kernel need not find
     # room for copies of a file larger than the memory.
-    return mmap.mmap(
-        file,
-        size,
-        flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
-        prot=mmap.PROT_READ | mmap.PROT_WRITE,
-    )
+    flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(file, size, flags=flags, prot=access)
 
 
 def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
@@ -197,7 +186,7 @@ def _read_header(table: dict[str, Any]) -> Header:
 
 
 def _check_table(table: dict[str, Any], header: Header) -> dict[str, TensorSpec]:
-    """Compare the table of tensors, and the names of the checksums, with the shape's specs."""
+    """The specs of the shape, that the table of tensors and the checksums' names must fit."""
     # Counted first: a header may claim so many layers that naming them takes for ever.
     count = tensor_count(header.shape)
     if count > len(table) + 1_000:

@@ -91,8 +91,8 @@ class CacheWriter:
         file = self._open_file()
         for name, spec in self._specs.items():
             rows = spec.shape[0]
-            if spec.size_bytes and self._written[name] != [(0, rows)]:
-                got = sum(stop - start for start, stop in self._written[name])
+            got = sum(stop - start for start, stop in self._written[name])
+            if spec.size_bytes and got != rows:
                 raise CacheFileError(self.path, f"{name}: {got} of {rows} rows were written")
         with naming(self.path, self._failed), ExitStack() as opened:
             opened.callback(self._abandon)
@@ -108,7 +108,7 @@ class CacheWriter:
     def _seal(self, file: int) -> None:
         # Not closed by hand: numpy's views of it keep it mapped as long as they live.
         mapped = mmap.mmap(file, self.size_bytes, access=mmap.ACCESS_READ)
-        tensors = MappedTensors(self.path, mapped, self._header_size, self._specs)
+        tensors = MappedTensors(self.path, mapped, self._specs)
         check_tables(self.header.shape, tensors.array)
         checksums = {name: tensors.digest(name) for name in self._specs}
         sealed = dataclasses.replace(self.header, checksums=checksums)
@@ -147,18 +147,14 @@ def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> 
 
 
 def _claim(name: str, written: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Add [start, stop) to sorted, disjoint ranges; neighbours become one range."""
+    """Add [start, stop) to sorted, disjoint ranges; it joins the one that it goes on from."""
     at = bisect_left(written, (start, stop))
-    before = written[at - 1] if at else None
-    after = written[at] if at < len(written) else None
-    if (before and before[1] > start) or (after and after[0] < stop):
+    if (at and written[at - 1][1] > start) or (at < len(written) and written[at][0] < stop):
         raise ValueError(f"{name}: rows {start} to {stop} were written in part already")
-    first = last = at
-    if before and before[1] == start:
-        first, start = at - 1, before[0]
-    if after and after[0] == stop:
-        last, stop = at + 1, after[1]
-    written[first:last] = [(start, stop)]
+    if at and written[at - 1][1] == start:
+        at -= 1
+        start, _ = written.pop(at)
+    written.insert(at, (start, stop))
 
 
 def _write_all(file: int, block: memoryview, offset: int) -> None:

@@ -182,13 +182,7 @@ def _partial(
             query, key, value, attn_mask=bias, scale=scaling
         )
         return output, lse
-    return _partial_plain(query, key, value, bias, scaling)
-
-
-def _partial_plain(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """`_partial` in plain torch, float32 throughout, for every device and dtype."""
+    # Plain torch, float32 throughout, for every device and dtype.
     batch, heads, queries, head_dim = query.shape
     kv_heads = key.shape[1]
     grouped = query.float().reshape(batch, kv_heads, -1, head_dim)

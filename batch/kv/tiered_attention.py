@@ -27,17 +27,9 @@ ATTENTIONS: dict[Kernel, str] = {
 }
 """Its names by what attends to stored rows."""
 
-_SINK_FAMILIES = frozenset(
-    {
-        "deepseek_v4",
-        "flint",
-        "gpt_oss",
-        "granite_swa",
-        "granitemoe_swa",
-        "hy_v4",
-        "mimo_v2_flash",
-        "openai_privacy_filter",
-    }
+_SINK_FAMILIES = (
+    *("deepseek_v4", "flint", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4"),
+    *("mimo_v2_flash", "openai_privacy_filter"),
 )
 """Families of transformers 5.23 whose attention has learned sinks; no config field says so."""
 
@@ -108,13 +100,9 @@ def forward(
             f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
         )
     past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
-    scores = _causal(past, new, padding, embeddings.device)
+    scores, cache.packing = _causal(past, new, padding, embeddings.device)
     if bias is not None:
         scores = scores + bias
-    columns = torch.arange(past, past + new, device=embeddings.device)
-    cache.packing = Packing(
-        None if padding is None else columns >= padding.to(columns.device)[:, None]
-    )
     output = language_model(
         inputs_embeds=cache.packing.pack(embeddings),
         position_ids=cache.packing.pack_positions(positions),
@@ -171,15 +159,20 @@ def tiered_attention(
     return output.to(query.dtype).transpose(1, 2), None
 
 
-def _causal(past: int, new: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """0 where a new column sees the suffix, else -inf: float32 [batch or 1, 1, new, past + new].
+def _causal(
+    past: int, new: int, padding: Tensor | None, device: torch.device
+) -> tuple[Tensor, Packing]:
+    """What new columns see, and how the padding among them is left out.
 
-    Causal, padding hidden. Padding sees itself, so that its softmax is never empty.
+    float32 [batch or 1, 1, new, past + new], 0 where a column sees the suffix, else -inf. Padding
+    sees itself, so that its softmax is never empty.
     """
     columns = torch.arange(past + new, device=device)
     rows = columns[past:, None]
-    hidden = (columns > rows)[None]
+    hidden, packing = (columns > rows)[None], Packing()
     if padding is not None:
         padded = columns < padding.to(device)[:, None, None]
         hidden = hidden | (padded & (columns != rows))
-    return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
+        packing = Packing(~padded[:, 0, past:])
+    scores = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
+    return scores, packing

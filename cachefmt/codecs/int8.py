@@ -17,9 +17,8 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         codes int8 [..., head_dim], -127..127, and scale float16 [..., groups], the smallest
-        float16 with 127 * scale >= max|x| of the group, so nothing clips. decode(codes, scale)
-        in float32 is within 0.50001 * scale of x (half a step and float32's rounding of
-        x / scale); a group of zeros is exact.
+        float16 with 127 * scale >= max|x| of the group, so nothing clips. decode in float32 is
+        within 0.50001 * scale of x (half a step and float32's rounding); zeros are exact.
 
     Raises:
         ValueError: a value is NaN or infinite, or its scale would exceed float16
