@@ -102,7 +102,7 @@ class CacheFile(MappedTensors):
         return tensor
 
     def verify_tables(self) -> None:
-        """As `verify`, of the token.*, sample.* and index.* tensors: readers of rows rely on them."""
+        """As `verify`, of token.*, sample.* and index.*, which readers of rows rely on."""
         relied_on = ("token.", "sample.", "index.")
         self._verify([name for name in self.names if name.startswith(relied_on)])
 

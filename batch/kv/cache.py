@@ -35,8 +35,8 @@ class TieredCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append states of a layer, unpacked; returns views of its whole suffix."""
-        states = map(self.packing.unpack_heads, (key_states, value_states))
-        return self._suffixes[layer_idx].update(*states)
+        key, value = map(self.packing.unpack_heads, (key_states, value_states))
+        return self._suffixes[layer_idx].update(key, value)
 
     def suffix(self, layer: int) -> tuple[Tensor, Tensor]:
         """Key and value [batch, kv_heads, length, head_dim], views valid until the next forward."""
