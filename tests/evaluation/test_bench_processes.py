@@ -8,7 +8,6 @@ from batch.evaluation.bench.archive import run_archive
 from batch.evaluation.bench.long import run_long
 from batch.evaluation.bench.report import report
 
-
 pytestmark = pytest.mark.long
 
 
