@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.kv.rotation import turn_of, unrotate
+from batch.kv.rotation import rotation_of, unrotate
 from cachefmt import SampleIndex
 from cachefmt.layout import BOUNDS_TIER
 
@@ -25,13 +25,13 @@ class Queries:
         self, language_model: "PreTrainedModel", positions: Tensor, layers: Sequence[int]
     ) -> None:
         """Keep those of some layers, of tokens that will pass at positions int [new, axes]."""
-        self._turn = turn_of(language_model, positions)
+        self._rotation = rotation_of(language_model, positions)
         self._kept: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
         if layer in self._kept:
             rows = query[0].transpose(0, 1) * scaling
-            self._kept[layer] = unrotate(rows, self._turn.to(rows.device)).cpu()
+            self._kept[layer] = unrotate(rows, self._rotation.to(rows.device)).cpu()
 
     def keep(self, sequences: Tensor) -> None:
         pass  # there is one

@@ -19,7 +19,7 @@ from torch import Tensor
 from batch.answering.evidence import usual_gap_s
 from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.kv import Prefix
-from batch.kv.rotation import rotate, turn_of, unrotate
+from batch.kv.rotation import rotate, rotation_of, unrotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
@@ -167,7 +167,7 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
     prefix = Prefix.allocate(shape, family.layer_devices)
     for pieces, stays, taken in rows.chunks():
         positions = (rows.old[taken], rows.new[taken])
-        there, here = (turn_of(family.language_model, torch.from_numpy(at)) for at in positions)
+        there, here = (rotation_of(family.language_model, torch.from_numpy(at)) for at in positions)
         for layer, device in enumerate(family.layer_devices):
             key, value = (
                 torch.cat([video.states(layer, kind, piece) for piece in pieces])[stays].to(device)
