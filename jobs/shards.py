@@ -28,22 +28,17 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "3/16".
-
-        Raises:
-            ValueError: not two numbers, or the first is not below the second.
-        """
+        """Read "3/16"; a ValueError says what else was got."""
         index, slash, count = text.partition("/")
         if not slash or not (index.isdecimal() and count.isdecimal()) or int(count) < 1:
             raise ValueError(f"got {text!r}, expected INDEX/COUNT, as 0/16 to 15/16")
         return cls(index=int(index), count=int(count))
 
     def owns(self, digest: str) -> bool:
-        """Whether the item with this hexadecimal digest is this task's."""
         return int(digest[:16], 16) % self.count == self.index
 
     def owns_name(self, name: str) -> bool:
-        """Whether the item known only by this name is this task's."""
+        """The same for an item of which no digest is known."""
         return self.count == 1 or self.owns(
             hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
         )

@@ -21,15 +21,14 @@ from batch.archive.store import ProductFolder, Store
 from cachefmt.tiers import STORED_TIERS
 from jobs.atomic import write_atomic
 
+PHASES = ("analyze", "encode", "prefill")
 SCHEMA = pa.schema(
     [
         pa.field("video", pa.string()),
         pa.field("path", pa.string(), nullable=False),
         pa.field("paths", pa.list_(pa.string()), nullable=False),
         pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("warning", pa.string()),
+        *(pa.field(name, pa.string()) for name in ("reason", "message", "warning")),
         pa.field("video_bytes", pa.int64()),
         pa.field("codec", pa.string()),
         pa.field("width_px", pa.int32()),
@@ -46,14 +45,9 @@ SCHEMA = pa.schema(
         pa.field("cache_bytes", pa.int64()),
         pa.field("fp16_kv_bytes", pa.int64()),
         pa.field("compression", pa.float64()),
-        pa.field("analyze_seconds", pa.float64()),
-        pa.field("encode_seconds", pa.float64()),
-        pa.field("prefill_seconds", pa.float64()),
-        pa.field("host", pa.string()),
-        pa.field("finished", pa.string()),
-        pa.field("tool", pa.string()),
-        pa.field("torch", pa.string()),
-        pa.field("transformers", pa.string()),
+        *(pa.field(f"{phase}_seconds", pa.float64()) for phase in PHASES),
+        *(pa.field(name, pa.string()) for name in ("host", "finished")),
+        *(pa.field(name, pa.string()) for name in ("tool", "torch", "transformers")),
         pa.field("model", pa.string(), nullable=False),
         pa.field("work", pa.string(), nullable=False),
     ]
@@ -67,17 +61,11 @@ _STATE_KEY = b"sali-cache.state"
 def catalogue_rows(
     store: Store, caches: ProductFolder, columns: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for each video, and for each file that was to be one.
+    """A row for each video, and for each file that was to be one, with at least these columns.
 
     Status is "done", "failed", "analyzed" (a manifest, no cache yet), "pending" (neither), or
     "gone": done, but no file of the archive holds it any more. Read from the catalogue if nothing
     happened since it was written, else from the records.
-
-    Args:
-        columns: those wanted; there may be more.
-
-    Raises:
-        RecordError: a record is damaged.
     """
     path = store.catalogue(caches.id)
     if not _is_fresh(path, _state(store, caches)):
@@ -93,8 +81,8 @@ def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> None:
     path, state = store.catalogue(caches.id), _state(store, caches)
     if _is_fresh(path, state):
         return
-    sink, schema = io.BytesIO(), SCHEMA.with_metadata({_STATE_KEY: state})
-    rows = _rows_of_records(store, caches)
+    sink, rows = io.BytesIO(), _rows_of_records(store, caches)
+    schema = SCHEMA.with_metadata({_STATE_KEY: state})
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             writer.write_table(pa.Table.from_pylist(some, SCHEMA))
@@ -122,11 +110,11 @@ def _is_fresh(path: Path, state: bytes) -> bool:
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
     settings = caches.read_settings()
     states = _States(store.manifests(settings["analysis"]), caches)
+    about = {"model": settings["model"], "work": caches.id}
     for row in states.rows(Inventory.read(store.files)):
-        cache = None
         if row["status"] in ("done", "gone"):
-            cache = str(caches.product(row["video"]).relative_to(store.root))
-        yield {**row, "cache": cache, "model": settings["model"], "work": caches.id}
+            row["cache"] = str(caches.product(row["video"]).relative_to(store.root))
+        yield {"cache": None, **row, **about}
 
 
 class _States:
@@ -137,11 +125,8 @@ class _States:
         self._caches = caches
         self._done = caches.finished()
         self._analyzed = manifests.finished()
-        self._failed = {
-            video: products
-            for products in (manifests, caches)
-            for video in products.ledger.failed()
-        }
+        ledgers = (manifests.ledger, caches.ledger)
+        self._failed = {video: ledger for ledger in ledgers for video in ledger.failed()}
 
     def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:
         """A row for each video and each file that failed, in order of path; then what is gone."""
@@ -155,7 +140,10 @@ class _States:
             if file.kind == "video" and (paths := together.pop(file.video, None)):
                 yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
             elif file.kind == "failed":
-                yield _failed_file(file)
+                path = _text(file.path)
+                failure = {"reason": file.reason, "message": file.message}
+                size = {"video_bytes": file.stat.size_bytes}
+                yield {"path": path, "paths": [path], "status": "failed", **failure, **size}
         for video in sorted(gone):
             record = self._done_record(video)
             yield {"video": video, **record, "status": "gone", "path": _text(record["path"])}
@@ -164,10 +152,8 @@ class _States:
         video = file.video
         if video in self._done:
             return {**self._done_record(video), "status": "done"}
-        if video in self._failed:
-            record = self._failed[video].ledger.read_failed(video)
-            if record is not None:
-                return {**record, **file.public_facts, "status": "failed"}
+        if video in self._failed and (record := self._failed[video].read_failed(video)):
+            return {**record, **file.public_facts, "status": "failed"}
         if video in self._analyzed:
             return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
         return {**file.public_facts, "status": "pending"}
@@ -176,18 +162,6 @@ class _States:
         record = self._caches.ledger.read_done(video)
         compression = record["fp16_kv_bytes"] / record["cache_bytes"]
         return {**record, "compression": compression, "paths": []}
-
-
-def _failed_file(file: FileRow) -> dict[str, Any]:
-    path = _text(file.path)
-    return {
-        "path": path,
-        "paths": [path],
-        "status": "failed",
-        "reason": file.reason,
-        "message": file.message,
-        "video_bytes": file.stat.size_bytes,
-    }
 
 
 def _text(path: str) -> str:

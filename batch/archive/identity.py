@@ -47,10 +47,7 @@ class IndexSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A checkpoint's identity, and how it is run.
-
-    `weights_sha256` and what follows are None if only an analysis was asked for.
-    """
+    """A checkpoint's identity and how it is run; from the weights on None for an analysis alone."""
 
     name: str
     revision: str | None
@@ -84,9 +81,7 @@ class ProductSpec:
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits."""
-        text = json.dumps(self.settings, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(self.settings)
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.about, **self.settings}
@@ -103,39 +98,36 @@ class ProductSpecs:
 
     @classmethod
     def of(cls, chosen: IndexSettings, model: ModelFacts) -> Self:
-        """Put the chosen settings and a model together."""
         about = {"model": model.name, "revision": model.revision}
-        geometry = _rule_facts(model.geometry)
         settings = {
             **asdict(chosen.analysis),
-            "geometry": geometry,
+            "geometry": _rule_facts(model.geometry),
             "manifest_version": MANIFEST_VERSION,
         }
-        manifests = ProductSpec(settings=settings, about=about)
-        caches = None
+        manifests, caches = ProductSpec(settings=settings, about=about), None
         if model.weights_sha256 is not None:
-            settings = _cache_settings(chosen.cache, model, manifests.id)
+            version = FormatVersion()
+            settings = {
+                **asdict(chosen.cache),
+                "analysis": manifests.id,
+                "config_sha256": model.config_sha256,
+                "weights_sha256": model.weights_sha256,
+                "processor_sha256": model.processor_sha256,
+                "chat_template_sha256": model.chat_template_sha256,
+                "dtype": model.dtype,
+                "block_samples": model.block_samples,
+                "format": f"{version.major}.{version.minor}",
+            }
             caches = ProductSpec(settings=settings, about=about)
         return cls(
             analysis=chosen.analysis, rule=model.geometry, manifests=manifests, caches=caches
         )
 
 
-def _cache_settings(chosen: CacheSettings, model: ModelFacts, analysis: str) -> dict[str, Any]:
-    version = FormatVersion()
-    return {
-        "analysis": analysis,
-        "config_sha256": model.config_sha256,
-        "weights_sha256": model.weights_sha256,
-        "processor_sha256": model.processor_sha256,
-        "chat_template_sha256": model.chat_template_sha256,
-        "dtype": model.dtype,
-        "positions": chosen.positions,
-        "pointers": chosen.pointers,
-        "timestamps": chosen.timestamps,
-        "block_samples": model.block_samples,
-        "format": f"{version.major}.{version.minor}",
-    }
+def _digest(value: Any) -> str:
+    """Sixteen hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
@@ -143,30 +135,20 @@ def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
 
 
 class ModelFactsStore:
-    """Facts of the models that were asked before, in a folder."""
+    """Facts of a model that was asked before, in a folder, which need not exist.
+
+    `device` is as the person named it; `weights`: whether their identity is needed.
+    """
 
     def __init__(
         self, folder: Path, settings: IndexSettings, *, device: str | None, weights: bool
     ) -> None:
-        """Look for the model's files.
-
-        Args:
-            folder: need not exist.
-            device: as the person named it; None is the best there is.
-            weights: whether their identity is needed.
-        """
         files = _files_of(settings.model.name)
-        self._path = None
-        if files is not None:
-            text = json.dumps([files, _circumstances(settings, device, weights)], sort_keys=True)
-            self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        circumstances = _circumstances(settings, device, weights)
+        self._path = None if files is None else folder / f"{_digest([files, circumstances])}.json"
 
     def read(self) -> ModelFacts | None:
-        """The facts, if this model was asked before and nothing changed.
-
-        Raises:
-            RecordError: the file that holds them is damaged.
-        """
+        """The facts, if this model was asked before and nothing changed."""
         if self._path is None or not self._path.exists():
             return None
         try:
@@ -177,15 +159,14 @@ class ModelFactsStore:
             ) from error
 
     def write(self, facts: ModelFacts, staging: Path) -> None:
-        """Write them down; those of a model on the hub are asked for every time."""
+        """Write them down, unless they are of a model on the hub, which is asked every time."""
         if self._path is not None and not self._path.exists():
             write_atomic(self._path, f"{facts.to_json()}\n".encode(), staging)
 
 
 def _files_of(model: str) -> list[Any] | None:
     """What changes when a checkpoint does, without reading it; None: it is on the hub."""
-    bundled = Path(batch.__file__).parent / "models" / "demo"
-    folder = bundled if model == "demo" else Path(model)
+    folder = Path(batch.__file__).parent / "models/demo" if model == "demo" else Path(model)
     if not folder.is_dir():
         return None
     files = sorted(file for file in folder.iterdir() if file.is_file())

@@ -120,7 +120,7 @@ class Inventory:
 
         Args:
             folder: where the rows are; need not exist.
-            run: name of the journal for what this run finds; None: it only reads.
+            run: name of this run's journal; None: it only reads.
         """
         while True:
             try:
@@ -147,13 +147,7 @@ class Inventory:
 
 
 def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
-    """Make one file of all journals but those of other live runs; needs the root's lock.
-
-    Args:
-        root: the folder that runs share.
-        folder: where the rows are.
-        run: name of the own journal.
-    """
+    """Make one file of all journals but those of other live runs; needs the root's lock."""
     others = {other.id for other in live_runs(root)} - {run}
     parts = [part for part in _parts(folder) if part.stem not in others]
     base = folder / f"{_BASE}{_SUFFIX}"

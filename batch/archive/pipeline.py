@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from batch.archive.backlog import Backlog, FileQueue
 from batch.archive.discovery import failed_row
 from batch.archive.identity import ProductSpecs
-from batch.archive.inventory import FileRow, Inventory
+from batch.archive.inventory import Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
 from batch.archive.tasks import Analyze, Load, Prefill, Probe
@@ -42,7 +42,7 @@ _NOT_TO_BLAME = (
 
 @dataclass
 class ProbeStep:
-    """Files to be opened; what they are goes to the inventory."""
+    """Files to be opened; the inventory notes what they are, and their turn comes by path."""
 
     queue: FileQueue
     inventory: Inventory
@@ -57,7 +57,6 @@ class ProbeStep:
         return None if row is None else Probe(row=row)
 
     def ended(self, result: Result) -> None:
-        """Note what a file is, and let those go on whose turn it is."""
         if isinstance(result, Finished):
             row = result.value
         else:
@@ -70,12 +69,13 @@ class ProbeStep:
     def _admit(self) -> None:
         """Pass on, in order of path, what is known."""
         for row in self.queue.take():
+            reason = row.reason or Reason.UNEXPECTED
             if row.kind == "video":
                 self.backlog.admit(row)
             elif row.path in self.queue.to_probe:
-                self.recorder.count_failed(row.path, *_failure(row))
+                self.recorder.count_failed(row.path, reason, row.message or "")
             else:
-                self.recorder.tally.failed_before[_failure(row)[0]] += 1
+                self.recorder.tally.failed_before[reason] += 1
 
 
 @dataclass
@@ -100,11 +100,6 @@ class AnalyzeStep:
         )
 
     def ended(self, result: Result) -> None:
-        """Keep the manifest, or record why there is none.
-
-        Raises:
-            NoSpaceError: it has no room.
-        """
         row, tally = result.task.row, self.recorder.tally
         if not isinstance(result, Finished):
             self.recorder.fail(self.manifests, row, *reason_of(result))
@@ -160,21 +155,18 @@ class PrefillStep:
             NoSpaceError: it has no room.
             BatchError: not the video is to blame, but the model or the device.
         """
-        if isinstance(result.task, Load):
-            self._loaded(worker, result)
+        if isinstance(result, Finished) and isinstance(result.task, Load):
+            self._free_since[worker] = time.monotonic()
         elif isinstance(result, Finished):
             self._keep(worker, result)
+        elif isinstance(result.task, Load):
+            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
         else:
             self._free_since.pop(worker, None)
             if isinstance(result, Raised) and isinstance(result.error, ManifestError):
                 self._analyze_again(worker, result)
             else:
                 self._refuse(worker, result)
-
-    def _loaded(self, worker: Worker, result: Result) -> None:
-        if not isinstance(result, Finished):
-            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
-        self._free_since[worker] = time.monotonic()
 
     def _keep(self, worker: Worker, result: Finished) -> None:
         task, value, tally = result.task, result.value, self.recorder.tally
@@ -188,8 +180,7 @@ class PrefillStep:
         if task.staged.exists():
             record = self.recorder.commit(self.caches, task.row, task.staged, facts)
         else:
-            size_bytes = facts["cache_bytes"]
-            record = self.recorder.commit_folder(self.caches, task.row, facts, size_bytes)
+            record = self.recorder.commit_folder(self.caches, task.row, facts, facts["cache_bytes"])
         self.recorder.finish(self.caches, task.row, record)
 
     def _analyze_again(self, worker: Worker, result: Raised) -> None:
@@ -219,17 +210,11 @@ class PrefillStep:
             )
 
 
-def _failure(row: FileRow) -> tuple[Reason, str]:
-    return row.reason or Reason.UNEXPECTED, row.message or ""
-
-
 @dataclass(kw_only=True)
 class Pipeline:
     """One run's work, from files to caches; a step that is None is not this run's.
 
-    - videos: probes and analyses.
-    - models: prefills.
-    - tick: called twice a second and after each result.
+    `videos` probe and analyse, `models` prefill; `tick` is called twice a second at least.
     """
 
     backlog: Backlog
@@ -269,9 +254,9 @@ class Pipeline:
 
     def _is_over(self, stop: Stop) -> bool:
         """Whether nothing is under way, or only models are loaded that nobody needs any more."""
-        tasks = [*self.videos.tasks, *self.models.tasks]
-        is_loading_only = all(isinstance(task, Load) for task in tasks)
-        return is_loading_only and (self._is_ending(stop) or not self.backlog.to_prefill)
+        if not self._is_ending(stop) and self.backlog.to_prefill:
+            return False
+        return all(isinstance(task, Load) for task in (*self.videos.tasks, *self.models.tasks))
 
     def _is_ending(self, stop: Stop) -> bool:
         return stop.is_asked or self._no_space is not None
@@ -281,10 +266,7 @@ class Pipeline:
             return
         if self.prefill is not None and (self.backlog.to_analyze or self.backlog.to_prefill):
             self._feed_models(self.prefill)
-        while self.videos.is_free:
-            task = self._next_for_processor()
-            if task is None:
-                return
+        while self.videos.is_free and (task := self._next_for_processor()) is not None:
             self.videos.submit(task)
 
     def _feed_models(self, prefill: PrefillStep) -> None:

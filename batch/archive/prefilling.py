@@ -19,15 +19,11 @@ from jobs.workers import Progress
 
 
 def describe(task: Describe) -> ModelFacts:
-    """Look at a model without loading its weights.
-
-    Raises:
-        ModelError: the model cannot be used, or not on this device.
-    """
-    chosen, cache = task.settings.model, task.settings.cache
+    """Look at a model without loading its weights."""
+    cache = task.settings.cache
     # Who only analyses may do so without the device that prefills.
     device = task.device if task.weights else "cpu"
-    model = open_model(replace(chosen, device=device))
+    model = open_model(replace(task.settings.model, device=device))
     if cache.timestamps:
         model.family.use_timestamps()
     checkpoint = model.family.checkpoint
@@ -45,33 +41,19 @@ def describe(task: Describe) -> ModelFacts:
 
 
 class Prefiller:
-    """A model on one device."""
+    """A model on one device; its weights wait for `load` or the first prefill."""
 
     def __init__(self, settings: IndexSettings, *, device: str | None, threads: int) -> None:
-        """Open the checkpoint; its weights wait for `load` or the first prefill.
-
-        Raises:
-            ModelError: the model cannot be used, or not on this device.
-        """
         torch.set_num_threads(threads)
         self._maker = CacheMaker(replace(settings.model, device=device), settings.cache)
 
     def load(self) -> None:
-        """Load the weights.
-
-        Raises:
-            ModelError: they are missing or damaged.
-        """
         self._maker.load()
 
     def prefill(self, task: Prefill, progress: Progress = lambda: None) -> Staged:
         """Write a cache; a file stays in its temporary place, segments go to their folder.
 
-        Args:
-            progress: called when the weights are loaded and behind each block.
-
-        Raises:
-            BatchError, JobError, CacheFileError, MemoryError: as of `CacheMaker.make`.
+        Errors are those of `CacheMaker.make`.
         """
         began = time.monotonic()
         destination = Destination(
@@ -83,7 +65,7 @@ class Prefiller:
             room=task.allowance,
             report=lambda samples: progress(),
         )
-        facts = _facts(made, destination)
+        facts = _facts(made, destination)  # reads files: it is part of the work
         return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
 
 

@@ -42,7 +42,7 @@ class Request:
     - jobs: processes that open videos, one thread each.
     - devices: one for each process with a model; None is the best there is.
     - threads: of the processor, for each process with a model.
-    - rehash: distrust size, time and inode. retry_failed: do again what failed.
+    - rehash: distrust size, time and inode.
     """
 
     archive: Path

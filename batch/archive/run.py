@@ -27,9 +27,6 @@ def index(
 ) -> Tally:
     """Do what is missing; stops early and in good order when asked to.
 
-    Args:
-        workers: the processes; None is those that open videos and run models.
-
     Raises:
         BusyError: another run works on the same.
         NoSpaceError: disk or quota are full.
@@ -37,12 +34,8 @@ def index(
         BatchError: there is no archive, or a device fails again and again.
     """
     tally, store = Tally(), Store(request.out)
-    known = ModelFactsStore(
-        store.models,
-        request.settings,
-        device=request.devices[0],
-        weights=request.phase.prefills,
-    )
+    weights, device = request.phase.prefills, request.devices[0]
+    known = ModelFactsStore(store.models, request.settings, device=device, weights=weights)
     model = targets = None
     if request.phase is not Phase.IDENTIFY:
         model = (None if request.rehash else known.read()) or ask_model(request, stop)
@@ -81,7 +74,6 @@ class _Targets:
         return cls(specs=specs, manifests=store.manifests(specs.manifests.id), caches=caches)
 
     def write_settings(self, staging: Path) -> None:
-        """Say in each folder what it is of."""
         self.manifests.write_settings(self.specs.manifests.to_dict(), staging)
         if self.caches is not None and self.specs.caches is not None:
             self.caches.write_settings(self.specs.caches.to_dict(), staging)
@@ -106,7 +98,6 @@ def _feed(
     workers: Workers,
     stop: Stop,
 ) -> None:
-    """Hand all that is missing to the workers."""
     tally = recorder.tally
     scan = _scan(request, inventory)
     tally.files, tally.to_probe = len(scan.rows), len(scan.to_probe)
@@ -119,11 +110,10 @@ def _feed(
         retry_failed=request.retry_failed,
         tally=tally,
     )
-    probe = ProbeStep(FileQueue(scan.rows, scan.to_probe), inventory, backlog, recorder)
     analyze = prefill = None
     if targets is not None:
-        specs, manifests, caches = targets.specs, targets.manifests, targets.caches
-        analyze = AnalyzeStep(specs, manifests, backlog, recorder)
+        manifests, caches = targets.manifests, targets.caches
+        analyze = AnalyzeStep(targets.specs, manifests, backlog, recorder)
         if caches is not None:
             most = workers.failures_in_a_row
             prefill = PrefillStep(manifests, caches, backlog, recorder, most)
@@ -135,7 +125,7 @@ def _feed(
     with workers.video_pool(request) as videos, workers.model_pool(request) as models:
         Pipeline(
             backlog=backlog,
-            probe=probe,
+            probe=ProbeStep(FileQueue(scan.rows, scan.to_probe), inventory, backlog, recorder),
             analyze=analyze,
             prefill=prefill,
             videos=videos,

@@ -25,10 +25,7 @@ from typing import Any
 
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path
 from jobs.atomic import write_atomic
-from jobs.errors import RecordError
-from jobs.records import Ledger, fan_out, items_in
-
-_SETTINGS = "settings.json"
+from jobs.records import Ledger, fan_out, items_in, read_object
 
 
 class ProductFolder:
@@ -42,6 +39,7 @@ class ProductFolder:
     ) -> None:
         self.id = folder.name
         self.folder = folder
+        self._settings = folder / "settings.json"
         self.ledger = Ledger(folder)
         self._products = folder / products
         self._suffix = suffix
@@ -68,22 +66,14 @@ class ProductFolder:
         return self.ledger.done() & items_in(self._products, *suffixes)
 
     def whole(self) -> set[str]:
-        """Videos that are finished, in folders with as many segments as their record says.
-
-        Raises:
-            RecordError: the record of a folder is damaged.
-        """
-        finished = self.finished()
-        if self._folder_suffix is None:
-            return finished
+        """Videos that are finished, in folders with as many segments as their record says."""
         files = items_in(self._products, self._suffix)
-        return {video for video in finished if video in files or self._is_whole(video)}
+        return {video for video in self.finished() if video in files or self._is_whole(video)}
 
     def _is_whole(self, video: str) -> bool:
         """By names only: what a segment holds is told when it is read."""
-        folder = self.folder_of(video)
+        folder, segments = self.folder_of(video), self.ledger.read_done(video)["segments"]
         names = set(os.listdir(folder)) if folder.is_dir() else set[str]()
-        segments = self.ledger.read_done(video)["segments"]
         return all(segment_path(folder, number).name in names for number in range(segments))
 
     def state(self) -> list[int]:
@@ -93,24 +83,13 @@ class ProductFolder:
 
     def write_settings(self, settings: Mapping[str, Any], staging: Path) -> None:
         """Write down what the ID stands for, once."""
-        if not (self.folder / _SETTINGS).exists():
+        if not self._settings.exists():
             text = json.dumps(settings, sort_keys=True, indent=1)
-            write_atomic(self.folder / _SETTINGS, f"{text}\n".encode(), staging)
+            write_atomic(self._settings, f"{text}\n".encode(), staging)
 
     def read_settings(self) -> dict[str, Any]:
-        """What the ID stands for.
-
-        Raises:
-            RecordError: the file that says so is missing or damaged.
-        """
-        path = self.folder / _SETTINGS
-        try:
-            settings: dict[str, Any] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RecordError(
-                f"{path}: no settings ({error}); remove it, and batch index writes it again"
-            ) from error
-        return settings
+        """What the ID stands for; a RecordError if that cannot be told."""
+        return read_object(self._settings, "settings", "batch index writes it again")
 
 
 class Store:
@@ -122,29 +101,26 @@ class Store:
         self.models = root / "models"
 
     def manifests(self, id: str) -> ProductFolder:
-        """The manifests of one analysis."""
         return ProductFolder(self.root / "analyses" / id, "manifests", ".parquet")
 
     def caches(self, id: str) -> ProductFolder:
-        """The caches of one model and settings."""
         return ProductFolder(
             self.root / "works" / id, "caches", FILE_SUFFIX, folder_suffix=FOLDER_SUFFIX
         )
 
     def catalogue(self, id: str) -> Path:
-        """The catalogue of caches."""
         return self.root / "catalogue" / f"{id}.parquet"
 
     def all_manifests(self) -> list[ProductFolder]:
         """Those of all analyses, by ID."""
-        return [self.manifests(id) for id in sorted(self._ids("analyses"))]
+        return [
+            self.manifests(path.parent.name)
+            for path in sorted(self.root.glob("analyses/*/settings.json"))
+        ]
 
     def all_caches(self) -> list[ProductFolder]:
         """Those of all models and settings, what was asked for first at first."""
-        ids = self._ids("works")
-        return [self.caches(id) for id in sorted(ids, key=lambda id: ids[id])]
-
-    def _ids(self, kind: str) -> dict[str, int]:
-        """When each was first asked for."""
-        found = self.root.glob(f"{kind}/*/{_SETTINGS}")
-        return {path.parent.name: path.stat().st_mtime_ns for path in found}
+        found = sorted(
+            self.root.glob("works/*/settings.json"), key=lambda path: path.stat().st_mtime_ns
+        )
+        return [self.caches(path.parent.name) for path in found]

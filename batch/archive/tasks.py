@@ -1,4 +1,4 @@
-"""What workers are told and what they answer: small values that cross between processes."""
+"""What workers are told, and what they answer to it: small values that cross between processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,7 @@ from jobs.disk_space import Allowance
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """Look at the model of an index; the answer is ModelFacts.
-
-    Without `weights` they need not be on this machine.
-    """
+    """Look at a model, whose weights need not be here without `weights`: to ModelFacts."""
 
     settings: IndexSettings
     device: str | None
@@ -26,14 +23,14 @@ class Describe:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """See what a file is; the answer is its row."""
+    """See what a file is: to its row."""
 
     row: FileRow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analyze:
-    """Write the manifest of a video; the answer is Staged, or None if the file is not the same."""
+    """Write the manifest of a video: to Staged, or None if the file is not the same any more."""
 
     row: FileRow
     rule: GeometryRule
@@ -44,11 +41,10 @@ class Analyze:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
-    """Write the cache of a video; the answer is Staged.
+    """Write the cache of a video, which could be done since `ready_s` (monotonic): to Staged.
 
-    `ready_s` is the time of the monotonic clock since which it could be done. A cache of one file
-    waits at `staged` to be named `target`. Of a video in segments, each finished one is moved from
-    there to the folder `segments` at once, where a later run finds it.
+    A cache of one file waits at `staged` to be named `target`. Of a video in segments, each
+    finished one is moved from there to the folder `segments` at once, where a later run finds it.
     """
 
     row: FileRow
@@ -62,14 +58,14 @@ class Prefill:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Load the model, so that the first prefill need not wait for it; the answer is None."""
+    """Load the model, so that the first prefill need not wait for it: to None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
     """A finished file that waits to be given its name, and what its record will say.
 
-    `began_s` and `ended_s` are times of the monotonic clock, which all processes share.
+    Times are of the monotonic clock, which all processes share.
     """
 
     facts: Mapping[str, Any]
