@@ -30,11 +30,7 @@ def make_folder(folder: Path) -> None:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Give a finished, synced file its final name on the same file system.
-
-    Raises:
-        JobError: it cannot be written there.
-    """
+    """Give a finished, synced file its final name on the same file system, or raise a JobError."""
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
@@ -46,11 +42,7 @@ def move_into_place(source: Path, target: Path) -> None:
 
 
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:
-    """Write a file by way of a folder for unfinished ones.
-
-    Raises:
-        JobError: it cannot be written.
-    """
+    """Write a file by way of a folder for unfinished ones, or raise a JobError."""
     unfinished = staging / target.name
     with write_errors(target), unfinished.open("wb") as file:
         file.write(content)

@@ -157,13 +157,10 @@ def live_runs(root: Path) -> list[RunInfo]:
 
 def _sweep(root: Path) -> list[RunInfo]:
     """Live runs; the folders of dead ones are removed."""
-    live = []
-    for folder, info in _runs(root):
-        if info is None:
-            _remove(folder)
-        else:
-            live.append(info)
-    return live
+    runs = _runs(root)
+    for folder in [folder for folder, info in runs if info is None]:
+        _remove(folder)
+    return [info for _, info in runs if info is not None]
 
 
 def _runs(root: Path) -> list[tuple[Path, RunInfo | None]]:

@@ -22,34 +22,33 @@ from cachefmt.tiers import STORED_TIERS
 from jobs.atomic import write_atomic
 
 PHASES = ("analyze", "encode", "prefill")
+
+
+def _fields(kind: pa.DataType, *names: str, nullable: bool = True) -> list["pa.Field[Any]"]:
+    return [pa.field(name, kind, nullable=nullable) for name in names]
+
+
 SCHEMA = pa.schema(
     [
-        pa.field("video", pa.string()),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("paths", pa.list_(pa.string()), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        *(pa.field(name, pa.string()) for name in ("reason", "message", "warning")),
-        pa.field("video_bytes", pa.int64()),
-        pa.field("codec", pa.string()),
-        pa.field("width_px", pa.int32()),
-        pa.field("height_px", pa.int32()),
-        pa.field("duration_s", pa.float64()),
-        pa.field("samples", pa.int32()),
-        pa.field("stored_samples", pa.int32()),
-        pa.field("slots", pa.int64()),
-        *(pa.field(f"tokens_{tier.name.lower()}", pa.int64()) for tier in STORED_TIERS),
-        pa.field("block_samples", pa.int32()),
-        pa.field("manifest_bytes", pa.int64()),
-        pa.field("cache", pa.string()),
-        pa.field("segments", pa.int32()),
-        pa.field("cache_bytes", pa.int64()),
-        pa.field("fp16_kv_bytes", pa.int64()),
-        pa.field("compression", pa.float64()),
-        *(pa.field(f"{phase}_seconds", pa.float64()) for phase in PHASES),
-        *(pa.field(name, pa.string()) for name in ("host", "finished")),
-        *(pa.field(name, pa.string()) for name in ("tool", "torch", "transformers")),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("work", pa.string(), nullable=False),
+        *_fields(pa.string(), "video"),
+        *_fields(pa.string(), "path", nullable=False),
+        *_fields(pa.list_(pa.string()), "paths", nullable=False),
+        *_fields(pa.string(), "status", nullable=False),
+        *_fields(pa.string(), "reason", "message", "warning"),
+        *_fields(pa.int64(), "video_bytes"),
+        *_fields(pa.string(), "codec"),
+        *_fields(pa.int32(), "width_px", "height_px"),
+        *_fields(pa.float64(), "duration_s"),
+        *_fields(pa.int32(), "samples", "stored_samples"),
+        *_fields(pa.int64(), "slots", *(f"tokens_{tier.name.lower()}" for tier in STORED_TIERS)),
+        *_fields(pa.int32(), "block_samples"),
+        *_fields(pa.int64(), "manifest_bytes"),
+        *_fields(pa.string(), "cache"),
+        *_fields(pa.int32(), "segments"),
+        *_fields(pa.int64(), "cache_bytes", "fp16_kv_bytes"),
+        *_fields(pa.float64(), "compression", *(f"{phase}_seconds" for phase in PHASES)),
+        *_fields(pa.string(), "host", "finished", "tool", "torch", "transformers"),
+        *_fields(pa.string(), "model", "work", nullable=False),
     ]
 )
 """Columns; README.md beside this file says what they mean."""

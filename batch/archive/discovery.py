@@ -71,9 +71,13 @@ def scan_archive(
     changed = [replace(row, is_there=False) for row in gone if row.is_there]
     rows, to_probe = [], set()
     for path, stat in sorted(found.items()):
-        row = _known(inventory.rows.get(path), moved.get(stat), path, stat)
+        known = inventory.rows.get(path)
+        if known is None or known.stat != stat:
+            row = replace(moved.get(stat, FileRow(path=path, stat=stat)), path=path, is_there=True)
+        else:
+            row = known if known.is_there else replace(known, is_there=True)
         rows.append(row)
-        if row != inventory.rows.get(path):
+        if row != known:
             changed.append(row)
         # A file that could not be read need not change to be readable.
         is_readable = row.reason is Reason.UNREADABLE and os.access(path, os.R_OK)
@@ -82,14 +86,6 @@ def scan_archive(
             to_probe.add(path)
     inventory.note(*changed)
     return Scan(rows=rows, to_probe=frozenset(to_probe), unreadable=unreadable)
-
-
-def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) -> FileRow:
-    if row is not None and row.stat == stat:
-        return row if row.is_there else replace(row, is_there=True)
-    if moved is not None:
-        return replace(moved, path=path, is_there=True)
-    return FileRow(path=path, stat=stat)
 
 
 def _gone(
@@ -144,7 +140,7 @@ def probe_file(row: FileRow, progress: Progress) -> FileRow:
     blank = replace(row, kind="new", facts=None, reason=None, message=None)
     try:
         info = probe(path, progress=progress)
-        if _stat(path) != row.stat:
+        if not is_unchanged(row):
             raise VideoError(f"{path}: it changes while it is read", Reason.CHANGING)
     except VideoError as error:
         return failed_row(blank, error.reason, str(error))
@@ -164,11 +160,7 @@ def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
 
 def is_unchanged(row: FileRow) -> bool:
     """Whether a file is still the one that was looked at."""
-    return _stat(Path(row.path)) == row.stat
-
-
-def _stat(path: Path) -> Stat | None:
     try:
-        return Stat.of(path.stat())
+        return Stat.of(os.stat(row.path)) == row.stat
     except OSError:
-        return None
+        return False

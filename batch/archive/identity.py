@@ -18,6 +18,7 @@ import batch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
+from batch.archive.store import ProductFolder, Store
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from cachefmt import FormatVersion
@@ -59,55 +60,34 @@ class ModelFacts:
     dtype: str | None
     block_samples: int | None
 
-    def to_json(self) -> str:
-        return json.dumps({**self.__dict__, "geometry": _rule_facts(self.geometry)}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        facts = json.loads(text)
-        geometry = facts.pop("geometry")
-        return cls(geometry=_RULES[geometry.pop("rule")](**geometry), **facts)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProductSpec:
-    """All that decides the content of one kind of product, and the ID that it is known by.
+class Products:
+    """What is made of every video, and where it goes.
 
-    `about` is for people and changes nothing: what the model was called.
+    `caches` is None if only analysis was asked for. IDs are digests of all that decides the
+    content; what the model was called is for people and changes nothing.
     """
-
-    settings: Mapping[str, Any]
-    about: Mapping[str, Any]
-
-    @property
-    def id(self) -> str:
-        return _digest(self.settings)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.about, **self.settings}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProductSpecs:
-    """What is made of every video; `caches` is None if only analysis was asked for."""
 
     analysis: AnalysisSettings
     rule: GeometryRule
-    manifests: ProductSpec
-    caches: ProductSpec | None
+    manifests: ProductFolder
+    caches: ProductFolder | None
+    settings: tuple[tuple[ProductFolder, Mapping[str, Any]], ...]
 
     @classmethod
-    def of(cls, chosen: IndexSettings, model: ModelFacts) -> Self:
+    def of(cls, chosen: IndexSettings, model: ModelFacts, store: Store) -> Self:
         about = {"model": model.name, "revision": model.revision}
-        settings = {
+        decided: dict[str, Any] = {
             **asdict(chosen.analysis),
             "geometry": _rule_facts(model.geometry),
             "manifest_version": MANIFEST_VERSION,
         }
-        manifests, caches = ProductSpec(settings=settings, about=about), None
+        manifests, caches = store.manifests(_digest(decided)), None
+        settings = [(manifests, about | decided)]
         if model.weights_sha256 is not None:
             version = FormatVersion()
-            settings = {
+            decided = {
                 **asdict(chosen.cache),
                 "analysis": manifests.id,
                 "config_sha256": model.config_sha256,
@@ -118,10 +98,20 @@ class ProductSpecs:
                 "block_samples": model.block_samples,
                 "format": f"{version.major}.{version.minor}",
             }
-            caches = ProductSpec(settings=settings, about=about)
+            caches = store.caches(_digest(decided))
+            settings.append((caches, about | decided))
         return cls(
-            analysis=chosen.analysis, rule=model.geometry, manifests=manifests, caches=caches
+            analysis=chosen.analysis,
+            rule=model.geometry,
+            manifests=manifests,
+            caches=caches,
+            settings=tuple(settings),
         )
+
+    def write_settings(self, staging: Path) -> None:
+        """Write down in each folder what its ID stands for."""
+        for folder, settings in self.settings:
+            folder.write_settings(settings, staging)
 
 
 def _digest(value: Any) -> str:
@@ -152,7 +142,10 @@ class ModelFactsStore:
         if self._path is None or not self._path.exists():
             return None
         try:
-            return ModelFacts.from_json(self._path.read_text())
+            facts = json.loads(self._path.read_text())
+            geometry = facts.pop("geometry")
+            rule = _RULES[geometry.pop("rule")](**geometry)
+            return ModelFacts(geometry=rule, **facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(
                 f"{self._path}: no facts of a model ({error}); remove it, and it is asked again"
@@ -161,7 +154,8 @@ class ModelFactsStore:
     def write(self, facts: ModelFacts, staging: Path) -> None:
         """Write them down, unless they are of a model on the hub, which is asked every time."""
         if self._path is not None and not self._path.exists():
-            write_atomic(self._path, f"{facts.to_json()}\n".encode(), staging)
+            values = {**facts.__dict__, "geometry": _rule_facts(facts.geometry)}
+            write_atomic(self._path, f"{json.dumps(values, sort_keys=True)}\n".encode(), staging)
 
 
 def _files_of(model: str) -> list[Any] | None:

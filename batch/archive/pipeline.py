@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from batch.archive.backlog import Backlog, FileQueue
 from batch.archive.discovery import failed_row
-from batch.archive.identity import ProductSpecs
+from batch.archive.identity import Products
 from batch.archive.inventory import Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
-from batch.archive.tasks import Analyze, Load, Prefill, Probe
+from batch.archive.workers import Analyze, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
 from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError
@@ -82,8 +82,7 @@ class ProbeStep:
 class AnalyzeStep:
     """Videos to be analysed; they go on to be prefilled, if this run does that."""
 
-    specs: ProductSpecs
-    manifests: ProductFolder
+    products: Products
     backlog: Backlog
     recorder: Recorder
 
@@ -93,8 +92,8 @@ class AnalyzeStep:
         row = self.backlog.to_analyze.popleft()
         return Analyze(
             row=row,
-            rule=self.specs.rule,
-            settings=self.specs.analysis,
+            rule=self.products.rule,
+            settings=self.products.analysis,
             staged=self.recorder.staging / f"{row.video}.parquet",
             allowance=self.recorder.space.allowance(),
         )
@@ -102,18 +101,18 @@ class AnalyzeStep:
     def ended(self, result: Result) -> None:
         row, tally = result.task.row, self.recorder.tally
         if not isinstance(result, Finished):
-            self.recorder.fail(self.manifests, row, *reason_of(result))
+            self.recorder.fail(self.products.manifests, row, *reason_of(result))
         elif result.value is None:
             tally.given_up += 1
             self.recorder.listener.warned(f"{row.path}: it changed since; the next run looks again")
         else:
             facts, staged = result.value.facts, result.task.staged
             tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
-            record = self.recorder.commit(self.manifests, row, staged, facts)
+            record = self.recorder.commit(self.products.manifests, row, staged, facts)
             if facts["warning"] is not None:
                 self.recorder.listener.warned(f"{row.path}: {facts['warning']}")
             if not self.backlog.pass_on(row):
-                self.recorder.finish(self.manifests, row, record)
+                self.recorder.finish(self.products.manifests, row, record)
 
 
 @dataclass
@@ -265,17 +264,14 @@ class Pipeline:
         if self._is_ending(stop):
             return
         if self.prefill is not None and (self.backlog.to_analyze or self.backlog.to_prefill):
-            self._feed_models(self.prefill)
-        while self.videos.is_free and (task := self._next_for_processor()) is not None:
-            self.videos.submit(task)
-
-    def _feed_models(self, prefill: PrefillStep) -> None:
-        if not self._is_loading:
-            self._is_loading = True
-            for worker in self.models.workers:
-                worker.submit(Load())
-        while self.models.is_free and (task := prefill.next()) is not None:
-            self.models.submit(task)
+            if not self._is_loading:
+                self._is_loading = True
+                for worker in self.models.workers:
+                    worker.submit(Load())
+            while self.models.is_free and (task := self.prefill.next()) is not None:
+                self.models.submit(task)
+        while self.videos.is_free and (work := self._next_for_processor()) is not None:
+            self.videos.submit(work)
 
     def _next_for_processor(self) -> Analyze | Probe | None:
         """Analysis first, for the model waits for it; probing when enough is ahead."""

@@ -5,11 +5,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from batch.analysis.manifest import Manifest
-from batch.archive.identity import IndexSettings, ModelFacts
-from batch.archive.tasks import Describe, Prefill, Staged
+from batch.archive.identity import ModelFacts
+from batch.archive.workers import Describe, Prefill, Staged
 from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
@@ -40,33 +38,23 @@ def describe(task: Describe) -> ModelFacts:
     )
 
 
-class Prefiller:
-    """A model on one device; its weights wait for `load` or the first prefill."""
+def prefill(maker: CacheMaker, task: Prefill, progress: Progress) -> Staged:
+    """Write a cache; a file stays in its temporary place, segments go to their folder.
 
-    def __init__(self, settings: IndexSettings, *, device: str | None, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._maker = CacheMaker(replace(settings.model, device=device), settings.cache)
-
-    def load(self) -> None:
-        self._maker.load()
-
-    def prefill(self, task: Prefill, progress: Progress = lambda: None) -> Staged:
-        """Write a cache; a file stays in its temporary place, segments go to their folder.
-
-        Errors are those of `CacheMaker.make`.
-        """
-        began = time.monotonic()
-        destination = Destination(
-            file=task.target, folder=task.segments, existing="repair", staged=task.staged
-        )
-        made = self._maker.make(
-            Manifest.read(task.manifest),
-            destination,
-            room=task.allowance,
-            report=lambda samples: progress(),
-        )
-        facts = _facts(made, destination)  # reads files: it is part of the work
-        return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
+    Errors are those of `CacheMaker.make`.
+    """
+    began_s = time.monotonic()
+    destination = Destination(
+        file=task.target, folder=task.segments, existing="repair", staged=task.staged
+    )
+    made = maker.make(
+        Manifest.read(task.manifest),
+        destination,
+        room=task.allowance,
+        report=lambda samples: progress(),
+    )
+    facts = _facts(made, destination)
+    return Staged(facts=facts, began_s=began_s, ended_s=time.monotonic())
 
 
 def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:

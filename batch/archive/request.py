@@ -23,10 +23,6 @@ class Phase(StrEnum):
     """Write caches of the manifests there; shards by the digest of the content."""
 
     @property
-    def identifies(self) -> bool:
-        return self in (Phase.ALL, Phase.IDENTIFY)
-
-    @property
     def analyzes(self) -> bool:
         return self in (Phase.ALL, Phase.ANALYZE)
 
