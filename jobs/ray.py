@@ -14,14 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.engines import Stage
 from jobs.errors import JobError
+from jobs.shards import Stage
 from jobs.stopping import STOPPED, Stop, stop_on_signals
-
-AGAIN_AFTER_S = 30.0
-TRIES = 40
-"""A stopped task is run again after a while: a run whose node died holds its shard against other
-hosts until `jobs.runs.FOREIGN_DEAD_AFTER_S` are over."""
 
 RETRIES = 3
 """How often Ray itself runs a task again at once, when it lost the process or the node."""
@@ -54,14 +49,14 @@ class Ended:
 class RayEngine:
     """Tasks of a stage side by side, as many as the cluster has cores and GPUs for.
 
-    - report: is given each task that has ended.
-    - tries, again_after_s: how often a task is run that is stopped each time, and its wait between.
+    `report` is given each task that has ended. One that was stopped is run again after a while, for
+    a run whose node died holds its shard against other hosts for `jobs.runs.FOREIGN_DEAD_AFTER_S`.
     """
 
     progress: Progress
     report: Callable[[Ended], object]
-    tries: int = TRIES
-    again_after_s: float = AGAIN_AFTER_S
+    tries: int = 40
+    again_after_s: float = 30.0
 
     def run(self, stages: Sequence[Stage]) -> int:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.

@@ -32,15 +32,14 @@ def items_in(folder: Path, *suffixes: str) -> set[str]:
     }
 
 
+def write_object(path: Path, value: Mapping[str, Any], staging: Path) -> None:
+    """Write a file of one JSON object, whole or not at all."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
+    write_atomic(path, f"{text}\n".encode(), staging)
+
+
 def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """Read a file of one JSON object.
-
-    Args:
-        what, remedy: for the error: of what it is, and what happens once it is removed.
-
-    Raises:
-        RecordError: it is missing or no JSON object.
-    """
+    """Read a file of one JSON object; a RecordError says what it is and what removing it does."""
     try:
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
@@ -68,11 +67,11 @@ class Ledger:
         return items_in(self.folder / _FAILED, ".json") - self.done()
 
     def put_done(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        self._put(_DONE, item, record, staging)
+        write_object(self._path(_DONE, item), record, staging)
         self._path(_FAILED, item).unlink(missing_ok=True)
 
     def put_failed(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        self._put(_FAILED, item, record, staging)
+        write_object(self._path(_FAILED, item), record, staging)
 
     def read_done(self, item: str) -> dict[str, Any]:
         return self._read(_DONE, item)
@@ -88,10 +87,6 @@ class Ledger:
 
     def _path(self, state: str, item: str) -> Path:
         return fan_out(self.folder / state, item, ".json")
-
-    def _put(self, state: str, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
-        write_atomic(self._path(state, item), f"{text}\n".encode(), staging)
 
     def _read(self, state: str, item: str) -> dict[str, Any]:
         return read_object(self._path(state, item), "record", "the item is done again")

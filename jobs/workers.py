@@ -86,7 +86,8 @@ class Worker:
         self._silent_s = 0.0
         self._seen = 0
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self.connection: Connection
+        """Readable when the task has ended, however; only while there is a process."""
         self.task: Any = None
         """What it works on; None: it is free."""
 
@@ -136,20 +137,13 @@ class Worker:
             self._process.kill()
             self._process.join()
         self._process.close()
-        self._process = self._pipe = self.task = None
-
-    @property
-    def connection(self) -> Connection:
-        """Readable when the task has ended, however."""
-        if self._pipe is None:
-            raise ValueError("the worker was not started")
-        return self._pipe
+        self._process = self.task = None
 
     def _start(self) -> None:
         # Not forked: threads of Arrow or OpenCV in the parent would leave their locks held.
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
-        self._pipe, theirs = context.Pipe()
+        self.connection, theirs = context.Pipe()
         self._beats = context.RawValue("Q", 0)
         self._seen = 0
         args = (theirs, self._make_handler, self._beats)

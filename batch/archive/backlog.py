@@ -1,51 +1,13 @@
-"""What waits for a run: files for their turn, videos for analysis, videos for the model."""
+"""What waits for a run: videos for analysis, videos for the model."""
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
 
 from batch.archive.inventory import FileRow
 from batch.archive.request import Phase
 from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
-
-
-class FileQueue:
-    """Files in order of path become videos: each content once, under its first name.
-
-    Files are probed in parallel and out of order, but taken in order, so that which of several
-    copies gives a cache its name does not depend on what happened to be fast, or on a kill.
-    `to_probe` has the paths of those rows that must be probed first.
-    """
-
-    def __init__(self, rows: Iterable[FileRow], to_probe: frozenset[str]) -> None:
-        self._waiting = deque(rows)
-        self._unprobed = deque(row for row in self._waiting if row.path in to_probe)
-        self.to_probe = to_probe
-        self._probed: dict[str, FileRow] = {}
-        self._videos: set[str] = set()
-
-    def next_to_probe(self) -> FileRow | None:
-        return self._unprobed.popleft() if self._unprobed else None
-
-    def put_probed(self, row: FileRow) -> None:
-        self._probed[row.path] = row
-
-    def take(self) -> Iterator[FileRow]:
-        """Rows whose turn it is: failures, and the first file of each video."""
-        while self._waiting:
-            row = self._waiting[0]
-            if row.path in self.to_probe:
-                if row.path not in self._probed:
-                    return
-                row = self._probed.pop(row.path)
-            self._waiting.popleft()
-            if row.kind == "video" and row.is_there and row.video not in self._videos:
-                self._videos.add(row.video)
-                yield row
-            elif row.kind == "failed":
-                yield row
 
 
 class Backlog:

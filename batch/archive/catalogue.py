@@ -107,35 +107,31 @@ def _is_fresh(path: Path, state: bytes) -> bool:
 
 
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
+    """Of each video and each file that failed, in order of path; then of what is gone."""
     settings = caches.read_settings()
     states = _States(store.manifests(settings["analysis"]), caches)
-    about = {"model": settings["model"], "work": caches.id}
-    for row in states.rows(Inventory.read(store.files)):
+    for row in states.rows(Inventory.read(store.files).there()):
         if row["status"] in ("done", "gone"):
             row["cache"] = str(caches.product(row["video"]).relative_to(store.root))
-        yield {"cache": None, **row, **about}
+        yield {"cache": None, **row, "model": settings["model"], "work": caches.id}
 
 
 class _States:
     """What the records of manifests and caches say of each video."""
 
     def __init__(self, manifests: ProductFolder, caches: ProductFolder) -> None:
-        self._manifests = manifests
-        self._caches = caches
-        self._done = caches.finished()
-        self._analyzed = manifests.finished()
-        ledgers = (manifests.ledger, caches.ledger)
+        self._caches, self._manifests = caches.ledger, manifests.ledger
+        self._done, self._analyzed = caches.finished(), manifests.finished()
+        ledgers = (self._manifests, self._caches)
         self._failed = {video: ledger for ledger in ledgers for video in ledger.failed()}
 
-    def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:
-        """A row for each video and each file that failed, in order of path; then what is gone."""
+    def rows(self, files: list[FileRow]) -> Iterator[dict[str, Any]]:
         together: dict[str, list[str]] = defaultdict(list)
-        there = inventory.there()
-        for file in there:
+        for file in files:
             if file.kind == "video":
                 together[file.video].append(_text(file.path))
         gone = self._done - together.keys()
-        for file in there:
+        for file in files:
             if file.kind == "video" and (paths := together.pop(file.video, None)):
                 yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
             elif file.kind == "failed":
@@ -154,11 +150,11 @@ class _States:
         if video in self._failed and (record := self._failed[video].read_failed(video)):
             return {**record, **file.public_facts, "status": "failed"}
         if video in self._analyzed:
-            return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
+            return {**self._manifests.read_done(video), "status": "analyzed"}
         return {**file.public_facts, "status": "pending"}
 
     def _done_record(self, video: str) -> dict[str, Any]:
-        record = self._caches.ledger.read_done(video)
+        record = self._caches.read_done(video)
         compression = record["fp16_kv_bytes"] / record["cache_bytes"]
         return {**record, "compression": compression, "paths": []}
 

@@ -85,11 +85,7 @@ class FileRow:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read one back.
-
-        Raises:
-            KeyError, TypeError, ValueError: no row, or one of another version of the tool.
-        """
+        """Read one back; KeyError, TypeError, ValueError: no row, or one of another version."""
         values = json.loads(text)
         values["stat"] = Stat(*values["stat"])
         if "facts" in values:
@@ -116,12 +112,7 @@ class Inventory:
 
     @classmethod
     def read(cls, folder: Path, run: str | None = None) -> Self:
-        """Read what all runs have found so far.
-
-        Args:
-            folder: where the rows are; need not exist.
-            run: name of this run's journal; None: it only reads.
-        """
+        """Read what all runs have found so far; `run` names the journal of one that finds more."""
         while True:
             try:
                 rows = {row.path: row for part in _parts(folder) for row in _read(part)}

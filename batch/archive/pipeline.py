@@ -5,14 +5,14 @@ run's own folder only, so dropping what is under way leaves nothing where others
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batch.archive.backlog import Backlog, FileQueue
-from batch.archive.discovery import failed_row
+from batch.archive.backlog import Backlog
+from batch.archive.discovery import Scan, failed_row
 from batch.archive.identity import Products
-from batch.archive.inventory import Inventory
+from batch.archive.inventory import FileRow, Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
 from batch.archive.workers import Analyze, Load, Prefill, Probe
@@ -40,42 +40,58 @@ _NOT_TO_BLAME = (
 """That so many videos in a row end like this is the fault of a device or a model."""
 
 
-@dataclass
 class ProbeStep:
-    """Files to be opened; the inventory notes what they are, and their turn comes by path."""
+    """Files to be opened; those that are videos go on in order of path, each content once.
 
-    queue: FileQueue
-    inventory: Inventory
-    backlog: Backlog
-    recorder: Recorder
+    Files are probed in parallel and out of order, but taken in order, so that which of several
+    copies gives a cache its name does not depend on what happened to be fast, or on a kill.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, scan: Scan, inventory: Inventory, backlog: Backlog, recorder: Recorder
+    ) -> None:
+        self._waiting = deque(scan.rows)
+        self._unprobed = deque(row for row in scan.rows if row.path in scan.to_probe)
+        self._to_probe = scan.to_probe
+        self._probed: dict[str, FileRow] = {}
+        self._videos: set[str] = set()
+        self._inventory = inventory
+        self._backlog = backlog
+        self._recorder = recorder
         self._admit()
 
     def next(self) -> Probe | None:
-        row = self.queue.next_to_probe()
-        return None if row is None else Probe(row=row)
+        return Probe(row=self._unprobed.popleft()) if self._unprobed else None
 
     def ended(self, result: Result) -> None:
         if isinstance(result, Finished):
             row = result.value
         else:
             row = failed_row(result.task.row, *reason_of(result))
-        self.inventory.note(row)
-        self.recorder.tally.probed += 1
-        self.queue.put_probed(row)
+        self._inventory.note(row)
+        self._recorder.tally.probed += 1
+        self._probed[row.path] = row
         self._admit()
 
     def _admit(self) -> None:
-        """Pass on, in order of path, what is known."""
-        for row in self.queue.take():
-            reason = row.reason or Reason.UNEXPECTED
-            if row.kind == "video":
-                self.backlog.admit(row)
-            elif row.path in self.queue.to_probe:
-                self.recorder.count_failed(row.path, reason, row.message or "")
-            else:
-                self.recorder.tally.failed_before[reason] += 1
+        """Pass on rows whose turn it is: the first file of each video, and failures."""
+        while self._waiting:
+            row = self._waiting[0]
+            is_probed_now = row.path in self._to_probe
+            if is_probed_now:
+                if row.path not in self._probed:
+                    return
+                row = self._probed.pop(row.path)
+            self._waiting.popleft()
+            if row.kind == "video" and row.is_there and row.video not in self._videos:
+                self._videos.add(row.video)
+                self._backlog.admit(row)
+            elif row.kind == "failed":
+                reason = row.reason or Reason.UNEXPECTED
+                if is_probed_now:
+                    self._recorder.count_failed(row.path, reason, row.message or "")
+                else:
+                    self._recorder.tally.failed_before[reason] += 1
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """One run over an archive: registered, fed, recorded, catalogued."""
 
-from batch.archive.backlog import Backlog, FileQueue
+from batch.archive.backlog import Backlog
 from batch.archive.catalogue import write_catalogue
 from batch.archive.discovery import Scan, scan_archive
 from batch.archive.identity import ModelFactsStore, Products
@@ -101,7 +101,7 @@ def _feed(
     with workers.video_pool(request) as videos, workers.model_pool(request) as models:
         Pipeline(
             backlog=backlog,
-            probe=ProbeStep(FileQueue(scan.rows, scan.to_probe), inventory, backlog, recorder),
+            probe=ProbeStep(scan, inventory, backlog, recorder),
             analyze=analyze,
             prefill=prefill,
             videos=videos,

@@ -31,7 +31,7 @@ slow processors a block of a large model takes many minutes."""
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """Look at a model, whose weights need not be here without `weights`: to ModelFacts."""
+    """Look at a model, which without `weights` needs none here; gives ModelFacts."""
 
     settings: IndexSettings
     device: str | None
@@ -40,14 +40,14 @@ class Describe:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """See what a file is: to its row."""
+    """See what a file is; gives its row."""
 
     row: FileRow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analyze:
-    """Write the manifest of a video: to Staged, or None if the file is not the same any more."""
+    """Write the manifest of a video; gives Staged, or None if the file is not the same any more."""
 
     row: FileRow
     rule: GeometryRule
@@ -58,7 +58,7 @@ class Analyze:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
-    """Write the cache of a video, which could be done since `ready_s` (monotonic): to Staged.
+    """Write the cache of a video, which could be done since `ready_s` (monotonic); gives Staged.
 
     A cache of one file waits at `staged` to be named `target`. Of a video in segments, each
     finished one is moved from there to the folder `segments` at once, where a later run finds it.
@@ -75,7 +75,7 @@ class Prefill:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Load the model, so that the first prefill need not wait for it: to None."""
+    """Load the model, so that the first prefill need not wait for it; gives None."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from batch.cli import options
 from jobs.atomic import make_folder
-from jobs.engines import Stage
+from jobs.shards import Stage
 from jobs.slurm.engine import Submission, program, submit
 
 _OWN = {
@@ -144,14 +144,10 @@ def _run_on_ray(stages: list[Stage]) -> int:
 def stages_of(
     context: click.Context, *, tasks: dict[str, int], leave_out: frozenset[str] = frozenset()
 ) -> list[Stage]:
-    """The stages of an index command, as command lines.
+    """The stages of an index command, as command lines without the parameters in `leave_out`.
 
-    Args:
-        context: of the command as it was given.
-        tasks: how many tasks each of identify, analyze and prefill is cut into. A task has one
-            process and core, or `--jobs`, and for prefill a GPU, or one for each `--device`
-            that is no CPU.
-        leave_out: parameters that are not for the tasks.
+    Each is cut into so many tasks. A task has one process and core, or `--jobs`, and for prefill a
+    GPU, or one for each `--device` that is no CPU.
     """
     jobs = context.params["jobs"] or 1
     words = _words(context, _OF_A_STAGE | leave_out)

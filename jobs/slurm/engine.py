@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.engines import Stage
 from jobs.errors import JobError
+from jobs.shards import Stage
 from jobs.stopping import STOPPED
 
 SIGNAL_BEFORE_S = 60
@@ -37,8 +37,7 @@ def submit(
 ) -> None:
     """Submit array jobs, each after the one before; Slurm requeues the tasks that were stopped.
 
-    Args:
-        report: is given name and job ID of each stage.
+    `report` is given name and job ID of each stage.
 
     Raises:
         JobError: there is no sbatch, or it refuses; stages before may be submitted already.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import jobs.slurm
-from jobs.engines import Stage
 from jobs.errors import JobError
+from jobs.shards import Stage
 from jobs.slurm.engine import Submission, program, script, submit
 
 RECORDED = Path(jobs.slurm.__file__).with_name("index.sh")
