@@ -33,11 +33,7 @@ def load_model(
     attention: Attention,
     offline: bool,
 ) -> Family:
-    """Load the model that wrote caches, from where it was unless `model` says where it is now.
-
-    Raises:
-        ModelError: it is not there, or cannot be loaded.
-    """
+    """Load the model that wrote caches, from where it was unless `model` says where it is now."""
     settings = caches.read_settings()
     chosen = ModelSettings(
         name=model or settings["model"],

@@ -164,12 +164,7 @@ class PrefillStep:
         )
 
     def ended(self, worker: Worker, result: Result) -> None:
-        """Keep the cache, or record why there is none.
-
-        Raises:
-            NoSpaceError: it has no room.
-            BatchError: not the video is to blame, but the model or the device.
-        """
+        """Keep the cache, or record why there is none; an error is not the video's fault."""
         if isinstance(result, Finished) and isinstance(result.task, Load):
             self._free_since[worker] = time.monotonic()
         elif isinstance(result, Finished):
@@ -247,9 +242,7 @@ class Pipeline:
     def run(self, stop: Stop) -> None:
         """Work until all is done, or until the request to stop.
 
-        Raises:
-            NoSpaceError: disk or quota are full; what was under way is finished if it had room.
-            BatchError: not a video is to blame, but the model or the device.
+        Without room (NoSpaceError), what is under way is finished first, if it has some.
         """
         while True:
             self._feed(stop)

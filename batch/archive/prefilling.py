@@ -39,10 +39,7 @@ def describe(task: Describe) -> ModelFacts:
 
 
 def prefill(maker: CacheMaker, task: Prefill, progress: Progress) -> Staged:
-    """Write a cache; a file stays in its temporary place, segments go to their folder.
-
-    Errors are those of `CacheMaker.make`.
-    """
+    """Write a cache; a file stays in its temporary place, segments go to their folder."""
     began_s = time.monotonic()
     destination = Destination(
         file=task.target, folder=task.segments, existing="repair", staged=task.staged
