@@ -1,6 +1,5 @@
 """A whole comparison: its runs, its rows and tables, and what it was made of."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,9 @@ from batch.evaluation.measure import Row, tabulate
 from batch.evaluation.runs import Entry, Run, evaluate
 from batch.evaluation.tables import (
     Table,
-    kinds_table,
+    accuracy_table,
     memory_table,
     quality_table,
-    sets_table,
     time_table,
 )
 from batch.models import Family
@@ -37,27 +35,21 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """A row for each method."""
         return tabulate(self.runs)
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Every table."""
-        return [
-            quality_table(self.rows),
-            memory_table(self.rows, self.runs),
-            time_table(self.rows, self.runs),
-            *self.shares,
-        ]
+        costs = [quality_table(self.rows), memory_table(self.rows), time_table(self.rows)]
+        return [*costs, *self._accuracies]
 
     @cached_property
-    def shares(self) -> list[Table]:
-        """The tables of accuracy by kind of question and by set."""
-        return [kinds_table(self.runs), sets_table(self.runs)]
-
-    def to_json_lines(self) -> list[str]:
-        """A JSON object for each method."""
-        return [json.dumps(row.to_dict()) for row in self.rows]
+    def _accuracies(self) -> list[Table]:
+        return [
+            accuracy_table(
+                "Accuracy by kind of question", lambda run, one: one.question.kind, self.rows
+            ),
+            accuracy_table("Accuracy by question set", lambda run, one: run.data, self.rows),
+        ]
 
     def to_text(self) -> list[str]:
         """Lines of every table; first of all, whether the comparison proves nothing."""
@@ -70,7 +62,13 @@ class Comparison:
         return {
             **self.circumstances,
             "methods": [row.to_dict() for row in self.rows],
-            **{table.title: _by_column(table) for table in self.shares},
+            **{
+                table.title: {
+                    name: dict(zip(table.head[1:], map(float, cells), strict=True))
+                    for name, *cells in table.rows
+                }
+                for table in self._accuracies
+            },
         }
 
 
@@ -95,8 +93,7 @@ def compare(
     Raises:
         BatchError: a video, a question, a budget or a file of rows cannot be used.
     """
-    found = evaluate(family, sets, entries, folder=folder, sampling=sampling, report=report)
-    runs = list(found)
+    runs = list(evaluate(family, sets, entries, folder=folder, sampling=sampling, report=report))
     runs += [run for path in rows for run in read_external(path, runs)]
     return Comparison(
         runs=runs,
@@ -104,25 +101,16 @@ def compare(
             "model": family.checkpoint.name,
             "dtype": dtype_name(family.model.dtype),
             "device": family.device.type,
-            "sets": [_describe(data) for data in sets],
+            "sets": [
+                {
+                    "name": data.name,
+                    "videos": len({question.video for question in data.questions}),
+                    "questions": len(data.questions),
+                    "absent_videos": len(data.absent),
+                }
+                for data in sets
+            ],
             "machine": machine(),
             "versions": versions(),
         },
     )
-
-
-def _describe(data: QuestionSet) -> dict[str, Any]:
-    videos = {question.video for question in data.questions}
-    return {
-        "name": data.name,
-        "videos": len(videos),
-        "questions": len(data.questions),
-        "absent_videos": len(data.absent),
-    }
-
-
-def _by_column(table: Table) -> dict[str, dict[str, float]]:
-    return {
-        row[0]: {name: float(cell) for name, cell in zip(table.head[1:], row[1:], strict=True)}
-        for row in table.rows
-    }

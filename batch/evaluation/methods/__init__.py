@@ -26,7 +26,6 @@ Method = CellMethod | RowMethod
 
 
 def _scaled(temporal: TemporalSettings, factor: float) -> TemporalSettings:
-    """Another idea of what is still."""
     names = ("still_threshold", "difference_threshold", "change_threshold")
     return replace(temporal, **{name: factor * getattr(temporal, name) for name in names})
 
