@@ -90,8 +90,8 @@ def evaluate(
             f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
         )
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
-    from batch.evaluation.comparison import compare
-    from batch.evaluation.publish import publish
+    from batch.evaluation.comparison import compare, publish
+    from batch.evaluation.runs import run_methods
     from batch.evaluation.storing import PreparedVideo
     from batch.models import open_model
     from jobs.atomic import make_folder
@@ -109,9 +109,10 @@ def evaluate(
         sets = choose_sets(data, folder, videos=videos, seed=seed)
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
-            found = compare(
-                family, sets, entries, rows, folder=folder, sampling=chosen, report=report
+            runs = list(
+                run_methods(family, sets, entries, folder=folder, sampling=chosen, report=report)
             )
+        found = compare(runs, rows, family, sets)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])
             publish(found, out, command, lambda video: PreparedVideo(video, family, chosen))

@@ -104,7 +104,7 @@ class Run:
     answers: tuple[AnsweredQuestion, ...]
 
 
-def evaluate(
+def run_methods(
     family: Family,
     sets: Sequence[QuestionSet],
     entries: Sequence[Entry],
@@ -113,7 +113,13 @@ def evaluate(
     sampling: Sampling,
     report: Callable[[int], object],
 ) -> Iterator[Run]:
-    """Run the uncompressed model and every method over every video; arguments as of `compare`."""
+    """Run the uncompressed model and every method over every video, on the same questions.
+
+    Args:
+        family: a loaded model.
+        folder: for the one cache file that exists at a time.
+        report: called with 1 after each video.
+    """
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
