@@ -126,7 +126,8 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
     - seconds_per_sample: all parts, without answering.
     """
     of_runs = [_sums(run) for run in runs]
-    sums = {name: np.array([one[name] for one in of_runs], np.float64) for name in of_runs[0]}
+    table = np.array([list(of_run.values()) for of_run in of_runs], np.float64)
+    sums = dict(zip(of_runs[0], table.T, strict=True))
     bleu = Bleu.of([[(one.answer, one.reference) for one in run.answers] for run in runs])
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), RESAMPLES)

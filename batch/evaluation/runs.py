@@ -126,7 +126,14 @@ def run_methods(
             video = PreparedVideo(path, family, sampling)
             asked = list(questions)
             reference: _Replies | None = None
-            for label, make in _makers(video, entries, folder).items():
+            makers: dict[Label, Callable[[], Stored]] = {
+                UNCOMPRESSED: partial(store_uncompressed, video),
+                **{
+                    one.label: partial(store, one.method, video, one.limit, folder)
+                    for one in entries
+                },
+            }
+            for label, make in makers.items():
                 try:
                     stored = make()
                     replies = _ask(stored, asked)
@@ -152,13 +159,6 @@ def run_methods(
                     answers=_compare(asked, reference, replies),
                 )
             report(1)
-
-
-def _makers(
-    video: PreparedVideo, entries: Sequence[Entry], folder: Path
-) -> dict[Label, Callable[[], Stored]]:
-    methods = {one.label: partial(store, one.method, video, one.limit, folder) for one in entries}
-    return {UNCOMPRESSED: partial(store_uncompressed, video), **methods}
 
 
 def _cell_states(manifest: Manifest) -> NDArray[np.int64]:

@@ -1,11 +1,11 @@
 """What a comparison shows in tables: the paper's three, and where a method fails first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from batch.evaluation.measure import Figure, Row, accuracy_by
+from batch.evaluation.measure import Row, accuracy_by
 from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
 from batch.evaluation.storing import PARTS
 
@@ -63,9 +63,7 @@ def memory_table(rows: Sequence[Row]) -> Table:
             "tables and header."
         ),
         head=["method", *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
-        rows=[
-            [str(row.label), *_state_shares(row.runs), *_memory_cells(row.figures)] for row in rows
-        ],
+        rows=[[str(row.label), *_state_shares(row.runs), *_memory_cells(row)] for row in rows],
     )
 
 
@@ -116,9 +114,9 @@ def _quality_cells(row: Row) -> list[str]:
     ]
 
 
-def _memory_cells(figures: Mapping[str, Figure]) -> list[str]:
+def _memory_cells(row: Row) -> list[str]:
     names = ("bytes", "compression_fp16", "compression_kv")
-    size, file, rows = (figures[name].value or 0.0 for name in names)
+    size, file, rows = (row.figures[name].value or 0.0 for name in names)
     return [f"{size:,.0f}", f"{file:.2f}", f"{2 * file:.2f}", f"{rows:.2f}"]
 
 
