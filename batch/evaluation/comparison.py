@@ -7,27 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from batch.evaluation import figures, tables
 from batch.evaluation.answers import read_external, write_answers
 from batch.evaluation.bench.measuring import machine, versions
 from batch.evaluation.data import QuestionSet
-from batch.evaluation.figures import (
-    draw_bytes_over_time,
-    draw_failure,
-    draw_pareto,
-    draw_tiers_over_time,
-    failures,
-)
 from batch.evaluation.measure import Row, tabulate
 from batch.evaluation.methods import ABLATIONS, DEFAULT
 from batch.evaluation.runs import Entry, Run
 from batch.evaluation.storing import PreparedVideo
-from batch.evaluation.tables import (
-    Table,
-    accuracy_table,
-    memory_table,
-    quality_table,
-    time_table,
-)
+from batch.evaluation.tables import Table
 from batch.models import Family
 from batch.models.weights import dtype_name
 
@@ -57,16 +45,20 @@ class Comparison:
 
     @cached_property
     def tables(self) -> list[Table]:
-        costs = [quality_table(self.rows), memory_table(self.rows), time_table(self.rows)]
+        costs = [
+            tables.quality_table(self.rows),
+            tables.memory_table(self.rows),
+            tables.time_table(self.rows),
+        ]
         return [*costs, *self._accuracies]
 
     @cached_property
     def _accuracies(self) -> list[Table]:
         return [
-            accuracy_table(
+            tables.accuracy_table(
                 "Accuracy by kind of question", lambda run, one: one.question.kind, self.rows
             ),
-            accuracy_table("Accuracy by question set", lambda run, one: run.data, self.rows),
+            tables.accuracy_table("Accuracy by question set", lambda run, one: run.data, self.rows),
         ]
 
     def to_text(self) -> list[str]:
@@ -140,26 +132,26 @@ def _draw(
     """Draw what there is to see; yields names of files and captions."""
     ablations = [Entry(method=method).label for method in ABLATIONS[1:]]
     shown = [row for row in comparison.rows if row.label not in ablations]
-    draw_pareto(shown, folder / "pareto.png")
+    figures.draw_pareto(shown, folder / "pareto.png")
     yield "pareto.png", "Accuracy against bytes of the whole file; 95 % intervals over videos."
     own = [run for run in comparison.runs if run.label == _DRAWN]
     if not own:
         return
     longest = max(own, key=lambda run: run.samples)
-    draw_tiers_over_time(longest, folder / "tiers.png")
+    figures.draw_tiers_over_time(longest, folder / "tiers.png")
     yield "tiers.png", "Figure 2: tiers of the cells of each sample."
     same = [
         run
         for run in comparison.runs
         if (run.data, run.video) == (longest.data, longest.video) and run.label.budget is None
     ]
-    draw_bytes_over_time(same, folder / "bytes.png")
+    figures.draw_bytes_over_time(same, folder / "bytes.png")
     yield "bytes.png", "Figure 3: bytes of K and V as the video goes on."
-    for number, (run, one) in enumerate(failures(own, _FAILURES), 1):
+    for number, (run, one) in enumerate(figures.failures(own, _FAILURES), 1):
         question, name = one.question, f"failure-{number}.jpg"
         video = prepare(question.video)
         manifest = video.manifest(DEFAULT.temporal, DEFAULT.thresholds)
-        draw_failure(video.pictures, manifest, folder / name)
+        figures.draw_failure(video.pictures, manifest, folder / name)
         yield (
             name,
             f"Failure {number}, {run.data}, {run.video}, {question.kind or 'question'}: "

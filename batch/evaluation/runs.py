@@ -1,6 +1,6 @@
 """Methods run over question sets: what each stored of each video, and what it answered."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -124,41 +124,48 @@ def run_methods(
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
             video = PreparedVideo(path, family, sampling)
-            asked = list(questions)
-            reference: _Replies | None = None
             makers: dict[Label, Callable[[], Stored]] = {
-                UNCOMPRESSED: partial(store_uncompressed, video),
-                **{
-                    one.label: partial(store, one.method, video, one.limit, folder)
-                    for one in entries
-                },
+                one.label: partial(store, one.method, video, one.limit, folder) for one in entries
             }
-            for label, make in makers.items():
-                try:
-                    stored = make()
-                    replies = _ask(stored, asked)
-                except BatchError as error:
-                    raise BatchError(f"{path.name}, {label}: {error}") from error
-                reference = reference or replies
-                plan = stored.plan
-                yield Run(
-                    label=label,
-                    data=data.name,
-                    video=path.name,
-                    samples=len(video.pictures),
-                    fp16_bytes=video.full_plan.header.fp16_kv_bytes,
-                    slots=video.full_plan.plan.slots,
-                    size_bytes=stored.size_bytes,
-                    kv_bytes=stored.kv_bytes,
-                    seconds=sum(stored.seconds.values()),
-                    parts=stored.seconds,
-                    tokens=stored.tokens,
-                    cell_states=None if plan is None else _cell_states(plan.manifest),
-                    sample_bytes=None if plan is None else sample_kv_bytes(plan),
-                    peak_bytes=peak_allocated(make) if number == 0 else None,
-                    answers=_compare(asked, reference, replies),
-                )
+            makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
+            yield from _runs(data.name, video, list(questions), makers, has_peak=number == 0)
             report(1)
+
+
+def _runs(
+    data: str,
+    video: PreparedVideo,
+    questions: list[Question],
+    makers: Mapping[Label, Callable[[], Stored]],
+    *,
+    has_peak: bool,
+) -> Iterator[Run]:
+    reference: _Replies | None = None
+    for label, make in makers.items():
+        try:
+            stored = make()
+            replies = _ask(stored, questions)
+        except BatchError as error:
+            raise BatchError(f"{video.path.name}, {label}: {error}") from error
+        reference = reference or replies
+        plan = stored.plan
+        yield Run(
+            label=label,
+            data=data,
+            video=video.path.name,
+            samples=len(video.pictures),
+            fp16_bytes=video.full_plan.header.fp16_kv_bytes,
+            slots=video.full_plan.plan.slots,
+            size_bytes=stored.size_bytes,
+            kv_bytes=stored.kv_bytes,
+            seconds=sum(stored.seconds.values()),
+            parts=stored.seconds,
+            tokens=stored.tokens,
+            cell_states=None if plan is None else _cell_states(plan.manifest),
+            sample_bytes=None if plan is None else sample_kv_bytes(plan),
+            peak_bytes=peak_allocated(make) if has_peak else None,
+            answers=_compare(questions, reference, replies),
+        )
 
 
 def _cell_states(manifest: Manifest) -> NDArray[np.int64]:

@@ -12,27 +12,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kvpress import (
-    ExpectedAttentionPress,
-    KeyDiffPress,
-    KnormPress,
-    ObservedAttentionPress,
-    ScorerPress,
-    SnapKVPress,
-    StreamingLLMPress,
-)
+import kvpress
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from batch.evaluation.rivals.asking import Decoder, Film, Method, main
 
-_PRESSES: tuple[type[ScorerPress], ...] = (
-    SnapKVPress,
-    ObservedAttentionPress,
-    KnormPress,
-    ExpectedAttentionPress,
-    StreamingLLMPress,
-    KeyDiffPress,
+_PRESSES: tuple[type[kvpress.ScorerPress], ...] = (
+    kvpress.SnapKVPress,
+    kvpress.ObservedAttentionPress,
+    kvpress.KnormPress,
+    kvpress.ExpectedAttentionPress,
+    kvpress.StreamingLLMPress,
+    kvpress.KeyDiffPress,
 )
 _REMOVED = (0.5, 0.75, 0.875)
 """Shares of the prefix that a press takes away."""
@@ -41,16 +33,16 @@ _REMOVED = (0.5, 0.75, 0.875)
 def _methods(folder: Path) -> Iterator[tuple[Decoder, Method]]:
     """Every press at every share; ObservedAttention needs the attention weights."""
     fast, eager = Decoder(folder), Decoder(folder, attention="eager")
-    yield fast, _method("kvpress", "nothing removed", KnormPress(compression_ratio=0.0))
+    yield fast, _method("kvpress", "nothing removed", kvpress.KnormPress(compression_ratio=0.0))
     for kind in _PRESSES:
-        decoder = eager if kind is ObservedAttentionPress else fast
+        decoder = eager if kind is kvpress.ObservedAttentionPress else fast
         name = f"kvpress {kind.__name__.removesuffix('Press')}"
         for share in _REMOVED:
             press = kind(compression_ratio=share)
             yield decoder, _method(name, f"keep {100 * (1 - share):g}%", press)
 
 
-def _method(name: str, profile: str, press: ScorerPress) -> Method:
+def _method(name: str, profile: str, press: kvpress.ScorerPress) -> Method:
     def fill(decoder: Decoder, film: Film) -> Cache:
         cache = DynamicCache(config=decoder.config)
         with press(decoder.model):
