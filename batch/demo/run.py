@@ -98,7 +98,7 @@ def run_demo(
     with tempfile.TemporaryDirectory() as temporary:
         paths = [Path(temporary) / f"film{number}.mp4" for number in range(films)]
         with phases.timed("draw"):
-            questions = [_film(path, number, samples) for number, path in enumerate(paths)]
+            questions = [draw_film(path, number, samples) for number, path in enumerate(paths)]
         texts = [[question.text for question in asked] for asked in questions]
         phases.run("analyze", *map(str, paths), "--out", ".", "--profile", profile)
         log("(the same questions to the model without compression, by transformers' own forward)")
@@ -141,7 +141,8 @@ class _Phases:
             return _run(self._folder, name, *arguments, stdin=stdin)
 
 
-def _film(path: Path, number: int, samples: int) -> list[Question]:
+def draw_film(path: Path, number: int, samples: int) -> list[Question]:
+    """Draw and write the demo's film of a number; returns what can be asked about it."""
     rng = np.random.default_rng([HELD_OUT_SEED, number])
     world = random_world(rng, samples)
     write_clip(world, path)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from batch.evaluation.answers import read_external
-from batch.evaluation.bench.measuring import machine, versions
 from batch.evaluation.data import QuestionSet
 from batch.evaluation.measure import Row, tabulate
+from batch.evaluation.measuring import machine, versions
 from batch.evaluation.runs import Entry, Run, evaluate
 from batch.evaluation.tables import (
     Table,

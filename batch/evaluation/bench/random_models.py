@@ -10,14 +10,19 @@ import torch
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
-    LlavaNextConfig,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
 )
 
-from batch.evaluation.training.checkpoint import PATCH_PX, SPECIAL, new_processor, new_tokenizer
+from batch.evaluation.training.checkpoint import (
+    PATCH_PX,
+    SPECIAL,
+    llava_config,
+    new_processor,
+    new_tokenizer,
+)
 from batch.models import Checkpoint, Family, open_checkpoint
 from batch.models.llava_next import LlavaNext
 from batch.models.placement import Device, first_device
@@ -34,7 +39,6 @@ class RandomCheckpoint(Checkpoint):
         return hashlib.sha256(f"random weights, seed {self.seed}".encode()).hexdigest()
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
-        """Draw the model's weights."""
         torch.manual_seed(self.seed)
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
             self.config, dtype=dtype
@@ -72,16 +76,8 @@ def half_billion(folder: Path) -> Family:
         tie_word_embeddings=True,
         **_DECODER,
     )
-    tower = CLIPVisionConfig(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=2,
-        num_attention_heads=16,
-        image_size=14 * PATCH_PX,
-        patch_size=PATCH_PX,
-        projection_dim=1152,
-    )
-    return _llava(folder, decoder, tower, cells=14, vision_layer=-1)
+    tower = {"hidden_size": 1152, "intermediate_size": 4304, "projection_dim": 1152}
+    return _llava(folder, decoder, tower | {"num_hidden_layers": 2}, cells=14, vision_layer=-1)
 
 
 def seven_billion(folder: Path) -> Family:
@@ -99,22 +95,14 @@ def seven_billion(folder: Path) -> Family:
         sliding_window=None,
         **_DECODER,
     )
-    tower = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=24 * PATCH_PX,
-        patch_size=PATCH_PX,
-        projection_dim=768,
-    )
-    return _llava(folder, decoder, tower, cells=24, vision_layer=-2)
+    tower = {"hidden_size": 1024, "intermediate_size": 4096, "projection_dim": 768}
+    return _llava(folder, decoder, tower | {"num_hidden_layers": 24}, cells=24, vision_layer=-2)
 
 
 def _llava(
     folder: Path,
     decoder: PreTrainedConfig,
-    tower: CLIPVisionConfig,
+    tower: dict[str, int],
     *,
     cells: int,
     vision_layer: int,
@@ -124,16 +112,10 @@ def _llava(
     It knows only the demo's words.
     """
     side_px = cells * PATCH_PX
-    config = LlavaNextConfig(
-        vision_config=tower,
-        text_config=decoder,
-        image_token_index=SPECIAL.index("<image>"),
-        vision_feature_layer=vision_layer,
-        vision_feature_select_strategy="default",
-        image_grid_pinpoints=[[side_px, side_px]],
-        image_seq_length=cells**2,
-        tie_word_embeddings=decoder.tie_word_embeddings,
+    vision = CLIPVisionConfig(
+        **tower, num_attention_heads=16, image_size=side_px, patch_size=PATCH_PX
     )
+    config = llava_config(vision, decoder, side_px=side_px, vision_layer=vision_layer)
     config.save_pretrained(folder)
     new_processor(new_tokenizer(), side_px).save_pretrained(folder)
     files = open_checkpoint(str(folder))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from batch.evaluation.bench.measuring import Measured, ratio, seconds, side_by_side
 from batch.evaluation.bench.workload import Workload
+from batch.evaluation.measuring import ratio, side_by_side, timed
 from batch.evaluation.uncompressed import own_attention
 from batch.kv import Prefix, TieredCache, forward
 from cachefmt import CacheFile, CacheWriter, Header
@@ -27,6 +27,9 @@ STEPS = 8
 """Decode steps in a row each way before it is the other's turn; their median counts."""
 DTYPE = torch.bfloat16
 """Of decode steps."""
+
+Measured = tuple[dict[str, float], dict[str, Any]]
+"""Ratios and the figures behind them."""
 
 
 def measure_loading(workload: Workload, repeats: int) -> Measured:
@@ -42,12 +45,17 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
     with CacheFile.open(film.cache) as cache:
         _write_long(path, cache.header, tokens)
     buffer = np.ones(path.stat().st_size, np.uint8)  # ones: its pages are there before the clock
+
+    def read(buffer: NDArray[np.uint8]) -> None:
+        with path.open("rb") as file:
+            file.readinto(buffer.data)
+
     taken = side_by_side(
         {
             "load_seconds": lambda: _touch(_load(path, workload.size.device)),
             "open_seconds": lambda: _load(path, workload.size.device),
-            "raw_read_seconds": lambda: _read(path, np.empty(len(buffer), np.uint8)),
-            "reused_buffer_seconds": lambda: _read(path, buffer),
+            "raw_read_seconds": lambda: read(np.empty(len(buffer), np.uint8)),
+            "reused_buffer_seconds": lambda: read(buffer),
         },
         max(repeats, 5),
     )
@@ -56,8 +64,7 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
         "load_rate": ratio(taken["raw_read_seconds"], taken["load_seconds"]),
         "load_rate_reused_buffer": ratio(taken["reused_buffer_seconds"], taken["load_seconds"]),
     }
-    figures = {"file_bytes": len(buffer), "tokens": tokens, **taken}
-    return Measured(ratios=ratios, figures=figures)
+    return ratios, {"file_bytes": len(buffer), "tokens": tokens, **taken}
 
 
 def _load(path: Path, device: str) -> Prefix:
@@ -72,13 +79,6 @@ def _touch(prefix: Prefix) -> None:
             for rows in (*part.key, *part.value):
                 if len(rows):
                     rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
-
-
-def _read(path: Path, buffer: NDArray[np.uint8]) -> None:
-    with path.open("rb", buffering=0) as file:
-        read = 0
-        while count := file.readinto(buffer.data[read:]):
-            read += count
 
 
 def _write_long(path: Path, like: Header, tokens: int) -> None:
@@ -121,18 +121,17 @@ def measure_decoding(workload: Workload, repeats: int) -> Measured:
     device = workload.size.device
     ratios, figures = {}, {}
     for tier in (Tier.INT8, Tier.INT4):
-        prefix = _fill(film, {tier: rows}, device)
+        prefix, name = _fill(film, {tier: rows}, device), tier.name.lower()
         plain = prefix.to_dynamic_cache(DTYPE)
-        name = tier.name.lower()
         ratios[name], figures[name] = _compare(workload, prefix, plain, repeats)
     share = rows / film.token_count
     mix = {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS}
     prefix = _fill(film, mix, device)
     full = _fill(film, {Tier.FP16: int(slots * share)}, device)
     mixed, figures["film"] = _compare(workload, prefix, full.to_dynamic_cache(DTYPE), repeats)
-    return Measured(
-        ratios={"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed},
-        figures={"rows": rows, "slots": int(slots * share), "steps": STEPS, **figures},
+    return (
+        {"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed},
+        {"rows": rows, "slots": int(slots * share), "steps": STEPS, **figures},
     )
 
 
@@ -155,8 +154,8 @@ def _compare(
     """Median seconds of a step each way, in turn, and the median of their ratios."""
     model = workload.family.language_model
     tiered = TieredCache(prefix)
-    hidden = model.config.hidden_size
-    embedded = torch.randn(1, 1, hidden, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    embedded = torch.randn(1, 1, model.config.hidden_size, generator=generator)
     embedded = embedded.to(model.device, DTYPE)
     start = plain.get_seq_length()
 
@@ -167,20 +166,16 @@ def _compare(
         model(inputs_embeds=embedded, position_ids=place, past_key_values=plain, use_cache=True)
 
     taken: dict[str, list[float]] = {"tiered_seconds": [], "plain_seconds": []}
-    for number in range(repeats + 1):  # the first is a warm-up
-        places = _places(start + number * STEPS, model.device)
-        took = {"tiered_seconds": _median_step(step_tiered, places)}
+    for number in range(repeats + 1):
+        first = start + number * STEPS
+        places = torch.arange(first, first + STEPS, device=model.device).view(-1, 1, 1)
+        taken["tiered_seconds"].append(_median_step(step_tiered, places))
         with own_attention(workload.family):
-            took["plain_seconds"] = _median_step(step_plain, places)
-        for name, each in took.items():
-            taken[name] += [each] if number else []
+            taken["plain_seconds"].append(_median_step(step_plain, places))
+    taken = {name: each[1:] for name, each in taken.items()}  # the first was a warm-up
     return ratio(taken["tiered_seconds"], taken["plain_seconds"]), taken
 
 
 @torch.inference_mode()
-def _median_step(step: Callable[[Tensor], None], places: list[Tensor]) -> float:
-    return statistics.median(seconds(partial(step, place)) for place in places)
-
-
-def _places(start: int, device: torch.device) -> list[Tensor]:
-    return [torch.tensor([[start + number]], device=device) for number in range(STEPS)]
+def _median_step(step: Callable[[Tensor], None], places: Tensor) -> float:
+    return statistics.median(timed(partial(step, place))[0] for place in places)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.bench.measuring import (
+from batch.analysis.signals import Signals
+from batch.evaluation.bench.stored_rows import Measured, measure_decoding, measure_loading
+from batch.evaluation.bench.workload import PROFILE, Film, Size, Workload, write_manifest
+from batch.evaluation.measuring import (
     Log,
-    Measured,
     machine,
     peak_allocated,
     peak_resident,
@@ -22,8 +24,7 @@ from batch.evaluation.bench.measuring import (
     timed,
     versions,
 )
-from batch.evaluation.bench.stored_rows import measure_decoding, measure_loading
-from batch.evaluation.bench.workload import PROFILE, Film, Size, Workload, write_manifest
+from batch.evaluation.uncompressed import uncompressed_film
 from batch.kv.attention import CHUNK_NUMBERS
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -48,8 +49,8 @@ def run_tiers(sizes: Iterable[Size], *, repeats: int, log: Log) -> dict[str, Any
         "versions": versions(),
         "repeats": repeats,
         "profile": PROFILE,
-        "ratios": {name: one.ratios for name, one in found.items()},
-        "figures": {name: one.figures for name, one in found.items()},
+        "ratios": {name: ratios for name, (ratios, _) in found.items()},
+        "figures": {name: figures for name, (_, figures) in found.items()},
     }
 
 
@@ -58,7 +59,18 @@ def measure_size(size: Size, folder: Path, repeats: int, log: Log) -> Measured:
     log(f"{size.name}: loading the model, drawing {size.films} film(s)")
     workload = Workload(size, folder)
     workload.compress(workload.films[0])  # the first run of everything is slower
-    whole = Measured(ratios={}, figures=_describe(workload))
+    with CacheFile.open(workload.films[0].cache) as cache:
+        shape = cache.header.shape
+        figures: dict[str, Any] = {
+            "about": size.about,
+            "device": size.device,
+            "dtype": size.dtype,
+            "films": len(workload.films),
+            "samples": shape.samples,
+            "slots": cache.header.layout.slots,
+            "tokens": dict(shape.tokens),
+            "cache_bytes": cache.size_bytes,
+        }
     # Decoding comes last: it turns the model into bfloat16.
     measurements: dict[str, Callable[[], Measured]] = {
         "timing": lambda: _measure_films(workload, repeats),
@@ -68,28 +80,12 @@ def measure_size(size: Size, folder: Path, repeats: int, log: Log) -> Measured:
         "loading": lambda: measure_loading(workload, repeats),
         "decoding": lambda: measure_decoding(workload, repeats),
     }
+    ratios: dict[str, float] = {}
     for name, measure in measurements.items():
         log(f"{size.name}: {name}")
-        found = measure()
-        whole.ratios.update(found.ratios)
-        whole.figures[name] = found.figures
-    return whole
-
-
-def _describe(workload: Workload) -> dict[str, Any]:
-    size = workload.size
-    with CacheFile.open(workload.films[0].cache) as cache:
-        shape, slots = cache.header.shape, cache.header.layout.slots
-        return {
-            "about": size.about,
-            "device": size.device,
-            "dtype": size.dtype,
-            "films": len(workload.films),
-            "samples": shape.samples,
-            "slots": slots,
-            "tokens": dict(shape.tokens),
-            "cache_bytes": cache.size_bytes,
-        }
+        found, figures[name] = measure()
+        ratios |= found
+    return ratios, figures
 
 
 def _measure_films(workload: Workload, repeats: int) -> Measured:
@@ -99,24 +95,24 @@ def _measure_films(workload: Workload, repeats: int) -> Measured:
         films = [_time_film(workload, film) for film in workload.films]
         for name in films[0]:
             taken.setdefault(name, []).append(sum(film[name] for film in films))
-    from_video = [
-        prefill + answer
-        for prefill, answer in zip(
-            taken["uncompressed_seconds"], taken["uncompressed_answer_seconds"], strict=True
-        )
-    ]
+    prefill, answer = taken["uncompressed_seconds"], taken["uncompressed_answer_seconds"]
+    from_video = [sum(both) for both in zip(prefill, answer, strict=True)]
     ratios = {
-        "prefill_time": ratio(taken["compressed_seconds"], taken["uncompressed_seconds"]),
+        "prefill_time": ratio(taken["compressed_seconds"], prefill),
         "first_answer_speedup": ratio(from_video, taken["file_answer_seconds"]),
     }
-    return Measured(ratios=ratios, figures=dict(taken))
+    return ratios, dict(taken)
 
 
 def _time_film(workload: Workload, film: Film) -> dict[str, float]:
     question, most = film.questions[:1], workload.size.answer_tokens
+
+    def answer_from_file() -> None:
+        list(workload.answerer(film).ask_all(question, max_new_tokens=most))
+
     compressed_s, manifest = timed(lambda: workload.compress(film))
-    file_answer_s, _ = timed(lambda: workload.answer_from_file(film))
-    uncompressed_s, full = timed(lambda: workload.uncompressed(film))
+    file_answer_s, _ = timed(answer_from_file)
+    uncompressed_s, full = timed(lambda: uncompressed_film(workload.family, film.path))
     full_answer_s, _ = timed(lambda: full.ask_all(question, max_new_tokens=most))
     return {
         "compressed_seconds": compressed_s,
@@ -132,13 +128,13 @@ def _measure_memory(workload: Workload) -> Measured:
     film = workload.films[0]
     ways = {
         "compressed": lambda: workload.compress(film),
-        "uncompressed": lambda: workload.uncompressed(film),
+        "uncompressed": lambda: uncompressed_film(workload.family, film.path),
     }
     allocated = {name: peak_allocated(way, workload.size.device) for name, way in ways.items()}
     resident = {name: peak_resident(way) for name, way in ways.items()}
-    return Measured(
-        ratios={"prefill_peak_memory": allocated["compressed"] / allocated["uncompressed"]},
-        figures={"peak_allocated_bytes": allocated, "peak_resident_bytes": resident},
+    return (
+        {"prefill_peak_memory": allocated["compressed"] / allocated["uncompressed"]},
+        {"peak_allocated_bytes": allocated, "peak_resident_bytes": resident},
     )
 
 
@@ -161,15 +157,13 @@ def _measure_lengths(workload: Workload) -> Measured:
         stored.append(plan.size_bytes)
         beyond.append(peak - plan.size_bytes)
     path.unlink()
-    return Measured(
-        ratios={"prefill_memory_growth": beyond[-1] / (beyond[0] + BUFFER_BYTES)},
-        figures={
-            "buffer_bytes": BUFFER_BYTES,
-            "samples": samples,
-            "stored_bytes": stored,
-            "beyond_stored_bytes": beyond,
-        },
-    )
+    figures = {
+        "buffer_bytes": BUFFER_BYTES,
+        "samples": samples,
+        "stored_bytes": stored,
+        "beyond_stored_bytes": beyond,
+    }
+    return {"prefill_memory_growth": beyond[-1] / (beyond[0] + BUFFER_BYTES)}, figures
 
 
 def _repeat(manifest: Manifest, times: int) -> Manifest:
@@ -177,24 +171,18 @@ def _repeat(manifest: Manifest, times: int) -> Manifest:
     samples, signals = len(manifest.frame), manifest.signals
     run = np.repeat(np.arange(times), samples)
 
-    def tile(cells: NDArray[Any]) -> NDArray[Any]:
-        return np.tile(cells, (times, 1))
+    def again(array: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([array] * times)
 
+    repeated = {field.name: again(getattr(signals, field.name)) for field in fields(signals)}
+    repeated["source"] = (repeated["source"] + run * samples).astype(np.int32)
     return replace(
         manifest,
-        frame=np.tile(manifest.frame, times) + run * (manifest.frame[-1] + 1),
-        pts_s=np.tile(manifest.pts_s, times) + run * manifest.header.decoded_s,
-        last_pts_s=np.tile(manifest.last_pts_s, times) + run * manifest.header.decoded_s,
-        signals=replace(
-            signals,
-            flow_px=tile(signals.flow_px),
-            difference=tile(signals.difference),
-            saliency=tile(signals.saliency),
-            static=tile(signals.static),
-            redundancy=np.tile(signals.redundancy, times),
-            source=(np.tile(signals.source, times) + run * samples).astype(np.int32),
-        ),
-        tier=tile(manifest.tier),
+        frame=again(manifest.frame) + run * (manifest.frame[-1] + 1),
+        pts_s=again(manifest.pts_s) + run * manifest.header.decoded_s,
+        last_pts_s=again(manifest.last_pts_s) + run * manifest.header.decoded_s,
+        signals=Signals(**repeated),
+        tier=again(manifest.tier),
         pictures=list(manifest.pictures) * times,
     )
 
@@ -213,4 +201,4 @@ def _measure_batch(workload: Workload, repeats: int) -> Measured:
         repeats,
     )
     speedup = ratio(taken["one_by_one_seconds"], taken["batch_seconds"])
-    return Measured(ratios={"batch64_speedup": speedup}, figures={"questions": QUESTIONS, **taken})
+    return {"batch64_speedup": speedup}, {"questions": QUESTIONS, **taken}

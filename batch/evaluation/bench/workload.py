@@ -1,21 +1,17 @@
-"""The models that are measured, each with its films, and both ways from a film to an answer."""
+"""The models that are measured, each with its films, and the ways from a film to an answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.answering import Answer, PrefixAnswerer
-from batch.demo.drawing import write_clip
-from batch.demo.questions import questions_about
-from batch.demo.world import HELD_OUT_SEED, random_world
+from batch.answering import PrefixAnswerer
+from batch.demo.run import draw_film
 from batch.errors import ModelError
 from batch.evaluation.bench.random_models import half_billion, seven_billion
-from batch.evaluation.uncompressed import Uncompressed, uncompressed_film
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker
 from batch.models import Family, OpenModel, open_family
@@ -35,16 +31,18 @@ class Size:
     """What of it is true to a published model and what is not."""
     open: Callable[[Path], Family]
     """Opens the model, without weights; may write into the folder."""
-    films: int
-    samples: int
+    films: int = 1
+    samples: int = 16
     """Of each film."""
-    answer_tokens: int
-    """Most tokens of an answer; random weights never end one earlier."""
-    rows: int
+    answer_tokens: int = 4
+    """Of an answer, which random weights never end earlier. 4 is the length of the mean answer to
+    a demo question (3.4 with its end, 200 films)."""
+    rows: int = 8192
     """Rows behind which a decode step is measured."""
-    load_tokens: int
-    """Tokens in the file whose loading is measured."""
-    lengths: tuple[int, ...]
+    load_tokens: int = 32_768
+    """Tokens in the file whose loading is measured: the decoder's context, the longest prefix it
+    can use."""
+    lengths: tuple[int, ...] = (1, 4)
     """How often the first film runs in the videos, shortest first, whose peaks are compared."""
     device: str = "cpu"
     dtype: str = "float32"
@@ -52,47 +50,29 @@ class Size:
 
 
 SIZES = {
-    size.name: size
-    for size in (
-        Size(
-            name="demo",
-            about="the bundled model and the films of batch demo",
-            open=lambda folder: open_family("demo"),
-            films=3,
-            samples=16,
-            answer_tokens=64,
-            rows=8192,
-            load_tokens=4096,
-            lengths=(1, 4, 16),
-        ),
-        Size(
-            name="0.5b",
-            about="true decoder of LLaVA-OneVision-0.5B, random weights, 2 vision layers of 27",
-            open=half_billion,
-            films=1,
-            samples=16,
-            answer_tokens=4,
-            rows=8192,
-            load_tokens=32_768,
-            lengths=(1, 4),
-        ),
-        Size(
-            name="7b",
-            about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
-            open=seven_billion,
-            films=1,
-            samples=16,
-            answer_tokens=4,
-            rows=32_768,
-            load_tokens=32_768,
-            lengths=(1, 4),
-            device="cuda",
-            dtype="bfloat16",
-        ),
-    )
+    "demo": Size(
+        name="demo",
+        about="the bundled model and the films of batch demo",
+        open=lambda folder: open_family("demo"),
+        films=3,
+        answer_tokens=64,
+        load_tokens=4096,
+        lengths=(1, 4, 16),
+    ),
+    "0.5b": Size(
+        name="0.5b",
+        about="true decoder of LLaVA-OneVision-0.5B, random weights, 2 vision layers of 27",
+        open=half_billion,
+    ),
+    "7b": Size(
+        name="7b",
+        about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
+        open=seven_billion,
+        rows=32_768,
+        device="cuda",
+        dtype="bfloat16",
+    ),
 }
-"""By name. `load_tokens` is the decoder's context, the longest prefix it can use; 4 tokens are
-the length of the mean answer to a demo question (3.4 with its end, 200 films)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +98,24 @@ class Workload:
         """
         self.size = size
         self.family: Family = size.open(folder)
-        _check_device(size)
+        if size.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError(
+                f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none "
+                "here; the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
+            )
         self.family.load(device=size.device, dtype=getattr(torch, size.dtype))
-        self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
+        self.films = []
+        for number in range(size.films):
+            path = folder / f"film{number}.mp4"
+            asked = draw_film(path, number, size.samples)
+            self.films.append(Film(path=path, questions=[question.text for question in asked]))
 
     def compress(self, film: Film) -> Manifest:
-        """Analyse a film and prefill: all of `batch prefill`. The cache lies beside the film."""
+        """Analyse a film and prefill: all of `batch prefill`."""
         manifest = write_manifest(film.path, self.family)
         size = self.size
         write_cache(film.path, manifest, self.family, device=size.device, dtype=size.dtype)
         return manifest
-
-    def uncompressed(self, film: Film) -> Uncompressed:
-        """Decode a film and run transformers' own forward (SDPA) over all its slots."""
-        return uncompressed_film(self.family, film.path)
 
     def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
@@ -139,14 +123,9 @@ class Workload:
             cache.verify_tables()
             return PrefixAnswerer.of_cache(cache, self.family)
 
-    def answer_from_file(self, film: Film) -> Answer:
-        """Open the cache of a film and answer its first question."""
-        most = self.size.answer_tokens
-        return next(self.answerer(film).ask_all(film.questions[:1], max_new_tokens=most))
-
 
 def load_demo() -> Family:
-    """The bundled model, loaded."""
+    """Load the bundled model."""
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
     return family
@@ -171,19 +150,3 @@ def write_cache(
     destination = Destination.named(film.parent, film.stem, force=True)
     room = Allowance(folder=film.parent, quota_left=None)
     return CacheMaker(model, CacheSettings()).make(manifest, destination, room=room).path
-
-
-def _check_device(size: Size) -> None:
-    if size.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none here; "
-            "the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
-        )
-
-
-def _draw(folder: Path, number: int, samples: int) -> Film:
-    rng = np.random.default_rng([HELD_OUT_SEED, number])
-    world = random_world(rng, samples)
-    path = folder / f"film{number}.mp4"
-    write_clip(world, path)
-    return Film(path=path, questions=[question.text for question in questions_about(world, rng)])
