@@ -77,7 +77,7 @@ def half_billion(folder: Path) -> Family:
         **_DECODER,
     )
     tower = {"hidden_size": 1152, "intermediate_size": 4304, "projection_dim": 1152}
-    return _llava(folder, decoder, tower | {"num_hidden_layers": 2}, cells=14, vision_layer=-1)
+    return _llava(folder, decoder, tower, layers=2, cells=14, vision_layer=-1)
 
 
 def seven_billion(folder: Path) -> Family:
@@ -96,24 +96,26 @@ def seven_billion(folder: Path) -> Family:
         **_DECODER,
     )
     tower = {"hidden_size": 1024, "intermediate_size": 4096, "projection_dim": 768}
-    return _llava(folder, decoder, tower | {"num_hidden_layers": 24}, cells=24, vision_layer=-2)
+    return _llava(folder, decoder, tower, layers=24, cells=24, vision_layer=-2)
 
 
 def _llava(
     folder: Path,
     decoder: PreTrainedConfig,
-    tower: dict[str, int],
+    tower: dict[str, Any],
     *,
+    layers: int,
     cells: int,
     vision_layer: int,
 ) -> Family:
-    """Write config and processor of a LLaVA-1.6 with cells x cells a sample, and open it.
-
-    It knows only the demo's words.
-    """
+    """Write and open a LLaVA-1.6 with cells x cells a sample, which knows only the demo's words."""
     side_px = cells * PATCH_PX
     vision = CLIPVisionConfig(
-        **tower, num_attention_heads=16, image_size=side_px, patch_size=PATCH_PX
+        **tower,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        image_size=side_px,
+        patch_size=PATCH_PX,
     )
     config = llava_config(vision, decoder, side_px=side_px, vision_layer=vision_layer)
     config.save_pretrained(folder)

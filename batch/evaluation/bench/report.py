@@ -1,6 +1,6 @@
 """What `batch bench` prints of its suites for people."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 COMMANDS = ("plan", "catalogue", "no_op", "status")
@@ -38,11 +38,7 @@ def report(found: dict[str, Any]) -> Iterator[str]:
         f"load before {machine['load_1min']:.1f}"
     )
     yield ", ".join(f"{name} {version}" for name, version in versions.items())
-    suites: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
-        "tiers": _tiers,
-        "archive": _archive,
-        "long": _long,
-    }
+    suites = {"tiers": _tiers, "archive": _archive, "long": _long}
     yield from suites[found["suite"]](found)
 
 
@@ -55,11 +51,10 @@ def _tiers(found: dict[str, Any]) -> Iterator[str]:
         yield f"{name:26}{values}  {meaning}"
     yield ""
     for size, figures in found["figures"].items():
-        tokens = sum(figures["tokens"].values())
         yield (
             f"{size}: {figures['about']}; {figures['dtype']} on {figures['device']}; "
-            f"{figures['films']} film(s) of {figures['samples']} "
-            f"samples; the first: {tokens} of {figures['slots']} slots stored, "
+            f"{figures['films']} film(s) of {figures['samples']} samples; the first: "
+            f"{sum(figures['tokens'].values())} of {figures['slots']} slots stored, "
             f"{figures['cache_bytes']:,} bytes"
         )
 
@@ -79,11 +74,10 @@ def _archive(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'records':>10}" + "".join(f"{name:>20}" for name in COMMANDS)
     for count, costs in found["growth"].items():
-        cells = (
-            f"{cost['seconds']:8.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
+        yield f"{int(count):10,}" + "".join(
+            f"{cost['seconds']:9.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
             for cost in (costs[name] for name in COMMANDS)
         )
-        yield f"{int(count):10,}" + "".join(f"{cell:>20}" for cell in cells)
 
 
 def _long(found: dict[str, Any]) -> Iterator[str]:
