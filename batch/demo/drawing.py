@@ -61,12 +61,10 @@ def draw(world: World, time_s: float, size_px: int) -> Rgb:
     """Draw what the camera sees at `time_s`, without its noise; [size_px, size_px, 3]."""
     scene = world.scene_at(time_s)
     picture = draw_ground(scene, size_px).copy()
-    if scene.look.contrast < 1:
-        ground, share = picture.copy(), scene.look.contrast
-        _draw_things(picture, scene, time_s)
-        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
-    else:
-        _draw_things(picture, scene, time_s)
+    _draw_things(picture, scene, time_s)
+    share = scene.look.contrast
+    if share < 1:
+        cv2.addWeighted(picture, share, draw_ground(scene, size_px), 1 - share, 0, dst=picture)
     return picture
 
 
@@ -74,8 +72,6 @@ def write_clip(
     world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
 ) -> None:
     """Film a world with its camera noise as H.264; sample k is the frame at second k.
-
-    One frame is drawn at a time, so memory does not grow with the length.
 
     Args:
         preset: x264's name for how much time it takes; "ultrafast" is for hours of video.

@@ -4,7 +4,7 @@ Knows no pixels (see `drawing`) and no questions (see `questions`). Places are f
 picture, times are seconds; sample k of a video is what is on screen at second k.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,14 +83,16 @@ class Spark:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How hard a scene is to see; as it stands, as in training."""
+    """How hard a scene is to see; as it stands, as in training.
+
+    - contrast: of all things against their ground, 0..1.
+    - specks: grey blots on the ground that mean nothing.
+    - card: size of the card with the digit, of its usual.
+    """
 
     contrast: float = 1.0
-    """Of all things against their ground, 0..1."""
     specks: int = 0
-    """Grey blots on the ground that mean nothing."""
     card: float = 1.0
-    """Size of the card with the digit, of its usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,10 @@ class Scene:
     @property
     def caption(self) -> str:
         """The scene in one sentence, things from left to right."""
-        names = [f"{_article(thing.colour)} {thing.colour} {thing.shape}" for thing in self.things]
+        names = [
+            f"{'an' if thing.colour[0] in 'aeiou' else 'a'} {thing.colour} {thing.shape}"
+            for thing in self.things
+        ]
         return f"{' and '.join(names)} on {self.ground}"
 
 
@@ -151,18 +156,16 @@ def random_world(rng: np.random.Generator, samples: int) -> World:
         count = max(count, 2)
     cuts = np.sort(rng.choice(np.arange(1, samples), count - 1, replace=False))
     edges = [0, *(int(cut) for cut in cuts), samples]
-    shapes = rng.permutation(SHAPES)
-    colours = rng.permutation(COLOURS)
+    named = zip(rng.permutation(SHAPES), rng.permutation(COLOURS), strict=False)
+    names = [(str(shape), str(colour)) for shape, colour in named]
     grounds = rng.permutation(GROUNDS)
     digits = rng.permutation(10)
     dots_scene, bead_scene, spark_scene = rng.integers(count, size=3)
     one_card = rng.random() < 0.4
     card_scene = int(rng.integers(count))
-    scenes, used = [], 0
+    scenes = []
     for index in range(count):
         size = int(rng.integers(2, 4)) if count < 3 else 2
-        picked = slice(used, used + size)
-        used += size
         has_card = index == card_scene if one_card else rng.random() < 0.85
         scenes.append(
             random_scene(
@@ -170,9 +173,7 @@ def random_world(rng: np.random.Generator, samples: int) -> World:
                 first=edges[index],
                 samples=edges[index + 1] - edges[index],
                 ground=str(grounds[index]),
-                names=[
-                    (str(s), str(c)) for s, c in zip(shapes[picked], colours[picked], strict=True)
-                ],
+                names=[names.pop(0) for _ in range(size)],
                 digit=int(digits[index]) if has_card else None,
                 has_dots=index == dots_scene,
                 has_bead=index == bead_scene,
@@ -216,7 +217,15 @@ def random_scene(
         free -= {(row, int(column)) for row in rows}
     places = [Place(row=r, column=c, offset=_jitter(rng, 0.05)) for r, c in sorted(free)]
     rng.shuffle(places)
-    spark = _spark(rng, places[0], first, samples) if has_spark else None
+    spark = None
+    if has_spark:
+        length = min(int(rng.integers(1, 3)), samples)
+        spark = Spark(
+            colour=str(rng.choice(COLOURS)),
+            place=places[0],
+            first_sample=first + int(rng.integers(samples - length + 1)),
+            samples=length,
+        )
     return Scene(
         first_sample=first,
         samples=samples,
@@ -245,8 +254,7 @@ def _thing(
 ) -> Thing:
     row = int(rng.integers(3))
     end_row = int(rng.choice([r for r in range(3) if r != row])) if moves else row
-    offset = _jitter(rng, 0.04)
-    start = Place(row=row, column=column, offset=offset)
+    start = Place(row=row, column=column, offset=_jitter(rng, 0.04))
     last = first + samples - 1
     leaves, arrives = np.sort(rng.uniform(first, last, 2)) if moves else (first, last)
     return Thing(
@@ -255,24 +263,10 @@ def _thing(
         radius=float(rng.uniform(0.09, 0.13)),
         angle=float(rng.uniform(-0.35, 0.35)),
         start=start,
-        end=Place(row=end_row, column=column, offset=offset),
+        end=replace(start, row=end_row),
         leaves_s=float(leaves),
         arrives_s=float(max(arrives, leaves + 0.25)),
     )
-
-
-def _spark(rng: np.random.Generator, place: Place, first: int, samples: int) -> Spark:
-    length = min(int(rng.integers(1, 3)), samples)
-    return Spark(
-        colour=str(rng.choice(COLOURS)),
-        place=place,
-        first_sample=first + int(rng.integers(samples - length + 1)),
-        samples=length,
-    )
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
 
 
 def _jitter(rng: np.random.Generator, reach: float) -> tuple[float, float]:

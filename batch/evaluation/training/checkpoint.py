@@ -30,7 +30,7 @@ _WORDS = (
     "user assistant"
 )
 _VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
-CHAT_TEMPLATE = (
+_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %} user "
     "{% for part in message['content'] %}"
@@ -119,7 +119,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, size_px: int = SIZE_PX) ->
         patch_size=PATCH_PX,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=_CHAT_TEMPLATE,
     )
 
 
