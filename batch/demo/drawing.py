@@ -149,29 +149,16 @@ def _thing(picture: Rgb, thing: Thing, time_s: float) -> None:
         _disc(picture, centre, radius, colour)
     elif thing.shape == "ring":
         thickness = max(1, round(radius * 0.45))
-        cv2.circle(
-            picture,
-            _fixed(centre),
-            round((radius - thickness / 2) * 2**_SHIFT),
-            colour,
-            thickness,
-            cv2.LINE_AA,
-            _SHIFT,
-        )
+        _disc(picture, centre, radius - thickness / 2, colour, thickness)
     else:
         _polygon(picture, centre, radius, thing.angle, _OUTLINES[thing.shape], colour)
 
 
-def _star() -> list[Point]:
-    turns = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
-    reach = [1.15, 0.45] * 5
-    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(reach, turns, strict=True)]
-
-
+_STAR = [((1.15, 0.45)[k % 2], math.pi * k / 5 - math.pi / 2) for k in range(10)]
 _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     "triangle": [(0.0, -1.1), (1.0, 0.8), (-1.0, 0.8)],
-    "star": _star(),
+    "star": [(r * math.cos(a), r * math.sin(a)) for r, a in _STAR],
     "cross": [
         *[(-0.33, -1.0), (0.33, -1.0), (0.33, -0.33), (1.0, -0.33), (1.0, 0.33), (0.33, 0.33)],
         *[(0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33)],
@@ -188,10 +175,11 @@ def _polygon(
     cv2.fillPoly(picture, [fixed], colour, cv2.LINE_AA, _SHIFT)
 
 
-def _disc(picture: Rgb, centre: Point, radius: float, colour: Colour) -> None:
-    cv2.circle(
-        picture, _fixed(centre), round(radius * 2**_SHIFT), colour, cv2.FILLED, cv2.LINE_AA, _SHIFT
-    )
+def _disc(
+    picture: Rgb, centre: Point, radius: float, colour: Colour, thickness: int = cv2.FILLED
+) -> None:
+    fixed = round(radius * 2**_SHIFT)
+    cv2.circle(picture, _fixed(centre), fixed, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
 def _box(picture: Rgb, centre: Point, half: float, colour: Colour) -> None:

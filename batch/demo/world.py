@@ -210,8 +210,9 @@ def random_scene(
     mover = int(rng.integers(len(names))) if samples >= 2 and rng.random() < 0.6 else None
     free = {(row, column) for row in range(3) for column in range(3)}
     things = []
-    for index, ((shape, colour), column) in enumerate(zip(names, columns, strict=True)):
-        thing = _thing(rng, shape, colour, int(column), first, samples, moves=index == mover)
+    for index, (name, column) in enumerate(zip(names, columns, strict=True)):
+        span = range(first, first + samples)
+        thing = _thing(rng, name, int(column), span, moves=index == mover)
         things.append(thing)
         rows = range(3) if thing.moves else (thing.start.row,)
         free -= {(row, int(column)) for row in rows}
@@ -243,19 +244,13 @@ def random_scene(
 
 
 def _thing(
-    rng: np.random.Generator,
-    shape: str,
-    colour: str,
-    column: int,
-    first: int,
-    samples: int,
-    *,
-    moves: bool,
+    rng: np.random.Generator, name: tuple[str, str], column: int, span: range, *, moves: bool
 ) -> Thing:
+    shape, colour = name
     row = int(rng.integers(3))
     end_row = int(rng.choice([r for r in range(3) if r != row])) if moves else row
     start = Place(row=row, column=column, offset=_jitter(rng, 0.04))
-    last = first + samples - 1
+    first, last = span[0], span[-1]
     leaves, arrives = np.sort(rng.uniform(first, last, 2)) if moves else (first, last)
     return Thing(
         shape=shape,

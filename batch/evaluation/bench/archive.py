@@ -25,18 +25,16 @@ from batch.demo.drawing import write_clip
 from batch.demo.world import random_world
 from batch.evaluation.measuring import Log, machine, proc_bytes, ratio, versions
 
-RECORDS = (1_000, 10_000, 100_000)
-FILMS, SAMPLES, VARIANTS = 4, 60, 8
 _PER_FOLDER = 1_000
 _POLLED_EVERY_S = 0.02
 
 
 def run_archive(
     *,
-    records: Sequence[int] = RECORDS,
-    films: int = FILMS,
-    samples: int = SAMPLES,
-    variants: int = VARIANTS,
+    records: Sequence[int] = (1_000, 10_000, 100_000),
+    films: int = 4,
+    samples: int = 60,
+    variants: int = 8,
     repeats: int,
     log: Log,
 ) -> dict[str, Any]:

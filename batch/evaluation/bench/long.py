@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -35,24 +35,18 @@ from batch.models import Family, open_family
 from cachefmt import open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 
-MINUTES, SHORT_MINUTES, FILMS, EVIDENCE_FILMS = 60, 5, 3, 6
+MINUTES = 60
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Call(Protocol):
-    """Calls a function, here or in another process."""
-
-    def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+Call = Callable[..., Any]
+"""Calls a function with arguments, here or in another process."""
 
 
 def run_long(
     *,
     minutes: int = MINUTES,
-    short_minutes: int = SHORT_MINUTES,
-    films: int = FILMS,
-    evidence_films: int = EVIDENCE_FILMS,
+    short_minutes: int = 5,
+    films: int = 3,
+    evidence_films: int = 6,
     budget_tokens: int = BUDGET_TOKENS,
     log: Log,
     call: Call = in_new_process,
@@ -102,9 +96,8 @@ def _measure_video(
     call: Call,
 ) -> Video:
     """Draw, analyse, prefill, and answer by retrieving."""
-    world = random_needle_world(
-        np.random.default_rng([HELD_OUT_SEED, number]), samples, offset=offset
-    )
+    rng = np.random.default_rng([HELD_OUT_SEED, number])
+    world = random_needle_world(rng, samples, offset=offset)
     drawn_s, _ = timed(lambda: write_clip(world, film, frames_per_s=1, preset="ultrafast"))
     moments = moments_of(world)
     costs = {"draw": Cost(seconds=drawn_s, peak_bytes=None)}
@@ -116,14 +109,8 @@ def _measure_video(
     for phase, cost in costs.items():
         peak = "" if cost.peak_bytes is None else f", {cost.peak_bytes / 1e6:.0f} MB"
         log(f"{film.stem}: {phase} {cost.seconds:.1f} s{peak}")
-    return Video(
-        samples=samples,
-        moments=moments,
-        stored=_stored(cache),
-        costs=costs,
-        replies=replies,
-        scopes={},
-    )
+    stored = _stored(cache)
+    return Video(samples=samples, moments=moments, stored=stored, costs=costs, replies=replies)
 
 
 def _analyze(film: Path) -> Cost:

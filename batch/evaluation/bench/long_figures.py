@@ -1,7 +1,7 @@
 """The figures of long videos, from what was measured of each. Measures nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Video:
     """What of it lies on disk: bytes, tokens, segments, tokens of the largest."""
     costs: dict[str, Cost]
     replies: list[RetrievedAnswer]
-    scopes: Mapping[str, tuple[float, list[str]]]
+    scopes: Mapping[str, tuple[float, list[str]]] = field(default_factory=dict)
     """Seconds and answers of other scopes; none of a video that only its costs are wanted of."""
 
     @property
@@ -78,6 +78,12 @@ def summarise(
         short_films: evidence in films of some seconds, by variant.
     """
     answered = [(video, *each) for video in videos for each in video.answered()]
+    replies = [
+        (video, moment, reply)
+        for video in videos
+        for moment, reply in zip(video.moments, video.replies, strict=True)
+    ]
+    matches = [match_evidence(reply, moment, video.samples) for video, moment, reply in replies]
     quarters: dict[int, list[dict[str, bool]]] = {quarter: [] for quarter in range(4)}
     kinds: dict[str, list[dict[str, bool]]] = {}
     for video, moment, answers in answered:
@@ -98,18 +104,12 @@ def summarise(
             "budget_tokens": budget_tokens,
             "accuracy_by_quarter": [_accuracy(each) for each in quarters.values()],
             "accuracy_by_kind": {kind: _accuracy(kinds[kind]) for kind in sorted(kinds)},
-            "retrieved": _retrieved(videos),
+            "retrieved": _retrieved([(moment, reply) for _, moment, reply in replies]),
             "read": read,
             "growth": growth,
             "evidence": {
-                "retrieve": _evidence(
-                    [
-                        match_evidence(reply, moment, video.samples)
-                        for video in videos
-                        for moment, reply in zip(video.moments, video.replies, strict=True)
-                    ]
-                ),
-                **{kind: _evidence(matches) for kind, matches in short_films.items()},
+                kind: _evidence(found)
+                for kind, found in {"retrieve": matches, **short_films}.items()
             },
             "short": short.to_dict(),
             "videos": [video.to_dict() for video in videos],
@@ -134,11 +134,7 @@ def _growth(short: Video, videos: Sequence[Video], phase: str) -> float | None:
 
 
 def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[str, list[float]]:
-    """What each question read, as shares of the file.
-
-    `over_budget` is beyond the share of the budget's tokens, `over_loaded_rows` beyond that of
-    the tokens that were loaded.
-    """
+    """What each question read, as shares of the file; `over_` what tokens have of all tokens."""
     size_bytes, tokens = video.stored["size_bytes"], video.stored["tokens"]
     shares = [(one.asked + one.mapped) / size_bytes for one in reads]
     budget = min(1.0, budget_tokens / tokens)
@@ -153,32 +149,26 @@ def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[
     }
 
 
-def _retrieved(videos: Sequence[Video]) -> dict[str, float | None]:
+def _retrieved(replies: Sequence[tuple[Moment, RetrievedAnswer]]) -> dict[str, float | None]:
     """What was loaded for a question, and how often some of its moment was among it."""
-    pairs = [pair for video in videos for pair in zip(video.moments, video.replies, strict=True)]
-    right_if_found: list[bool] = []
-    right_if_not: list[bool] = []
-    for moment, reply in pairs:
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for moment, reply in replies:
         shown = range(moment.first_sample, moment.first_sample + moment.samples)
-        found = any(sample in shown for sample in reply.samples)
-        outcomes = right_if_found if found else right_if_not
-        outcomes.append(reply.text == moment.question.answer)
-    tokens = [reply.loaded_tokens for _, reply in pairs]
+        is_found = any(sample in shown for sample in reply.samples)
+        right[is_found].append(reply.text == moment.question.answer)
+    tokens = [reply.loaded_tokens for _, reply in replies]
     return {
-        "found": len(right_if_found) / len(pairs),
-        "right_if_found": _mean(right_if_found),
-        "right_if_not": _mean(right_if_not),
-        "tokens_mean": float(np.mean(tokens)),
+        "found": len(right[True]) / len(replies),
+        "right_if_found": _mean(right[True]),
+        "right_if_not": _mean(right[False]),
+        "tokens_mean": _mean(tokens),
         "tokens_most": max(tokens),
-        "samples_mean": float(np.mean([len(reply.samples) for _, reply in pairs])),
+        "samples_mean": _mean([len(reply.samples) for _, reply in replies]),
     }
 
 
 def _evidence(matches: Sequence[EvidenceMatch]) -> dict[str, float | int]:
-    """Of right answers: recall, and share of the video named, both a mean; and their number.
-
-    `touched` is the share of answers that name any of the moment.
-    """
+    """Means over the right answers; `touched` is the share that names any of the moment."""
     right = [one for one in matches if one.is_right]
     if not right:
         return {"right": 0, "questions": len(matches)}
@@ -191,5 +181,5 @@ def _evidence(matches: Sequence[EvidenceMatch]) -> dict[str, float | int]:
     }
 
 
-def _mean(right: Sequence[bool]) -> float | None:
-    return float(np.mean(right)) if right else None
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -126,17 +126,17 @@ def _time_film(workload: Workload, film: Film) -> dict[str, float]:
     def answer_from_file() -> None:
         list(workload.answerer(film).ask_all(question, max_new_tokens=most))
 
-    compressed_s, manifest = timed(lambda: workload.compress(film))
-    file_answer_s, _ = timed(answer_from_file)
-    uncompressed_s, full = timed(lambda: uncompressed_film(workload.family, film.path))
-    full_answer_s, _ = timed(lambda: full.ask_all(question, max_new_tokens=most))
-    return {
-        "compressed_seconds": compressed_s,
-        "analyze_seconds": manifest.analyze_seconds,
-        "file_answer_seconds": file_answer_s,
-        "uncompressed_seconds": uncompressed_s,
-        "uncompressed_answer_seconds": full_answer_s,
-    }
+    took = {}
+    took["compressed_seconds"], manifest = timed(lambda: workload.compress(film))
+    took["analyze_seconds"] = manifest.analyze_seconds
+    took["file_answer_seconds"], _ = timed(answer_from_file)
+    took["uncompressed_seconds"], full = timed(
+        lambda: uncompressed_film(workload.family, film.path)
+    )
+    took["uncompressed_answer_seconds"], _ = timed(
+        lambda: full.ask_all(question, max_new_tokens=most)
+    )
+    return took
 
 
 def _measure_memory(workload: Workload) -> Measured:
