@@ -19,9 +19,6 @@ from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe
 from cachefmt import CacheFile, open_segments
 
-SHORT_FILMS = ("plain", "long", "still-event")
-"""Variants of held-out films, on whose answers the times named are judged too."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceMatch:
@@ -39,30 +36,20 @@ def answer_scopes(
 ) -> dict[str, tuple[float, list[str]]]:
     """Ask about a video in every way but by retrieving; seconds and answers of each.
 
-    - all: every segment answers from what is retrieved within it; the likeliest answer counts.
-    - bound: the segment that shows the moment, all of it. It may hold more samples than the model
-      was trained on, so it is no bound where that hurts;
-    - bound_retrieve: what is retrieved within that segment.
-    - elsewhere: a segment half a video away, which does not show it: what is right was guessed.
-      Not asked of a video in one segment.
-    - uniform: as many samples as the budget holds, evenly over the video, by transformers' own
-      forward, uncompressed.
-
-    Args:
-        film: the video itself, which only "uniform" sees.
+    `report.SCOPES` says what each is. "bound" may hold more samples than the model was trained on,
+    so it is no bound where that hurts. "elsewhere" is half a video away, so that what is right was
+    guessed; a video in one segment has none. Only "uniform" sees the film itself.
     """
     family = load_demo()
     segments = open_segments(cache)
     texts = [moment.question.text for moment in moments]
 
-    def whole(segment: CacheFile, asked: list[str]) -> list[str]:
-        answerer = PrefixAnswerer.of_cache(segment, family)
-        return [reply.text for reply in answerer.ask_all(asked)]
+    def whole(segment: CacheFile) -> PrefixAnswerer:
+        return PrefixAnswerer.of_cache(segment, family)
 
-    def retrieved(segment: CacheFile, asked: list[str]) -> list[str]:
+    def retriever(segment: CacheFile) -> Retriever:
         name = str(segment.path)
-        retriever = Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
-        return [reply.text for reply in retriever.ask_all(asked)]
+        return Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
 
     firsts = [segment.header.segment.first_sample for segment in segments]
     begins = [moment.first_sample for moment in moments]
@@ -72,7 +59,7 @@ def answer_scopes(
     ways: dict[str, Callable[[], list[str]]] = {
         "all": lambda: answer_by_all(cache, family, texts, budget_tokens),
         "bound": lambda: _ask_at(segments, right, texts, whole),
-        "bound_retrieve": lambda: _ask_at(segments, right, texts, retrieved),
+        "bound_retrieve": lambda: _ask_at(segments, right, texts, retriever),
         "uniform": lambda: _answer_uniformly(film, family, texts, budget_tokens),
     }
     if half:
@@ -104,7 +91,7 @@ def match_evidence(reply: Answer, moment: Moment, samples: int) -> EvidenceMatch
 
 
 def match_short_films(
-    folder: Path, films: int, variants: Sequence[str] = SHORT_FILMS
+    folder: Path, films: int, variants: Sequence[str] = ("plain", "long", "still-event")
 ) -> dict[str, list[EvidenceMatch]]:
     """Ask held-out films of some seconds, so many of each variant, about their moments."""
     family = load_demo()
@@ -130,15 +117,15 @@ def _ask_at(
     segments: Sequence[CacheFile],
     places: Sequence[int],
     texts: Sequence[str],
-    ask: Callable[[CacheFile, list[str]], list[str]],
+    answerer_of: Callable[[CacheFile], PrefixAnswerer | Retriever],
 ) -> list[str]:
     """Put each question to the segment in its place, those of one segment together."""
     answers = [""] * len(texts)
     for place in sorted(set(places)):
         numbers = [number for number, its in enumerate(places) if its == place]
-        its_answers = ask(segments[place], [texts[number] for number in numbers])
-        for number, answer in zip(numbers, its_answers, strict=True):
-            answers[number] = answer
+        replies = answerer_of(segments[place]).ask_all([texts[number] for number in numbers])
+        for number, reply in zip(numbers, replies, strict=True):
+            answers[number] = reply.text
     return answers
 
 

@@ -306,19 +306,21 @@ def _measure_decoding(workload: Workload, repeats: int) -> Measured:
     rows = workload.size.rows
     with CacheFile.open(workload.films[0].cache) as cache:
         film, slots = cache.header.shape, cache.header.layout.slots
-    device = workload.size.device
-    ratios, figures = {}, {}
-    for tier in (Tier.INT8, Tier.INT4):
-        prefix, name = _fill(film, {tier: rows}, device), tier.name.lower()
-        plain = prefix.to_dynamic_cache(DTYPE)
-        ratios[name], figures[name] = _compare(workload, prefix, plain, repeats)
-    share = rows / film.token_count
+    device, share = workload.size.device, rows / film.token_count
     mix = {tier: int(film.tokens[tier.name] * share) for tier in STORED_TIERS}
-    prefix = _fill(film, mix, device)
-    full = _fill(film, {Tier.FP16: int(slots * share)}, device)
-    mixed, figures["film"] = _compare(workload, prefix, full.to_dynamic_cache(DTYPE), repeats)
+    ways = {"int8": {Tier.INT8: rows}, "int4": {Tier.INT4: rows}, "film": mix}
+    ratios, figures = {}, {}
+    for name, counts in ways.items():
+        prefix = full = _fill(film, counts, device)
+        if name == "film":
+            full = _fill(film, {Tier.FP16: int(slots * share)}, device)
+        plain = full.to_dynamic_cache(DTYPE)
+        ratios[name], figures[name] = _compare(workload, prefix, plain, repeats)
     return (
-        {"decode_step": max(ratios.values()), "decode_step_uncompressed": mixed},
+        {
+            "decode_step": max(ratios["int8"], ratios["int4"]),
+            "decode_step_uncompressed": ratios["film"],
+        },
         {"rows": rows, "slots": int(slots * share), "steps": STEPS, **figures},
     )
 
