@@ -170,8 +170,7 @@ def random_world(rng: np.random.Generator, samples: int) -> World:
         scenes.append(
             random_scene(
                 rng,
-                first=edges[index],
-                samples=edges[index + 1] - edges[index],
+                span=range(edges[index], edges[index + 1]),
                 ground=str(grounds[index]),
                 names=[names.pop(0) for _ in range(size)],
                 digit=int(digits[index]) if has_card else None,
@@ -180,18 +179,19 @@ def random_world(rng: np.random.Generator, samples: int) -> World:
                 has_spark=index == spark_scene,
             )
         )
-    return World(
-        scenes=tuple(scenes),
-        noise=float(rng.uniform(0, 6)),
-        noise_seed=int(rng.integers(2**31)),
-    )
+    return filmed(scenes, rng)
+
+
+def filmed(scenes: list[Scene], rng: np.random.Generator) -> World:
+    """Scenes with some camera noise."""
+    noise, noise_seed = float(rng.uniform(0, 6)), int(rng.integers(2**31))
+    return World(scenes=tuple(scenes), noise=noise, noise_seed=noise_seed)
 
 
 def random_scene(
     rng: np.random.Generator,
     *,
-    first: int,
-    samples: int,
+    span: range,
     ground: str,
     names: list[tuple[str, str]],
     digit: int | None = None,
@@ -202,16 +202,15 @@ def random_scene(
     """Draw a scene of two or three things, of which one may move.
 
     Args:
-        first: its first sample in the video.
+        span: its samples in the video, one or more.
         names: shape and colour of each thing.
-        has_spark: in one or two samples, so it must have some.
     """
+    samples = len(span)
     columns = np.sort(rng.choice(3, len(names), replace=False))
     mover = int(rng.integers(len(names))) if samples >= 2 and rng.random() < 0.6 else None
     free = {(row, column) for row in range(3) for column in range(3)}
     things = []
     for index, (name, column) in enumerate(zip(names, columns, strict=True)):
-        span = range(first, first + samples)
         thing = _thing(rng, name, int(column), span, moves=index == mover)
         things.append(thing)
         rows = range(3) if thing.moves else (thing.start.row,)
@@ -224,11 +223,11 @@ def random_scene(
         spark = Spark(
             colour=str(rng.choice(COLOURS)),
             place=places[0],
-            first_sample=first + int(rng.integers(samples - length + 1)),
+            first_sample=span[int(rng.integers(samples - length + 1))],
             samples=length,
         )
     return Scene(
-        first_sample=first,
+        first_sample=span.start,
         samples=samples,
         ground=ground,
         ground_seed=int(rng.integers(2**31)),
@@ -250,8 +249,8 @@ def _thing(
     row = int(rng.integers(3))
     end_row = int(rng.choice([r for r in range(3) if r != row])) if moves else row
     start = Place(row=row, column=column, offset=_jitter(rng, 0.04))
-    first, last = span[0], span[-1]
-    leaves, arrives = np.sort(rng.uniform(first, last, 2)) if moves else (first, last)
+    ends = span[0], span[-1]
+    leaves, arrives = np.sort(rng.uniform(*ends, 2)) if moves else ends
     return Thing(
         shape=shape,
         colour=colour,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.demo.questions import Question, colour_of, shape_of, small_things
-from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, Spark, World, random_scene
+from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, Spark, World, filmed, random_scene
 from batch.evaluation.worlds.variants import stand_still
 
 NEEDLES = 8
@@ -45,17 +45,13 @@ def random_needle_world(rng: np.random.Generator, samples: int, *, offset: float
         offset: where in its share of the video each needle stands, 0..1.
     """
     cast = _Cast.draw(rng)
-    events = _events(rng, cast, samples, offset)
     scenes: list[Scene] = []
-    for event in events:
-        scenes += _scenes_between(rng, cast, scenes[-1].end if scenes else 0, event.first_sample)
-        scenes.append(event)
-    scenes += _scenes_between(rng, cast, scenes[-1].end, samples)
-    return World(
-        scenes=tuple(scenes),
-        noise=float(rng.uniform(0, 6)),
-        noise_seed=int(rng.integers(2**31)),
-    )
+    end = 0
+    for event in _events(rng, cast, samples, offset):
+        scenes += [*_scenes_between(rng, cast, end, event.first_sample), event]
+        end = event.end
+    scenes += _scenes_between(rng, cast, end, samples)
+    return filmed(scenes, rng)
 
 
 def moments_of(world: World) -> list[Moment]:
@@ -117,8 +113,7 @@ def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) 
         first = min(max(first, 0), samples - length)
         scene = random_scene(
             rng,
-            first=first,
-            samples=length,
+            span=range(first, first + length),
             ground=str(rng.choice(GROUNDS)),
             names=names,
             digit=int(rng.integers(10)) if kind == "digit" else None,
@@ -138,11 +133,10 @@ def _scenes_between(
     while first < stop:
         end = min(stop, first + _draw_from(rng, _BUSY if is_busy else _STILL))
         while first < end:
-            length = _draw_from(rng, _BUSY_SCENE) if is_busy else end
+            stop_scene = first + _draw_from(rng, _BUSY_SCENE) if is_busy else end
             scene = random_scene(
                 rng,
-                first=first,
-                samples=min(length, end - first),
+                span=range(first, min(stop_scene, end)),
                 ground=str(rng.choice(GROUNDS)),
                 names=cast.names(rng),
             )
