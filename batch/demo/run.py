@@ -99,7 +99,7 @@ def run_demo(
     def run(phase: str, *arguments: str, stdin: str = "") -> str:
         log(f"batch {phase} {' '.join(arguments)}")
         with timed(phase):
-            return _run(folder, phase, *arguments, stdin=stdin)
+            return run_batch(phase, *arguments, folder=folder, stdin=stdin)[0]
 
     with tempfile.TemporaryDirectory() as temporary:
         paths = [Path(temporary) / f"film{number}.mp4" for number in range(films)]
@@ -120,7 +120,7 @@ def run_demo(
             AnsweredQuestion(question=one, answer=json.loads(line)["answer"], uncompressed=other)
             for one, line, other in zip(asked, lines, uncompressed, strict=True)
         ]
-        caches.append(json.loads(_run(folder, "inspect", cache, "--json")))
+        caches.append(json.loads(run_batch("inspect", cache, "--json", folder=folder)[0]))
     return DemoResult(answered=answered, caches=caches, seconds=seconds)
 
 
@@ -132,14 +132,14 @@ def draw_film(path: Path, number: int, samples: int) -> list[Question]:
     return questions_about(world, rng)
 
 
-def _run(folder: Path, *arguments: str, stdin: str = "") -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "batch", *arguments],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        text=True,
-    )
+def run_batch(*words: object, folder: Path | None = None, stdin: str = "") -> tuple[str, str]:
+    """Run a command in a new process to its end; what it printed and logged.
+
+    Raises:
+        BatchError: it failed.
+    """
+    command = [sys.executable, "-m", "batch", *map(str, words)]
+    done = subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True)
     if done.returncode:
-        raise BatchError(f"batch {arguments[0]} failed:\n{done.stderr.strip()}")
-    return done.stdout
+        raise BatchError(f"batch {words[0]} failed:\n{done.stderr.strip()}")
+    return done.stdout, done.stderr

@@ -22,6 +22,7 @@ import numpy as np
 from batch.archive.inventory import Inventory, Stat, facts_of
 from batch.archive.store import Store
 from batch.demo.drawing import write_clip
+from batch.demo.run import run_batch
 from batch.demo.world import random_world
 from batch.evaluation.measuring import Log, machine, proc_bytes, ratio, versions
 
@@ -86,8 +87,8 @@ def _measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
     `idle_share` is of the time of the model's process: it stood still and a manifest was ready.
     """
     films, known = folder / "films", folder / "known"
-    _run_index(films, known, "--phase", "identify")
-    _run_index(films, known, "--phase", "analyze")
+    _run_index(films, "--out", known, "--phase", "identify")
+    _run_index(films, "--out", known, "--phase", "analyze")
     shutil.rmtree(known / "analyses")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     idle = []
@@ -95,11 +96,11 @@ def _measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
         for jobs, found in seconds.items():
             out = folder / "out"
             shutil.copytree(known, out)
-            end = _run_index(films, out, "--phase", "analyze", "--jobs", jobs)
+            end = _run_index(films, "--out", out, "--phase", "analyze", "--jobs", jobs)
             found.append(end["elapsed_s"])
             log(f"analysis by {jobs}: {end['elapsed_s']:.1f} s")
             shutil.rmtree(out)
-        end = _run_index(films, folder / "whole", "--jobs", 2)
+        end = _run_index(films, "--out", folder / "whole", "--jobs", 2)
         idle.append(end["idle_seconds"] / (end["idle_seconds"] + end["seconds"]["prefill"]))
         log(f"model idle {idle[-1]:.3f} of its time although a manifest was ready")
         shutil.rmtree(folder / "whole")
@@ -132,22 +133,18 @@ def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, fl
     return found
 
 
-def _run_index(archive: Path, out: Path, *words: object) -> dict[str, Any]:
+def _run_index(*words: object) -> dict[str, Any]:
     """Run `batch index` to its end; the last line of its log."""
-    command = ("index", archive, "--out", out, "--log-format", "json", *words)
-    done = subprocess.run(_command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if done.returncode != 0:
-        raise RuntimeError(f"batch index left with {done.returncode}: {done.stderr.decode()}")
-    end: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    _, logged = run_batch("index", *words, "--log-format", "json")
+    end: dict[str, Any] = json.loads(logged.splitlines()[-1])
     return end
 
 
 def cost_of(*words: object) -> tuple[float, int]:
     """Seconds and peak resident bytes of a command; RuntimeError if it fails."""
     started, peak_bytes = time.perf_counter(), 0
-    process = subprocess.Popen(
-        _command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "batch", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         # Not what the kernel says of it in the end, which counts its parent's memory too.
@@ -158,10 +155,6 @@ def cost_of(*words: object) -> tuple[float, int]:
     return time.perf_counter() - started, peak_bytes
 
 
-def _command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "batch", *map(str, words)]
-
-
 def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     """An archive and its caches as they would be after `count` videos: all names, no content.
 
@@ -170,7 +163,7 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     archive, out = folder / "archive", folder / "caches"
     archive.mkdir(parents=True)
     _draw_films(folder / "template", 1, 4)
-    _run_index(folder / "template", out)
+    _run_index(folder / "template", "--out", out)
     store = Store(out)
     (template,) = Inventory.read(store.files).there()
     folders = [*store.all_manifests(), *store.all_caches()]

@@ -112,9 +112,6 @@ def _long(found: dict[str, Any]) -> Iterator[str]:
     yield from _peaks(figures)
     yield ""
     yield from _evidence(figures)
-    yield ""
-    seconds = ", ".join(f"{phase} {took:.1f}" for phase, took in video["seconds"].items())
-    yield f"seconds, the first video: {seconds}"
 
 
 def _peaks(figures: dict[str, Any]) -> Iterator[str]:

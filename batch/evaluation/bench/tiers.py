@@ -224,9 +224,8 @@ def _measure_loading(workload: Workload, repeats: int) -> Measured:
     """Open, check, map and touch every page of the rows, in turn with one read of all bytes.
 
     All from the page cache: the file was just written. Touching stands for the first question,
-    which reads the rows where they lie. The read is once into new memory, as by a program that
-    has just been asked (`load_rate`), and once into a buffer whose pages are there already
-    (`load_rate_reused_buffer`), which no loader of a first file has.
+    which reads the rows where they lie. No loader of a first file has a buffer whose pages are
+    there already, as `load_rate_reused_buffer` reads into.
     """
     film, tokens = workload.films[0], workload.size.load_tokens
     path = film.path.with_name("long.safetensors")
