@@ -117,8 +117,11 @@ def _long(found: dict[str, Any]) -> Iterator[str]:
 def _peaks(figures: dict[str, Any]) -> Iterator[str]:
     yield f"{'peak, MB':20}{'short':>8}{'long':>8}{'growth':>8}"
     for phase, growth in figures["growth"].items():
-        short, long_ = (_peak(videos, phase) for videos in ([figures["short"]], figures["videos"]))
-        yield f"{phase:20}{_number(short, 1):>8}{_number(long_, 1):>8}{_number(growth):>8}"
+        line = f"{phase:20}"
+        for videos in ([figures["short"]], figures["videos"]):
+            peaks = [video["peak_bytes"][phase] for video in videos]
+            line += f"{_number(None if None in peaks else max(peaks) / 1e6, 1):>8}"
+        yield f"{line}{_number(growth):>8}"
 
 
 def _evidence(figures: dict[str, Any]) -> Iterator[str]:
@@ -127,12 +130,6 @@ def _evidence(figures: dict[str, Any]) -> Iterator[str]:
         keys = ("touched", "recall", "share_named")
         named = ", ".join(_number(found.get(key)) for key in keys)
         yield f"{kind:16}{named}  ({found['right']} of {found['questions']} right)"
-
-
-def _peak(videos: list[dict[str, Any]], phase: str) -> float | None:
-    """Megabytes, the most of some videos."""
-    peaks = [video["peak_bytes"][phase] for video in videos]
-    return None if None in peaks else max(peaks) / 1e6
 
 
 def _number(value: float | None, digits: int = 3) -> str:

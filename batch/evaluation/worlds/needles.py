@@ -44,7 +44,7 @@ def random_needle_world(rng: np.random.Generator, samples: int, *, offset: float
         samples: 40 or more for each needle leaves room for what stands between them.
         offset: where in its share of the video each needle stands, 0..1.
     """
-    cast = _Cast.draw(rng)
+    cast = _Cast(*(list(map(str, rng.permutation(words))) for words in (SHAPES, COLOURS)))
     scenes: list[Scene] = []
     end = 0
     for event in _events(rng, cast, samples, offset):
@@ -78,29 +78,22 @@ def _askable(scene: Scene) -> Iterator[tuple[Scene | Spark, Question]]:
         yield scene, shape_of(thing)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Cast:
+    """Shapes and colours in random order; the first of each are common in a video."""
+
     shapes: list[str]
     colours: list[str]
-    rare: list[tuple[str, str]]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "_Cast":
-        shapes, colours = (list(map(str, rng.permutation(all))) for all in (SHAPES, COLOURS))
-        few, some = _COMMON
-        return cls(
-            shapes=shapes[:few],
-            colours=colours[:some],
-            rare=list(zip(shapes[few:], colours[some:], strict=True)),
-        )
 
     def names(self, rng: np.random.Generator) -> list[tuple[str, str]]:
-        colours = rng.choice(self.colours, len(self.shapes), replace=False)
-        return [(shape, str(colour)) for shape, colour in zip(self.shapes, colours, strict=True)]
+        shapes, colours = self.shapes[: _COMMON[0]], self.colours[: _COMMON[1]]
+        chosen = rng.choice(colours, len(shapes), replace=False)
+        return list(zip(shapes, map(str, chosen), strict=True))
 
 
 def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) -> list[Scene]:
-    kinds = [*("digit", "bead", "dots", "spark"), *cast.rare]
+    rare = zip(cast.shapes[_COMMON[0] :], cast.colours[_COMMON[1] :], strict=True)
+    kinds = ["digit", "bead", "dots", "spark", *rare]
     found = []
     for place, number in enumerate(rng.permutation(len(kinds))):
         kind, names = kinds[number], cast.names(rng)
