@@ -7,8 +7,6 @@ import click
 
 from batch.cli.options import json_option
 
-CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
-
 
 @click.command()
 @click.option(
@@ -18,7 +16,7 @@ CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
     "--size",
     "sizes",
     multiple=True,
-    type=click.Choice(CPU_SIZES + GPU_SIZES),
+    type=click.Choice(["demo", "0.5b", "7b"]),
     help="Repeat for more; default demo and 0.5b, as 7b needs CUDA.",
 )
 @click.option(
@@ -51,7 +49,9 @@ def bench(
         from batch.evaluation.bench.tiers import run_tiers
         from batch.evaluation.bench.workload import SIZES
 
-        found = run_tiers([SIZES[name] for name in sizes or CPU_SIZES], repeats=repeats, log=log)
+        found = run_tiers(
+            [SIZES[name] for name in sizes or ("demo", "0.5b")], repeats=repeats, log=log
+        )
     elif suite == "archive":
         from batch.evaluation.bench.archive import run_archive
 

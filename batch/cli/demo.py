@@ -13,8 +13,6 @@ from batch.cli.options import FOLDER, json_option, profile_option
 if TYPE_CHECKING:
     from batch.demo.run import DemoResult
 
-FILMS, SAMPLES = 3, 12
-
 
 @click.command()
 @click.option("--out", type=FOLDER, help="Keep manifests and caches there.")
@@ -34,8 +32,8 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
         make_folder(folder)
         result = run_demo(
             folder,
-            films=FILMS,
-            samples=SAMPLES,
+            films=3,
+            samples=12,
             profile=profile,
             answer_uncompressed=_answer_uncompressed,
             log=lambda line: click.echo(f"  {line}", err=True),

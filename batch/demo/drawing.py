@@ -71,10 +71,9 @@ def draw(world: World, time_s: float, size_px: int) -> Rgb:
 def write_clip(
     world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
 ) -> None:
-    """Film a world with its camera noise as H.264; sample k is the frame at second k.
+    """Film a world with its camera noise as H.264, by a preset of x264.
 
-    Args:
-        preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
+    Sample k is the frame at second k.
     """
     rng = np.random.default_rng(world.noise_seed)
     with av.open(str(path), "w") as container:

@@ -143,10 +143,8 @@ class World:
 
     def scene_at(self, time_s: float) -> Scene:
         """The scene on screen; cuts lie half a second before a scene's first sample."""
-        for scene in reversed(self.scenes):
-            if time_s >= scene.first_sample - 0.5:
-                return scene
-        return self.scenes[0]
+        begun = [scene for scene in self.scenes if time_s >= scene.first_sample - 0.5]
+        return begun[-1] if begun else self.scenes[0]
 
 
 def random_world(rng: np.random.Generator, samples: int) -> World:
@@ -199,12 +197,7 @@ def random_scene(
     has_bead: bool = False,
     has_spark: bool = False,
 ) -> Scene:
-    """Draw a scene of two or three things, of which one may move.
-
-    Args:
-        span: its samples in the video, one or more.
-        names: shape and colour of each thing.
-    """
+    """Draw a scene of two or three things, named by shape and colour, of which one may move."""
     samples = len(span)
     columns = np.sort(rng.choice(3, len(names), replace=False))
     mover = int(rng.integers(len(names))) if samples >= 2 and rng.random() < 0.6 else None

@@ -43,10 +43,8 @@ def run_archive(
 
     Args:
         records: sizes of the simulated archives.
-        films: drawn films that are analysed and prefilled.
-        samples: length of each, seconds + 1.
+        samples: length of each film, seconds + 1.
         variants: of each film, that differ in nothing but their digest.
-        repeats: of the comparison of workers.
     """
     before = machine()
     with tempfile.TemporaryDirectory() as temporary:

@@ -56,9 +56,7 @@ def run_long(
     Args:
         minutes: length of each video; 3 or more leave room for its needles.
         short_minutes: length of the video whose peaks are compared with theirs.
-        films: videos, whose needles stand at different places.
         evidence_films: short held-out films of each variant.
-        budget_tokens: that a question may load.
         call: runs each phase; peaks mean something only if each has a process of its own.
     """
     before = machine()
@@ -120,18 +118,13 @@ def _analyze(film: Path) -> Cost:
 
 def _prefill(film: Path) -> Cost:
     family = load_demo()
-    manifest = film.with_suffix(".parquet")
-    return _cost(lambda: write_cache(film, Manifest.read(manifest), family))
+    return _cost(lambda: write_cache(film, Manifest.read(film.with_suffix(".parquet")), family))
 
 
 def _retrieve(
     cache: Path, questions: Sequence[str], budget_tokens: int, shares: Sequence[float] = SHARES
 ) -> tuple[Cost, list[RetrievedAnswer]]:
-    """Answer each question from the samples that it is about.
-
-    Args:
-        shares: as of `Retriever`; of 1 alone, each question loads what the budget allows.
-    """
+    """Answer by retrieving; with the share 1 alone, a question loads all that the budget allows."""
     family = load_demo()
     replies: list[RetrievedAnswer] = []
 

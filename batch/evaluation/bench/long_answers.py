@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,7 @@ def answer_scopes(
     segments = open_segments(cache)
     texts = [moment.question.text for moment in moments]
 
-    def whole(segment: CacheFile) -> PrefixAnswerer:
-        return PrefixAnswerer.of_cache(segment, family)
+    whole = partial(PrefixAnswerer.of_cache, family=family)
 
     def retriever(segment: CacheFile) -> Retriever:
         name = str(segment.path)

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-COMMANDS = ("plan", "catalogue", "no_op", "status")
-
 SCOPES = {
     "retrieve": "what a question is about, of the whole video",
     "bound": "the right segment, all of it",
@@ -72,11 +70,12 @@ def _archive(found: dict[str, Any]) -> Iterator[str]:
     )
     yield f"model idle     {workers['idle_share']:.1%} of its time although a manifest was ready"
     yield ""
-    yield f"{'records':>10}" + "".join(f"{name:>20}" for name in COMMANDS)
+    commands = next(iter(found["growth"].values()))
+    yield f"{'records':>10}" + "".join(f"{name:>20}" for name in commands)
     for count, costs in found["growth"].items():
         yield f"{int(count):10,}" + "".join(
             f"{cost['seconds']:9.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
-            for cost in (costs[name] for name in COMMANDS)
+            for cost in costs.values()
         )
 
 

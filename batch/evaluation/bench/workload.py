@@ -205,11 +205,7 @@ class Workload:
     """A loaded model and the films it is measured on."""
 
     def __init__(self, size: Size, folder: Path) -> None:
-        """Load the model and draw the films into the folder.
-
-        Raises:
-            ModelError: torch cannot use the size's device here.
-        """
+        """Load the model and draw the films; ModelError if there is no GPU for its size."""
         self.size = size
         self.family: Family = size.open(folder)
         if size.device == "cuda" and not torch.cuda.is_available():
@@ -255,11 +251,7 @@ def write_manifest(film: Path, family: Family) -> Manifest:
 def write_cache(
     film: Path, manifest: Manifest, family: Family, *, device: str = "cpu", dtype: str = "float32"
 ) -> Path:
-    """Prefill an analysed film as `batch prefill` does; its cache, a file or a folder, lies beside.
-
-    Args:
-        device: where the family is loaded.
-    """
+    """Prefill an analysed film as `batch prefill` does; the cache, file or folder, lies beside."""
     model = OpenModel(family=family, device=device, dtype=dtype, attention="auto")
     destination = Destination.named(film.parent, film.stem, force=True)
     room = Allowance(folder=film.parent, quota_left=None)

@@ -37,6 +37,7 @@ _WARMUP_STEPS = 50
 _LOGGED_STEPS = 20
 
 Log = Callable[[dict[str, Any]], object]
+"""Receives the figures of each step."""
 
 
 def train(
@@ -48,11 +49,7 @@ def train(
     log: Log,
     save_every_s: float = 240.0,
 ) -> StudentModel:
-    """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes.
-
-    Args:
-        log: receives the figures of each step.
-    """
+    """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes."""
     tokenizer = new_tokenizer()
     torch.manual_seed(seed)
     student = StudentModel(len(tokenizer)).to(device)
