@@ -59,10 +59,9 @@ def analyze(
     settings = options.analysis_settings(profile, fps, max_samples, reference)
     rule = open_family(model, revision=revision, offline=offline).geometry
     summary = Summary()
-    analyzed = analyze_all(videos, out, rule, settings, jobs=jobs, force=force)
     if pictures is not None:
         make_folder(pictures)
-    for result in analyzed:
+    for result in analyze_all(videos, out, rule, settings, jobs=jobs, force=force):
         if result.manifest is None:
             summary.fail(result.error or f"{result.video}: failed")
             continue

@@ -21,7 +21,7 @@ from batch.evaluation.tables import (
     time_table,
 )
 from batch.models import Family
-from batch.models.weights import dtype_name
+from batch.models.checkpoint import dtype_name
 from batch.video import Sampling
 
 

@@ -28,7 +28,7 @@ from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
-from batch.models.weights import dtype_name
+from batch.models.checkpoint import dtype_name
 from batch.settings import CacheSettings
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Literal
 
 from batch.errors import BatchError
 from batch.making.cache_plan import VideoPlan
-from batch.making.header import same_but_blocks, same_work
+from batch.making.header import same_work
 from cachefmt import CacheFile, CacheFileError, Header
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segments_in
 
@@ -23,8 +23,7 @@ class Destination:
 
     - file: of a video that fits the model's context; folder: of its segments, if it does not.
     - existing: "replace" makes all again. Else whole files of the same work stay, and what else is
-      there is refused ("refuse") or made again ("repair"). Segments of another block size are of
-      the same work: memory ran out, and they are made again with the others.
+      there is refused ("refuse") or made again ("repair").
     - staged: where a file is written before it gets its name; a cache of one file is left there,
       for the caller to name. None: beside its name.
     """
@@ -71,9 +70,8 @@ class Destination:
         if self.existing == "refuse":
             for path in other:
                 _refuse(path)
-            same = same_but_blocks if video.is_cut else same_work
             for path in own:
-                if not _is_done(path, expected, same):
+                if not _is_done(path, expected):
                     _refuse(path)
         done = {path for path in own if _is_whole_and_done(path, expected)}
         return [number for number, path in enumerate(expected) if path not in done]
@@ -187,12 +185,10 @@ def _blocks_of(cache: Path) -> Iterator[int]:
                     yield block_samples
 
 
-def _is_done(
-    path: Path, expected: dict[Path, Header], same: Callable[[Header, Header], bool] = same_work
-) -> bool:
+def _is_done(path: Path, expected: dict[Path, Header]) -> bool:
     try:
         with CacheFile.open(path) as there:
-            return path in expected and same(there.header, expected[path])
+            return path in expected and same_work(there.header, expected[path])
     except CacheFileError as error:
         raise BatchError(f"{error}; --force replaces it") from error
 

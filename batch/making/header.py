@@ -35,21 +35,11 @@ def same_work(one: Header, other: Header) -> bool:
     return _work(one) == _work(other)
 
 
-def same_but_blocks(one: Header, other: Header) -> bool:
-    """Whether two headers promise the same rows, up to how the size of a block rounds them."""
-    return _work(_in_blocks(one, 1)) == _work(_in_blocks(other, 1))
-
-
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
     made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
     return (*computed_by, *made_of, header.shape, header.layout)
-
-
-def _in_blocks(header: Header, samples: int) -> Header:
-    parameters = {**header.policy.parameters, "block_samples": samples}
-    return replace(header, policy=replace(header.policy, parameters=parameters))
 
 
 def make_header(

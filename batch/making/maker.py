@@ -132,6 +132,8 @@ class CacheMaker:
             if block_samples == 1:
                 raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
             block_samples //= 2
+            if destination.existing == "refuse":  # what is there now was looked at, or is ours
+                destination = replace(destination, existing="repair")
 
     def _write(
         self,
