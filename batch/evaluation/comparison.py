@@ -9,9 +9,9 @@ from typing import Any
 
 from batch.evaluation import figures, tables
 from batch.evaluation.answers import read_external, write_answers
-from batch.evaluation.bench.measuring import machine, versions
 from batch.evaluation.data import QuestionSet
 from batch.evaluation.measure import Row, tabulate
+from batch.evaluation.measuring import machine, versions
 from batch.evaluation.methods import ABLATIONS, DEFAULT
 from batch.evaluation.runs import Entry, Run
 from batch.evaluation.storing import PreparedVideo

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
-from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
 from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed

@@ -11,7 +11,7 @@ import click
 import torch
 
 from batch.answering import PrefixAnswerer
-from batch.evaluation.bench.measuring import peak_resident
+from batch.evaluation.measuring import peak_resident
 from batch.kv import Prefix
 from batch.models import Family, open_family
 from cachefmt import CacheFile
