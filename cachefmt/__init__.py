@@ -17,10 +17,9 @@ from cachefmt.header import (
     Segment,
     Shape,
     VideoIdentity,
-    default_group_size,
 )
 from cachefmt.key_bounds import SampleIndex
-from cachefmt.layout import TensorSpec, file_size, tensor_specs
+from cachefmt.layout import file_size, tensor_specs
 from cachefmt.reader import CacheFile, read_cost
 from cachefmt.segments import open_segments, verify_segments
 from cachefmt.tiers import STORED_TIERS, Tier, token_counts
@@ -42,10 +41,8 @@ __all__ = [
     "SampleIndex",
     "Segment",
     "Shape",
-    "TensorSpec",
     "Tier",
     "VideoIdentity",
-    "default_group_size",
     "file_size",
     "open_segments",
     "read_cost",

@@ -21,10 +21,6 @@ POSITIONS = ("original", "compact")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class NewerFormatError(ValueError):
-    """The header is of a major version that this reader does not know."""
-
-
 def default_group_size(head_dim: int) -> int:
     """Channels that share a scale: 64 if that divides head_dim, else all of it."""
     size = min(64, head_dim)
@@ -50,7 +46,7 @@ class FormatVersion:
 
     def __post_init__(self) -> None:
         if self.major > MAJOR:
-            raise NewerFormatError(
+            raise ValueError(
                 f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
                 "a newer sali-cache can read it"
             )
@@ -58,8 +54,18 @@ class FormatVersion:
         _require_at_least(0, "format.minor", self.minor)
 
 
+class _Identity:
+    """Refuses a digest that is none; in errors it is called as in the header."""
+
+    def __post_init__(self) -> None:
+        section = type(self).__name__.removesuffix("Identity").lower()
+        for name, value in vars(self).items():
+            if name.endswith("sha256"):
+                _require_digest(f"{section}.{name}", value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelIdentity:
+class ModelIdentity(_Identity):
     """The model that computed the keys and values; only the same one can use them."""
 
     id: str
@@ -69,42 +75,28 @@ class ModelIdentity:
     weights_sha256: str
     dtype: str
 
-    def __post_init__(self) -> None:
-        _require_digest("model.config_sha256", self.config_sha256)
-        _require_digest("model.weights_sha256", self.weights_sha256)
-
 
 @dataclass(frozen=True, kw_only=True)
-class PromptIdentity:
+class PromptIdentity(_Identity):
     """What turned samples and text into the prompt."""
 
     processor_sha256: str
     chat_template_sha256: str
 
-    def __post_init__(self) -> None:
-        _require_digest("prompt.processor_sha256", self.processor_sha256)
-        _require_digest("prompt.chat_template_sha256", self.chat_template_sha256)
-
 
 @dataclass(frozen=True, kw_only=True)
-class VideoIdentity:
+class VideoIdentity(_Identity):
     """The video, known by its content; the name is for people."""
 
     sha256: str
     name: str
 
-    def __post_init__(self) -> None:
-        _require_digest("video.sha256", self.sha256)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestIdentity:
+class ManifestIdentity(_Identity):
     """The manifest that the file was planned from."""
 
     sha256: str
-
-    def __post_init__(self) -> None:
-        _require_digest("manifest.sha256", self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,17 +179,11 @@ class Shape:
             _require_at_least(0, f"shape.tokens.{name}", count)
 
     @property
-    def groups(self) -> int:
-        """Groups of channels in a head, each with a scale of its own."""
-        return self.head_dim // self.group_size
-
-    @property
     def token_count(self) -> int:
-        """Stored tokens of all tiers."""
         return sum(self.tokens.values())
 
     def rows_of(self, tier: Tier) -> range:
-        """Rows of the token.* tensors that a stored tier's tokens have."""
+        """Rows of a stored tier in the token.* tensors."""
         before = STORED_TIERS[: STORED_TIERS.index(tier)]
         first = sum(self.tokens[stored.name] for stored in before)
         return range(first, first + self.tokens[tier.name])
@@ -267,11 +253,7 @@ class Header:
         return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
 
     def to_json(self) -> str:
-        """Canonical JSON.
-
-        Raises:
-            ValueError: checksums or header_sha256 are missing, or a number is not finite.
-        """
+        """Canonical JSON; ValueError without checksums, or for a number that is not finite."""
         if self.checksums is None or self.header_sha256 is None:
             raise ValueError("a header without its checksums cannot be written")
         return dump_canonical(dataclasses.asdict(self))
@@ -280,9 +262,7 @@ class Header:
     def from_json(cls, text: str) -> "Header":
         """Read a header; the format's version is judged before anything else.
 
-        Raises:
-            NewerFormatError: another major version wrote it.
-            ValueError: not JSON, or a key or value that FORMAT.md does not have.
+        ValueError for a newer version, no JSON, or a key or value that FORMAT.md does not have.
         """
         value = load_strict(text)
         if isinstance(value, dict) and "format" in value:

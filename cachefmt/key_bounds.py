@@ -68,11 +68,7 @@ class SampleIndex:
 
     @classmethod
     def read(cls, cache: CacheFile) -> Self:
-        """Read them from a file, and nothing else.
-
-        Raises:
-            CacheFileError: one of them is damaged or breaks a rule of FORMAT.md.
-        """
+        """Read them from a file, checked, and nothing else."""
         shape = cache.header.shape
         names = [name for name in cache.names if name.startswith(("sample.", "index."))]
         found = {name: cache.read_verified(name) for name in names}

@@ -52,12 +52,11 @@ class TensorSpec:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """Numpy's dtype; BF16 comes as its bits in uint16."""
+        """BF16 comes as its bits in uint16."""
         return np.dtype(_NUMPY_DTYPES[self.dtype])
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole tensor."""
         return math.prod(self.shape) * self.numpy_dtype.itemsize
 
     @property
@@ -67,10 +66,7 @@ class TensorSpec:
 
 
 def row_tensors(layer: int, kind: str, tier: Tier) -> tuple[str, ...]:
-    """Names of the tensors that hold the keys or the values of a layer in a tier.
-
-    In the order in which the tier's codec gives and takes them.
-    """
+    """Names of the tensors of a layer, kind and tier, in the order of the tier's codec."""
     return tier.part_names(f"layers.{layer}.{kind}.{tier.name.lower()}")
 
 
@@ -114,34 +110,24 @@ def token_bytes(shape: Shape, tier: Tier) -> tuple[int, int]:
 
 def data_offsets(specs: dict[str, TensorSpec]) -> dict[str, tuple[int, int]]:
     """Half-open byte range of each tensor, counted from the end of the header."""
-    offsets = {}
-    end = 0
-    for name, spec in specs.items():
-        start, end = end, end + spec.size_bytes
-        offsets[name] = (start, end)
-    return offsets
+    ends = itertools.accumulate((spec.size_bytes for spec in specs.values()), initial=0)
+    return dict(zip(specs, itertools.pairwise(ends), strict=True))
 
 
 def tensor_table(specs: dict[str, TensorSpec]) -> dict[str, dict[str, Any]]:
     """The safetensors table: dtype, shape and data_offsets of each tensor, in file order."""
+    offsets = data_offsets(specs)
     return {
-        name: {
-            "dtype": specs[name].dtype,
-            "shape": list(specs[name].shape),
-            "data_offsets": [*ends],
-        }
-        for name, ends in data_offsets(specs).items()
+        name: {"dtype": spec.dtype, "shape": [*spec.shape], "data_offsets": [*offsets[name]]}
+        for name, spec in specs.items()
     }
 
 
 def header_bytes(header: Header) -> bytes:
     """The file's first bytes: length, JSON, padding; with its digest filled in.
 
-    Missing checksums become zeros, so a draft is as long as the finished header.
-
-    Raises:
-        ValueError: the header holds a number that is not finite, or is too large for
-            safetensors.
+    Missing checksums become zeros, so a draft is as long as the finished header. ValueError where
+    it holds a number that is not finite, or is too large for safetensors.
     """
     table = tensor_table(tensor_specs(header.shape))
     checksums = dict.fromkeys(table, ZERO_DIGEST) if header.checksums is None else header.checksums
@@ -152,37 +138,23 @@ def header_bytes(header: Header) -> bytes:
     if len(json_bytes) > MAX_JSON_BYTES:
         raise ValueError(f"the header has {len(json_bytes)} bytes, at most {MAX_JSON_BYTES} fit")
     blank = struct.pack("<Q", len(json_bytes)) + json_bytes
-    start = digest_start(blank)
-    digest = hashlib.sha256(blank).hexdigest().encode()
-    return blank[:start] + digest + blank[start + len(digest) :]
-
-
-def digest_start(first_bytes: bytes) -> int:
-    """Offset of the 64 digits of header_sha256 in the file's first bytes.
-
-    Raises:
-        ValueError: the key is not there.
-    """
-    return first_bytes.index(_DIGEST_KEY) + len(_DIGEST_KEY)
+    return _with_digest(blank, hashlib.sha256(blank).hexdigest())
 
 
 def header_digest(first_bytes: bytes) -> str:
-    """SHA-256 of the first bytes (length, JSON, padding) with header_sha256 as zeros.
-
-    Raises:
-        ValueError: the key header_sha256 is not there.
-    """
-    start = digest_start(first_bytes)
-    zeros = ZERO_DIGEST.encode()
-    return hashlib.sha256(
-        first_bytes[:start] + zeros + first_bytes[start + len(zeros) :]
-    ).hexdigest()
+    """SHA-256 of the first bytes (length, JSON, padding) with header_sha256 as zeros."""
+    return hashlib.sha256(_with_digest(first_bytes, ZERO_DIGEST)).hexdigest()
 
 
 def file_size(header: Header) -> int:
     """Size of the finished file, bytes; exact."""
     specs = tensor_specs(header.shape)
     return len(header_bytes(header)) + sum(spec.size_bytes for spec in specs.values())
+
+
+def _with_digest(first_bytes: bytes, digest: str) -> bytes:
+    start = first_bytes.index(_DIGEST_KEY) + len(_DIGEST_KEY)
+    return first_bytes[:start] + digest.encode() + first_bytes[start + len(digest) :]
 
 
 def _part_specs(shape: Shape, tier: Tier, rows: tuple[int, ...]) -> tuple[TensorSpec, ...]:
@@ -211,9 +183,8 @@ def _table_specs(shape: Shape) -> dict[str, TensorSpec]:
 
 def _token_specs(shape: Shape) -> dict[str, TensorSpec]:
     tokens = shape.token_count
+    one_number = TensorSpec(dtype="I32", shape=(tokens,))
     return {
         "token.position": TensorSpec(dtype="I32", shape=(tokens, shape.position_axes)),
-        "token.sample": TensorSpec(dtype="I32", shape=(tokens,)),
-        "token.cell": TensorSpec(dtype="I32", shape=(tokens,)),
-        "token.multiplicity": TensorSpec(dtype="I32", shape=(tokens,)),
+        **dict.fromkeys(("token.sample", "token.cell", "token.multiplicity"), one_number),
     }

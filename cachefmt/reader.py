@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -36,16 +36,14 @@ _MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERV
 """Python 3.11 does not name it. Source: Linux, asm-generic/mman-common.h."""
 
 
-class CacheFile:
+class CacheFile(MappedTensors):
     """An open cache file. Use `CacheFile.open`, best as a context manager."""
 
     def __init__(
-        self, path: Path, header: Header, size_bytes: int, tensors: MappedTensors, file: int
+        self, path: Path, header: Header, file: int, mapped: mmap.mmap, specs: dict[str, TensorSpec]
     ) -> None:
-        self.path = path
+        super().__init__(path, mapped, specs)
         self.header = header
-        self.size_bytes = size_bytes
-        self._tensors: MappedTensors | None = tensors
         self._file = file
         self._close_file = weakref.finalize(self, os.close, file)
 
@@ -60,20 +58,21 @@ class CacheFile:
                 header was changed.
         """
         path = Path(path)
-        file, mapped = _map(path)
-        try:
+        with naming(path, "cannot be opened"), ExitStack() as opened:
+            file = os.open(path, os.O_RDONLY)
+            opened.callback(os.close, file)
+            mapped = opened.enter_context(_map(file))
             first_bytes, table = _read_table(file, len(mapped))
             header = _read_header(table)
             specs = _check_table(table, header)
-            _check_length(len(mapped), len(first_bytes), specs)
+            expected = len(first_bytes) + sum(spec.size_bytes for spec in specs.values())
+            if len(mapped) != expected:
+                problem = "is truncated" if len(mapped) < expected else "is too long"
+                _refuse(f"{problem}: {len(mapped)} bytes, its header describes {expected}")
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
-        except (OSError, ValueError) as error:
-            mapped.close()
-            os.close(file)
-            raise CacheFileError(path, str(error)) from error
-        tensors = MappedTensors(mapped, len(first_bytes), specs)
-        return cls(path, header, len(mapped), tensors, file)
+            opened.pop_all()
+        return cls(path, header, file, mapped, specs)
 
     def __enter__(self) -> Self:
         return self
@@ -82,72 +81,30 @@ class CacheFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Arrays and tensors taken from it stay valid and keep it mapped."""
-        self._tensors = None
+        super().close()
         self._close_file()
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors, in the order in which their bytes stand in the file.
-
-        Raises:
-            ValueError: the file is closed.
-        """
-        return self._open_tensors().names
-
-    def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows [start, stop) of a tensor, to its end without stop: a read-only view, no copy.
-
-        BF16 comes as its bits in uint16.
-
-        Raises:
-            ValueError: no such tensor, not such rows, or the file is closed.
-        """
-        return self._open_tensors().array(name, start, stop)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """As `array`, but a copy: these bytes are read from the file now, and no others.
 
         What is not mapped does not fill the memory, and nothing is read ahead of it.
-
-        Raises:
-            ValueError: no such tensor, not such rows, or the file is closed.
-            CacheFileError: the file cannot be read.
         """
         rows = self.array(name, start, stop)  # a view of the map: nothing is touched
-        at = self._open_tensors().offset(name, start)
         copy = np.empty(rows.shape, rows.dtype)
-        try:
-            read_into(self._file, copy.reshape(-1).view(np.uint8).data, at)
-        except OSError as error:
-            raise CacheFileError(self.path, f"cannot be read: {error.strerror or error}") from error
+        with naming(self.path):
+            read_into(self._file, copy.reshape(-1).view(np.uint8).data, self._offset(name, start))
         return copy
 
-    def dtype(self, name: str) -> str:
-        """Dtype of a tensor, by safetensors' name.
-
-        Raises:
-            ValueError: no such tensor, or the file is closed.
-        """
-        return self._open_tensors().dtype(name)
-
-    def read_ahead(self) -> None:
-        """Ask the system to read the whole file in the background; does not wait."""
-        self._open_tensors().read_ahead()
-
-    def release(self) -> None:
-        """Give back the memory of what was read so far; arrays stay valid and read it again."""
-        self._open_tensors().release()
+    def read_verified(self, name: str) -> NDArray[Any]:
+        """A whole tensor as by `read`, compared with its checksum."""
+        tensor = self.read(name)
+        self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
+        return tensor
 
     def verify_tables(self) -> None:
-        """Check what a reader of rows relies on: the token.*, sample.* and index.* tensors.
-
-        Raises:
-            CacheFileError: names the first tensor that is damaged or breaks a rule.
-        """
-        self._verify(
-            name for name in self.names if name.startswith(("token.", "sample.", "index."))
-        )
+        """As `verify`, of token.*, sample.* and index.*, which readers of rows rely on."""
+        relied_on = ("token.", "sample.", "index.")
+        self._verify([name for name in self.names if name.startswith(relied_on)])
 
     def verify(self) -> None:
         """Read everything: checksum of each tensor, then the rules of the tables.
@@ -157,71 +114,36 @@ class CacheFile:
         """
         self._verify(self.names)
 
-    def read_verified(self, name: str) -> NDArray[Any]:
-        """A whole tensor as by `read`, compared with its checksum.
-
-        Raises:
-            ValueError: no such tensor, or the file is closed.
-            CacheFileError: it cannot be read, or was changed or damaged.
-        """
-        tensor = self.read(name)
-        self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
-        return tensor
-
     def _check_digest(self, name: str, digest: str) -> None:
         if digest != (self.header.checksums or {})[name]:
             raise CacheFileError(
                 self.path, f"{name} does not match its checksum: it was changed or damaged"
             )
 
-    def _verify(self, names: Iterable[str]) -> None:
-        tensors = self._open_tensors()
+    def _verify(self, names: list[str]) -> None:
         for name in names:
-            self._check_digest(name, tensors.digest(name))
+            self._check_digest(name, self.digest(name))
         with naming(self.path):
-            check_tables(self.header.shape, tensors.array)
-
-    def _open_tensors(self) -> MappedTensors:
-        if self._tensors is None:
-            raise ValueError(f"{self.path} is closed")
-        return self._tensors
+            check_tables(self.header.shape, self.array)
 
 
 def read_cost(cache: CacheFile) -> NDArray[np.float64]:
-    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked.
-
-    Raises:
-        CacheFileError: they are damaged or break a rule of FORMAT.md.
-    """
+    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked."""
     seconds = cache.read_verified("cost.seconds")
     with naming(cache.path):
         check_cost(seconds)
     return seconds
 
 
-def _map(path: Path) -> tuple[int, mmap.mmap]:
-    """The open file, and all of it as memory."""
-    try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(file).st_size
-            if size == 0:
-                raise CacheFileError(path, "is empty")
-            # Private and writable in memory only: torch warns about read-only buffers, and a
-            # stray write changes a page of this process instead of ending it. NORESERVE: the
-            # kernel need not find room for copies of a file larger than the memory.
-            mapped = mmap.mmap(
-                file,
-                size,
-                flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            )
-        except BaseException:
-            os.close(file)
-            raise
-    except OSError as error:
-        raise CacheFileError(path, f"cannot be opened: {error.strerror or error}") from error
-    return file, mapped
+def _map(file: int) -> mmap.mmap:
+    size = os.fstat(file).st_size
+    if size == 0:
+        _refuse("is empty")
+    # Private and writable in memory only: torch warns about read-only buffers, and a stray write
+    # changes a page of this process instead of ending it. NORESERVE: the kernel need not find
+    # room for copies of a file larger than the memory.
+    flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(file, size, flags=flags, prot=access)
 
 
 def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
@@ -248,7 +170,7 @@ def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def _read_header(table: dict[str, Any]) -> Header:
-    """Take our metadata out of the table of tensors."""
+    """Take our metadata out of the table of tensors; what is left are tensors."""
     metadata = table.pop("__metadata__", None)
     if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
         _refuse(
@@ -260,12 +182,11 @@ def _read_header(table: dict[str, Any]) -> Header:
         _refuse(f"unknown metadata key {foreign[0]!r}, only {METADATA_KEY!r} is known")
     if not isinstance(metadata[METADATA_KEY], str):
         _refuse(f"metadata key {METADATA_KEY!r} must be a string of JSON")
-    header = Header.from_json(metadata[METADATA_KEY])
-    return header
+    return Header.from_json(metadata[METADATA_KEY])
 
 
 def _check_table(table: dict[str, Any], header: Header) -> dict[str, TensorSpec]:
-    """Compare the table of tensors, and the names of the checksums, with the shape's specs."""
+    """The specs of the shape, that the table of tensors and the checksums' names must fit."""
     # Counted first: a header may claim so many layers that naming them takes for ever.
     count = tensor_count(header.shape)
     if count > len(table) + 1_000:
@@ -287,14 +208,6 @@ def _check_table(table: dict[str, Any], header: Header) -> dict[str, TensorSpec]
             if got[key] != value:
                 _refuse(f"{name}: wrong {key}: got {got[key]!r}, expected {value!r}")
     return specs
-
-
-def _check_length(size_bytes: int, data_start: int, specs: dict[str, TensorSpec]) -> None:
-    expected = data_start + sum(spec.size_bytes for spec in specs.values())
-    if size_bytes < expected:
-        _refuse(f"is truncated: {size_bytes} bytes, its header describes {expected}")
-    if size_bytes > expected:
-        _refuse(f"is too long: {size_bytes} bytes, its header describes {expected}")
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cachefmt.files import CacheFileError
+from cachefmt.files import CacheFileError, naming
 from cachefmt.header import Header
 from cachefmt.reader import CacheFile
 
@@ -30,7 +30,7 @@ _SHAPE = (
 
 
 def segment_path(folder: Path, number: int) -> Path:
-    """Where a segment of a video lies in the folder."""
+    """Where a segment lies in the folder of its video."""
     return folder / f"{number:05}{FILE_SUFFIX}"
 
 
@@ -40,10 +40,8 @@ def segments_in(folder: Path) -> list[Path]:
     Raises:
         CacheFileError: the folder cannot be read, or holds something else.
     """
-    try:
+    with naming(folder, "cannot be opened"):
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError as error:
-        raise CacheFileError(folder, f"cannot be opened: {error.strerror or error}") from error
     for name in sorted(names):
         if not _NAME.fullmatch(name):
             raise CacheFileError(folder / name, "is no segment, but stands where only segments may")
@@ -53,11 +51,8 @@ def segments_in(folder: Path) -> list[Path]:
 def open_segments(path: str | os.PathLike[str]) -> tuple[CacheFile, ...]:
     """Open the cache of a video, a file or a folder, and check that its parts belong together.
 
-    What each file holds is not read: that is `verify_segments`.
-
-    Returns:
-        The segments in order of time; the caller closes them. A file gives one, which may be a
-        segment of a longer video.
+    The caller closes the segments, in order of time; a file gives one, which may be a segment of
+    a longer video. What each holds is not read: that is `verify_segments`.
 
     Raises:
         CacheFileError: as of `CacheFile.open`; or a segment is missing, of another video, model,
@@ -66,10 +61,9 @@ def open_segments(path: str | os.PathLike[str]) -> tuple[CacheFile, ...]:
     path = Path(path)
     if not path.is_dir():
         return (CacheFile.open(path),)
-    files = segments_in(path)
     with ExitStack() as opened:
-        segments = []
-        for file in files:
+        segments: list[CacheFile] = []
+        for file in segments_in(path):
             segments.append(opened.enter_context(CacheFile.open(file)))
             _check_place(segments)
         _check_complete(path, segments)
@@ -120,20 +114,15 @@ def _check_place(segments: Sequence[CacheFile]) -> None:
 def _check_complete(folder: Path, segments: Sequence[CacheFile]) -> None:
     if not segments:
         raise CacheFileError(folder, "holds no segments; batch prefill writes them")
+    there = {segment.header.segment.number for segment in segments}
     count = segments[0].header.segment.count
-    for expected, segment in enumerate(segments):
-        if segment.header.segment.number != expected:
-            raise _missing(folder, expected, len(segments), count)
-    if len(segments) < count:
-        raise _missing(folder, len(segments), len(segments), count)
-
-
-def _missing(folder: Path, number: int, there: int, count: int) -> CacheFileError:
-    return CacheFileError(
-        segment_path(folder, number),
-        f"is missing: {there} of {count} segments are there; the same batch prefill goes on, "
-        "or batch index where it wrote them",
-    )
+    missing = next((number for number in range(count) if number not in there), None)
+    if missing is not None:
+        raise CacheFileError(
+            segment_path(folder, missing),
+            f"is missing: {len(there)} of {count} segments are there; the same batch prefill goes "
+            "on, or batch index where it wrote them",
+        )
 
 
 def _in_common(header: Header) -> dict[str, Any]:

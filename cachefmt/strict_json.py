@@ -17,11 +17,7 @@ def dump_canonical(value: object) -> str:
 
 
 def load_strict(text: str | bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: not JSON, a key twice in one object, NaN or infinity, or nested too deep.
-    """
+    """Parse JSON; ValueError for a key twice in one object, NaN, infinity or too deep nesting."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError as error:
@@ -31,8 +27,7 @@ def load_strict(text: str | bytes) -> Any:
 def build(record: type[Record], value: object, where: str) -> Record:
     """Make a dataclass from a parsed JSON object; `where` names it in errors.
 
-    Raises:
-        ValueError: a key is unknown or missing, or a value has another type.
+    ValueError where a key is unknown or missing, or a value has another type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, got {type(value).__name__}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cachefmt.header import Shape
 from cachefmt.layout import BOUNDS
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS
 
 Column = Callable[[str], NDArray[Any]]
 
@@ -24,27 +24,22 @@ def check_tables(shape: Shape, column: Column) -> None:
     source = column("sample.source")
     is_stored = source == np.arange(len(source))
     _check_tokens(shape, column, is_stored)
-    for tier in STORED_TIERS:
-        _check_order(shape, column, shape.rows_of(tier))
-        _check_first_rows(shape, column, tier, np.flatnonzero(is_stored))
+    stored = np.flatnonzero(is_stored)
+    for tier, found in zip(STORED_TIERS, column("index.row").T, strict=True):
+        rows = shape.rows_of(tier)
+        _check_order(shape, column, rows)
+        expected = first_rows(column("token.sample")[rows.start : rows.stop], stored)
+        _refuse("index.row", found != expected, f"is not where its sample begins in {tier.name}")
 
 
 def check_cost(seconds: NDArray[np.float64]) -> None:
-    """Check the content of cost.seconds.
-
-    Raises:
-        ValueError: names the first row that breaks a rule.
-    """
+    """As `check_tables`, of cost.seconds."""
     is_bad = ~(np.isfinite(seconds) & (seconds >= 0))
     _refuse("cost.seconds", is_bad, "is negative or not finite")
 
 
 def check_index(shape: Shape, column: Column) -> None:
-    """Check what can be checked of the sample.* and index.* tensors without the token tables.
-
-    Raises:
-        ValueError: names the tensor and the first row that breaks a rule.
-    """
+    """As `check_tables`, of sample.* and index.* as far as that needs no token tables."""
     time_s, source = column("sample.time_s"), column("sample.source")
     _refuse("sample.time_s", ~np.isfinite(time_s), "is not finite")
     _refuse("sample.time_s", _falls(time_s), "is before the sample above it")
@@ -94,20 +89,10 @@ def _check_order(shape: Shape, column: Column, rows: range) -> None:
         _refuse("token.position", np.diff(position, prepend=-1) <= 0, problem, first)
 
 
-def _check_first_rows(shape: Shape, column: Column, tier: Tier, stored: NDArray[np.intp]) -> None:
-    rows = shape.rows_of(tier)
-    sample = column("token.sample")[rows.start : rows.stop]
-    found = column("index.row")[:, STORED_TIERS.index(tier)]
-    is_wrong = found != first_rows(sample, stored)
-    _refuse("index.row", is_wrong, f"is not where its sample begins in {tier.name}")
-
-
 def first_rows(sample: NDArray[np.int32], stored: NDArray[np.intp]) -> NDArray[np.int32]:
-    """Row at which each stored sample begins in a tier; int32 [stored].
+    """Row at which each stored sample begins in a tier; text behind a sample goes with it.
 
-    Args:
-        sample: of each row of the tier. Text behind a sample goes with it.
-        stored: the samples that are no pointers, rising.
+    sample: of each row of the tier; stored: the samples that are no pointers, rising.
     """
     return np.searchsorted(np.maximum.accumulate(sample), stored).astype(np.int32)
 

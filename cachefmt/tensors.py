@@ -1,4 +1,4 @@
-"""A file's numbers as torch tensors; beside the codecs the only module here that imports torch."""
+"""A file's numbers as torch tensors; the only module here but the codecs that imports torch."""
 
 from typing import Any
 
@@ -21,13 +21,10 @@ TORCH_DTYPES = {
 
 
 def tensor(cache_file: CacheFile, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-    """Rows [start, stop) of a tensor, to its end without stop; on the CPU, without a copy.
+    """As `CacheFile.array`: no copy, on the CPU.
 
     Do not write into it: the file would stay as it is, but everyone who maps this open file
     would see the change.
-
-    Raises:
-        ValueError: no such tensor, not such rows, or the file is closed.
     """
     array = cache_file.array(name, start, stop)
     array.flags.writeable = True  # the map is private: torch would warn about a read-only one

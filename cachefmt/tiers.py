@@ -31,7 +31,7 @@ class Codec(Protocol):
         """The parts of rows, in the order of the table."""
 
     def decode(self, *parts: "Tensor", out: "Tensor | None" = None) -> "Tensor":
-        """Float32 rows from their parts, into `out` if it is there."""
+        """Float32 rows from their parts, into `out`, contiguous and of their shape, if given."""
 
 
 _CODES, _SCALE, _MINIMUM = "", Part(".scale", "F16", None), Part(".minimum", "F16", None)
@@ -59,7 +59,6 @@ class Tier(enum.IntEnum):
     """Nothing is stored."""
 
     def part_names(self, stem: str) -> tuple[str, ...]:
-        """Names of what the codec makes, in its order, of rows that are called `stem`."""
         return tuple(stem + part.suffix for part in self.parts)
 
     @property

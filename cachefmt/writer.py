@@ -7,7 +7,7 @@ import dataclasses
 import mmap
 import os
 from bisect import bisect_left
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,52 +29,38 @@ class CacheWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
-        """Prepare; the checksums of the header are not used. Nothing is written yet."""
+        """Nothing is written yet. The checksums of the header are not used."""
         self.path = Path(path)
         self.header = dataclasses.replace(header, checksums=None, header_sha256=None)
         self._specs = tensor_specs(header.shape)
-        draft = header_bytes(self.header)
-        self._header_size = len(draft)
+        self._header_size = len(header_bytes(self.header))
         self._offsets = data_offsets(self._specs)
         self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self._specs}
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._file: int | None = None
         self._inode = -1
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the whole file."""
-        return self._header_size + sum(spec.size_bytes for spec in self._specs.values())
+        self.size_bytes = self._header_size + sum(spec.size_bytes for spec in self._specs.values())
+        self._failed = f"cannot write {self.size_bytes} bytes"
 
     def __enter__(self) -> Self:
-        """Allocate the file to its full size.
-
-        Raises:
-            CacheFileError: the folder is missing or not writable, or the disk is too full.
-        """
-        try:
+        """Allocate the file to its full size; CacheFileError if the disk has no room for it."""
+        with naming(self.path, self._failed), ExitStack() as opened:
+            opened.callback(self._abandon)  # on KeyboardInterrupt too: allocating takes minutes
             # What lies there under our process id was left by a dead one: ids come again.
             self._temporary.unlink(missing_ok=True)
             self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             self._inode = os.fstat(self._file).st_ino
             os.posix_fallocate(self._file, 0, self.size_bytes)
-        except OSError as error:
-            self._abandon()
-            raise self._cannot_write(error) from error
-        except KeyboardInterrupt:  # some file systems allocate for minutes
-            self._abandon()
-            raise
+            opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._abandon()
 
     def write(self, name: str, row: int, array: NDArray[Any]) -> None:
-        """Write rows [row, row + len(array)) of a tensor.
+        """Write rows [row, row + len(array)) of a tensor of `tensor_specs`.
 
         Args:
-            name: a name of `tensor_specs`.
-            row: first row, counted within the tensor.
             array: [rows, ...] in the dtype of the tensor; BF16 as uint16 or int16.
 
         Raises:
@@ -83,17 +69,17 @@ class CacheWriter:
             CacheFileError: the disk refused.
         """
         file = self._open_file()
-        spec = self._spec(name)
+        if name not in self._specs:
+            raise ValueError(f"{self.path} has no tensor {name!r}")
+        spec = self._specs[name]
         _check_block(name, spec, row, array)
         if array.size == 0:
             return
         _claim(name, self._written[name], row, row + len(array))
         start = self._header_size + self._offsets[name][0] + row * spec.row_bytes
         block = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        try:
+        with naming(self.path, self._failed):
             _write_all(file, block.data, start)
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def finish(self) -> None:
         """Check that all rows are there, write the checksums, sync and rename.
@@ -105,26 +91,25 @@ class CacheWriter:
         file = self._open_file()
         for name, spec in self._specs.items():
             rows = spec.shape[0]
-            if spec.size_bytes and self._written[name] != [(0, rows)]:
-                got = sum(stop - start for start, stop in self._written[name])
+            got = sum(stop - start for start, stop in self._written[name])
+            if spec.size_bytes and got != rows:
                 raise CacheFileError(self.path, f"{name}: {got} of {rows} rows were written")
-        try:
+        with naming(self.path, self._failed), ExitStack() as opened:
+            opened.callback(self._abandon)
             self._seal(file)
             if not self._is_ours():
                 raise CacheFileError(self.path, f"another writer replaced {self._temporary.name}")
             os.replace(self._temporary, self.path)
-            _sync_folder(self.path.parent)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        finally:
-            self._abandon()
+            # The new name survives a power cut.
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            opened.callback(os.close, folder)
+            os.fsync(folder)
 
     def _seal(self, file: int) -> None:
         # Not closed by hand: numpy's views of it keep it mapped as long as they live.
         mapped = mmap.mmap(file, self.size_bytes, access=mmap.ACCESS_READ)
-        tensors = MappedTensors(mapped, self._header_size, self._specs)
-        with naming(self.path):
-            check_tables(self.header.shape, tensors.array)
+        tensors = MappedTensors(self.path, mapped, self._specs)
+        check_tables(self.header.shape, tensors.array)
         checksums = {name: tensors.digest(name) for name in self._specs}
         sealed = dataclasses.replace(self.header, checksums=checksums)
         _write_all(file, memoryview(header_bytes(sealed)), 0)
@@ -135,27 +120,17 @@ class CacheWriter:
             raise ValueError(f"{self.path}: the writer is not open")
         return self._file
 
-    def _spec(self, name: str) -> TensorSpec:
-        if name not in self._specs:
-            raise ValueError(f"{self.path} has no tensor {name!r}")
-        return self._specs[name]
-
     def _is_ours(self) -> bool:
         with suppress(FileNotFoundError):
             return os.stat(self._temporary).st_ino == self._inode
         return False
 
     def _abandon(self) -> None:
-        """Close the temporary file and remove it if it still has its name."""
         if self._file is not None:
             if self._is_ours():
                 self._temporary.unlink()
             os.close(self._file)
             self._file = None
-
-    def _cannot_write(self, error: OSError) -> CacheFileError:
-        reason = error.strerror or str(error)
-        return CacheFileError(self.path, f"cannot write {self.size_bytes} bytes: {reason}")
 
 
 def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> None:
@@ -172,30 +147,17 @@ def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> 
 
 
 def _claim(name: str, written: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Add [start, stop) to sorted, disjoint ranges; neighbours become one range."""
+    """Add [start, stop) to sorted, disjoint ranges; it joins the one that it goes on from."""
     at = bisect_left(written, (start, stop))
-    before = written[at - 1] if at else None
-    after = written[at] if at < len(written) else None
-    if (before and before[1] > start) or (after and after[0] < stop):
+    if (at and written[at - 1][1] > start) or (at < len(written) and written[at][0] < stop):
         raise ValueError(f"{name}: rows {start} to {stop} were written in part already")
-    first = last = at
-    if before and before[1] == start:
-        first, start = at - 1, before[0]
-    if after and after[0] == stop:
-        last, stop = at + 1, after[1]
-    written[first:last] = [(start, stop)]
+    if at and written[at - 1][1] == start:
+        at -= 1
+        start, _ = written.pop(at)
+    written.insert(at, (start, stop))
 
 
 def _write_all(file: int, block: memoryview, offset: int) -> None:
     while block:  # one pwrite takes at most 2 GiB on Linux
         count = os.pwrite(file, block, offset)
         block, offset = block[count:], offset + count
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

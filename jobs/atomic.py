@@ -13,12 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Say which file the system refuses to write.
-
-    Raises:
-        NoSpaceError: the disk or the user's quota is full.
-        JobError: anything else: read-only, unmounted, no permission.
-    """
+    """Turn the system's refusals to write into a NoSpaceError or JobError that names the file."""
     try:
         yield
     except OSError as error:
@@ -27,11 +22,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, with its parents.
-
-    Raises:
-        JobError: a file is in the way, or this user may not write there.
-    """
+    """Make a folder for results, with its parents; a JobError if that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,11 +30,7 @@ def make_folder(folder: Path) -> None:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Give a finished, synced file its final name on the same file system.
-
-    Raises:
-        JobError: it cannot be written there.
-    """
+    """Give a finished, synced file its final name on the same file system, or raise a JobError."""
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
@@ -55,11 +42,7 @@ def move_into_place(source: Path, target: Path) -> None:
 
 
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:
-    """Write a file by way of a folder for unfinished ones.
-
-    Raises:
-        JobError: it cannot be written.
-    """
+    """Write a file by way of a folder for unfinished ones, or raise a JobError."""
     unfinished = staging / target.name
     with write_errors(target), unfinished.open("wb") as file:
         file.write(content)

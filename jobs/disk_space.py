@@ -14,18 +14,16 @@ MEASURED_EVERY_S = 60.0
 _MEASURING_SHARE = 0.05
 """Of its time that a run may spend on counting, which takes minutes in a large folder on NFS."""
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BINARY_UNITS = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_UNITS = {
+    **{"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
+    **{"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40},
+}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "500G", "1.5TB", "200GiB" or a plain number.
-
-    Raises:
-        ValueError: no such size.
-    """
+    """Bytes of "500G", "1.5TB", "200GiB" or a plain number."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", text.strip().upper())
-    unit = {**_UNITS, **_BINARY_UNITS}.get(match[2]) if match else None
+    unit = _UNITS.get(match[2]) if match else None
     if match is None or unit is None:
         raise ValueError(f"got {text!r}, expected a size like 500G, 1.5TB or 200GiB")
     return int(float(match[1]) * unit)
@@ -42,11 +40,7 @@ class Allowance:
     quota_left: int | None
 
     def check(self, size_bytes: int) -> None:
-        """See that a file of this size may be written.
-
-        Raises:
-            NoSpaceError: it does not fit the quota, or not the disk.
-        """
+        """Raise a NoSpaceError if a file of this size does not fit the quota or the disk."""
         self.check_quota(size_bytes)
         disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
@@ -57,11 +51,7 @@ class Allowance:
             )
 
     def check_quota(self, size_bytes: int) -> None:
-        """See that a file that is on the disk already may stay.
-
-        Raises:
-            NoSpaceError: it does not fit the quota.
-        """
+        """The same, of a file that is on the disk already."""
         if self.quota_left is not None and size_bytes > self.quota_left:
             raise NoSpaceError(
                 f"{self.folder}: --max-bytes is reached: {max(0, self.quota_left):,} bytes of it "
@@ -70,14 +60,12 @@ class Allowance:
 
 
 class DiskSpace:
-    """What may still be written below a folder."""
+    """What may still be written below a folder that exists.
+
+    `max_bytes` is the quota for all its files; None is no quota.
+    """
 
     def __init__(self, folder: Path, max_bytes: int | None) -> None:
-        """Look at a folder that exists.
-
-        Args:
-            max_bytes: quota for all its files; None is no quota.
-        """
         self._folder = folder
         self._max_bytes = max_bytes
         self._used = 0
@@ -85,7 +73,6 @@ class DiskSpace:
         self._every_s = MEASURED_EVERY_S
 
     def allowance(self) -> Allowance:
-        """What the next file may take."""
         if self._max_bytes is None:
             return Allowance(folder=self._folder, quota_left=None)
         began_s = time.monotonic()
@@ -100,7 +87,6 @@ class DiskSpace:
         self._measured_s = float("-inf")
 
     def add(self, size_bytes: int) -> None:
-        """Count a file that was written."""
         self._used += size_bytes
 
 

@@ -14,14 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.engines import Stage
 from jobs.errors import JobError
+from jobs.shards import Stage
 from jobs.stopping import STOPPED, Stop, stop_on_signals
-
-AGAIN_AFTER_S = 30.0
-TRIES = 40
-"""A stopped task is run again after a while: a run whose node died holds its shard against other
-hosts until `jobs.runs.FOREIGN_DEAD_AFTER_S` are over."""
 
 RETRIES = 3
 """How often Ray itself runs a task again at once, when it lost the process or the node."""
@@ -36,7 +31,7 @@ Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], obje
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A task's command line that has ended: exit code and output."""
+    """A task's command line that has ended."""
 
     stage: str
     command: tuple[str, ...]
@@ -50,39 +45,28 @@ class Ended:
         return self.code >= 0 and self.code != STOPPED
 
 
+@dataclass(frozen=True)
 class RayEngine:
-    """Tasks of a stage side by side, as many as the cluster has cores and GPUs for."""
+    """Tasks of a stage side by side, as many as the cluster has cores and GPUs for.
 
-    def __init__(
-        self,
-        progress: Progress,
-        report: Callable[[Ended], object],
-        *,
-        tries: int = TRIES,
-        again_after_s: float = AGAIN_AFTER_S,
-    ) -> None:
-        """Start nothing yet.
+    `report` is given each task that has ended. One that was stopped is run again after a while, for
+    a run whose node died holds its shard against other hosts for `jobs.runs.FOREIGN_DEAD_AFTER_S`.
+    """
 
-        Args:
-            report: is given each task that has ended.
-            tries: how often a task is run that is stopped each time.
-            again_after_s: how long it waits in between.
-        """
-        self._progress = progress
-        self._report = report
-        self._tries = tries
-        self._again_after_s = again_after_s
+    progress: Progress
+    report: Callable[[Ended], object]
+    tries: int = 40
+    again_after_s: float = 30.0
 
     def run(self, stages: Sequence[Stage]) -> int:
         """Run all; 75 if a signal stopped it or a task was stopped again and again.
-
-        Ray prints the deaths of nodes on stdout (2.60), so that is stderr meanwhile.
 
         Raises:
             JobError: there is no Ray, or no cluster where RAY_ADDRESS says, or it lacks what is
                 needed to run a command line.
         """
         worst = _DONE
+        # Ray prints the deaths of nodes on stdout (2.60).
         with redirect_stdout(sys.stderr), _connected() as ray, stop_on_signals() as stop:
             for stage in stages:
                 code = self._run_stage(ray, stage, stop)
@@ -95,15 +79,20 @@ class RayEngine:
         """The most serious exit code of the stage's tasks."""
         left = [stage.task(index) for index in range(stage.tasks)]
         codes: set[int] = set()
-        with self._progress(_title(ray, stage), stage.tasks, "tasks") as done:
-            for _ in range(self._tries):
-                ended = self._run_once(ray, stage, left, stop, done)
-                codes |= {task.code for task in ended if task.is_over}
-                over = {task.command for task in ended if task.is_over}
+        with self.progress(_title(ray, stage), stage.tasks, "tasks") as done:
+            for _ in range(self.tries):
+                over = {
+                    task.command: task.code
+                    for task in self._run_once(ray, stage, left, stop, done)
+                    if task.is_over
+                }
+                codes |= set(over.values())
                 left = [command for command in left if command not in over]
                 if not left or stop.is_asked:
                     break
-                _pause(self._again_after_s, stop)
+                until = time.monotonic() + self.again_after_s
+                while time.monotonic() < until and not stop.is_asked:
+                    time.sleep(_LOOK_EVERY_S)
         serious = codes - {_DONE, _PARTIAL}
         if serious:
             return max(serious)
@@ -125,11 +114,10 @@ class RayEngine:
         ended: list[Ended] = []
         while running and not stop.is_asked:
             ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
-            fresh = [_result(ray, one, stage.name, running.pop(one)) for one in ready]
-            for ended_now in fresh:
-                self._report(ended_now)
-            done(sum(ended_now.is_over for ended_now in fresh))
-            ended += fresh
+            for one in ready:
+                ended.append(_result(ray, one, stage.name, running.pop(one)))
+                self.report(ended[-1])
+                done(ended[-1].is_over)
         for reference in running:
             ray.cancel(reference, force=False)
         if running:
@@ -202,9 +190,3 @@ def _result(ray: Any, reference: Any, stage: str, command: tuple[str, ...]) -> E
         said = f"warning: {error}\n"
         return Ended(stage=stage, command=command, code=STOPPED, out="", errors=said)
     return ended
-
-
-def _pause(seconds: float, stop: Stop) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not stop.is_asked:
-        time.sleep(_LOOK_EVERY_S)

@@ -16,21 +16,36 @@ _DONE, _FAILED = "done", "failed"
 
 
 def fan_out(folder: Path, item: str, suffix: str) -> Path:
-    """Where a file of an item goes: in one of 256 folders, so that none grows too long."""
+    """Where a file of an item lies: in one of 256 folders, so that none grows too long."""
     return folder / item[:2] / f"{item}{suffix}"
 
 
 def items_in(folder: Path, *suffixes: str) -> set[str]:
     """Items that have a file under `fan_out`, with any of these suffixes; reads names only."""
-    found = set()
-    for group in _entries(folder):
-        if group.is_dir():
-            found |= {
-                entry.name.removesuffix(suffix)
-                for entry in _entries(group.path)
-                for suffix in suffixes
-                if entry.name.endswith(suffix)
-            }
+    return {
+        entry.name.removesuffix(suffix)
+        for group in _entries(folder)
+        if group.is_dir()
+        for entry in _entries(group.path)
+        for suffix in suffixes
+        if entry.name.endswith(suffix)
+    }
+
+
+def write_object(path: Path, value: Mapping[str, Any], staging: Path) -> None:
+    """Write a file of one JSON object, whole or not at all."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
+    write_atomic(path, f"{text}\n".encode(), staging)
+
+
+def read_object(path: Path, what: str, remedy: str) -> dict[str, Any]:
+    """Read a file of one JSON object; a RecordError says what it is and what removing it does."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"got a {type(found).__name__}, expected an object")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: no {what} ({error}); remove it, and {remedy}") from error
     return found
 
 
@@ -45,7 +60,6 @@ class Ledger:
         self.folder = folder
 
     def done(self) -> set[str]:
-        """Items that were done."""
         return items_in(self.folder / _DONE, ".json")
 
     def failed(self) -> set[str]:
@@ -53,28 +67,17 @@ class Ledger:
         return items_in(self.folder / _FAILED, ".json") - self.done()
 
     def put_done(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        """Record that an item is done; an earlier failure is forgotten."""
-        self._put(_DONE, item, record, staging)
+        write_object(self._path(_DONE, item), record, staging)
         self._path(_FAILED, item).unlink(missing_ok=True)
 
     def put_failed(self, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        """Record why an item failed."""
-        self._put(_FAILED, item, record, staging)
+        write_object(self._path(_FAILED, item), record, staging)
 
     def read_done(self, item: str) -> dict[str, Any]:
-        """The record of an item that was done.
-
-        Raises:
-            RecordError: it is missing or no JSON object.
-        """
         return self._read(_DONE, item)
 
     def read_failed(self, item: str) -> dict[str, Any] | None:
-        """The record of an item that failed; None if it was done meanwhile, by whomever.
-
-        Raises:
-            RecordError: it is no JSON object.
-        """
+        """The record of an item that failed; None if it was done meanwhile, by whomever."""
         try:
             return self._read(_FAILED, item)
         except RecordError as error:
@@ -85,21 +88,8 @@ class Ledger:
     def _path(self, state: str, item: str) -> Path:
         return fan_out(self.folder / state, item, ".json")
 
-    def _put(self, state: str, item: str, record: Mapping[str, Any], staging: Path) -> None:
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False)
-        write_atomic(self._path(state, item), f"{text}\n".encode(), staging)
-
     def _read(self, state: str, item: str) -> dict[str, Any]:
-        path = self._path(state, item)
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RecordError(
-                f"{path}: no record ({error}); remove it, and the item is done again"
-            ) from error
-        if not isinstance(record, dict):
-            raise RecordError(f"{path}: no record; remove it, and the item is done again")
-        return record
+        return read_object(self._path(state, item), "record", "the item is done again")
 
 
 def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:

@@ -64,11 +64,7 @@ class Run:
 
     @classmethod
     def begin(cls, root: Path, claims: Mapping[str, Shard]) -> Self:
-        """Register, and remove what dead runs left.
-
-        Args:
-            root: folder that the runs share.
-            claims: shard by kind of work; another run may not work on the same.
+        """Register in the folder that the runs share, and remove what dead ones left there.
 
         Raises:
             BusyError: a live run claims some of the same items.
@@ -82,7 +78,13 @@ class Run:
         )
         with locked(root):
             for other in _sweep(root):
-                _refuse_overlap(root, info, other)
+                for kind, shard in claims.items():
+                    if kind in other.claims and shard.overlaps(other.claims[kind]):
+                        raise BusyError(
+                            f"{root}: process {other.pid} on {other.host} is at work on shard "
+                            f"{other.claims[kind]} of the same since {other.started}; "
+                            "run the same command when it has ended"
+                        )
             folder = root / "runs" / name
             with write_errors(folder / _LOCK):
                 folder.mkdir()
@@ -153,33 +155,17 @@ def live_runs(root: Path) -> list[RunInfo]:
     return [info for _, info in _runs(root) if info is not None]
 
 
-def _refuse_overlap(root: Path, info: RunInfo, other: RunInfo) -> None:
-    for kind, shard in info.claims.items():
-        if kind in other.claims and shard.overlaps(other.claims[kind]):
-            raise BusyError(
-                f"{root}: process {other.pid} on {other.host} is at work on shard "
-                f"{other.claims[kind]} of the same since {other.started}; "
-                "run the same command when it has ended"
-            )
-
-
 def _sweep(root: Path) -> list[RunInfo]:
     """Live runs; the folders of dead ones are removed."""
-    live = []
-    for folder, info in _runs(root):
-        if info is None:
-            _remove(folder)
-        else:
-            live.append(info)
-    return live
+    runs = _runs(root)
+    for folder in [folder for folder, info in runs if info is None]:
+        _remove(folder)
+    return [info for _, info in runs if info is not None]
 
 
 def _runs(root: Path) -> list[tuple[Path, RunInfo | None]]:
     """Folder of each run and what it says of itself; None: it is dead."""
-    folder = root / "runs"
-    if not folder.is_dir():
-        return []
-    return [(run, _live(run)) for run in sorted(folder.iterdir()) if run.is_dir()]
+    return [(run, _live(run)) for run in sorted(root.glob("runs/*/"))]
 
 
 def _live(folder: Path) -> RunInfo | None:
@@ -202,7 +188,6 @@ def _live(folder: Path) -> RunInfo | None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a run's folder; it holds files only."""
     with suppress(FileNotFoundError):
         for file in folder.iterdir():
             file.unlink(missing_ok=True)

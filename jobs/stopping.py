@@ -24,16 +24,14 @@ class Stop:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal came."""
         return self.signal is not None
 
     @property
     def waited_s(self) -> float:
-        """Seconds since the first signal; 0 without one."""
+        """Since the first signal; 0 without one."""
         return time.monotonic() - self._since if self.is_asked else 0.0
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """Remember a signal; the work looks here when it can."""
         if self.is_asked:
             self.at_once = True
         else:

@@ -68,7 +68,11 @@ Result = Finished | Failure
 
 
 class Worker:
-    """One process; started with its first task, and anew after it died."""
+    """One process; started with its first task, and anew after it died.
+
+    - environment: set in the process before it imports anything, as OMP_NUM_THREADS.
+    - patience_s: a task that makes no progress for so long is stuck; None: it never is.
+    """
 
     def __init__(
         self,
@@ -76,24 +80,18 @@ class Worker:
         environment: Mapping[str, str],
         patience_s: float | None = None,
     ) -> None:
-        """Nothing is started yet.
-
-        Args:
-            environment: set in the process before it imports anything, as OMP_NUM_THREADS.
-            patience_s: a task that makes no progress for so long is stuck; None: it never is.
-        """
         self._make_handler = make_handler
         self._environment = environment
         self._patience_s = patience_s
         self._silent_s = 0.0
         self._seen = 0
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self.connection: Connection
+        """Readable when the task has ended, however; only while there is a process."""
         self.task: Any = None
         """What it works on; None: it is free."""
 
     def submit(self, task: Any) -> None:
-        """Hand a task to a free worker."""
         if self._process is None or not self._process.is_alive():
             self.end(at_once=True)
             self._start()
@@ -108,9 +106,7 @@ class Worker:
         try:
             value, error = self.connection.recv()
         except (EOFError, OSError):  # the latter if it died while it answered
-            died = self._reap()
-            self.task = None
-            return Died(task=task, signal=died)
+            return Died(task=task, signal=self._reap())
         self.task = None
         return Finished(task=task, value=value) if error is None else Raised(task=task, error=error)
 
@@ -121,8 +117,7 @@ class Worker:
         machine or the whole run was suspended. Until its handler is made, a worker is not watched.
         """
         beats = self._beats.value
-        is_silent = 0 < beats == self._seen
-        self._silent_s = self._silent_s + waited_s if is_silent else 0.0
+        self._silent_s = self._silent_s + waited_s if 0 < beats == self._seen else 0.0
         self._seen = beats
         if self._patience_s is None or self._silent_s < self._patience_s:
             return None
@@ -142,35 +137,32 @@ class Worker:
             self._process.kill()
             self._process.join()
         self._process.close()
-        self._process = self._pipe = self.task = None
-
-    @property
-    def connection(self) -> Connection:
-        """Readable when the task has ended, however."""
-        if self._pipe is None:
-            raise ValueError("the worker was not started")
-        return self._pipe
+        self._process = self.task = None
 
     def _start(self) -> None:
         # Not forked: threads of Arrow or OpenCV in the parent would leave their locks held.
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
-        self._pipe, theirs = context.Pipe()
+        self.connection, theirs = context.Pipe()
         self._beats = context.RawValue("Q", 0)
         self._seen = 0
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._make_handler, self._beats)
-        )
-        with _STARTING, _environment(self._environment), _blocked_signals():
-            self._process.start()
+        args = (theirs, self._make_handler, self._beats)
+        self._process = context.Process(target=_serve, args=args)
+        with _STARTING, _environment(self._environment):
+            # A child keeps them blocked: Ctrl-C reaches a whole terminal, but the parent decides.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def _reap(self) -> signal.Signals | None:
         """Wait for the end of a process that closed its pipe; which signal ended it."""
-        if self._process is None:
-            raise ValueError("the worker was not started")
-        self._process.join()
-        code = self._process.exitcode
+        code = None
+        if self._process is not None:
+            self._process.join()
+            code = self._process.exitcode
         self.end()
         return signal.Signals(-code) if code is not None and code < 0 else None
 
@@ -188,26 +180,20 @@ class Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.end(at_once=kind is not None or bool(self.tasks))
+        at_once = kind is not None or bool(self.tasks)
+        for worker in self.workers:
+            worker.end(at_once=at_once)
 
     @property
     def tasks(self) -> list[Any]:
-        """What is under way."""
         return [worker.task for worker in self.workers if worker.task is not None]
 
     @property
     def is_free(self) -> bool:
-        """Whether a worker has nothing to do."""
         return len(self.tasks) < len(self.workers)
 
     def submit(self, task: Any) -> None:
-        """Hand a task to a free worker."""
         next(worker for worker in self.workers if worker.task is None).submit(task)
-
-    def end(self, *, at_once: bool = False) -> None:
-        """Let all processes leave; `at_once` kills them in the middle of their tasks."""
-        for worker in self.workers:
-            worker.end(at_once=at_once)
 
 
 def collect(pools: Sequence[Pool], timeout_s: float) -> list[tuple[Worker, Result]]:
@@ -215,26 +201,19 @@ def collect(pools: Sequence[Pool], timeout_s: float) -> list[tuple[Worker, Resul
 
     Workers that are stuck are found by calling this again and again.
     """
-    busy = {
-        worker.connection.fileno(): worker
-        for pool in pools
-        for worker in pool.workers
-        if worker.task is not None
-    }
+    workers = [worker for pool in pools for worker in pool.workers if worker.task is not None]
+    busy = {worker.connection.fileno(): worker for worker in workers}
     began_s = time.monotonic()
     ready = wait(list(busy), timeout_s)
     waited_s = min(time.monotonic() - began_s, timeout_s)
-    found: list[tuple[Worker, Result]] = []
-    for pipe, worker in busy.items():
-        result = worker.collect() if pipe in ready else worker.watch(waited_s)
-        if result is not None:
-            found.append((worker, result))
-    return found
+    results = (
+        (worker, worker.collect() if pipe in ready else worker.watch(waited_s))
+        for pipe, worker in busy.items()
+    )
+    return [(worker, result) for worker, result in results if result is not None]
 
 
 def _serve(pipe: Connection, make_handler: MakeHandler, beats: Any) -> None:
-    """The life of a worker process."""
-
     def progress() -> None:
         beats.value += 1
 
@@ -282,13 +261,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """A child keeps them blocked: Ctrl-C reaches a whole terminal, but the parent decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -44,20 +44,17 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by the names that `batch answer --json` prints: `text` is "answer"."""
         return asdict(
-            self, dict_factory=lambda values: {_JSON_NAMES.get(name, name): v for name, v in values}
+            self,
+            dict_factory=lambda values: {"answer" if k == "text" else k: v for k, v in values},
         )
-
-
-_JSON_NAMES = {"text": "answer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A question and its answer in tokens."""
+    """A question and its answer in tokens; the end of the answer is one of them."""
 
     question_ids: list[int]
     answer_ids: list[int]
-    """The end of the answer included."""
     answer: Answer
 
 
@@ -99,17 +96,14 @@ class PrefixAnswerer:
         self._neutral: NDArray[np.float32] | None = None
 
     @classmethod
-    def of_cache(cls, cache: CacheFile, family: Family, following: CacheFile | None = None) -> Self:
-        """Use all of a cache file, of a video or of one segment, with the model that wrote it.
-
-        The file may be closed then.
+    def of_cache(cls, cache: CacheFile, family: Family, end_s: float | None = None) -> Self:
+        """Use all of a cache file, which may be closed then, with the model that wrote it.
 
         Args:
-            following: the segment behind, where there is one: this one's last sample is on screen
-                until that begins.
+            end_s: until when the last sample is on screen; None: as long as others usually are.
         """
         time_s = cache.array("sample.time_s")
-        end_s = end_of(time_s, None if following is None else following.array("sample.time_s"))
+        end_s = end_of(time_s) if end_s is None else end_s
         return cls(
             Prefix.load(cache, family.layer_devices),
             family,
@@ -124,11 +118,7 @@ class PrefixAnswerer:
     def ask_all(
         self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
     ) -> Iterator[Answer]:
-        """Answer questions in order, a batch at a time.
-
-        Raises:
-            BatchError: as of `converse`.
-        """
+        """The answers that `converse` gives."""
         for exchange in self.converse(
             questions, max_new_tokens=max_new_tokens, batch_size=batch_size
         ):
@@ -137,11 +127,10 @@ class PrefixAnswerer:
     def converse(
         self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
     ) -> Iterator[Exchange]:
-        """Answer questions in order, a batch at a time, and give the tokens too.
+        """Answer questions in order, a batch at a time.
 
         Raises:
-            BatchError: a question is empty, holds the model's image token, or does not fit the
-                model's context behind the prefix together with its answer.
+            BatchError: a question cannot be asked, or does not fit the context with its answer.
         """
         asked = list(questions)
         ids = [question_ids(self._family, question) for question in asked]
@@ -152,16 +141,15 @@ class PrefixAnswerer:
                 f"{self._name}: a question and its answer may take {needed} positions, but the "
                 f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
             )
+        decode = self._family.checkpoint.tokenizer.decode
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
-            answers, evidence = self._answer(ids[batch], max_new_tokens)
-            for question, its_ids, tokens, times in zip(
-                asked[batch], ids[batch], answers, evidence, strict=True
+            for question, its_ids, (tokens, times) in zip(
+                asked[batch], ids[batch], self._answer(ids[batch], max_new_tokens), strict=True
             ):
-                text = self._family.checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
                 answer = Answer(
                     question=question,
-                    text=text.strip(),
+                    text=decode(tokens, skip_special_tokens=True).strip(),
                     tokens=len(tokens),
                     complete=tokens[-1] in self._family.stop_ids,
                     evidence=tuple(times),
@@ -174,10 +162,7 @@ class PrefixAnswerer:
     ) -> list[list[int]]:
         """Continue each question's token ids greedily up to a stop token, which is included.
 
-        Args:
-            questions: token ids of each.
-            max_new_tokens: of each answer.
-            observer: is shown the queries behind which each token is chosen.
+        The observer is shown the queries behind which each token is chosen.
         """
         cache = TieredCache(self._prefix, observer)
         step, place, padding = self._padded(questions)
@@ -209,8 +194,7 @@ class PrefixAnswerer:
     def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
         """How likely this prefix makes answers, whoever gave them, in one batch.
 
-        Returns:
-            For each the natural logarithm of the probability of a token, a mean over the answer.
+        Natural logarithm of the probability of a token, a mean over each answer.
         """
         rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
         step, place, padding = self._padded(rows)
@@ -227,16 +211,8 @@ class PrefixAnswerer:
     ) -> tuple[list[list[int]], Tensor]:
         """Answer, and measure what attention the tokens of each answer pay to each sample.
 
-        Args:
-            questions: token ids of each.
-            max_new_tokens: of each answer.
-
-        Returns:
-            The answers' token ids, and float32 [questions, layers, heads, samples], a mean over
-            the tokens of an answer; pointers get none.
-
-        Raises:
-            ValueError: the samples of the rows are not known.
+        The latter is float32 [questions, layers, heads, samples], a mean over the tokens of an
+        answer; pointers get none.
         """
         if self._samples is None:
             raise ValueError(f"{self._name}: the samples of its rows are not known")
@@ -250,18 +226,17 @@ class PrefixAnswerer:
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
-    ) -> tuple[list[list[int]], list[list[TimeRange]]]:
-        """Answers, and the times that each rests on."""
+    ) -> Iterator[tuple[list[int], list[TimeRange]]]:
         if self._samples is None:
-            return self.generate(questions, max_new_tokens), [[] for _ in questions]
+            yield from ((tokens, []) for tokens in self.generate(questions, max_new_tokens))
+            return
         if self._neutral is None:
             _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
             self._neutral = paid[0].numpy()
         answers, found = self.attention(questions, max_new_tokens)
-        return answers, [
-            time_ranges(sample_evidence(mass, self._neutral), self._samples.spans_s)
-            for mass in found.numpy()
-        ]
+        for tokens, mass in zip(answers, found.numpy(), strict=True):
+            evidence = sample_evidence(mass, self._neutral)
+            yield tokens, time_ranges(evidence, self._samples.spans_s)
 
     def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids [batch, longest], padded at the left, where they stand, and each's padding."""
@@ -272,11 +247,10 @@ class PrefixAnswerer:
         return torch.tensor(rows, device=self._device), place.clamp(min=0), padding
 
     def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
-        """Scores [batch, vocabulary] behind token ids `step` at `place` after the prefix."""
         return self._family.logits(self._hidden(step, place, cache, padding)[:, -1])
 
     def _hidden(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
-        """Last hidden states [batch, new, hidden] of the same."""
+        """Last hidden states [batch, new, hidden] of token ids `step` at `place` behind it."""
         embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
         start = torch.tensor(self._next_position, device=self._device)
         positions = start[:, None, None] + place[None]
@@ -285,11 +259,7 @@ class PrefixAnswerer:
 
 
 def question_ids(family: Family, question: str) -> list[int]:
-    """Token ids of a question behind the prefix.
-
-    Raises:
-        BatchError: the question is empty, or holds the model's image token.
-    """
+    """Token ids of a question behind the prefix; a BatchError if it cannot be asked."""
     if not question.strip():
         raise BatchError("a question is empty; give it with -q, or one per line of stdin")
     if family.placeholder in question:

@@ -33,12 +33,8 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
     """How much more an answer attends to each sample than a neutral question does; [samples].
 
     Most heads look at the same samples whatever is asked. So each sample counts with its share of
-    the relative entropy between the two attentions, a mean over all heads; 0 where there is less.
-    If no sample gets more, each counts with the attention itself.
-
-    Args:
-        mass: attention of the answer's tokens on each sample, [layers, heads, samples].
-        neutral: the same behind the neutral question.
+    the relative entropy between the two attentions [layers, heads, samples], a mean over all
+    heads; 0 where there is less. If no sample gets more, each counts with the attention itself.
     """
     gain = mass * np.log((mass + _LEAST) / (neutral + _LEAST))
     evidence: NDArray[np.float32] = np.maximum(gain.mean((0, 1)), 0)
@@ -48,12 +44,11 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
 def time_ranges(evidence: NDArray[np.float32], span_s: NDArray[np.float64]) -> list[TimeRange]:
     """Name the fewest samples that hold `SHARE` of the evidence, as ranges of time.
 
+    In order, those that touch or are one joined; none if there is no evidence.
+
     Args:
         evidence: of each sample, >= 0, [samples]; pointers have none.
-        span_s: the time that each stands for, as of `sample_spans`, [samples, 2], in order.
-
-    Returns:
-        In order of time, those that touch or are one joined; nothing if there is no evidence.
+        span_s: the time that each stands for, as of `sample_spans`.
     """
     if evidence.sum() <= 0:
         return []
@@ -73,15 +68,12 @@ def sample_spans(
 ) -> NDArray[np.float64]:
     """The time that each sample stands for, until the next stored one: pointers show the same.
 
-    Samples that show one frame of a slow video have one time, and end together.
+    Half-open, [samples, 2]. Samples that show one frame of a slow video have one time, and end
+    together.
 
     Args:
-        time_s: when each sample is on screen, [samples].
+        time_s: when each sample is on screen, [samples]; the last one until `end_s`.
         source: the stored sample that stands for each, [samples].
-        end_s: until when the last one is on screen.
-
-    Returns:
-        Half-open, [samples, 2].
     """
     stored_s = time_s[source == np.arange(len(source))]
     next_s = np.append(stored_s, end_s)
@@ -89,11 +81,7 @@ def sample_spans(
 
 
 def end_of(time_s: NDArray[np.float64], following_s: NDArray[np.float64] | None = None) -> float:
-    """Until when the last of some samples is on screen; 0 without any.
-
-    Args:
-        following_s: times of the segment behind, where there is one.
-    """
+    """Until when the last sample of a segment is on screen, given the next one's times; or 0."""
     if not len(time_s):
         return 0.0
     later_s = [] if following_s is None else following_s[following_s > time_s[-1]]

@@ -47,17 +47,15 @@ def to_dynamic_cache(
 
     Args:
         path: a cache file, or a folder of one segment.
-        question: what to ask.
         model: whose tokenizer it is; None is where it was when the cache was written. Weights are
             not loaded.
-        device: where the rows go, as torch names it.
-        dtype: of the rows, as torch names it; None is that of the prefill.
+        device, dtype: of the rows, as torch names them; dtype None is that of the prefill.
         offline: use only what is on this machine.
 
     Raises:
         CacheFileError: it is no cache, or damaged.
         ModelError: the model is not there, or is not the one that wrote the cache.
-        BatchError: several segments, which fit no context together; or an empty question.
+        BatchError: several segments, or a question that cannot be asked.
     """
     path = Path(path)
     (cache,) = open_checked(path, "whole")

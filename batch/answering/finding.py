@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.kv.rotation import turn_of, unrotate
+from batch.kv.rotation import rotation_of, unrotate
 from cachefmt import SampleIndex
 from cachefmt.layout import BOUNDS_TIER
 
@@ -24,22 +24,17 @@ class Queries:
     def __init__(
         self, language_model: "PreTrainedModel", positions: Tensor, layers: Sequence[int]
     ) -> None:
-        """Keep those of some layers.
-
-        Args:
-            positions: of the tokens that will pass, int [new, axes].
-        """
-        self._turn = turn_of(language_model, positions)
+        """Keep those of some layers, of tokens that will pass at positions int [new, axes]."""
+        self._rotation = rotation_of(language_model, positions)
         self._kept: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """As `Observer`."""
         if layer in self._kept:
             rows = query[0].transpose(0, 1) * scaling
-            self._kept[layer] = unrotate(rows, self._turn.to(rows.device)).cpu()
+            self._kept[layer] = unrotate(rows, self._rotation.to(rows.device)).cpu()
 
     def keep(self, sequences: Tensor) -> None:
-        """As `Observer`; there is one sequence."""
+        pass  # there is one
 
     @property
     def layers(self) -> list[Tensor]:
@@ -69,11 +64,13 @@ def sample_scores(
     Returns:
         float32 [stored samples of all segments]; -inf for samples that store no cell.
     """
-    empty = ~torch.cat([_has_cells(index) for index in indices])
+    # The bounds of a sample that stores no cell are all zero.
+    is_zero = [(index.scale == 0) & (index.minimum == 0) for index in indices]
+    empty = torch.from_numpy(np.concatenate([zero.all((1, 2, 3, 4)) for zero in is_zero]))
     gain = torch.zeros(())
     for place, (queries, plain) in enumerate(zip(asked, neutral, strict=True)):
         both = torch.cat([plain, queries])  # each segment is decoded once, and let go
-        most = torch.cat([_largest(both, _decoded(index, place)) for index in indices], -1)
+        most = torch.cat([_largest(both, index, place) for index in indices], -1)
         shares = most.masked_fill(empty, -torch.inf).softmax(-1)
         usual, share = shares[: len(plain)].mean(0), shares[len(plain) :]
         gain = gain + (share * ((share + _LEAST) / (usual + _LEAST)).log()).amax(0).mean(0)
@@ -85,10 +82,6 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
 
     A sample counts with what its score has above the median; of samples that differ in nothing,
     all are needed, and where none stores a cell, the text of all.
-
-    Args:
-        scores: of all stored samples, as of `sample_scores`.
-        share: 0..1.
     """
     has_cells = np.isfinite(scores)
     order = np.argsort(-scores, kind="stable")
@@ -101,19 +94,12 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
     return order[: int(np.searchsorted(held, share * held[-1])) + 1]
 
 
-def _decoded(index: SampleIndex, place: int) -> Tensor:
-    """Bounds of one layer, float32 [stored, 2, heads, head_dim]."""
+def _largest(queries: Tensor, index: SampleIndex, place: int) -> Tensor:
+    """The largest possible score of each sample in an indexed layer: [tokens, heads, samples]."""
     codes, scale, minimum = (
         torch.from_numpy(part[:, place]) for part in (index.bounds, index.scale, index.minimum)
     )
-    return BOUNDS_TIER.codec.decode(codes, scale, minimum)
-
-
-def _largest(queries: Tensor, bounds: Tensor) -> Tensor:
-    """The largest possible score of each sample: [tokens, heads, samples].
-
-    queries [tokens, heads, head_dim]; bounds [samples, 2, kv_heads, head_dim].
-    """
+    bounds = BOUNDS_TIER.codec.decode(codes, scale, minimum)
     least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each
     tokens, heads, head_dim = queries.shape
     grouped = queries.view(tokens, len(most), -1, head_dim).transpose(0, 1)
@@ -122,9 +108,3 @@ def _largest(queries: Tensor, bounds: Tensor) -> Tensor:
     unfolded = scores.view(len(most), tokens, -1, scores.shape[-1]).transpose(0, 1)
     largest: Tensor = unfolded.reshape(tokens, heads, scores.shape[-1])
     return largest
-
-
-def _has_cells(index: SampleIndex) -> Tensor:
-    """Whether a sample stores any: its bounds are not all zero. Bool [stored]."""
-    is_set = (index.scale != 0) | (index.minimum != 0)
-    return torch.from_numpy(is_set.any((1, 2, 3, 4)))

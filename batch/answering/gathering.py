@@ -19,7 +19,7 @@ from torch import Tensor
 from batch.answering.evidence import usual_gap_s
 from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.kv import Prefix
-from batch.kv.rotation import rotate, turn_of, unrotate
+from batch.kv.rotation import rotate, rotation_of, unrotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
@@ -46,7 +46,6 @@ class Arranged:
     new: NDArray[np.int64]
     """Positions [needed rows, axes] from now on."""
     next_position: tuple[int, ...]
-    """Of the question behind them."""
     number: NDArray[np.int64]
     """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
     cell: NDArray[np.int64]
@@ -118,14 +117,7 @@ def lay_out(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) 
 
 
 def arrange(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) -> Arranged:
-    """Put chosen samples where `lay_out` has them, with the text before and behind the video.
-
-    Args:
-        chosen: in order of time, at least one.
-
-    Raises:
-        CacheFileError: the token tables contradict the index.
-    """
+    """Put samples chosen in order where `lay_out` has them, with the text around the video."""
     pieces = [video.text_before, *video.pieces(chosen)]
     if video.stored[-1] not in chosen:
         pieces.append(video.text_behind)
@@ -169,17 +161,13 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
 
     All are in the FP16 tier: encoding them again would lose more, and they are few. Only some
     rows of a layer are expanded at a time.
-
-    Raises:
-        CacheFileError: they hold no numbers.
-        ModelError: the model's keys cannot be moved.
     """
     tokens = token_counts({Tier.FP16: len(rows.old)})
     shape = replace(video.segments[0].header.shape, tokens=tokens)
     prefix = Prefix.allocate(shape, family.layer_devices)
     for pieces, stays, taken in rows.chunks():
         positions = (rows.old[taken], rows.new[taken])
-        there, here = (turn_of(family.language_model, torch.from_numpy(at)) for at in positions)
+        there, here = (rotation_of(family.language_model, torch.from_numpy(at)) for at in positions)
         for layer, device in enumerate(family.layer_devices):
             key, value = (
                 torch.cat([video.states(layer, kind, piece) for piece in pieces])[stays].to(device)
@@ -230,13 +218,10 @@ def _tokens(
 def _place(
     layout: Layout, number: NDArray[np.int64], cell: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Give rows their positions [rows, axes], and the question behind them its own.
+    """Give rows their positions [rows, axes] by the layout of the chosen samples.
 
-    Args:
-        layout: of the chosen samples.
-        number: [rows], which of the chosen samples each is of; -1 is the text before all of them,
-            and their count is the text behind all.
-        cell: [rows]; -1 is text, which is in order within its sample.
+    And the question behind them its own. `number` is as of `_tokens`, `cell` -1 is text, which is
+    in order within its sample.
     """
     samples = int(layout.sample.max()) + 1
     is_behind = (layout.sample < 0) & (np.maximum.accumulate(layout.sample) >= 0)
@@ -247,10 +232,15 @@ def _place(
     for sample in range(-1, samples + 1):
         slots, rows = np.flatnonzero(group == sample), np.flatnonzero(number == sample)
         cells = slots[layout.cell[slots] >= 0]
-        before, behind = _texts(slots, cells)
+        before, behind = slots, slots[:0]  # text slots; without cells, before
+        start = np.asarray(layout.next_position)
+        if len(cells):
+            before, behind = slots[slots < cells[0]], slots[slots > cells[-1]]
+            start = there[cells[0]]
+        if len(before):
+            start = there[before[0]]
         texts = rows[cell[rows] < 0]
         split = max(0, len(texts) - len(behind))
-        start = there[before[0]] if len(before) else _start(there, cells, layout)
         positions[texts[:split]] = start + shift + np.arange(split)[:, None]
         shift += split - len(before)
         is_cell = rows[cell[rows] >= 0]
@@ -260,17 +250,3 @@ def _place(
             positions[texts[split:]] = there[behind[0]] + shift + left
             shift += len(left) - len(behind)
     return positions, tuple(int(place) + shift for place in layout.next_position)
-
-
-def _texts(
-    slots: NDArray[np.int64], cells: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The text slots before the cells of a sample, and those behind; without cells, before."""
-    if not len(cells):
-        return slots, slots[:0]
-    return slots[slots < cells[0]], slots[slots > cells[-1]]
-
-
-def _start(there: NDArray[np.int64], cells: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
-    """Where text stands that the layout has not: before the cells, or where the question would."""
-    return there[cells[0]] if len(cells) else np.asarray(layout.next_position)

@@ -24,10 +24,6 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
     """Open a cache, file or folder, and check what is read of it anyway.
 
     Retrieving checks the rows that it needs, when it reads them.
-
-    Raises:
-        CacheFileError: it is no cache, or damaged, or a segment has no samples.
-        BatchError: "whole" of several segments.
     """
     with ExitStack() as opened:
         segments = open_segments(path)
@@ -44,11 +40,7 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
 
 
 def resolve(scope: Scope, segments: Sequence[CacheFile], path: Path) -> Scope:
-    """What "auto" is of these segments; any other scope is itself.
-
-    Raises:
-        BatchError: "whole" of several segments.
-    """
+    """What "auto" is of these segments; any other scope is itself, if it can be."""
     if scope == "whole" and len(segments) > 1:
         raise BatchError(
             f"{path}: {len(segments)} segments fit no context together; "
@@ -66,18 +58,14 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
 
     Args:
         path: what messages call the cache: its file, or the folder that it is a segment of.
-
-    Raises:
-        ModelError: names the part that differs and the two ways out, or cells that no video has.
     """
     model, prompt, checkpoint = cache.header.model, cache.header.prompt, family.checkpoint
-    parts = (
+    for part, written, got in (
         ("config", model.config_sha256, checkpoint.config_sha256),
         ("weights", model.weights_sha256, checkpoint.weights_sha256),
         ("processor", prompt.processor_sha256, checkpoint.processor_sha256),
         ("chat template", prompt.chat_template_sha256, checkpoint.chat_template_sha256),
-    )
-    for part, written, got in parts:
+    ):
         if written != got:
             raise ModelError(
                 f"{path}: written with {model.id} ({part} {written[:8]}), "
@@ -106,16 +94,7 @@ def open_writer(
     attention: Attention = "auto",
     offline: bool = False,
 ) -> OpenModel:
-    """Open the model that wrote a cache; its weights are not loaded.
-
-    Args:
-        path: what messages call the cache.
-        model, device, dtype, attention, offline: as of `open_cache`.
-
-    Raises:
-        ModelError: the model is not there, is not the one that wrote the cache, or the device
-            cannot be used.
-    """
+    """Open the model that wrote a cache, without its weights; for arguments see `open_cache`."""
     written = cache.header.model
     settings = ModelSettings(
         name=model or written.id,
@@ -127,10 +106,8 @@ def open_writer(
     )
     try:
         opened = open_model(settings)
-    except DeviceError:
-        raise
     except ModelError as error:
-        if model is not None:
+        if model is not None or isinstance(error, DeviceError):
             raise
         raise ModelError(
             f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "

@@ -50,10 +50,9 @@ class RetrievedAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class _Load:
-    """Chosen samples in memory."""
+    """Chosen samples in memory, in order of time."""
 
     chosen: tuple[StoredSample, ...]
-    """In order of time."""
     tokens: int
     end: int
     """Positions that are taken before the question."""
@@ -73,12 +72,9 @@ class Retriever:
         end_s: float | None = None,
         name: str,
     ) -> None:
-        """Read the indices.
+        """Read the indices of all segments of a video, with the loaded model that wrote them.
 
         Args:
-            segments: of one video, open, in order.
-            family: the loaded model that wrote them.
-            budget_tokens: to be loaded for a question at most.
             shares: of what a question is about, 0..1, rising, to be loaded if the budget allows;
                 each answers, and the likeliest answer counts.
             end_s: until when the last sample is on screen; None: as long as others usually are.
@@ -98,10 +94,8 @@ class Retriever:
         self._shares = shares
         self._name = name
         self._video = StoredVideo(segments, end_s=end_s)
-        text = arrange_text(self._video)
-        self._text_tokens = (
-            len(text.old) + self._video.text_behind.stop - self._video.text_behind.start
-        )
+        text, behind = arrange_text(self._video), self._video.text_behind
+        self._text_tokens = len(text.old) + behind.stop - behind.start
         self._question_position = text.next_position
         self._alone = PrefixAnswerer(
             load(self._video, text, family), family, next_position=text.next_position, name=name
@@ -133,11 +127,16 @@ class Retriever:
     def _answer(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedAnswer:
         before = self._video.read_bytes
         loads = self._loads_for(ids, max_new_tokens)
-        likelihood, answer = _likeliest(loads, question, max_new_tokens)
+        found: list[tuple[float, Answer]] = []
+        for one in loads:
+            exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))
+            (likelihood,) = one.answerer.log_likelihoods(exchanges)
+            found.append((likelihood, exchanges[0].answer))
+        likelihood, answer = max(found, key=itemgetter(0))
         return RetrievedAnswer(
             **vars(answer),
             samples=tuple(self._video.numbers(loads[-1].chosen)),
-            loaded_tokens=sum(load.tokens for load in loads),
+            loaded_tokens=sum(one.tokens for one in loads),
             index_bytes=self.index_bytes,
             rows_bytes=self._video.read_bytes - before,
             likelihood=likelihood,
@@ -183,10 +182,7 @@ class Retriever:
     def _fitting(
         self, best: list[StoredSample], room: int
     ) -> tuple[tuple[StoredSample, ...], Arranged | None]:
-        """As many of the best samples as take no more than `room` positions, in order of time.
-
-        Where they go is None if they are loaded already.
-        """
+        """As many of the best samples as fit, in order of time; not arranged if there already."""
         count = bisect_right(range(1, len(best) + 1), room, key=lambda n: self._end(best[:n]))
         for fewer in range(count, 0, -1):
             chosen = tuple(sorted(best[:fewer]))
@@ -204,23 +200,12 @@ class Retriever:
         return max(int(layout.positions.max()) + 1, *layout.next_position)
 
     def _load(self, chosen: tuple[StoredSample, ...], rows: Arranged) -> _Load:
+        numbers = torch.from_numpy(rows.number)
         answerer = PrefixAnswerer(
             load(self._video, rows, self._family),
             self._family,
             next_position=rows.next_position,
             name=self._name,
-            samples=RowSamples(
-                number=torch.from_numpy(rows.number), spans_s=self._video.spans_s(chosen)
-            ),
+            samples=RowSamples(number=numbers, spans_s=self._video.spans_s(chosen)),
         )
         return _Load(chosen=chosen, tokens=len(rows.old), end=rows.end, answerer=answerer)
-
-
-def _likeliest(loads: list[_Load], question: str, max_new_tokens: int) -> tuple[float, Answer]:
-    """Of the answers of all loads the one that its load makes likeliest, and how likely."""
-    found: list[tuple[float, Answer]] = []
-    for one in loads:
-        exchanges = list(one.answerer.converse([question], max_new_tokens=max_new_tokens))
-        (likelihood,) = one.answerer.log_likelihoods(exchanges)
-        found.append((likelihood, exchanges[0].answer))
-    return max(found, key=itemgetter(0))

@@ -41,22 +41,16 @@ class StoredVideo:
     """
 
     def __init__(self, segments: Sequence[CacheFile], *, end_s: float | None = None) -> None:
-        """Read the indices.
-
-        Args:
-            segments: of one video, open, in order.
-            end_s: until when the last sample is on screen; None: as long as others usually are.
-
-        Raises:
-            CacheFileError: an index is damaged.
-        """
+        """Read the indices of all segments of a video; `end_s` is as of `Retriever`."""
         self.segments = segments
         self.indices = [SampleIndex.read(segment) for segment in segments]
         self.read_bytes = sum(index.size_bytes for index in self.indices)
-        self.read_bytes += sum(map(_header_size, segments))
+        for segment in segments:  # its header
+            specs = tensor_specs(segment.header.shape).values()
+            self.read_bytes += segment.size_bytes - sum(spec.size_bytes for spec in specs)
         self.stored = [
-            StoredSample(segment, place)
-            for segment, index in enumerate(self.indices)
+            StoredSample(number, place)
+            for number, index in enumerate(self.indices)
             for place in range(len(index.stored))
         ]
         self.tokens = np.concatenate([index.tokens for index in self.indices])
@@ -85,11 +79,7 @@ class StoredVideo:
         return np.stack([of_segment[s][self.indices[s].stored[place]] for s, place in chosen])
 
     def pieces(self, chosen: Sequence[StoredSample]) -> list[Piece]:
-        """Where the rows of chosen samples are; what lies behind each other is one piece.
-
-        Args:
-            chosen: in order of time.
-        """
+        """Where the rows of samples chosen in order are; what lies in a row is one piece."""
         found: list[Piece] = []
         for tier in STORED_TIERS:
             for segment, place in chosen:
@@ -120,7 +110,7 @@ class StoredVideo:
         return CacheFileError(path, f"{problem}; batch verify names what is damaged")
 
     def _text_behind(self) -> Piece:
-        """Find the text behind all samples, which is stored with the last one."""
+        """The text behind all samples, which is stored with the last one."""
         segment, place = self.stored[-1]
         rows = self.indices[segment].rows(place, Tier.FP16)
         sample = self.table("sample", Piece(segment, Tier.FP16, rows.start, rows.stop))
@@ -131,8 +121,3 @@ class StoredVideo:
         rows = self.segments[piece.segment].read(name, first + piece.start, first + piece.stop)
         self.read_bytes += rows.nbytes
         return rows
-
-
-def _header_size(segment: CacheFile) -> int:
-    specs = tensor_specs(segment.header.shape).values()
-    return segment.size_bytes - sum(spec.size_bytes for spec in specs)

@@ -8,8 +8,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from batch.answering.answerer import Answer, PrefixAnswerer
 from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import Scope, check_fits, open_checked, open_writer, resolve
@@ -91,14 +89,10 @@ def open_cache(
 
     Args:
         path: a cache file, or a folder of segments.
-        settings: what of the video answers, and how long an answer may be.
         model: where that model is, or itself, loaded, to which the other arguments do not apply;
             None is where it was when the cache was written.
-        device: as torch names it, or "auto" to spread the model over all there are; None is
-            cuda if there is one, else cpu.
         dtype: floating point type to run in; None is the one of the prefill.
-        attention: what attends to the stored tiers.
-        offline: use only what is on this machine.
+        device, attention, offline: as of `ModelSettings`.
 
     Raises:
         CacheFileError: it is no cache, or damaged.
@@ -139,30 +133,23 @@ class VideoAnswerer:
         settings: AnswerSettings = _DEFAULTS,
         open_seconds: float = 0.0,
     ) -> None:
-        """Use the open segments of a video with the loaded model; `open_cache` gives both.
+        """Use the open segments of a video with the loaded model, as `open_cache` does.
 
         Args:
             path: what messages call the cache: its file or folder.
             open_seconds: what opening them took, for `loading`.
-
-        Raises:
-            CacheFileError: an index that is needed, or what the cache cost, is damaged.
-            ModelError: another model wrote the cache.
-            BatchError: nothing can be retrieved, since the cache has no index; or "whole" of
-                several segments.
         """
         check_fits(segments[0], family, path)
         started = time.perf_counter()
         self._settings = settings
-        self.scope = resolve(self._settings.scope, segments, path)
+        self.scope = resolve(settings.scope, segments, path)
         self._segments = segments
         self._family = family
         self._retriever: Retriever | None = None
         load_bytes = sum(segment.size_bytes for segment in segments)
         if self.scope == "retrieve":
-            budget_tokens = self._settings.budget_tokens
             self._retriever = Retriever(
-                segments, family, budget_tokens=budget_tokens, name=str(path)
+                segments, family, budget_tokens=settings.budget_tokens, name=str(path)
             )
             load_bytes = self._retriever.index_bytes
         self.loading = Loading(
@@ -214,24 +201,28 @@ class VideoAnswerer:
         Source: 78 needle questions about 6 drawn hours of 23 to 25 segments, demo model: 71 right.
         All rows of each segment, which are more than this model was trained on, gave 14 of 39.
         """
-        answers: list[list[Answer]] = [[] for _ in questions]
-        candidates: list[list[Candidate]] = [[] for _ in questions]
-        for segment, following in zip_longest(self._segments, self._segments[1:]):
-            whole = _time(segment, following)
-            if segment.header.shape.index_layers:
-                found = self._ask_about(segment, whole.stop_s, questions)
-            else:
-                found = self._ask_whole(segment, following, questions)
-            for number, (answer, likelihood) in enumerate(found):
-                answers[number].append(answer)
-                candidates[number].append(_candidate(segment, whole, answer, likelihood))
+        found: list[list[tuple[Answer, Candidate]]] = [[] for _ in questions]
+        times_s = [segment.array("sample.time_s") for segment in self._segments]
+        for segment, time_s, following_s in zip_longest(self._segments, times_s, times_s[1:]):
+            whole = TimeRange(start_s=float(time_s[0]), stop_s=end_of(time_s, following_s))
+            ask = self._ask_about if segment.header.shape.index_layers else self._ask_whole
+            answers = ask(segment, whole.stop_s, questions)
+            for pairs, (answer, likelihood) in zip(found, answers, strict=True):
+                candidate = Candidate(
+                    segment=segment.header.segment.number,
+                    time=whole,
+                    text=answer.text,
+                    complete=answer.complete,
+                    evidence=answer.evidence,
+                    likelihood=likelihood,
+                )
+                pairs.append((answer, candidate))
             segment.release()
-        return [_choose(*of_question) for of_question in zip(answers, candidates, strict=True)]
+        return [_choose(pairs) for pairs in found]
 
     def _ask_about(
         self, segment: CacheFile, end_s: float, questions: list[str]
     ) -> Iterator[tuple[Answer, float]]:
-        """Answers from what a segment holds of each question's matter, and how likely they are."""
         retriever = Retriever(
             [segment],
             self._family,
@@ -245,10 +236,9 @@ class VideoAnswerer:
             yield answer, answer.likelihood
 
     def _ask_whole(
-        self, segment: CacheFile, following: CacheFile | None, questions: list[str]
+        self, segment: CacheFile, end_s: float, questions: list[str]
     ) -> Iterator[tuple[Answer, float]]:
-        """Answers from all of a segment, and how likely they are."""
-        answerer = PrefixAnswerer.of_cache(segment, self._family, following)
+        answerer = PrefixAnswerer.of_cache(segment, self._family, end_s)
         limit, size = self._settings.max_new_tokens, self._settings.batch_size
         exchanges = list(answerer.converse(questions, max_new_tokens=limit, batch_size=size))
         for first in range(0, len(exchanges), size):
@@ -257,25 +247,7 @@ class VideoAnswerer:
             yield from zip(answers, answerer.log_likelihoods(batch), strict=True)
 
 
-def _time(segment: CacheFile, following: CacheFile | None) -> TimeRange:
-    """Of a whole segment, which has samples."""
-    time_s = segment.array("sample.time_s")
-    end_s = end_of(time_s, None if following is None else following.array("sample.time_s"))
-    return TimeRange(start_s=float(time_s[0]), stop_s=end_s)
-
-
-def _choose(answers: list[Answer], candidates: list[Candidate]) -> ChosenAnswer:
-    best = answers[int(np.argmax([candidate.likelihood for candidate in candidates]))]
+def _choose(found: list[tuple[Answer, Candidate]]) -> ChosenAnswer:
+    best, _ = max(found, key=lambda pair: pair[1].likelihood)
     common = {field.name: getattr(best, field.name) for field in fields(Answer)}
-    return ChosenAnswer(**common, candidates=tuple(candidates))
-
-
-def _candidate(segment: CacheFile, time: TimeRange, answer: Answer, likelihood: float) -> Candidate:
-    return Candidate(
-        segment=segment.header.segment.number,
-        time=time,
-        text=answer.text,
-        complete=answer.complete,
-        evidence=answer.evidence,
-        likelihood=likelihood,
-    )
+    return ChosenAnswer(**common, candidates=tuple(candidate for _, candidate in found))

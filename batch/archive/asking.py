@@ -14,11 +14,7 @@ from cachefmt import CacheFileError
 
 
 def choose_caches(store: Store, id: str | None) -> ProductFolder:
-    """The caches of an ID, or those that were asked for last.
-
-    Raises:
-        BatchError: there is none.
-    """
+    """The caches of an ID, or those that were asked for last; a BatchError if there are none."""
     found = [caches for caches in store.all_caches() if id in (None, caches.id)]
     if not found:
         what = "no caches" if id is None else f"no work {id}"
@@ -37,20 +33,11 @@ def load_model(
     attention: Attention,
     offline: bool,
 ) -> Family:
-    """Load the model that wrote caches.
-
-    Args:
-        model: where it is now; None is where it was.
-        device, dtype, attention: as of `ModelSettings`; a dtype of None is that of the caches.
-
-    Raises:
-        ModelError: it is not there, or cannot be loaded.
-    """
+    """Load the model that wrote caches, from where it was unless `model` says where it is now."""
     settings = caches.read_settings()
-    revision = None if model else settings["revision"]
     chosen = ModelSettings(
         name=model or settings["model"],
-        revision=revision,
+        revision=None if model else settings["revision"],
         offline=offline,
         device=device,
         dtype=dtype or settings["dtype"],
@@ -60,11 +47,7 @@ def load_model(
 
 
 def check_has_videos(store: Store, caches: ProductFolder, match: Sequence[str]) -> None:
-    """See that there is a video to ask, before a model is loaded for it.
-
-    Raises:
-        BatchError: no video is done, or none of those that are fits the patterns.
-    """
+    """Raise a BatchError if no video is to be asked, before a model is loaded for it."""
     rows = catalogue_rows(store, caches, ["status", "paths"])
     done = [row["paths"] for row in rows if row["status"] == "done"]
     if any(_is_chosen(paths, match) for paths in done):
@@ -92,10 +75,8 @@ def ask_archive(
 ) -> Iterator[dict[str, Any]]:
     """Ask all videos that are done; yields plain values of one video after the other.
 
-    A cache that cannot be used gives an "error" in place of "answers", and the others go on.
-
-    Args:
-        match: patterns of paths, as *.mkv; a video is asked if any fits; none: all are.
+    A cache that cannot be used gives an "error" in place of "answers", and the others go on. A
+    video is asked if one of its paths fits one of the patterns in `match`, or if there are none.
     """
     for row in catalogue_rows(store, caches):
         if row["status"] != "done" or not _is_chosen(row["paths"], match):
@@ -103,10 +84,10 @@ def ask_archive(
         found = {name: row[name] for name in ("video", "path", "cache")}
         try:
             with open_cache(store.root / row["cache"], model=family, settings=settings) as video:
-                answers = [answer.to_dict() for answer in video.ask_all(questions)]
-                yield {**found, "answers": answers}
+                found["answers"] = [answer.to_dict() for answer in video.ask_all(questions)]
         except (BatchError, CacheFileError) as error:
-            yield {**found, "error": str(error)}
+            found["error"] = str(error)
+        yield found
 
 
 def _is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -1,8 +1,7 @@
-"""What waits for a run: files for their turn, videos for analysis, videos for the model."""
+"""What waits for a run: videos for analysis, videos for the model."""
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
 
 from batch.archive.inventory import FileRow
 from batch.archive.request import Phase
@@ -11,52 +10,11 @@ from batch.archive.tally import Tally
 from batch.errors import Reason
 
 
-class FileQueue:
-    """Files in order of path become videos: each content once, under its first name.
-
-    Files are probed in parallel and out of order, but taken in order, so that which of several
-    copies gives a cache its name does not depend on what happened to be fast, or on a kill.
-    """
-
-    def __init__(self, rows: Iterable[FileRow], to_probe: frozenset[str]) -> None:
-        """Nothing is probed or taken yet.
-
-        Args:
-            rows: all files, in order of path.
-            to_probe: paths of those that must be probed first.
-        """
-        self._waiting = deque(rows)
-        self._unprobed = deque(row for row in self._waiting if row.path in to_probe)
-        self.to_probe = to_probe
-        self._probed: dict[str, FileRow] = {}
-        self._videos: set[str] = set()
-
-    def next_to_probe(self) -> FileRow | None:
-        """A file that nobody probes yet."""
-        return self._unprobed.popleft() if self._unprobed else None
-
-    def put_probed(self, row: FileRow) -> None:
-        """Take what a file was found to be."""
-        self._probed[row.path] = row
-
-    def take(self) -> Iterator[FileRow]:
-        """Rows whose turn it is: failures, and the first file of each video."""
-        while self._waiting:
-            row = self._waiting[0]
-            if row.path in self.to_probe:
-                if row.path not in self._probed:
-                    return
-                row = self._probed.pop(row.path)
-            self._waiting.popleft()
-            if row.kind == "video" and row.is_there and row.video not in self._videos:
-                self._videos.add(row.video)
-                yield row
-            elif row.kind == "failed":
-                yield row
-
-
 class Backlog:
-    """Videos to be analysed and to be prefilled, first in, first out, by what the records say."""
+    """Videos to be analysed and to be prefilled, first in, first out, by what the records say.
+
+    Without `manifests` only files are looked at, without `caches` nothing is prefilled.
+    """
 
     def __init__(
         self,
@@ -67,13 +25,6 @@ class Backlog:
         retry_failed: bool,
         tally: Tally,
     ) -> None:
-        """Read what is done and what failed; names only, but of a folder the record.
-
-        Args:
-            manifests: None if only files are looked at.
-            caches: None if nothing is prefilled.
-            retry_failed: do again from the beginning what failed.
-        """
         self.to_analyze: deque[FileRow] = deque()
         self.to_prefill: deque[tuple[FileRow, float]] = deque()
         """With the time of the monotonic clock since which it waits."""
@@ -84,21 +35,24 @@ class Backlog:
         self._done = set() if self._last is None else self._last.whole()
         self._manifests = set() if manifests is None else manifests.finished()
         self._sent_back: set[str] = set()
-        self._failed: dict[str, ProductFolder] = {}
-        for products in (manifests, caches):
-            if products is not None:
-                self._failed |= dict.fromkeys(products.ledger.failed(), products)
+        self._failed = {
+            video: products.ledger
+            for products in (manifests, caches)
+            if products is not None
+            for video in products.ledger.failed()
+        }
 
     def admit(self, row: FileRow) -> None:
         """Put a video where it belongs, or count it as done or failed."""
         if self._last is None:
             return
-        video, analyzes = row.video, self._phase.analyzes
-        failure = None if self._retry_failed else self._failure(video)
+        video, analyzes, failure = row.video, self._phase.analyzes, None
+        if video in self._failed and not self._retry_failed:
+            failure = self._failed[video].read_failed(video)  # None: another run did it since
         if video in self._done:
             self._tally.skipped += 1
         elif failure is not None:
-            self._tally.failed_before[failure] += 1
+            self._tally.failed_before[Reason(failure["reason"])] += 1
         elif video not in self._manifests and not analyzes:
             self._tally.not_analyzed += 1
         else:
@@ -108,12 +62,6 @@ class Backlog:
                 self.pass_on(row)
             else:
                 self.to_analyze.append(row)
-
-    def _failure(self, video: str) -> Reason | None:
-        """Why a video failed; None: it did not, or another run did it since."""
-        failed_in = self._failed.get(video)
-        record = None if failed_in is None else failed_in.ledger.read_failed(video)
-        return None if record is None else Reason(record["reason"])
 
     def pass_on(self, row: FileRow) -> bool:
         """Let a video with a manifest go on; False if this run does not prefill."""

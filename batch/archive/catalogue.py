@@ -21,41 +21,34 @@ from batch.archive.store import ProductFolder, Store
 from cachefmt.tiers import STORED_TIERS
 from jobs.atomic import write_atomic
 
+PHASES = ("analyze", "encode", "prefill")
+
+
+def _fields(kind: pa.DataType, *names: str, nullable: bool = True) -> list["pa.Field[Any]"]:
+    return [pa.field(name, kind, nullable=nullable) for name in names]
+
+
 SCHEMA = pa.schema(
     [
-        pa.field("video", pa.string()),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("paths", pa.list_(pa.string()), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("warning", pa.string()),
-        pa.field("video_bytes", pa.int64()),
-        pa.field("codec", pa.string()),
-        pa.field("width_px", pa.int32()),
-        pa.field("height_px", pa.int32()),
-        pa.field("duration_s", pa.float64()),
-        pa.field("samples", pa.int32()),
-        pa.field("stored_samples", pa.int32()),
-        pa.field("slots", pa.int64()),
-        *(pa.field(f"tokens_{tier.name.lower()}", pa.int64()) for tier in STORED_TIERS),
-        pa.field("block_samples", pa.int32()),
-        pa.field("manifest_bytes", pa.int64()),
-        pa.field("cache", pa.string()),
-        pa.field("segments", pa.int32()),
-        pa.field("cache_bytes", pa.int64()),
-        pa.field("fp16_kv_bytes", pa.int64()),
-        pa.field("compression", pa.float64()),
-        pa.field("analyze_seconds", pa.float64()),
-        pa.field("encode_seconds", pa.float64()),
-        pa.field("prefill_seconds", pa.float64()),
-        pa.field("host", pa.string()),
-        pa.field("finished", pa.string()),
-        pa.field("tool", pa.string()),
-        pa.field("torch", pa.string()),
-        pa.field("transformers", pa.string()),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("work", pa.string(), nullable=False),
+        *_fields(pa.string(), "video"),
+        *_fields(pa.string(), "path", nullable=False),
+        *_fields(pa.list_(pa.string()), "paths", nullable=False),
+        *_fields(pa.string(), "status", nullable=False),
+        *_fields(pa.string(), "reason", "message", "warning"),
+        *_fields(pa.int64(), "video_bytes"),
+        *_fields(pa.string(), "codec"),
+        *_fields(pa.int32(), "width_px", "height_px"),
+        *_fields(pa.float64(), "duration_s"),
+        *_fields(pa.int32(), "samples", "stored_samples"),
+        *_fields(pa.int64(), "slots", *(f"tokens_{tier.name.lower()}" for tier in STORED_TIERS)),
+        *_fields(pa.int32(), "block_samples"),
+        *_fields(pa.int64(), "manifest_bytes"),
+        *_fields(pa.string(), "cache"),
+        *_fields(pa.int32(), "segments"),
+        *_fields(pa.int64(), "cache_bytes", "fp16_kv_bytes"),
+        *_fields(pa.float64(), "compression", *(f"{phase}_seconds" for phase in PHASES)),
+        *_fields(pa.string(), "host", "finished", "tool", "torch", "transformers"),
+        *_fields(pa.string(), "model", "work", nullable=False),
     ]
 )
 """Columns; README.md beside this file says what they mean."""
@@ -67,17 +60,11 @@ _STATE_KEY = b"sali-cache.state"
 def catalogue_rows(
     store: Store, caches: ProductFolder, columns: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for each video, and for each file that was to be one.
+    """A row for each video, and for each file that was to be one, with at least these columns.
 
     Status is "done", "failed", "analyzed" (a manifest, no cache yet), "pending" (neither), or
     "gone": done, but no file of the archive holds it any more. Read from the catalogue if nothing
     happened since it was written, else from the records.
-
-    Args:
-        columns: those wanted; there may be more.
-
-    Raises:
-        RecordError: a record is damaged.
     """
     path = store.catalogue(caches.id)
     if not _is_fresh(path, _state(store, caches)):
@@ -93,8 +80,8 @@ def write_catalogue(store: Store, caches: ProductFolder, staging: Path) -> None:
     path, state = store.catalogue(caches.id), _state(store, caches)
     if _is_fresh(path, state):
         return
-    sink, schema = io.BytesIO(), SCHEMA.with_metadata({_STATE_KEY: state})
-    rows = _rows_of_records(store, caches)
+    sink, rows = io.BytesIO(), _rows_of_records(store, caches)
+    schema = SCHEMA.with_metadata({_STATE_KEY: state})
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             writer.write_table(pa.Table.from_pylist(some, SCHEMA))
@@ -120,42 +107,38 @@ def _is_fresh(path: Path, state: bytes) -> bool:
 
 
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
+    """Of each video and each file that failed, in order of path; then of what is gone."""
     settings = caches.read_settings()
     states = _States(store.manifests(settings["analysis"]), caches)
-    for row in states.rows(Inventory.read(store.files)):
-        cache = None
+    for row in states.rows(Inventory.read(store.files).there()):
         if row["status"] in ("done", "gone"):
-            cache = str(caches.product(row["video"]).relative_to(store.root))
-        yield {**row, "cache": cache, "model": settings["model"], "work": caches.id}
+            row["cache"] = str(caches.product(row["video"]).relative_to(store.root))
+        yield {"cache": None, **row, "model": settings["model"], "work": caches.id}
 
 
 class _States:
     """What the records of manifests and caches say of each video."""
 
     def __init__(self, manifests: ProductFolder, caches: ProductFolder) -> None:
-        self._manifests = manifests
-        self._caches = caches
-        self._done = caches.finished()
-        self._analyzed = manifests.finished()
-        self._failed = {
-            video: products
-            for products in (manifests, caches)
-            for video in products.ledger.failed()
-        }
+        self._caches, self._manifests = caches.ledger, manifests.ledger
+        self._done, self._analyzed = caches.finished(), manifests.finished()
+        ledgers = (self._manifests, self._caches)
+        self._failed = {video: ledger for ledger in ledgers for video in ledger.failed()}
 
-    def rows(self, inventory: Inventory) -> Iterator[dict[str, Any]]:
-        """A row for each video and each file that failed, in order of path; then what is gone."""
+    def rows(self, files: list[FileRow]) -> Iterator[dict[str, Any]]:
         together: dict[str, list[str]] = defaultdict(list)
-        there = inventory.there()
-        for file in there:
+        for file in files:
             if file.kind == "video":
                 together[file.video].append(_text(file.path))
         gone = self._done - together.keys()
-        for file in there:
+        for file in files:
             if file.kind == "video" and (paths := together.pop(file.video, None)):
                 yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
             elif file.kind == "failed":
-                yield _failed_file(file)
+                path = _text(file.path)
+                failure = {"reason": file.reason, "message": file.message}
+                size = {"video_bytes": file.stat.size_bytes}
+                yield {"path": path, "paths": [path], "status": "failed", **failure, **size}
         for video in sorted(gone):
             record = self._done_record(video)
             yield {"video": video, **record, "status": "gone", "path": _text(record["path"])}
@@ -164,30 +147,16 @@ class _States:
         video = file.video
         if video in self._done:
             return {**self._done_record(video), "status": "done"}
-        if video in self._failed:
-            record = self._failed[video].ledger.read_failed(video)
-            if record is not None:
-                return {**record, **file.public_facts, "status": "failed"}
+        if video in self._failed and (record := self._failed[video].read_failed(video)):
+            return {**record, **file.public_facts, "status": "failed"}
         if video in self._analyzed:
-            return {**self._manifests.ledger.read_done(video), "status": "analyzed"}
+            return {**self._manifests.read_done(video), "status": "analyzed"}
         return {**file.public_facts, "status": "pending"}
 
     def _done_record(self, video: str) -> dict[str, Any]:
-        record = self._caches.ledger.read_done(video)
+        record = self._caches.read_done(video)
         compression = record["fp16_kv_bytes"] / record["cache_bytes"]
         return {**record, "compression": compression, "paths": []}
-
-
-def _failed_file(file: FileRow) -> dict[str, Any]:
-    path = _text(file.path)
-    return {
-        "path": path,
-        "paths": [path],
-        "status": "failed",
-        "reason": file.reason,
-        "message": file.message,
-        "video_bytes": file.stat.size_bytes,
-    }
 
 
 def _text(path: str) -> str:

@@ -27,14 +27,16 @@ _NO_VIDEO = (Reason.NOT_VIDEO, Reason.NO_PICTURE, Reason.EMPTY)
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What is there now."""
+    """What is there now.
+
+    - rows: in order of path.
+    - to_probe: paths of files that must be opened to know what they are.
+    - unreadable: folders whose files are unknown; what was known of them stands.
+    """
 
     rows: list[FileRow]
-    """In order of path."""
     to_probe: frozenset[str]
-    """Paths of files that must be opened to know what they are."""
     unreadable: list[str]
-    """Folders whose files are unknown; what was known of them stands."""
 
 
 def scan_archive(
@@ -60,39 +62,30 @@ def scan_archive(
         BatchError: there is not one file.
     """
     unreadable: list[str] = []
-    is_empty, found = True, {}
-    for path, stat in _walk(str(archive), str(skip), unreadable):
-        is_empty = False
-        if shard.owns_name(path):
-            found[path] = stat
-    if is_empty and not unreadable:
+    everything = dict(_walk(str(archive), str(skip), unreadable))
+    if not everything and not unreadable:
         raise BatchError(f"{archive}: not one file; is it mounted?")
+    found = {path: stat for path, stat in everything.items() if shard.owns_name(path)}
     gone = _gone(archive, inventory, shard, found, unreadable)
     moved = {row.stat: row for row in gone if row.kind != "new"}
     changed = [replace(row, is_there=False) for row in gone if row.is_there]
     rows, to_probe = [], set()
     for path, stat in sorted(found.items()):
-        row = _known(inventory.rows.get(path), moved.get(stat), path, stat)
+        known = inventory.rows.get(path)
+        if known is None or known.stat != stat:
+            row = replace(moved.get(stat, FileRow(path=path, stat=stat)), path=path, is_there=True)
+        else:
+            row = known if known.is_there else replace(known, is_there=True)
         rows.append(row)
-        if row != inventory.rows.get(path):
+        if row != known:
             changed.append(row)
-        if row.kind == "new" or rehash or (row.kind == "failed" and _may_do(row, retry_failed)):
+        # A file that could not be read need not change to be readable.
+        is_readable = row.reason is Reason.UNREADABLE and os.access(path, os.R_OK)
+        is_again = row.kind == "failed" and (retry_failed or is_readable)
+        if row.kind == "new" or rehash or is_again:
             to_probe.add(path)
     inventory.note(*changed)
     return Scan(rows=rows, to_probe=frozenset(to_probe), unreadable=unreadable)
-
-
-def _known(row: FileRow | None, moved: FileRow | None, path: str, stat: Stat) -> FileRow:
-    if row is not None and row.stat == stat:
-        return row if row.is_there else replace(row, is_there=True)
-    if moved is not None:
-        return replace(moved, path=path, is_there=True)
-    return FileRow(path=path, stat=stat)
-
-
-def _may_do(failed: FileRow, retry_failed: bool) -> bool:
-    """Whether to try again: a file that could not be read need not change to be readable."""
-    return retry_failed or (failed.reason is Reason.UNREADABLE and os.access(failed.path, os.R_OK))
 
 
 def _gone(
@@ -101,13 +94,13 @@ def _gone(
     """Known files of this archive and shard that are not there, now or for long."""
     hidden = tuple(os.path.join(folder, "") for folder in unreadable)
     inside = os.path.join(archive, "")
-    candidates = [row for path, row in inventory.rows.items() if path not in found]
     return [
         row
-        for row in candidates
-        if row.path.startswith(inside)
-        and not row.path.startswith(hidden)
-        and shard.owns_name(row.path)
+        for path, row in inventory.rows.items()
+        if path not in found
+        and path.startswith(inside)
+        and not path.startswith(hidden)
+        and shard.owns_name(path)
     ]
 
 
@@ -126,36 +119,28 @@ def _walk(archive: str, skip: str, unreadable: list[str]) -> Iterator[tuple[str,
             if entry.name.startswith("."):
                 continue
             if not entry.is_dir(follow_symlinks=False):
-                yield from _file(entry)
+                with suppress(FileNotFoundError):  # it vanished this moment
+                    stat = _stat_of_entry(entry)
+                    if not S_ISDIR(stat.st_mode):  # a link to a folder
+                        yield entry.path, Stat.of(stat)
             elif entry.path != skip:
                 folders.append(entry.path)
 
 
-def _file(entry: "os.DirEntry[str]") -> Iterator[tuple[str, Stat]]:
-    """One file, or none: a link to a folder."""
+def _stat_of_entry(entry: "os.DirEntry[str]") -> os.stat_result:
     try:
-        found = entry.stat()
-    except OSError:  # broken, a loop, or out of reach: it is reported as a file
-        with suppress(FileNotFoundError):  # unless it vanished this moment
-            yield entry.path, Stat.of(entry.stat(follow_symlinks=False))
-        return
-    if not S_ISDIR(found.st_mode):
-        yield entry.path, Stat.of(found)
+        return entry.stat()
+    except OSError:  # a link that is broken, a loop, or out of reach: it is reported as a file
+        return entry.stat(follow_symlinks=False)
 
 
 def probe_file(row: FileRow, progress: Progress) -> FileRow:
-    """Open a file, decode its first frame and digest it.
-
-    What cannot be used is a failure only if its name is a video's.
-
-    Args:
-        progress: as of `probe`.
-    """
+    """Open a file, decode its first frame and digest it."""
     path = Path(row.path)
     blank = replace(row, kind="new", facts=None, reason=None, message=None)
     try:
         info = probe(path, progress=progress)
-        if _stat(path) != row.stat:
+        if not is_unchanged(row):
             raise VideoError(f"{path}: it changes while it is read", Reason.CHANGING)
     except VideoError as error:
         return failed_row(blank, error.reason, str(error))
@@ -165,7 +150,7 @@ def probe_file(row: FileRow, progress: Progress) -> FileRow:
 
 
 def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
-    """The row of a file that cannot be used."""
+    """The row of a file that cannot be used; a failure only if its name is a video's."""
     if not os.path.lexists(row.path):
         return replace(row, is_there=False)
     if reason in _NO_VIDEO and not row.path.lower().endswith(VIDEO_SUFFIXES):
@@ -175,11 +160,7 @@ def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
 
 def is_unchanged(row: FileRow) -> bool:
     """Whether a file is still the one that was looked at."""
-    return _stat(Path(row.path)) == row.stat
-
-
-def _stat(path: Path) -> Stat | None:
     try:
-        return Stat.of(path.stat())
+        return Stat.of(os.stat(row.path)) == row.stat
     except OSError:
-        return None
+        return False

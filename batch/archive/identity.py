@@ -18,6 +18,7 @@ import batch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
+from batch.archive.store import ProductFolder, Store
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from cachefmt import FormatVersion
@@ -47,10 +48,7 @@ class IndexSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A checkpoint's identity, and how it is run.
-
-    `weights_sha256` and what follows are None if only an analysis was asked for.
-    """
+    """A checkpoint's identity and how it is run; from the weights on None for an analysis alone."""
 
     name: str
     revision: str | None
@@ -62,80 +60,64 @@ class ModelFacts:
     dtype: str | None
     block_samples: int | None
 
-    def to_json(self) -> str:
-        return json.dumps({**self.__dict__, "geometry": _rule_facts(self.geometry)}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        facts = json.loads(text)
-        geometry = facts.pop("geometry")
-        return cls(geometry=_RULES[geometry.pop("rule")](**geometry), **facts)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProductSpec:
-    """All that decides the content of one kind of product, and the ID that it is known by.
+class Products:
+    """What is made of every video, and where it goes.
 
-    `about` is for people and changes nothing: what the model was called.
+    `caches` is None if only analysis was asked for. IDs are digests of all that decides the
+    content; what the model was called is for people and changes nothing.
     """
-
-    settings: Mapping[str, Any]
-    about: Mapping[str, Any]
-
-    @property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits."""
-        text = json.dumps(self.settings, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.about, **self.settings}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProductSpecs:
-    """What is made of every video; `caches` is None if only analysis was asked for."""
 
     analysis: AnalysisSettings
     rule: GeometryRule
-    manifests: ProductSpec
-    caches: ProductSpec | None
+    manifests: ProductFolder
+    caches: ProductFolder | None
+    settings: tuple[tuple[ProductFolder, Mapping[str, Any]], ...]
 
     @classmethod
-    def of(cls, chosen: IndexSettings, model: ModelFacts) -> Self:
-        """Put the chosen settings and a model together."""
+    def of(cls, chosen: IndexSettings, model: ModelFacts, store: Store) -> Self:
         about = {"model": model.name, "revision": model.revision}
-        geometry = _rule_facts(model.geometry)
-        settings = {
+        decided: dict[str, Any] = {
             **asdict(chosen.analysis),
-            "geometry": geometry,
+            "geometry": _rule_facts(model.geometry),
             "manifest_version": MANIFEST_VERSION,
         }
-        manifests = ProductSpec(settings=settings, about=about)
-        caches = None
+        manifests, caches = store.manifests(_digest(decided)), None
+        settings = [(manifests, about | decided)]
         if model.weights_sha256 is not None:
-            settings = _cache_settings(chosen.cache, model, manifests.id)
-            caches = ProductSpec(settings=settings, about=about)
+            version = FormatVersion()
+            decided = {
+                **asdict(chosen.cache),
+                "analysis": manifests.id,
+                "config_sha256": model.config_sha256,
+                "weights_sha256": model.weights_sha256,
+                "processor_sha256": model.processor_sha256,
+                "chat_template_sha256": model.chat_template_sha256,
+                "dtype": model.dtype,
+                "block_samples": model.block_samples,
+                "format": f"{version.major}.{version.minor}",
+            }
+            caches = store.caches(_digest(decided))
+            settings.append((caches, about | decided))
         return cls(
-            analysis=chosen.analysis, rule=model.geometry, manifests=manifests, caches=caches
+            analysis=chosen.analysis,
+            rule=model.geometry,
+            manifests=manifests,
+            caches=caches,
+            settings=tuple(settings),
         )
 
+    def write_settings(self, staging: Path) -> None:
+        """Write down in each folder what its ID stands for."""
+        for folder, settings in self.settings:
+            folder.write_settings(settings, staging)
 
-def _cache_settings(chosen: CacheSettings, model: ModelFacts, analysis: str) -> dict[str, Any]:
-    version = FormatVersion()
-    return {
-        "analysis": analysis,
-        "config_sha256": model.config_sha256,
-        "weights_sha256": model.weights_sha256,
-        "processor_sha256": model.processor_sha256,
-        "chat_template_sha256": model.chat_template_sha256,
-        "dtype": model.dtype,
-        "positions": chosen.positions,
-        "pointers": chosen.pointers,
-        "timestamps": chosen.timestamps,
-        "block_samples": model.block_samples,
-        "format": f"{version.major}.{version.minor}",
-    }
+
+def _digest(value: Any) -> str:
+    """Sixteen hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
@@ -143,49 +125,42 @@ def _rule_facts(rule: GeometryRule) -> dict[str, Any]:
 
 
 class ModelFactsStore:
-    """Facts of the models that were asked before, in a folder."""
+    """Facts of a model that was asked before, in a folder, which need not exist.
+
+    `device` is as the person named it; `weights`: whether their identity is needed.
+    """
 
     def __init__(
         self, folder: Path, settings: IndexSettings, *, device: str | None, weights: bool
     ) -> None:
-        """Look for the model's files.
-
-        Args:
-            folder: need not exist.
-            device: as the person named it; None is the best there is.
-            weights: whether their identity is needed.
-        """
         files = _files_of(settings.model.name)
-        self._path = None
-        if files is not None:
-            text = json.dumps([files, _circumstances(settings, device, weights)], sort_keys=True)
-            self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        circumstances = _circumstances(settings, device, weights)
+        self._path = None if files is None else folder / f"{_digest([files, circumstances])}.json"
 
     def read(self) -> ModelFacts | None:
-        """The facts, if this model was asked before and nothing changed.
-
-        Raises:
-            RecordError: the file that holds them is damaged.
-        """
+        """The facts, if this model was asked before and nothing changed."""
         if self._path is None or not self._path.exists():
             return None
         try:
-            return ModelFacts.from_json(self._path.read_text())
+            facts = json.loads(self._path.read_text())
+            geometry = facts.pop("geometry")
+            rule = _RULES[geometry.pop("rule")](**geometry)
+            return ModelFacts(geometry=rule, **facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(
                 f"{self._path}: no facts of a model ({error}); remove it, and it is asked again"
             ) from error
 
     def write(self, facts: ModelFacts, staging: Path) -> None:
-        """Write them down; those of a model on the hub are asked for every time."""
+        """Write them down, unless they are of a model on the hub, which is asked every time."""
         if self._path is not None and not self._path.exists():
-            write_atomic(self._path, f"{facts.to_json()}\n".encode(), staging)
+            values = {**facts.__dict__, "geometry": _rule_facts(facts.geometry)}
+            write_atomic(self._path, f"{json.dumps(values, sort_keys=True)}\n".encode(), staging)
 
 
 def _files_of(model: str) -> list[Any] | None:
     """What changes when a checkpoint does, without reading it; None: it is on the hub."""
-    bundled = Path(batch.__file__).parent / "models" / "demo"
-    folder = bundled if model == "demo" else Path(model)
+    folder = Path(batch.__file__).parent / "models/demo" if model == "demo" else Path(model)
     if not folder.is_dir():
         return None
     files = sorted(file for file in folder.iterdir() if file.is_file())

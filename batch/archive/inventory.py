@@ -85,11 +85,7 @@ class FileRow:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read one back.
-
-        Raises:
-            KeyError, TypeError, ValueError: no row, or one of another version of the tool.
-        """
+        """Read one back; KeyError, TypeError, ValueError: no row, or one of another version."""
         values = json.loads(text)
         values["stat"] = Stat(*values["stat"])
         if "facts" in values:
@@ -116,12 +112,7 @@ class Inventory:
 
     @classmethod
     def read(cls, folder: Path, run: str | None = None) -> Self:
-        """Read what all runs have found so far.
-
-        Args:
-            folder: where the rows are; need not exist.
-            run: name of the journal for what this run finds; None: it only reads.
-        """
+        """Read what all runs have found so far; `run` names the journal of one that finds more."""
         while True:
             try:
                 rows = {row.path: row for part in _parts(folder) for row in _read(part)}
@@ -147,13 +138,7 @@ class Inventory:
 
 
 def fold(root: Path, folder: Path, run: str, staging: Path) -> None:
-    """Make one file of all journals but those of other live runs; needs the root's lock.
-
-    Args:
-        root: the folder that runs share.
-        folder: where the rows are.
-        run: name of the own journal.
-    """
+    """Make one file of all journals but those of other live runs; needs the root's lock."""
     others = {other.id for other in live_runs(root)} - {run}
     parts = [part for part in _parts(folder) if part.stem not in others]
     base = folder / f"{_BASE}{_SUFFIX}"

@@ -5,17 +5,17 @@ run's own folder only, so dropping what is under way leaves nothing where others
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batch.archive.backlog import Backlog, FileQueue
-from batch.archive.discovery import failed_row
-from batch.archive.identity import ProductSpecs
+from batch.archive.backlog import Backlog
+from batch.archive.discovery import Scan, failed_row
+from batch.archive.identity import Products
 from batch.archive.inventory import FileRow, Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
-from batch.archive.tasks import Analyze, Load, Prefill, Probe
+from batch.archive.workers import Analyze, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
 from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError
@@ -40,50 +40,65 @@ _NOT_TO_BLAME = (
 """That so many videos in a row end like this is the fault of a device or a model."""
 
 
-@dataclass
 class ProbeStep:
-    """Files to be opened; what they are goes to the inventory."""
+    """Files to be opened; those that are videos go on in order of path, each content once.
 
-    queue: FileQueue
-    inventory: Inventory
-    backlog: Backlog
-    recorder: Recorder
+    Files are probed in parallel and out of order, but taken in order, so that which of several
+    copies gives a cache its name does not depend on what happened to be fast, or on a kill.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, scan: Scan, inventory: Inventory, backlog: Backlog, recorder: Recorder
+    ) -> None:
+        self._waiting = deque(scan.rows)
+        self._unprobed = deque(row for row in scan.rows if row.path in scan.to_probe)
+        self._to_probe = scan.to_probe
+        self._probed: dict[str, FileRow] = {}
+        self._videos: set[str] = set()
+        self._inventory = inventory
+        self._backlog = backlog
+        self._recorder = recorder
         self._admit()
 
     def next(self) -> Probe | None:
-        row = self.queue.next_to_probe()
-        return None if row is None else Probe(row=row)
+        return Probe(row=self._unprobed.popleft()) if self._unprobed else None
 
     def ended(self, result: Result) -> None:
-        """Note what a file is, and let those go on whose turn it is."""
         if isinstance(result, Finished):
             row = result.value
         else:
             row = failed_row(result.task.row, *reason_of(result))
-        self.inventory.note(row)
-        self.recorder.tally.probed += 1
-        self.queue.put_probed(row)
+        self._inventory.note(row)
+        self._recorder.tally.probed += 1
+        self._probed[row.path] = row
         self._admit()
 
     def _admit(self) -> None:
-        """Pass on, in order of path, what is known."""
-        for row in self.queue.take():
-            if row.kind == "video":
-                self.backlog.admit(row)
-            elif row.path in self.queue.to_probe:
-                self.recorder.count_failed(row.path, *_failure(row))
-            else:
-                self.recorder.tally.failed_before[_failure(row)[0]] += 1
+        """Pass on rows whose turn it is: the first file of each video, and failures."""
+        while self._waiting:
+            row = self._waiting[0]
+            is_probed_now = row.path in self._to_probe
+            if is_probed_now:
+                if row.path not in self._probed:
+                    return
+                row = self._probed.pop(row.path)
+            self._waiting.popleft()
+            if row.kind == "video" and row.is_there and row.video not in self._videos:
+                self._videos.add(row.video)
+                self._backlog.admit(row)
+            elif row.kind == "failed":
+                reason = row.reason or Reason.UNEXPECTED
+                if is_probed_now:
+                    self._recorder.count_failed(row.path, reason, row.message or "")
+                else:
+                    self._recorder.tally.failed_before[reason] += 1
 
 
 @dataclass
 class AnalyzeStep:
     """Videos to be analysed; they go on to be prefilled, if this run does that."""
 
-    specs: ProductSpecs
-    manifests: ProductFolder
+    products: Products
     backlog: Backlog
     recorder: Recorder
 
@@ -93,32 +108,27 @@ class AnalyzeStep:
         row = self.backlog.to_analyze.popleft()
         return Analyze(
             row=row,
-            rule=self.specs.rule,
-            settings=self.specs.analysis,
+            rule=self.products.rule,
+            settings=self.products.analysis,
             staged=self.recorder.staging / f"{row.video}.parquet",
             allowance=self.recorder.space.allowance(),
         )
 
     def ended(self, result: Result) -> None:
-        """Keep the manifest, or record why there is none.
-
-        Raises:
-            NoSpaceError: it has no room.
-        """
         row, tally = result.task.row, self.recorder.tally
         if not isinstance(result, Finished):
-            self.recorder.fail(self.manifests, row, *reason_of(result))
+            self.recorder.fail(self.products.manifests, row, *reason_of(result))
         elif result.value is None:
             tally.given_up += 1
             self.recorder.listener.warned(f"{row.path}: it changed since; the next run looks again")
         else:
             facts, staged = result.value.facts, result.task.staged
             tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
-            record = self.recorder.commit(self.manifests, row, staged, facts)
+            record = self.recorder.commit(self.products.manifests, row, staged, facts)
             if facts["warning"] is not None:
                 self.recorder.listener.warned(f"{row.path}: {facts['warning']}")
             if not self.backlog.pass_on(row):
-                self.recorder.finish(self.manifests, row, record)
+                self.recorder.finish(self.products.manifests, row, record)
 
 
 @dataclass
@@ -154,27 +164,19 @@ class PrefillStep:
         )
 
     def ended(self, worker: Worker, result: Result) -> None:
-        """Keep the cache, or record why there is none.
-
-        Raises:
-            NoSpaceError: it has no room.
-            BatchError: not the video is to blame, but the model or the device.
-        """
-        if isinstance(result.task, Load):
-            self._loaded(worker, result)
+        """Keep the cache, or record why there is none; an error is not the video's fault."""
+        if isinstance(result, Finished) and isinstance(result.task, Load):
+            self._free_since[worker] = time.monotonic()
         elif isinstance(result, Finished):
             self._keep(worker, result)
+        elif isinstance(result.task, Load):
+            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
         else:
             self._free_since.pop(worker, None)
             if isinstance(result, Raised) and isinstance(result.error, ManifestError):
                 self._analyze_again(worker, result)
             else:
                 self._refuse(worker, result)
-
-    def _loaded(self, worker: Worker, result: Result) -> None:
-        if not isinstance(result, Finished):
-            raise ModelError(f"the model cannot be loaded: {reason_of(result)[1]}")
-        self._free_since[worker] = time.monotonic()
 
     def _keep(self, worker: Worker, result: Finished) -> None:
         task, value, tally = result.task, result.value, self.recorder.tally
@@ -188,8 +190,7 @@ class PrefillStep:
         if task.staged.exists():
             record = self.recorder.commit(self.caches, task.row, task.staged, facts)
         else:
-            size_bytes = facts["cache_bytes"]
-            record = self.recorder.commit_folder(self.caches, task.row, facts, size_bytes)
+            record = self.recorder.commit_folder(self.caches, task.row, facts, facts["cache_bytes"])
         self.recorder.finish(self.caches, task.row, record)
 
     def _analyze_again(self, worker: Worker, result: Raised) -> None:
@@ -219,17 +220,11 @@ class PrefillStep:
             )
 
 
-def _failure(row: FileRow) -> tuple[Reason, str]:
-    return row.reason or Reason.UNEXPECTED, row.message or ""
-
-
 @dataclass(kw_only=True)
 class Pipeline:
     """One run's work, from files to caches; a step that is None is not this run's.
 
-    - videos: probes and analyses.
-    - models: prefills.
-    - tick: called twice a second and after each result.
+    `videos` probe and analyse, `models` prefill; `tick` is called twice a second at least.
     """
 
     backlog: Backlog
@@ -247,9 +242,7 @@ class Pipeline:
     def run(self, stop: Stop) -> None:
         """Work until all is done, or until the request to stop.
 
-        Raises:
-            NoSpaceError: disk or quota are full; what was under way is finished if it had room.
-            BatchError: not a video is to blame, but the model or the device.
+        Without room (NoSpaceError), what is under way is finished first, if it has some.
         """
         while True:
             self._feed(stop)
@@ -269,9 +262,9 @@ class Pipeline:
 
     def _is_over(self, stop: Stop) -> bool:
         """Whether nothing is under way, or only models are loaded that nobody needs any more."""
-        tasks = [*self.videos.tasks, *self.models.tasks]
-        is_loading_only = all(isinstance(task, Load) for task in tasks)
-        return is_loading_only and (self._is_ending(stop) or not self.backlog.to_prefill)
+        if not self._is_ending(stop) and self.backlog.to_prefill:
+            return False
+        return all(isinstance(task, Load) for task in (*self.videos.tasks, *self.models.tasks))
 
     def _is_ending(self, stop: Stop) -> bool:
         return stop.is_asked or self._no_space is not None
@@ -280,20 +273,14 @@ class Pipeline:
         if self._is_ending(stop):
             return
         if self.prefill is not None and (self.backlog.to_analyze or self.backlog.to_prefill):
-            self._feed_models(self.prefill)
-        while self.videos.is_free:
-            task = self._next_for_processor()
-            if task is None:
-                return
-            self.videos.submit(task)
-
-    def _feed_models(self, prefill: PrefillStep) -> None:
-        if not self._is_loading:
-            self._is_loading = True
-            for worker in self.models.workers:
-                worker.submit(Load())
-        while self.models.is_free and (task := prefill.next()) is not None:
-            self.models.submit(task)
+            if not self._is_loading:
+                self._is_loading = True
+                for worker in self.models.workers:
+                    worker.submit(Load())
+            while self.models.is_free and (task := self.prefill.next()) is not None:
+                self.models.submit(task)
+        while self.videos.is_free and (work := self._next_for_processor()) is not None:
+            self.videos.submit(work)
 
     def _next_for_processor(self) -> Analyze | Probe | None:
         """Analysis first, for the model waits for it; probing when enough is ahead."""

@@ -5,11 +5,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from batch.analysis.manifest import Manifest
-from batch.archive.identity import IndexSettings, ModelFacts
-from batch.archive.tasks import Describe, Prefill, Staged
+from batch.archive.identity import ModelFacts
+from batch.archive.workers import Describe, Prefill, Staged
 from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
@@ -19,15 +17,11 @@ from jobs.workers import Progress
 
 
 def describe(task: Describe) -> ModelFacts:
-    """Look at a model without loading its weights.
-
-    Raises:
-        ModelError: the model cannot be used, or not on this device.
-    """
-    chosen, cache = task.settings.model, task.settings.cache
+    """Look at a model without loading its weights."""
+    cache = task.settings.cache
     # Who only analyses may do so without the device that prefills.
     device = task.device if task.weights else "cpu"
-    model = open_model(replace(chosen, device=device))
+    model = open_model(replace(task.settings.model, device=device))
     if cache.timestamps:
         model.family.use_timestamps()
     checkpoint = model.family.checkpoint
@@ -44,47 +38,20 @@ def describe(task: Describe) -> ModelFacts:
     )
 
 
-class Prefiller:
-    """A model on one device."""
-
-    def __init__(self, settings: IndexSettings, *, device: str | None, threads: int) -> None:
-        """Open the checkpoint; its weights wait for `load` or the first prefill.
-
-        Raises:
-            ModelError: the model cannot be used, or not on this device.
-        """
-        torch.set_num_threads(threads)
-        self._maker = CacheMaker(replace(settings.model, device=device), settings.cache)
-
-    def load(self) -> None:
-        """Load the weights.
-
-        Raises:
-            ModelError: they are missing or damaged.
-        """
-        self._maker.load()
-
-    def prefill(self, task: Prefill, progress: Progress = lambda: None) -> Staged:
-        """Write a cache; a file stays in its temporary place, segments go to their folder.
-
-        Args:
-            progress: called when the weights are loaded and behind each block.
-
-        Raises:
-            BatchError, JobError, CacheFileError, MemoryError: as of `CacheMaker.make`.
-        """
-        began = time.monotonic()
-        destination = Destination(
-            file=task.target, folder=task.segments, existing="repair", staged=task.staged
-        )
-        made = self._maker.make(
-            Manifest.read(task.manifest),
-            destination,
-            room=task.allowance,
-            report=lambda samples: progress(),
-        )
-        facts = _facts(made, destination)
-        return Staged(facts=facts, began_s=began, ended_s=time.monotonic())
+def prefill(maker: CacheMaker, task: Prefill, progress: Progress) -> Staged:
+    """Write a cache; a file stays in its temporary place, segments go to their folder."""
+    began_s = time.monotonic()
+    destination = Destination(
+        file=task.target, folder=task.segments, existing="repair", staged=task.staged
+    )
+    made = maker.make(
+        Manifest.read(task.manifest),
+        destination,
+        room=task.allowance,
+        report=lambda samples: progress(),
+    )
+    facts = _facts(made, destination)
+    return Staged(facts=facts, began_s=began_s, ended_s=time.monotonic())
 
 
 def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:

@@ -18,13 +18,12 @@ from jobs.errors import NoSpaceError
 
 
 class Listener(Protocol):
-    """Who wants to know what happens."""
+    """Who wants to know what happens in a run."""
 
     def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None:
         """The last file that was asked for of a video is there."""
 
-    def failed(self, path: str, reason: Reason, message: str) -> None:
-        """A video failed just now."""
+    def failed(self, path: str, reason: Reason, message: str) -> None: ...
 
     def warned(self, message: str) -> None:
         """Something is odd, but nothing failed."""
@@ -66,35 +65,26 @@ class Recorder:
     def commit_folder(
         self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
     ) -> dict[str, Any]:
-        """Record a folder whose files have their names already; returns the record.
-
-        Args:
-            size_bytes: of all files.
+        """Record a folder whose files, of `size_bytes`, have their names; returns the record.
 
         Raises:
             NoSpaceError: other files took its room meanwhile; only the segments that fit stay, and
                 the next run goes on with them.
         """
         self.space.measure_again()  # it may have counted some of these files
-        dropped_bytes = self._drop_beyond_quota(products.folder_of(row.video))
-        self.space.allowance().check_quota(dropped_bytes)
-        return self._record(products, row, facts, size_bytes)
-
-    def _drop_beyond_quota(self, folder: Path) -> int:
-        """Remove segments, the last first, until the quota holds; returns their bytes."""
         dropped_bytes = 0
-        for file in reversed(segments_in(folder)):
+        for file in reversed(segments_in(products.folder_of(row.video))):
             left = self.space.allowance().quota_left
             if left is None or left >= 0:
                 break
-            size_bytes = file.stat().st_size
+            file_bytes = file.stat().st_size
             file.unlink()
-            self.space.add(-size_bytes)
-            dropped_bytes += size_bytes
-        return dropped_bytes
+            self.space.add(-file_bytes)
+            dropped_bytes += file_bytes
+        self.space.allowance().check_quota(dropped_bytes)
+        return self._record(products, row, facts, size_bytes)
 
     def finish(self, products: ProductFolder, row: FileRow, record: Mapping[str, Any]) -> None:
-        """Count a video of which nothing more was asked for."""
         self.tally.done += 1
         self.listener.done(row.path, products.product(row.video), record)
 
@@ -109,12 +99,11 @@ class Recorder:
         self.give_up(row, reason, message)
 
     def give_up(self, row: FileRow, reason: Reason, message: str) -> None:
-        """Count a video that failed in this run; the next one tries again."""
+        """Count a video that failed without a record: the next run tries again."""
         self.tally.given_up += 1
         self.count_failed(row.path, reason, message)
 
     def count_failed(self, path: str, reason: Reason, message: str) -> None:
-        """Count a file that failed; its row in the inventory is its record."""
         self.tally.failed[reason] += 1
         self.listener.failed(path, reason, message)
 

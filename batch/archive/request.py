@@ -23,10 +23,6 @@ class Phase(StrEnum):
     """Write caches of the manifests there; shards by the digest of the content."""
 
     @property
-    def identifies(self) -> bool:
-        return self in (Phase.ALL, Phase.IDENTIFY)
-
-    @property
     def analyzes(self) -> bool:
         return self in (Phase.ALL, Phase.ANALYZE)
 
@@ -42,7 +38,7 @@ class Request:
     - jobs: processes that open videos, one thread each.
     - devices: one for each process with a model; None is the best there is.
     - threads: of the processor, for each process with a model.
-    - rehash: distrust size, time and inode. retry_failed: do again what failed.
+    - rehash: distrust size, time and inode.
     """
 
     archive: Path

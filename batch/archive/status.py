@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from batch.archive.catalogue import catalogue_rows
+from batch.archive.catalogue import PHASES, catalogue_rows
 from batch.archive.inventory import Inventory
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
@@ -15,17 +15,18 @@ from jobs.runs import RunInfo, had_runs, live_runs
 RATE_OVER_S = 3600.0
 """The rate is that of the last hour in which something was finished."""
 
-_PHASES = ("analyze", "encode", "prefill")
-_SUMMED = (
-    *("cache_bytes", "manifest_bytes", "fp16_kv_bytes"),
-    *(f"{phase}_seconds" for phase in _PHASES),
-)
-_COLUMNS = ["status", "reason", "finished", *_SUMMED]
+_SIZES = ("cache_bytes", "manifest_bytes", "fp16_kv_bytes")
+_SECONDS = tuple(f"{phase}_seconds" for phase in PHASES)
+_COLUMNS = ["status", "reason", "finished", *_SIZES, *_SECONDS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachesStatus:
-    """Videos by what became of them, for one model and settings: a "work"."""
+    """Videos by what became of them, for one model and settings: a "work".
+
+    `failed` is by reason, `seconds` by phase and of all videos that are done. The rate is over the
+    last hour of work, None if fewer than two were done.
+    """
 
     work: str
     model: str
@@ -34,43 +35,32 @@ class CachesStatus:
     analyzed: int
     pending: int
     failed: dict[str, int]
-    """By reason."""
     cache_bytes: int
     manifest_bytes: int
     fp16_kv_bytes: int
     seconds: dict[str, float]
-    """Of all videos that are done, by phase."""
     videos_per_hour: float | None
-    """Over the last hour of work; None: fewer than two were done."""
     to_go_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveStatus:
-    """The folder of caches: what is known of the archive, who is at work, what is done."""
+    """The folder of caches: what is known of the archive, who is at work, what is done.
+
+    `files` were in the archive when it was last walked; `videos` are contents, however many
+    copies; `new` files nobody looked at yet; `other` files are no videos and not called so.
+    """
 
     files: int
-    """In the archive when it was last walked."""
     videos: int
-    """Contents, however many copies."""
     new: int
-    """Files that nobody looked at yet."""
     other: int
-    """Files that are no videos and are not called so."""
     runs: list[RunInfo]
     works: list[CachesStatus]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def read_status(store: Store) -> ArchiveStatus:
-    """Read the state of all that was asked for.
-
-    Raises:
-        BatchError: no run ever wrote here.
-        RecordError: a record is damaged.
-    """
+    """Read the state of all that was asked for; a BatchError if no run ever wrote here."""
     there, caches = Inventory.read(store.files).there(), store.all_caches()
     if not (there or caches or had_runs(store.root)):
         raise BatchError(
@@ -85,12 +75,11 @@ def read_status(store: Store) -> ArchiveStatus:
         new=kinds["new"],
         other=kinds["other"],
         runs=live_runs(store.root),
-        works=[caches_status(one, catalogue_rows(store, one, _COLUMNS)) for one in caches],
+        works=[_caches_status(one, catalogue_rows(store, one, _COLUMNS)) for one in caches],
     )
 
 
-def caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> CachesStatus:
-    """Count the rows of a catalogue."""
+def _caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> CachesStatus:
     counts: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     sums: Counter[str] = Counter()
@@ -101,8 +90,7 @@ def caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> Cach
             failed[str(row["reason"])] += 1
         if row["status"] in ("done", "gone"):
             finished.append(datetime.fromisoformat(row["finished"]).timestamp())
-            for name in _SUMMED:
-                sums[name] += row[name]
+            sums.update({name: row[name] for name in (*_SIZES, *_SECONDS)})
     rate = _per_hour(finished)
     left = counts["pending"] + counts["analyzed"]
     return CachesStatus(
@@ -113,10 +101,8 @@ def caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> Cach
         analyzed=counts["analyzed"],
         pending=counts["pending"],
         failed=dict(sorted(failed.items())),
-        cache_bytes=sums["cache_bytes"],
-        manifest_bytes=sums["manifest_bytes"],
-        fp16_kv_bytes=sums["fp16_kv_bytes"],
-        seconds={phase: float(sums[f"{phase}_seconds"]) for phase in _PHASES},
+        **{name: sums[name] for name in _SIZES},
+        seconds={phase: float(sums[name]) for phase, name in zip(PHASES, _SECONDS, strict=True)},
         videos_per_hour=rate,
         to_go_s=left / rate * 3600 if rate else None,
     )

@@ -5,42 +5,42 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from batch.errors import BatchError, Reason
 
-METRICS_EVERY_S = 15.0
+_METRICS_EVERY_S = 15.0
 _LAST_SUCCESS = "last_success_timestamp_seconds"
 
 
 @dataclass
 class Tally:
-    """Counts files and videos of one run."""
+    """Counts files and videos of one run.
+
+    - to_probe: files to be opened, of which `probed` were.
+    - to_do: videos that are this run's; behind it are `done` and `given_up`, which failed in
+      analysis or prefill, or changed since they were looked at.
+    - skipped: done by an earlier run; not_analyzed: to be prefilled, but not this run's to analyse.
+    - failed: in this run; failed_before: in an earlier one, and nothing changed since.
+    - seconds: of work in each phase, summed over workers.
+    - idle_seconds: that model workers stood still although a manifest was ready.
+    """
 
     files: int = 0
     to_probe: int = 0
-    """Files to be opened, of which `probed` were."""
     probed: int = 0
     to_do: int = 0
-    """Videos that this run found to be done by it; `done` and `given_up` of them are behind it."""
     done: int = 0
     given_up: int = 0
-    """Failed in analysis or prefill, or changed since they were looked at."""
     skipped: int = 0
-    """Done by an earlier run."""
     not_analyzed: int = 0
-    """Not this run's to analyse, and not to be prefilled before."""
     written_bytes: int = 0
     failed: Counter[Reason] = field(default_factory=Counter)
-    """By this run."""
     failed_before: Counter[Reason] = field(default_factory=Counter)
-    """By an earlier one, and nothing changed since."""
     seconds: Counter[str] = field(default_factory=Counter)
-    """Of work in each phase, summed over workers."""
     idle_seconds: float = 0.0
-    """That model workers stood still although a manifest was ready."""
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def failures(self) -> int:
-        """Videos that have no cache because something is wrong with them."""
+        """Files and videos that have no cache because something is wrong with them."""
         return sum(self.by_reason.values())
 
     @property
@@ -64,12 +64,10 @@ class Tally:
 
     @property
     def ended(self) -> int:
-        """Videos that are behind this run, done or not."""
         return self.done + self.given_up
 
     @property
     def left(self) -> int:
-        """Videos known to be still before this run."""
         return self.to_do - self.ended
 
 
@@ -77,34 +75,21 @@ class MetricsFile:
     """A textfile of a run's numbers; rewritten by rename, so that it is never read half."""
 
     def __init__(self, path: Path) -> None:
-        """Read the time of the last success from the file that is there, if there is one.
-
-        Raises:
-            BatchError: it cannot be read.
-        """
+        """Read the time of the last success from the file that is there, if there is one."""
         self._path = path
         self._last_success = _last_success(path)
         self._written_s: float | None = None
 
     def update(self, tally: Tally) -> None:
-        """Write the numbers, if the last time is some seconds ago.
-
-        Raises:
-            BatchError: not even the first time; later `end` is soon enough to say so.
-        """
-        if self._written_s is None or time.monotonic() - self._written_s > METRICS_EVERY_S:
-            with nullcontext() if self._written_s is None else suppress(BatchError):
+        """Write the numbers, if the last time is some seconds ago."""
+        if self._written_s is None:
+            self._write(tally)
+        elif time.monotonic() - self._written_s > _METRICS_EVERY_S:
+            with suppress(BatchError):  # `end` is soon enough to report it
                 self._write(tally)
 
     def end(self, tally: Tally, *, success: bool) -> None:
-        """Write the numbers of a run that has ended.
-
-        Args:
-            success: all was done that could be, even if some videos failed.
-
-        Raises:
-            BatchError: it cannot be written.
-        """
+        """Write the last numbers; `success`: all was done that could be, even if videos failed."""
         if success:
             self._last_success = time.time()
         self._write(tally)

@@ -1,31 +1,27 @@
-"""The processes of a run: what they do, and how long they may be silent.
+"""The processes of a run: their tasks, how these are done, and how long they may be silent.
 
-Light to import: a handler imports what it needs where it is opened, in its own process.
+Light to import: torch and OpenCV are imported where a handler is made, in its own process.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from batch.analysis.analyze import AnalysisSettings
+from batch.archive.discovery import is_unchanged, probe_file
 from batch.archive.identity import IndexSettings, ModelFacts
 from batch.archive.inventory import FileRow
 from batch.archive.request import Phase, Request
-from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
-from batch.errors import ModelError
+from batch.errors import ModelError, VideoError
 from batch.making.failures import reason_of
-from batch.making.manifests import ONE_THREAD, STUCK_S
+from batch.making.manifests import ONE_THREAD, STUCK_S, write_manifest
+from batch.video import GeometryRule
+from jobs.disk_space import Allowance
 from jobs.stopping import Stop
-from jobs.workers import (
-    Finished,
-    Handler,
-    MakeHandler,
-    Pool,
-    Progress,
-    Raised,
-    Worker,
-    collect,
-)
+from jobs.workers import Finished, Handler, MakeHandler, Pool, Progress, Raised, Worker, collect
 
 _ENVIRONMENT = {**ONE_THREAD, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 STUCK_MODEL_S = 3600.0
@@ -33,8 +29,68 @@ STUCK_MODEL_S = 3600.0
 slow processors a block of a large model takes many minutes."""
 
 
-def make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFacts]:
-    """A handler that looks at the model of an index."""
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Look at a model, which without `weights` needs none here; gives ModelFacts."""
+
+    settings: IndexSettings
+    device: str | None
+    weights: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """See what a file is; gives its row."""
+
+    row: FileRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyze:
+    """Write the manifest of a video; gives Staged, or None if the file is not the same any more."""
+
+    row: FileRow
+    rule: GeometryRule
+    settings: AnalysisSettings
+    staged: Path
+    allowance: Allowance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """Write the cache of a video, which could be done since `ready_s` (monotonic); gives Staged.
+
+    A cache of one file waits at `staged` to be named `target`. Of a video in segments, each
+    finished one is moved from there to the folder `segments` at once, where a later run finds it.
+    """
+
+    row: FileRow
+    ready_s: float
+    manifest: Path
+    staged: Path
+    target: Path
+    segments: Path
+    allowance: Allowance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Load the model, so that the first prefill need not wait for it; gives None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A finished file that waits to be given its name, and what its record will say.
+
+    Times are of the monotonic clock, which all processes share.
+    """
+
+    facts: Mapping[str, Any]
+    began_s: float
+    ended_s: float
+
+
+def _make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFacts]:
     from batch.archive.prefilling import describe
 
     return describe
@@ -44,18 +100,45 @@ def make_video_handler(progress: Progress) -> Callable[[Probe | Analyze], FileRo
     """A handler that opens videos, on one core."""
     import cv2
 
-    from batch.archive.analyzing import analyze
-    from batch.archive.discovery import probe_file
-
     # OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach.
     cv2.setNumThreads(1)
 
     def handle(task: Probe | Analyze) -> FileRow | Staged | None:
         if isinstance(task, Probe):
             return probe_file(task.row, progress)
-        return analyze(task, progress)
+        return _analyze(task, progress)
 
     return handle
+
+
+def _analyze(task: Analyze, progress: Progress) -> Staged | None:
+    """Write a manifest to a temporary place; None if the file is not the one looked at."""
+    began_s = time.monotonic()
+    try:
+        manifest = write_manifest(
+            task.row.info,
+            task.staged,
+            task.rule,
+            task.settings,
+            room=task.allowance,
+            progress=progress,
+        )
+    except VideoError:
+        if is_unchanged(task.row):
+            raise
+        return None
+    if not is_unchanged(task.row):
+        task.staged.unlink()
+        return None
+    facts = {
+        "samples": len(manifest.frame),
+        "stored_samples": int(manifest.kept.sum()),
+        "decoded_s": manifest.header.decoded_s,
+        "manifest_bytes": task.staged.stat().st_size,
+        "analyze_seconds": manifest.analyze_seconds,
+        "warning": manifest.header.warning,
+    }
+    return Staged(facts=facts, began_s=began_s, ended_s=time.monotonic())
 
 
 def make_model_handler(
@@ -63,18 +146,20 @@ def make_model_handler(
 ) -> Callable[[Any], Any]:
     """A handler with the model of an index on one device.
 
-    Args:
-        threads: of the processor; always as many for the same machine and options, because
-            sums depend on how they are divided.
+    Threads are always as many for the same machine and options: how sums are divided changes them.
     """
-    from batch.archive.prefilling import Prefiller
+    import torch
 
-    prefiller = Prefiller(settings, device=device, threads=threads)
+    from batch.archive.prefilling import prefill
+    from batch.making.maker import CacheMaker
+
+    torch.set_num_threads(threads)
+    maker = CacheMaker(replace(settings.model, device=device), settings.cache)
 
     def handle(task: Load | Prefill) -> Staged | None:
         if isinstance(task, Prefill):
-            return prefiller.prefill(task, progress)
-        prefiller.load()
+            return prefill(maker, task, progress)
+        maker.load()
         return None
 
     return handle
@@ -108,13 +193,9 @@ class Workers:
 
 
 def ask_model(request: Request, stop: Stop) -> ModelFacts | None:
-    """The model's facts, from a process that ends again, for torch is large; None: stopped.
-
-    Raises:
-        ModelError: the model cannot be used.
-    """
+    """The model's facts, from a process that ends again, for torch is large; None: stopped."""
     settings, weights = request.settings, request.phase.prefills
-    with Pool([Worker(make_describe_handler, _ENVIRONMENT)]) as pool:
+    with Pool([Worker(_make_describe_handler, _ENVIRONMENT)]) as pool:
         pool.submit(Describe(settings=settings, device=request.devices[0], weights=weights))
         while not stop.is_asked:
             for _, result in collect([pool], 0.1):

@@ -7,8 +7,6 @@ import click
 
 from batch.cli.options import json_option
 
-CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
-
 
 @click.command()
 @click.option(
@@ -18,16 +16,14 @@ CPU_SIZES, GPU_SIZES = ("demo", "0.5b"), ("7b",)
     "--size",
     "sizes",
     multiple=True,
-    type=click.Choice(CPU_SIZES + GPU_SIZES),
+    type=click.Choice(["demo", "0.5b", "7b"]),
     help="Repeat for more; default demo and 0.5b, as 7b needs CUDA.",
 )
 @click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each comparison."
 )
 @click.option(
-    "--minutes",
-    type=click.IntRange(3),
-    help="Length of the videos of --suite long; default 60.",
+    "--minutes", type=click.IntRange(3), help="Length of the videos of --suite long; default 60."
 )
 @json_option
 def bench(
@@ -46,22 +42,22 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     from batch.evaluation.bench.report import report
 
+    def log(line: str) -> None:
+        click.echo(f"  {line}", err=True)
+
     if suite == "tiers":
         from batch.evaluation.bench.tiers import run_tiers
         from batch.evaluation.bench.workload import SIZES
 
-        found = run_tiers([SIZES[name] for name in sizes or CPU_SIZES], repeats=repeats, log=_log)
+        found = run_tiers(
+            [SIZES[name] for name in sizes or ("demo", "0.5b")], repeats=repeats, log=log
+        )
     elif suite == "archive":
         from batch.evaluation.bench.archive import run_archive
 
-        found = run_archive(repeats=repeats, log=_log)
+        found = run_archive(repeats=repeats, log=log)
     else:
         from batch.evaluation.bench.long import MINUTES, run_long
 
-        found = run_long(minutes=minutes or MINUTES, log=_log)
-    for line in [json.dumps(found)] if as_json else report(found):
-        click.echo(line)
-
-
-def _log(line: str) -> None:
-    click.echo(f"  {line}", err=True)
+        found = run_long(minutes=minutes or MINUTES, log=log)
+    click.echo(json.dumps(found) if as_json else "\n".join(report(found)))

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch.cli import options
-from batch.cli.options import json_option, profile_option
+from batch.cli.options import FOLDER, json_option, profile_option
 
 if TYPE_CHECKING:
     from batch.demo.run import DemoResult
 
-FILMS, SAMPLES = 3, 12
-
 
 @click.command()
-@click.option("--out", type=options.FOLDER, help="Keep manifests and caches there.")
+@click.option("--out", type=FOLDER, help="Keep manifests and caches there.")
 @profile_option("Thresholds of the tiers.")
 @json_option
 def demo(out: Path | None, profile: str, as_json: bool) -> None:
@@ -35,14 +32,13 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
         make_folder(folder)
         result = run_demo(
             folder,
-            films=FILMS,
-            samples=SAMPLES,
+            films=3,
+            samples=12,
             profile=profile,
             answer_uncompressed=_answer_uncompressed,
             log=lambda line: click.echo(f"  {line}", err=True),
         )
-    for line in [json.dumps(result.to_dict())] if as_json else _report(result):
-        click.echo(line)
+    click.echo(json.dumps(result.to_dict()) if as_json else "\n".join(_report(result)))
 
 
 def _answer_uncompressed(film: Path, questions: Sequence[str]) -> list[str]:

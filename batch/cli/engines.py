@@ -12,8 +12,8 @@ from click.core import ParameterSource
 
 from batch.cli import options
 from jobs.atomic import make_folder
-from jobs.engines import Engine, Stage
-from jobs.slurm.engine import SlurmEngine, Submission, program
+from jobs.shards import Stage
+from jobs.slurm.engine import Submission, program, submit
 
 _OWN = {
     "local": set[str](),
@@ -89,8 +89,20 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
         if engine == "ray":
             make_folder(others["out"])
-            raise SystemExit(_ray().run(stages))
-        _submit(stages, others["out"].resolve(), sbatch, sbatch_gpu, print_only=print_only)
+            raise SystemExit(_run_on_ray(stages))
+        out = others["out"].resolve()
+        submission = Submission(
+            name=f"{out.name}-{hashlib.sha256(bytes(out)).hexdigest()[:8]}",
+            logs=out / "logs",
+            options=sbatch,
+            gpu_options=sbatch_gpu,
+        )
+        if print_only:
+            click.echo(program(stages, submission), nl=False)
+        else:
+            submit(stages, submission, click.echo)
+            where = f"batch status {out} tells how far it is; logs: {submission.logs}"
+            click.echo(where, err=True)
 
     return _options(run)
 
@@ -98,34 +110,21 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
     of_engines = set().union(*_OWN.values()) - _OWN[engine]
     unfit = of_engines if engine == "local" else {*of_engines, *_OF_ONE_RUN}
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name in unfit and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+    for parameter in _given(context):
+        if parameter.name in unfit:
             raise click.UsageError(f"{parameter.opts[0]} does not go with --engine {engine}")
 
 
-def _submit(
-    stages: list[Stage],
-    out: Path,
-    sbatch: tuple[str, ...],
-    sbatch_gpu: tuple[str, ...],
-    *,
-    print_only: bool,
-) -> None:
-    submission = Submission(
-        name=f"{out.name}-{hashlib.sha256(bytes(out)).hexdigest()[:8]}",
-        logs=out / "logs",
-        options=sbatch,
-        gpu_options=sbatch_gpu,
-    )
-    if print_only:
-        click.echo(program(stages, submission), nl=False)
-        return
-    SlurmEngine(submission, click.echo).run(stages)
-    click.echo(f"batch status {out} tells how far it is; logs: {submission.logs}", err=True)
+def _given(context: click.Context) -> list[click.Parameter]:
+    """Parameters that are not left to their defaults."""
+    return [
+        parameter
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+    ]
 
 
-def _ray() -> Engine:
+def _run_on_ray(stages: list[Stage]) -> int:
     from tqdm import tqdm
 
     from batch.cli.progress import progress
@@ -139,20 +138,16 @@ def _ray() -> Engine:
             if ended.stage == "prefill":  # caches are what was asked for, manifests are not
                 click.echo(ended.out, file=results, nl=False)
 
-    return RayEngine(progress, report)
+    return RayEngine(progress, report).run(stages)
 
 
 def stages_of(
     context: click.Context, *, tasks: dict[str, int], leave_out: frozenset[str] = frozenset()
 ) -> list[Stage]:
-    """The stages of an index command, as command lines.
+    """The stages of an index command, as command lines without the parameters in `leave_out`.
 
-    Args:
-        context: of the command as it was given.
-        tasks: how many tasks each of identify, analyze and prefill is cut into. A task has one
-            process and core, or `--jobs`, and for prefill a GPU, or one for each `--device`
-            that is no CPU.
-        leave_out: parameters that are not for the tasks.
+    Each is cut into so many tasks. A task has one process and core, or `--jobs`, and for prefill a
+    GPU, or one for each `--device` that is no CPU.
     """
     jobs = context.params["jobs"] or 1
     words = _words(context, _OF_A_STAGE | leave_out)
@@ -173,23 +168,17 @@ def stages_of(
 
 def _words(context: click.Context, leave_out: frozenset[str]) -> list[str]:
     words: list[str] = []
-    for parameter in context.command.params:
+    for parameter in _given(context):
         name = str(parameter.name)
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if name in leave_out or not given:
+        if name in leave_out:
             continue
         values = context.params[name]
         for value in values if parameter.multiple else [values]:
-            if isinstance(parameter, click.Option) and parameter.is_flag:
+            if isinstance(parameter, click.Option):
                 words.append(parameter.opts[0])
-            elif isinstance(parameter, click.Option):
-                words += [parameter.opts[0], _word(name, value)]
-            else:
-                words.append(_word(name, value))
+                if parameter.is_flag:
+                    continue
+            # As another machine can read it, where nobody is in this folder.
+            is_path = isinstance(value, Path) or (name == "model" and Path(value).is_dir())
+            words.append(str(Path(value).resolve() if is_path else value))
     return words
-
-
-def _word(name: str, value: Any) -> str:
-    """As another machine can read it, where nobody is in this folder."""
-    is_path = isinstance(value, Path) or (name == "model" and Path(value).is_dir())
-    return str(Path(value).resolve() if is_path else value)

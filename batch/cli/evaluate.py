@@ -1,6 +1,7 @@
 """`batch evaluate`: methods side by side on the same videos, questions and model."""
 
 import importlib.util
+import json
 import os
 import shlex
 import sys
@@ -10,19 +11,16 @@ from pathlib import Path
 import click
 
 from batch.cli import options
-from batch.cli.options import json_option, model_options, run_options, sampling_options
 from batch.cli.progress import progress
 from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings
 
-SUITES = ("methods", "ablations")
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 
 
 @click.command()
 @click.option(
     "--data",
-    "data",
     multiple=True,
     default=["demo:plain"],
     show_default=True,
@@ -39,7 +37,7 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(SUITES),
+    type=click.Choice(["methods", "ablations"]),
     default=["methods"],
     show_default=True,
     help="ablations: the default profile with one part changed; repeat for both.",
@@ -55,10 +53,10 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     "--rows", multiple=True, type=options.EXISTING_FILE, help="Answers of methods run elsewhere."
 )
 @click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
-@sampling_options
-@model_options
-@run_options
-@json_option
+@options.sampling_options
+@options.model_options
+@options.run_options
+@options.json_option
 def evaluate(
     data: tuple[str, ...],
     videos: int,
@@ -86,10 +84,14 @@ def evaluate(
     """
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    _require_extra()
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BatchError(
+            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
+        )
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
-    from batch.evaluation.comparison import compare
-    from batch.evaluation.publish import publish
+    from batch.evaluation.comparison import compare, publish
+    from batch.evaluation.runs import run_methods
     from batch.evaluation.storing import PreparedVideo
     from batch.models import open_model
     from jobs.atomic import make_folder
@@ -105,21 +107,15 @@ def evaluate(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sets = choose_sets(data, folder, videos=videos, seed=seed)
-        total = len({question.video for one in sets for question in one.questions})
-        with progress("evaluate", total, "videos") as report:
-            found = compare(
-                family, sets, entries, rows, folder=folder, sampling=chosen, report=report
+        videos_found = {question.video for one in sets for question in one.questions}
+        with progress("evaluate", len(videos_found), "videos") as report:
+            runs = list(
+                run_methods(family, sets, entries, folder=folder, sampling=chosen, report=report)
             )
+        found = compare(runs, rows, family, sets)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])
             publish(found, out, command, lambda video: PreparedVideo(video, family, chosen))
-    for line in found.to_json_lines() if as_json else found.to_text():
+    in_json = (json.dumps(row.to_dict()) for row in found.rows)
+    for line in in_json if as_json else found.to_text():
         click.echo(line)
-
-
-def _require_extra() -> None:
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BatchError(
-            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
-        )

@@ -11,14 +11,7 @@ from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
 from batch.cli.progress import PARTIAL
-from batch.settings import (
-    Attention,
-    CacheSettings,
-    ModelSettings,
-    Pointers,
-    Positions,
-    Reference,
-)
+from batch.settings import Attention, CacheSettings, ModelSettings, Pointers, Positions, Reference
 from jobs.disk_space import parse_size
 from jobs.errors import BusyError
 from jobs.shards import Shard
@@ -170,7 +163,6 @@ def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int
 
 
 def _run(request: Request, reporter: "Reporter") -> None:
-    """Index, and exit as the run ended."""
     from batch.archive.run import index as run_index
 
     with reporter:

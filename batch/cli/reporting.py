@@ -19,15 +19,13 @@ from jobs.stopping import Stop
 
 
 class Reporter:
-    """Listens to a run. A bar on a terminal; elsewhere a line a minute."""
+    """Listens to a run. A bar on a terminal; elsewhere a line a minute.
+
+    `log_format` is "text", or "json" for an object a line; `as_json` is for the results on stdout,
+    which are else paths.
+    """
 
     def __init__(self, log_format: str, *, as_json: bool, metrics_file: Path | None) -> None:
-        """Print nothing yet.
-
-        Args:
-            log_format: "text", or "json" for an object a line.
-            as_json: of results on stdout, which are else paths.
-        """
         self._logs_json = log_format == "json"
         self._as_json = as_json
         self._metrics = None if metrics_file is None else MetricsFile(metrics_file)
@@ -44,24 +42,19 @@ class Reporter:
             self._bar.close()
 
     def done(self, path: str, file: Path, record: Mapping[str, Any]) -> None:
-        """Print a result."""
-        line = {"file": str(file), **record} if self._as_json else file
         with self._above_bar():
-            click.echo(json.dumps(line) if self._as_json else line)
+            click.echo(json.dumps({"file": str(file), **record}) if self._as_json else file)
         if self._logs_json:
             self._log("info", "done", f"{path}: done", path=path, file=str(file))
 
     def failed(self, path: str, reason: Reason, message: str) -> None:
-        """Name a video that failed."""
         text = message if message.startswith(path) else f"{path}: {message}"
         self._log("error", "failed", text, path=path, reason=reason)
 
     def warned(self, message: str) -> None:
-        """Name something odd."""
         self._log("warning", "warning", message)
 
     def ticked(self, tally: Tally) -> None:
-        """Show how far the run is."""
         if self._metrics is not None:
             self._metrics.update(tally)
         if self._bar is not None:
@@ -69,17 +62,11 @@ class Reporter:
             self._bar.update(tally.ended - self._bar.n)
         elif time.monotonic() - self._reported_s >= LINE_EVERY_S:
             self._reported_s = time.monotonic()
-            rate = tally.ended / tally.elapsed_s
-            to_go = (
-                f"{(tally.expected - tally.ended) / rate:.0f} s to go" if rate else "no rate yet"
-            )
-            self._log(
-                "info",
-                "progress",
-                f"index: {tally.done} of {tally.expected} videos, {tally.failures} failed, "
-                f"{rate * 3600:.1f} an hour, {to_go}",
-                **_numbers(tally),
-            )
+            rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
+            to_go = f"{left / rate:.0f} s to go" if rate else "no rate yet"
+            text = f"index: {tally.done} of {tally.expected} videos, {tally.failures} failed"
+            text += f", {rate * 3600:.1f} an hour, {to_go}"
+            self._log("info", "progress", text, **_numbers(tally))
 
     def end(self, tally: Tally, stop: Stop) -> None:
         """Report what was done, and why it ended before its time if it did."""

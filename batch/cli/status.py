@@ -1,6 +1,7 @@
 """`batch status`: how far the caches of an archive have come."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def status(caches: Path, as_json: bool) -> None:
     from batch.archive.store import Store
 
     found = read_status(Store(caches))
-    for line in [json.dumps(found.to_dict())] if as_json else _lines(found):
+    for line in [json.dumps(asdict(found))] if as_json else _lines(found):
         click.echo(line)
 
 
@@ -43,22 +44,18 @@ def _lines(found: "ArchiveStatus") -> list[str]:
 def _caches_lines(caches: "CachesStatus") -> list[str]:
     reasons = "".join(f"\n  {reason:15} {count:,}" for reason, count in caches.failed.items())
     size = f"{caches.cache_bytes:,} bytes of caches, {caches.manifest_bytes:,} of manifests"
-    smaller = (
-        f", {caches.fp16_kv_bytes / caches.cache_bytes:.2f}x smaller" if caches.cache_bytes else ""
-    )
-    rate = (
-        "no rate yet"
-        if caches.videos_per_hour is None
-        else f"{caches.videos_per_hour:,.1f} an hour"
-    )
-    to_go = "" if not caches.to_go_s else f", {caches.to_go_s:,.0f} s to go"
+    if caches.cache_bytes:
+        size += f", {caches.fp16_kv_bytes / caches.cache_bytes:.2f}x smaller"
+    per_hour = caches.videos_per_hour
+    rate = "no rate yet" if per_hour is None else f"{per_hour:,.1f} an hour"
+    to_go = f", {caches.to_go_s:,.0f} s to go" if caches.to_go_s else ""
     seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in caches.seconds.items())
     return [
         f"work       {caches.work} with {caches.model}",
         f"done       {caches.done:,}, and {caches.gone:,} whose video is gone",
         f"pending    {caches.pending:,}, and {caches.analyzed:,} that wait for the model",
         f"failed     {sum(caches.failed.values()):,}{reasons}",
-        f"size       {size}{smaller}",
+        f"size       {size}",
         f"seconds    {seconds}",
         f"rate       {rate}{to_go}",
     ]

@@ -61,24 +61,19 @@ def draw(world: World, time_s: float, size_px: int) -> Rgb:
     """Draw what the camera sees at `time_s`, without its noise; [size_px, size_px, 3]."""
     scene = world.scene_at(time_s)
     picture = draw_ground(scene, size_px).copy()
-    if scene.look.contrast < 1:
-        ground, share = picture.copy(), scene.look.contrast
-        _draw_things(picture, scene, time_s)
-        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
-    else:
-        _draw_things(picture, scene, time_s)
+    _draw_things(picture, scene, time_s)
+    share = scene.look.contrast
+    if share < 1:
+        cv2.addWeighted(picture, share, draw_ground(scene, size_px), 1 - share, 0, dst=picture)
     return picture
 
 
 def write_clip(
     world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
 ) -> None:
-    """Film a world with its camera noise as H.264; sample k is the frame at second k.
+    """Film a world with its camera noise as H.264, by a preset of x264.
 
-    One frame is drawn at a time, so memory does not grow with the length.
-
-    Args:
-        preset: x264's name for how much time it takes; "ultrafast" is for hours of video.
+    Sample k is the frame at second k.
     """
     rng = np.random.default_rng(world.noise_seed)
     with av.open(str(path), "w") as container:
@@ -153,29 +148,16 @@ def _thing(picture: Rgb, thing: Thing, time_s: float) -> None:
         _disc(picture, centre, radius, colour)
     elif thing.shape == "ring":
         thickness = max(1, round(radius * 0.45))
-        cv2.circle(
-            picture,
-            _fixed(centre),
-            round((radius - thickness / 2) * 2**_SHIFT),
-            colour,
-            thickness,
-            cv2.LINE_AA,
-            _SHIFT,
-        )
+        _disc(picture, centre, radius - thickness / 2, colour, thickness)
     else:
         _polygon(picture, centre, radius, thing.angle, _OUTLINES[thing.shape], colour)
 
 
-def _star() -> list[Point]:
-    turns = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
-    reach = [1.15, 0.45] * 5
-    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(reach, turns, strict=True)]
-
-
+_STAR = [((1.15, 0.45)[k % 2], math.pi * k / 5 - math.pi / 2) for k in range(10)]
 _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     "triangle": [(0.0, -1.1), (1.0, 0.8), (-1.0, 0.8)],
-    "star": _star(),
+    "star": [(r * math.cos(a), r * math.sin(a)) for r, a in _STAR],
     "cross": [
         *[(-0.33, -1.0), (0.33, -1.0), (0.33, -0.33), (1.0, -0.33), (1.0, 0.33), (0.33, 0.33)],
         *[(0.33, 1.0), (-0.33, 1.0), (-0.33, 0.33), (-1.0, 0.33), (-1.0, -0.33), (-0.33, -0.33)],
@@ -192,10 +174,11 @@ def _polygon(
     cv2.fillPoly(picture, [fixed], colour, cv2.LINE_AA, _SHIFT)
 
 
-def _disc(picture: Rgb, centre: Point, radius: float, colour: Colour) -> None:
-    cv2.circle(
-        picture, _fixed(centre), round(radius * 2**_SHIFT), colour, cv2.FILLED, cv2.LINE_AA, _SHIFT
-    )
+def _disc(
+    picture: Rgb, centre: Point, radius: float, colour: Colour, thickness: int = cv2.FILLED
+) -> None:
+    fixed = round(radius * 2**_SHIFT)
+    cv2.circle(picture, _fixed(centre), fixed, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
 def _box(picture: Rgb, centre: Point, half: float, colour: Colour) -> None:

@@ -4,7 +4,7 @@ Knows no pixels (see `drawing`) and no questions (see `questions`). Places are f
 picture, times are seconds; sample k of a video is what is on screen at second k.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,14 +83,16 @@ class Spark:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How hard a scene is to see; as it stands, as in training."""
+    """How hard a scene is to see; as it stands, as in training.
+
+    - contrast: of all things against their ground, 0..1.
+    - specks: grey blots on the ground that mean nothing.
+    - card: size of the card with the digit, of its usual.
+    """
 
     contrast: float = 1.0
-    """Of all things against their ground, 0..1."""
     specks: int = 0
-    """Grey blots on the ground that mean nothing."""
     card: float = 1.0
-    """Size of the card with the digit, of its usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,10 @@ class Scene:
     @property
     def caption(self) -> str:
         """The scene in one sentence, things from left to right."""
-        names = [f"{_article(thing.colour)} {thing.colour} {thing.shape}" for thing in self.things]
+        names = [
+            f"{'an' if thing.colour[0] in 'aeiou' else 'a'} {thing.colour} {thing.shape}"
+            for thing in self.things
+        ]
         return f"{' and '.join(names)} on {self.ground}"
 
 
@@ -138,10 +143,8 @@ class World:
 
     def scene_at(self, time_s: float) -> Scene:
         """The scene on screen; cuts lie half a second before a scene's first sample."""
-        for scene in reversed(self.scenes):
-            if time_s >= scene.first_sample - 0.5:
-                return scene
-        return self.scenes[0]
+        begun = [scene for scene in self.scenes if time_s >= scene.first_sample - 0.5]
+        return begun[-1] if begun else self.scenes[0]
 
 
 def random_world(rng: np.random.Generator, samples: int) -> World:
@@ -151,46 +154,42 @@ def random_world(rng: np.random.Generator, samples: int) -> World:
         count = max(count, 2)
     cuts = np.sort(rng.choice(np.arange(1, samples), count - 1, replace=False))
     edges = [0, *(int(cut) for cut in cuts), samples]
-    shapes = rng.permutation(SHAPES)
-    colours = rng.permutation(COLOURS)
+    named = zip(rng.permutation(SHAPES), rng.permutation(COLOURS), strict=False)
+    names = [(str(shape), str(colour)) for shape, colour in named]
     grounds = rng.permutation(GROUNDS)
     digits = rng.permutation(10)
     dots_scene, bead_scene, spark_scene = rng.integers(count, size=3)
     one_card = rng.random() < 0.4
     card_scene = int(rng.integers(count))
-    scenes, used = [], 0
+    scenes = []
     for index in range(count):
         size = int(rng.integers(2, 4)) if count < 3 else 2
-        picked = slice(used, used + size)
-        used += size
         has_card = index == card_scene if one_card else rng.random() < 0.85
         scenes.append(
             random_scene(
                 rng,
-                first=edges[index],
-                samples=edges[index + 1] - edges[index],
+                span=range(edges[index], edges[index + 1]),
                 ground=str(grounds[index]),
-                names=[
-                    (str(s), str(c)) for s, c in zip(shapes[picked], colours[picked], strict=True)
-                ],
+                names=[names.pop(0) for _ in range(size)],
                 digit=int(digits[index]) if has_card else None,
                 has_dots=index == dots_scene,
                 has_bead=index == bead_scene,
                 has_spark=index == spark_scene,
             )
         )
-    return World(
-        scenes=tuple(scenes),
-        noise=float(rng.uniform(0, 6)),
-        noise_seed=int(rng.integers(2**31)),
-    )
+    return filmed(scenes, rng)
+
+
+def filmed(scenes: list[Scene], rng: np.random.Generator) -> World:
+    """Scenes with some camera noise."""
+    noise, noise_seed = float(rng.uniform(0, 6)), int(rng.integers(2**31))
+    return World(scenes=tuple(scenes), noise=noise, noise_seed=noise_seed)
 
 
 def random_scene(
     rng: np.random.Generator,
     *,
-    first: int,
-    samples: int,
+    span: range,
     ground: str,
     names: list[tuple[str, str]],
     digit: int | None = None,
@@ -198,27 +197,30 @@ def random_scene(
     has_bead: bool = False,
     has_spark: bool = False,
 ) -> Scene:
-    """Draw a scene of two or three things, of which one may move.
-
-    Args:
-        first: its first sample in the video.
-        names: shape and colour of each thing.
-        has_spark: in one or two samples, so it must have some.
-    """
+    """Draw a scene of two or three things, named by shape and colour, of which one may move."""
+    samples = len(span)
     columns = np.sort(rng.choice(3, len(names), replace=False))
     mover = int(rng.integers(len(names))) if samples >= 2 and rng.random() < 0.6 else None
     free = {(row, column) for row in range(3) for column in range(3)}
     things = []
-    for index, ((shape, colour), column) in enumerate(zip(names, columns, strict=True)):
-        thing = _thing(rng, shape, colour, int(column), first, samples, moves=index == mover)
+    for index, (name, column) in enumerate(zip(names, columns, strict=True)):
+        thing = _thing(rng, name, int(column), span, moves=index == mover)
         things.append(thing)
         rows = range(3) if thing.moves else (thing.start.row,)
         free -= {(row, int(column)) for row in rows}
     places = [Place(row=r, column=c, offset=_jitter(rng, 0.05)) for r, c in sorted(free)]
     rng.shuffle(places)
-    spark = _spark(rng, places[0], first, samples) if has_spark else None
+    spark = None
+    if has_spark:
+        length = min(int(rng.integers(1, 3)), samples)
+        spark = Spark(
+            colour=str(rng.choice(COLOURS)),
+            place=places[0],
+            first_sample=span[int(rng.integers(samples - length + 1))],
+            samples=length,
+        )
     return Scene(
-        first_sample=first,
+        first_sample=span.start,
         samples=samples,
         ground=ground,
         ground_seed=int(rng.integers(2**31)),
@@ -234,45 +236,24 @@ def random_scene(
 
 
 def _thing(
-    rng: np.random.Generator,
-    shape: str,
-    colour: str,
-    column: int,
-    first: int,
-    samples: int,
-    *,
-    moves: bool,
+    rng: np.random.Generator, name: tuple[str, str], column: int, span: range, *, moves: bool
 ) -> Thing:
+    shape, colour = name
     row = int(rng.integers(3))
     end_row = int(rng.choice([r for r in range(3) if r != row])) if moves else row
-    offset = _jitter(rng, 0.04)
-    start = Place(row=row, column=column, offset=offset)
-    last = first + samples - 1
-    leaves, arrives = np.sort(rng.uniform(first, last, 2)) if moves else (first, last)
+    start = Place(row=row, column=column, offset=_jitter(rng, 0.04))
+    ends = span[0], span[-1]
+    leaves, arrives = np.sort(rng.uniform(*ends, 2)) if moves else ends
     return Thing(
         shape=shape,
         colour=colour,
         radius=float(rng.uniform(0.09, 0.13)),
         angle=float(rng.uniform(-0.35, 0.35)),
         start=start,
-        end=Place(row=end_row, column=column, offset=offset),
+        end=replace(start, row=end_row),
         leaves_s=float(leaves),
         arrives_s=float(max(arrives, leaves + 0.25)),
     )
-
-
-def _spark(rng: np.random.Generator, place: Place, first: int, samples: int) -> Spark:
-    length = min(int(rng.integers(1, 3)), samples)
-    return Spark(
-        colour=str(rng.choice(COLOURS)),
-        place=place,
-        first_sample=first + int(rng.integers(samples - length + 1)),
-        samples=length,
-    )
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
 
 
 def _jitter(rng: np.random.Generator, reach: float) -> tuple[float, float]:

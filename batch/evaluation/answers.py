@@ -6,8 +6,9 @@ out is one Parquet file, for whoever wants other figures.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +27,38 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
     Raises:
         BatchError: not such a file, or a method lacks an answer that the others give.
     """
-    lines = _read(path)
+    methods: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
+    for line in _read(path):
+        own = methods[line["method"], line["profile"] or ""]
+        own[line["video"], line["question"]] = line
     reference = [run for run in runs if run.label == UNCOMPRESSED]
-    by_method = sorted(lines, key=_method)
-    for (method, profile), own in groupby(by_method, key=_method):
-        found = {(line["video"], line["question"]): line for line in own}
+    for (method, profile), own in sorted(methods.items()):
         label = Label(method=method, profile=profile or None)
         for run in reference:
-            missing = [
-                asked.question.question
-                for asked in run.answers
-                if (run.video, asked.question.question) not in found
-            ]
+            asked = [one.question.question for one in run.answers]
+            missing = [question for question in asked if (run.video, question) not in own]
             if missing:
                 raise BatchError(
-                    f"{path}: {label} lacks {len(missing)} of {len(run.answers)} answers about "
+                    f"{path}: {label} lacks {len(missing)} of {len(asked)} answers about "
                     f"{run.video}, such as {missing[0]!r}; run it on the same films"
                 )
-            yield _run(label, run, found)
-
-
-def _run(label: Label, reference: Run, found: dict[tuple[str, str], dict[str, Any]]) -> Run:
-    own = [found[reference.video, asked.question.question] for asked in reference.answers]
-    return Run(
-        label=label,
-        data=reference.data,
-        video=reference.video,
-        samples=reference.samples,
-        fp16_bytes=reference.fp16_bytes,
-        slots=reference.slots,
-        size_bytes=own[0]["bytes"],
-        kv_bytes=own[0]["bytes"],
-        seconds=own[0]["seconds"],
-        parts=None,
-        tokens=None,
-        cell_states=None,
-        sample_bytes=None,
-        peak_bytes=None,
-        answers=tuple(
-            AnsweredQuestion(
-                question=asked.question,
-                reference=asked.reference,
-                answer=line["answer"],
-                kl=None,
+            lines = [own[run.video, question] for question in asked]
+            yield replace(
+                run,
+                label=label,
+                size_bytes=lines[0]["bytes"],
+                kv_bytes=lines[0]["bytes"],
+                seconds=lines[0]["seconds"],
+                parts=None,
+                tokens=None,
+                cell_states=None,
+                sample_bytes=None,
+                peak_bytes=None,
+                answers=tuple(
+                    replace(one, answer=line["answer"], kl=None)
+                    for one, line in zip(run.answers, lines, strict=True)
+                ),
             )
-            for asked, line in zip(reference.answers, own, strict=True)
-        ),
-    )
-
-
-def _method(line: dict[str, Any]) -> tuple[str, str]:
-    return line["method"], line["profile"] or ""
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -94,7 +76,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def write_answers(runs: Sequence[Run], path: Path) -> None:
-    """A row for each method and question."""
+    """Write a row for each method and question."""
     rows = [_row(run, one) for run in runs for one in run.answers]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
 
@@ -108,9 +90,7 @@ def _row(run: Run, one: AnsweredQuestion) -> dict[str, Any]:
         "question": one.question.question,
         "options": list(one.question.options),
         "truth": one.question.answer,
-        "method": run.label.method,
-        "profile": run.label.profile,
-        "budget": run.label.budget,
+        **asdict(run.label),
         "answer": one.answer,
         "uncompressed": one.reference,
         "right": one.is_right,

@@ -1,7 +1,6 @@
 """Budgets as people give them, and what they mean for one video."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from batch.errors import BatchError
 from batch.evaluation.methods import Budget, Prices, Unit
 from batch.making.cache_plan import CachePlan
-from cachefmt import layout
 from cachefmt.key_bounds import layers_within
 from cachefmt.layout import file_size, token_bytes
 from cachefmt.tiers import STORED_TIERS, Tier, token_counts
@@ -18,28 +16,19 @@ from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A budget for every video: an amount, or a share of what the whole video takes, 0..1.
-
-    The whole is all slots, or FP16 K and V of all slots.
-    """
+    """A budget for every video: an amount, or a share of all its slots or their FP16 K and V."""
 
     unit: Unit
     amount: int | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.amount is None) == (self.share is None):
-            raise ValueError("a limit is an amount or a share")
         if not 0 < (self.amount or self.share or 0) < math.inf:
             raise ValueError(f"limit: got {self}, expected more than 0")
 
     @classmethod
     def parse(cls, text: str, unit: Unit) -> "Limit":
-        """Read "784" or "25%".
-
-        Raises:
-            BatchError: neither.
-        """
+        """Read "784" or "25%"."""
         try:
             if text.endswith("%"):
                 return cls(unit=unit, share=float(text[:-1]) / 100)
@@ -51,9 +40,7 @@ class Limit:
 
     @property
     def label(self) -> str:
-        """As given, with the unit."""
-        what = f"{100 * self.share:g}%" if self.share is not None else f"{self.amount}"
-        return f"{what} {self.unit}"
+        return f"{f'{100 * self.share:g}%' if self.share else self.amount} {self.unit}"
 
     def of(self, full_plan: CachePlan) -> Budget:
         """The budget of the video whose every slot is in this plan."""
@@ -62,11 +49,6 @@ class Limit:
         header = full_plan.header
         whole = header.fp16_kv_bytes if self.unit == "bytes" else header.layout.slots
         return Budget(amount=int(self.share * whole), unit=self.unit)
-
-
-def kv_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
-    """Bytes of K and V alone, scales and minima included, of so many tokens by tier."""
-    return layout.kv_bytes(replace(plan.header.shape, tokens=tokens))
 
 
 def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
@@ -80,9 +62,9 @@ def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
     return held.astype(np.int64)
 
 
-def size_bytes(tokens: Mapping[str, int], plan: CachePlan) -> int:
-    """Size of the cache file of so many tokens by tier, with an index as large as they allow."""
-    shape = replace(plan.header.shape, tokens=tokens)
+def size_bytes(rows: int, plan: CachePlan) -> int:
+    """Size of the cache file of so many FP16 tokens, with an index as large as they allow."""
+    shape = replace(plan.header.shape, tokens=token_counts({Tier.FP16: rows}))
     if shape.index_layers:
         shape = replace(shape, index_layers=layers_within(shape))
     return file_size(replace(plan.header, shape=shape))
@@ -101,6 +83,6 @@ def prices(full_plan: CachePlan, unit: Unit) -> Prices:
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
     token = {tier: sum(token_bytes(shape, tier)) for tier in STORED_TIERS}
-    nothing = size_bytes(token_counts({}), full_plan)
     raw = token[Tier.FP16]
-    return Prices(token=token, fixed=nothing + text * raw, separators=separators * raw)
+    fixed = size_bytes(0, full_plan) + text * raw
+    return Prices(token=token, fixed=fixed, separators=separators * raw)

@@ -1,6 +1,7 @@
 """Which methods enter a comparison, and on which questions, from what a person typed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -12,22 +13,14 @@ from batch.evaluation.runs import Entry
 from batch.evaluation.worlds.variants import VARIANTS
 
 SUITES = {"methods": METHODS, "ablations": ABLATIONS}
-DEFAULT_BYTES = "25%"
-_DEMO = "demo:"
 
 
 def choose_limits(tokens: Sequence[str], size_bytes: Sequence[str]) -> list[Limit]:
-    """Budgets as typed; a quarter of the bytes if none is given.
-
-    Raises:
-        BatchError: one is neither a number nor a share.
-    """
+    """Budgets as typed; a quarter of the bytes if none is given."""
     if not tokens and not size_bytes:
-        size_bytes = [DEFAULT_BYTES]
-    return [
-        *(Limit.parse(text, "tokens") for text in tokens),
-        *(Limit.parse(text, "bytes") for text in size_bytes),
-    ]
+        size_bytes = ["25%"]
+    of_tokens = [Limit.parse(text, "tokens") for text in tokens]
+    return [*of_tokens, *(Limit.parse(text, "bytes") for text in size_bytes)]
 
 
 def choose_entries(
@@ -38,9 +31,6 @@ def choose_entries(
     Args:
         suites: some of SUITES; ablations run as they are only.
         names: methods to take, all of them if there are none.
-
-    Raises:
-        BatchError: a name that no method has.
     """
     methods = [method for suite in suites for method in SUITES[suite]]
     known = list(dict.fromkeys(method.name for method in methods))
@@ -59,28 +49,21 @@ def choose_entries(
 
 
 def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) -> list[QuestionSet]:
-    """Draw or read question sets.
+    """Draw question sets, "demo:VARIANT" or "demo" for every variant, or read those of a path.
 
     Args:
-        data: "demo:VARIANT", "demo" for every variant, or a path.
         folder: where drawn films go.
         videos: how many of each set, at most.
-        seed: of drawn films.
-
-    Raises:
-        BatchError: no such variant, or nothing that can be read.
     """
-    every = [f"{_DEMO}{variant}" for variant in VARIANTS]
-    names = [one for name in data for one in (every if name == "demo" else [name])]
-    return [
-        demo_set(name.removeprefix(_DEMO), folder, videos=videos, seed=seed)
-        if name.startswith(_DEMO)
-        else _first_videos(read_set(Path(name)), videos)
-        for name in names
-    ]
-
-
-def _first_videos(data: QuestionSet, videos: int) -> QuestionSet:
-    by_video = groupby(data.questions, key=lambda question: question.video)
-    first = [question for _, own in islice(by_video, videos) for question in own]
-    return QuestionSet(name=data.name, questions=tuple(first), absent=data.absent)
+    every = [f"demo:{variant}" for variant in VARIANTS]
+    sets = []
+    for name in [one for typed in data for one in (every if typed == "demo" else [typed])]:
+        kind, _, variant = name.partition(":")
+        if kind == "demo":
+            sets.append(demo_set(variant, folder, videos=videos, seed=seed))
+        else:
+            found = read_set(Path(name))
+            by_video = groupby(found.questions, key=lambda question: question.video)
+            first = [question for _, own in islice(by_video, videos) for question in own]
+            sets.append(replace(found, questions=tuple(first)))
+    return sets

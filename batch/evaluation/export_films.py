@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from batch.evaluation.choosing import choose_sets
-from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.data import QuestionSet
 from batch.evaluation.scoring import prompt
 from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.uncompressed import embed
@@ -38,31 +37,22 @@ def export_films(family: Family, sets: Sequence[QuestionSet], folder: Path) -> I
     with unfinished.open("w", encoding="utf-8") as lines:
         asked = (question for data in sets for question in data.questions)
         for path, questions in groupby(asked, key=lambda question: question.video):
-            line = _export_film(family, path, list(questions), folder)
-            lines.write(f"{json.dumps(line)}\n")
+            video = PreparedVideo(path, family, Sampling())
+            footage, started = video.footage, time.perf_counter()
+            prefix = embed(family, video.pictures, footage)
+            film = {
+                "video": path.name,
+                "prefix": f"{path.stem}.safetensors",
+                "seconds": video.decode_seconds + time.perf_counter() - started,
+                "questions": {
+                    one.question: family.question_ids(prompt(one.question, one.options))
+                    for one in questions
+                },
+            }
+            save_file({"prefix": prefix.float()}, folder / f"{path.stem}.safetensors")
+            lines.write(f"{json.dumps(film)}\n")
             yield path
     unfinished.replace(folder / "films.jsonl")
-
-
-def _export_film(
-    family: Family, path: Path, questions: list[Question], folder: Path
-) -> dict[str, Any]:
-    video = PreparedVideo(path, family, Sampling())
-    footage = video.footage
-    started = time.perf_counter()
-    prefix = embed(family, video.pictures, footage)
-    seconds = video.decode_seconds + time.perf_counter() - started
-    name = f"{path.stem}.safetensors"
-    save_file({"prefix": prefix.float()}, folder / name)
-    return {
-        "video": path.name,
-        "prefix": name,
-        "seconds": seconds,
-        "questions": {
-            one.question: family.question_ids(prompt(one.question, one.options))
-            for one in questions
-        },
-    }
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
-"""Pictures of a comparison: curves and bars by matplotlib (of the extra `evaluate`), failures.
+"""Pictures of a comparison: curves and bars by matplotlib (of the extra `evaluate`), failures."""
 
-A failure is drawn as a sheet of all samples of its video, each over what was stored of it.
-"""
-
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -17,13 +15,11 @@ from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
 from batch.evaluation.measure import Row
-from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
+from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Label, Run
 from batch.report.tiers import INK, tint
 from cachefmt.tiers import Tier
 
-_POINTER_INK = (200, 200, 200)
-_INKS = [*(INK[tier] for tier in Tier), _POINTER_INK]
-_SIZE_INCHES = (9.0, 5.0)
+_INKS = [*(INK[tier] for tier in Tier), (200, 200, 200)]
 _OURS = "sali-cache"
 _OURS_INK: dict[str, ColorType] = {f"{_OURS} default": "black", f"{_OURS} paper": "red"}
 _TILE_PX = 112
@@ -31,9 +27,10 @@ _TILES_A_ROW = 8
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against bytes: a point for each row. A line joins a method's budgets.
+    """Accuracy against bytes, a point for each row.
 
-    What a method stores by itself stands apart: it may give one video more than another.
+    A line joins a method's budgets; what it stores by itself stands apart, for it may give one
+    video more than another.
     """
     figure, axes = _start("share of the FP16 K and V of all slots", "accuracy")
     colours = iter(mpl.color_sequences["tab20"])
@@ -78,15 +75,10 @@ def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
 def failures(runs: Sequence[Run], most: int) -> list[tuple[Run, AnsweredQuestion]]:
     """Questions that the uncompressed model answers rightly and these runs do not.
 
-    One a video, as long as there are others; those about which the model is least like the
-    uncompressed one come first.
+    One a video, as long as there are others; those with the highest KL come first.
     """
-    lost = [
-        (run, one)
-        for run in runs
-        for one in run.answers
-        if one.is_reference_right and not one.is_right
-    ]
+    answers = [(run, one) for run in runs for one in run.answers]
+    lost = [(run, one) for run, one in answers if one.is_reference_right and not one.is_right]
     lost.sort(key=lambda found: found[1].kl or 0.0, reverse=True)
     worst = {found[0].video: found for found in reversed(lost)}
     return sorted(lost, key=lambda found: worst[found[0].video] is not found)[:most]
@@ -97,16 +89,16 @@ def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) ->
 
     Args:
         pictures: uint8 RGB [samples, height, width, 3].
-        manifest: of the same samples.
-        path: of a picture file.
     """
     grid = (manifest.geometry.rows, manifest.geometry.columns)
-    tiles = []
+    tiles, font = [], cv2.FONT_HERSHEY_SIMPLEX
     for sample, (rgb, source) in enumerate(zip(pictures, manifest.source, strict=True)):
         drawn = tint(rgb, manifest.tier[sample].reshape(grid), _TILE_PX)
         plain = cv2.resize(rgb, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
         text = f"{sample}" if source == sample else f"{sample} -> {source}"
-        tiles.append(np.vstack([_strip(text), plain, drawn]))
+        strip = np.full((18, _TILE_PX, 3), 255, np.uint8)
+        cv2.putText(strip, text, (4, 14), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(np.vstack([strip, plain, drawn]))
     columns = min(_TILES_A_ROW, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
@@ -116,10 +108,10 @@ def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) ->
 def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """What is one line: a profile at its budgets, or all profiles of a method without budgets."""
     with_budget = {row.label.method for row in rows if row.label.budget is not None}
-    curves: dict[str, list[Row]] = {}
+    curves: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         profile = row.label.profile if row.label.method in with_budget else None
-        curves.setdefault(" ".join(filter(None, (row.label.method, profile))), []).append(row)
+        curves[str(Label(method=row.label.method, profile=profile))].append(row)
     return curves
 
 
@@ -129,17 +121,9 @@ def _draw_curve(axes: Axes, name: str, rows: Sequence[Row], colour: ColorType) -
     accuracy = np.array([astuple(row.figures["accuracy"]) for row in rows], np.float64)
     value, low, high = accuracy.T
     reach = np.maximum([value - low, high - value], 0)
+    mark, size, z = ("*", 11, 3) if ours else ("o", 5, 2)
     axes.errorbar(
-        shares,
-        value,
-        yerr=reach,
-        label=name,
-        color=colour,
-        marker="*" if ours else "o",
-        markersize=11 if ours else 5,
-        linestyle="",
-        elinewidth=0.5,
-        zorder=3 if ours else 2,
+        shares, value, reach, fmt=mark, ms=size, zorder=z, label=name, color=colour, elinewidth=0.5
     )
     bounded = [row.label.budget is not None for row in rows]
     joined = np.flatnonzero(bounded if any(bounded) else np.ones(len(rows)))
@@ -148,15 +132,9 @@ def _draw_curve(axes: Axes, name: str, rows: Sequence[Row], colour: ColorType) -
 
 
 def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    figure = Figure(figsize=(9.0, 5.0), layout="constrained")  # inches
     axes = figure.subplots()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     return figure, axes
-
-
-def _strip(text: str) -> NDArray[np.uint8]:
-    strip = np.full((18, _TILE_PX, 3), 255, np.uint8)
-    cv2.putText(strip, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip

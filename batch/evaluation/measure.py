@@ -3,9 +3,9 @@
 Knows runs; runs, draws and writes nothing.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,9 @@ _RATIOS = {
 class Figure:
     """A figure and its confidence interval; None where it cannot be known."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +47,27 @@ class Row:
     """A method's figures over the same questions as every other row."""
 
     label: Label
-    questions: int
-    videos: int
+    runs: Sequence[Run]
     figures: dict[str, Figure]
-    peak_bytes: int | None
     void: str | None
     """Why accuracy and agreement say nothing; None: they do."""
+
+    @property
+    def questions(self) -> int:
+        return sum(len(run.answers) for run in self.runs)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return max(
+            (run.peak_bytes for run in self.runs if run.peak_bytes is not None), default=None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Flat values by name, and `intervals` of those that have one."""
         return {
-            "method": self.label.method,
-            "profile": self.label.profile,
-            "budget": self.label.budget,
+            **asdict(self.label),
             "n": self.questions,
-            "videos": self.videos,
+            "videos": len(self.runs),
             **{name: figure.value for name, figure in self.figures.items()},
             "peak_bytes": self.peak_bytes,
             "void": self.void,
@@ -76,15 +82,10 @@ class Row:
 def tabulate(runs: Sequence[Run]) -> list[Row]:
     """A row for each method, in the order in which they ran."""
     void = void_reason(runs)
-    return [_row(label, own, void) for label, own in by_label(runs).items()]
-
-
-def by_label(runs: Sequence[Run]) -> dict[Label, list[Run]]:
-    """The runs of each method."""
-    found: dict[Label, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.label, []).append(run)
-    return found
+    return [
+        Row(label=label, runs=own, figures=measure(own), void=void)
+        for label, own in _by_label(runs).items()
+    ]
 
 
 def void_reason(runs: Sequence[Run]) -> str | None:
@@ -93,24 +94,25 @@ def void_reason(runs: Sequence[Run]) -> str | None:
     A method that gives no answer agrees with another that gives none, and one that always says
     the same is sometimes right: neither is a finding.
     """
-    answers = [one.answer for run in runs for one in run.answers]
-    if not any(answer.strip() for answer in answers):
+    if not any(one.answer.strip() for run in runs for one in run.answers):
         return "every answer is empty"
-    best = {label: _share_right(own) for label, own in by_label(runs).items()}
-    chance = _constant_share(next(iter(by_label(runs).values())))
-    if max(best.values()) <= chance:
+    methods = list(_by_label(runs).values())
+    best = max(np.mean([one.is_right for run in own for one in run.answers]) for own in methods)
+    chance = _constant_share(methods[0])
+    if best <= chance:
         return f"no method is right more often than the same answer to all ({chance:.3f})"
     return None
 
 
-def accuracy_by_kind(runs: Sequence[Run]) -> dict[Label, dict[str, float]]:
-    """Share of right answers of each method to each kind of question."""
-    return _accuracy_by(runs, lambda run, one: one.question.kind)
-
-
-def accuracy_by_set(runs: Sequence[Run]) -> dict[Label, dict[str, float]]:
-    """Share of right answers of each method in each question set."""
-    return _accuracy_by(runs, lambda run, one: run.data)
+def accuracy_by(
+    group: Callable[[Run, AnsweredQuestion], str], runs: Sequence[Run]
+) -> dict[str, float]:
+    """Share of right answers in each group of them."""
+    marks: dict[str, list[bool]] = defaultdict(list)
+    for run in runs:
+        for one in run.answers:
+            marks[group(run, one)].append(one.is_right)
+    return {name: sum(each) / len(each) for name, each in marks.items()}
 
 
 def measure(runs: Sequence[Run]) -> dict[str, Figure]:
@@ -124,71 +126,45 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
     - seconds_per_sample: all parts, without answering.
     """
     of_runs = [_sums(run) for run in runs]
-    names = list(of_runs[0])
-    sums = np.array([list(of_run.values()) for of_run in of_runs], np.float64)
+    table = np.array([list(of_run.values()) for of_run in of_runs], np.float64)
+    sums = dict(zip(of_runs[0], table.T, strict=True))
     bleu = Bleu.of([[(one.answer, one.reference) for one in run.answers] for run in runs])
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), RESAMPLES)
     once = np.ones((1, len(runs)), np.int64)
 
-    def figure(of: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> Figure:
-        value, resampled = float(of(once)[0]), of(drawn)
-        if np.isnan(value):
-            return Figure(value=None, low=None, high=None)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(resampled, [tail, 1 - tail])
-        return Figure(value=value, low=float(low), high=float(high))
+    def ratio(upper: str, lower: str, times: NDArray[np.int64]) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares: NDArray[np.float64] = (times @ sums[upper]) / (times @ sums[lower])
+        return np.where(np.isinf(shares), np.nan, shares)
 
-    def ratio(upper: str, lower: str) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-        top, bottom = sums[:, names.index(upper)], sums[:, names.index(lower)]
-
-        def of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shares: NDArray[np.float64] = (counts @ top) / (counts @ bottom)
-            return np.where(np.isinf(shares), np.nan, shares)
-
-        return of
-
-    figures = {name: figure(ratio(*parts)) for name, parts in _RATIOS.items()}
-    return {**figures, "bleu": figure(bleu.scores)}
+    figures = {
+        name: _figure(ratio(*parts, once), ratio(*parts, drawn)) for name, parts in _RATIOS.items()
+    }
+    return {**figures, "bleu": _figure(bleu.scores(once), bleu.scores(drawn))}
 
 
-def _row(label: Label, runs: list[Run], void: str | None) -> Row:
-    peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
-    return Row(
-        label=label,
-        questions=sum(len(run.answers) for run in runs),
-        videos=len(runs),
-        figures=measure(runs),
-        peak_bytes=max(peaks, default=None),
-        void=void,
-    )
-
-
-def _accuracy_by(
-    runs: Sequence[Run], group: Callable[[Run, AnsweredQuestion], str]
-) -> dict[Label, dict[str, float]]:
-    found = {}
-    for label, own in by_label(runs).items():
-        marks: dict[str, list[bool]] = {}
-        for run in own:
-            for one in run.answers:
-                marks.setdefault(group(run, one), []).append(one.is_right)
-        found[label] = {name: sum(each) / len(each) for name, each in marks.items()}
+def _by_label(runs: Sequence[Run]) -> dict[Label, list[Run]]:
+    found: dict[Label, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[run.label].append(run)
     return found
 
 
-def _share_right(runs: Sequence[Run]) -> float:
-    marks = [one.is_right for run in runs for one in run.answers]
-    return sum(marks) / len(marks)
+def _figure(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Figure:
+    if np.isnan(value[0]):
+        return Figure()
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return Figure(value=float(value[0]), low=float(low), high=float(high))
 
 
 def _constant_share(runs: Sequence[Run]) -> float:
     """What the commonest true answer of each kind would get; with options, guessing if better."""
     questions = [one.question for run in runs for one in run.answers]
-    kinds: dict[str, Counter[str]] = {}
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions:
-        kinds.setdefault(question.kind, Counter())[question.answer] += 1
+        kinds[question.kind][question.answer] += 1
     constant = sum(truths.most_common(1)[0][1] for truths in kinds.values()) / len(questions)
     guessed = sum(1 / len(question.options) for question in questions if question.options)
     return max(constant, guessed / len(questions))

@@ -1,6 +1,6 @@
 """Methods run over question sets: what each stored of each video, and what it answered."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
-from batch.evaluation.bench.measuring import peak_allocated
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
 from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
@@ -52,7 +52,6 @@ class Entry:
 
     @property
     def label(self) -> Label:
-        """What its rows are called by."""
         budget = None if self.limit is None else self.limit.label
         return Label(method=self.method.name, profile=self.method.profile, budget=budget)
 
@@ -69,51 +68,50 @@ class AnsweredQuestion:
 
     @property
     def is_right(self) -> bool:
-        """Whether the method's answer is the truth."""
         return is_right(self.answer, self.question.answer, self.question.options)
 
     @property
     def is_reference_right(self) -> bool:
-        """Whether the uncompressed model's answer is the truth."""
         return is_right(self.reference, self.question.answer, self.question.options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One method on one video."""
+    """One method on one video.
+
+    - data: name of the question set. fp16_bytes: K and V of all slots.
+    - parts: seconds by the names of `PARTS`; tokens: stored ones by tier; both None where a
+      method ran elsewhere.
+    - cell_states: cells of each sample by CELL_STATES, [samples, 5]; sample_bytes: K and V of
+      each sample, [samples]; both None for methods that choose no cells.
+    - peak_bytes: of prefill, above the weights; measured on the first video of each set only.
+    """
 
     label: Label
     data: str
-    """Name of the question set."""
     video: str
     samples: int
     fp16_bytes: int
-    """FP16 K and V of all slots."""
     slots: int
     size_bytes: int
     kv_bytes: int
     seconds: float
     parts: dict[str, float] | None
-    """Seconds by the names of `PARTS`; None where only the whole is known."""
     tokens: dict[str, int] | None
-    """Stored tokens by tier; None where there are no such tiers."""
     cell_states: NDArray[np.int64] | None
-    """Cells of each sample by CELL_STATES, [samples, 5]; None for methods that choose no cells."""
     sample_bytes: NDArray[np.int64] | None
-    """K and V of each sample, [samples]; None for methods that choose no cells."""
     peak_bytes: int | None
-    """Of prefill, above the weights; measured on the first video of each set only."""
     answers: tuple[AnsweredQuestion, ...]
 
 
-def evaluate(
+def run_methods(
     family: Family,
     sets: Sequence[QuestionSet],
     entries: Sequence[Entry],
     *,
     folder: Path,
-    sampling: Sampling | None = None,
-    report: Callable[[int], object] = lambda videos: None,
+    sampling: Sampling,
+    report: Callable[[int], object],
 ) -> Iterator[Run]:
     """Run the uncompressed model and every method over every video, on the same questions.
 
@@ -121,17 +119,16 @@ def evaluate(
         family: a loaded model.
         folder: for the one cache file that exists at a time.
         report: called with 1 after each video.
-
-    Raises:
-        BatchError: a video or a question cannot be used, or a budget holds nothing.
     """
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
-            video = PreparedVideo(path, family, sampling or Sampling())
-            yield from _runs(
-                data.name, video, list(questions), entries, folder, has_peak=number == 0
-            )
+            video = PreparedVideo(path, family, sampling)
+            makers: dict[Label, Callable[[], Stored]] = {
+                one.label: partial(store, one.method, video, one.limit, folder) for one in entries
+            }
+            makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
+            yield from _runs(data.name, video, list(questions), makers, has_peak=number == 0)
             report(1)
 
 
@@ -139,18 +136,10 @@ def _runs(
     data: str,
     video: PreparedVideo,
     questions: list[Question],
-    entries: Sequence[Entry],
-    folder: Path,
+    makers: Mapping[Label, Callable[[], Stored]],
     *,
     has_peak: bool,
 ) -> Iterator[Run]:
-    makers: dict[Label, Callable[[], Stored]] = {
-        UNCOMPRESSED: partial(store_uncompressed, video),
-        **{
-            entry.label: partial(store, entry.method, video, entry.limit, folder)
-            for entry in entries
-        },
-    }
     reference: _Replies | None = None
     for label, make in makers.items():
         try:
@@ -159,6 +148,7 @@ def _runs(
         except BatchError as error:
             raise BatchError(f"{video.path.name}, {label}: {error}") from error
         reference = reference or replies
+        plan = stored.plan
         yield Run(
             label=label,
             data=data,
@@ -171,8 +161,8 @@ def _runs(
             seconds=sum(stored.seconds.values()),
             parts=stored.seconds,
             tokens=stored.tokens,
-            cell_states=None if stored.plan is None else _cell_states(stored.plan.manifest),
-            sample_bytes=None if stored.plan is None else sample_kv_bytes(stored.plan),
+            cell_states=None if plan is None else _cell_states(plan.manifest),
+            sample_bytes=None if plan is None else sample_kv_bytes(plan),
             peak_bytes=peak_allocated(make) if has_peak else None,
             answers=_compare(questions, reference, replies),
         )
@@ -202,9 +192,8 @@ def _compare(
     questions: Sequence[Question], reference: _Replies, replies: _Replies
 ) -> tuple[AnsweredQuestion, ...]:
     kl = (reference.first.exp() * (reference.first - replies.first)).sum(-1).tolist()
+    each = zip(questions, reference.answers, replies.answers, kl, strict=True)
     return tuple(
         AnsweredQuestion(question=question, reference=own, answer=answer, kl=divergence)
-        for question, own, answer, divergence in zip(
-            questions, reference.answers, replies.answers, kl, strict=True
-        )
+        for question, own, answer, divergence in each
     )

@@ -8,7 +8,6 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Self
 
 import numpy as np
@@ -18,18 +17,15 @@ from sacrebleu.metrics.bleu import BLEU
 
 _LETTER = re.compile(r"\W*([A-Za-z])(?:[.:,)]|\W*$)")
 """Alone, or with a mark behind it: "a car" begins with an article."""
-_ORDERS = 4
+_BLEU, _ROUGE = BLEU(), RougeScorer(["rougeL"])
 
 
 def prompt(question: str, options: Sequence[str]) -> str:
     """The text that the model gets; options become lettered lines."""
     if not options:
         return question
-    lines = [
-        f"{letter}. {option}"
-        for letter, option in zip(string.ascii_uppercase, options, strict=False)
-    ]
-    return "\n".join([question, *lines, "Answer with the letter of the right option."])
+    lettered = map("{}. {}".format, string.ascii_uppercase, options)
+    return "\n".join([question, *lettered, "Answer with the letter of the right option."])
 
 
 def is_right(answer: str, truth: str, options: Sequence[str]) -> bool:
@@ -65,58 +61,44 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Bleu:
-    """What BLEU counts, video by video, so that any multiset of videos can be scored.
-
-    counts: int64 [videos, 10]: matching n-grams and all n-grams of the answers for n = 1..4,
-    then the words of answers and of references.
-    """
+    """What BLEU counts, video by video, so that any multiset of videos can be scored."""
 
     counts: NDArray[np.int64]
+    """[videos, 10]: matching n-grams and all n-grams of the answers for n = 1..4, then the words
+    of answers and of references."""
 
     @classmethod
     def of(cls, videos: Sequence[Sequence[tuple[str, str]]]) -> Self:
         """Count the (answer, reference) pairs of each video."""
-        return cls(counts=np.array([_counts(pairs) for pairs in videos], np.int64))
+        counts = []
+        for pairs in videos:
+            answers, references = map(list, zip(*pairs, strict=True))
+            found = _BLEU.corpus_score(answers, [references])
+            counts.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
+        return cls(counts=np.array(counts, np.int64))
 
     def scores(self, times: NDArray[np.int64]) -> NDArray[np.float64]:
         """Corpus BLEU, 0..1, for each row of `times` [n, videos], how often a video counts.
 
         Orders without a match are left out, so that equal answers of one word score 1.
         """
-        summed = times @ self.counts
-        return np.array([_score(row) for row in summed.tolist()], np.float64)
+        scores = []
+        for row in (times @ self.counts).tolist():
+            matching, all_of_them, (words, reference_words) = row[:4], row[4:8], row[8:]
+            found = BLEU.compute_bleu(
+                matching,
+                all_of_them,
+                sys_len=words,
+                ref_len=reference_words,
+                smooth_method="exp",  # sacrebleu's own default for a corpus
+                effective_order=True,
+            )
+            scores.append(found.score / 100)
+        return np.array(scores)
 
 
 def rouge_l(answer: str, reference: str) -> float:
     """F-measure of the longest common subsequence of words, 0..1; 1 if both are empty."""
     if answer == reference:
         return 1.0
-    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
-
-
-def _counts(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    found = _bleu().corpus_score([answer for answer, _ in pairs], [[own for _, own in pairs]])
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
-
-
-def _score(counts: list[int]) -> float:
-    words, reference_words = counts[2 * _ORDERS :]
-    found = BLEU.compute_bleu(
-        counts[:_ORDERS],
-        counts[_ORDERS : 2 * _ORDERS],
-        sys_len=words,
-        ref_len=reference_words,
-        smooth_method="exp",  # sacrebleu's own default for a corpus
-        effective_order=True,
-    )
-    return found.score / 100
-
-
-@cache
-def _bleu() -> BLEU:
-    return BLEU()
-
-
-@cache
-def _rouge() -> RougeScorer:
-    return RougeScorer(["rougeL"])
+    return float(_ROUGE.score(reference, answer)["rougeL"].fmeasure)

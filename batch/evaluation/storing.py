@@ -5,7 +5,7 @@ everything first, in memory, without a file.
 """
 
 import time
-from collections.abc import Callable
+from bisect import bisect_right
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,17 +21,18 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.answering import PrefixAnswerer
-from batch.evaluation.budgets import Limit, kv_bytes, prices, size_bytes
+from batch.evaluation.budgets import Limit, prices, size_bytes
 from batch.evaluation.methods import Budget, CellMethod, Method, RowMethod
 from batch.evaluation.uncompressed import AttentionMass, Uncompressed
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
-from batch.models.weights import dtype_name
+from batch.models.checkpoint import dtype_name
 from batch.settings import CacheSettings
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
+from cachefmt.layout import kv_bytes
 from cachefmt.tiers import Tier, token_counts
 
 PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
@@ -42,46 +43,30 @@ class PreparedVideo:
     """One video as every method gets it: decoded once, analysed once for each way to analyse it."""
 
     def __init__(self, path: Path, family: Family, sampling: Sampling) -> None:
-        """Decode the video in the geometry of a loaded model.
-
-        Raises:
-            VideoError: it cannot be opened or decoded.
-        """
         self.path = path
         self.family = family
         self._sampling = sampling
         geometry = geometry_for(family.geometry, probe(path), sampling)
         started = time.perf_counter()
         samples = read_samples(
-            path,
-            geometry=geometry,
-            rate_hz=sampling.rate_hz,
-            max_samples=sampling.max_samples,
+            path, geometry=geometry, rate_hz=sampling.rate_hz, max_samples=sampling.max_samples
         )
         self.pictures: NDArray[np.uint8] = np.stack([sample.rgb for sample in samples])
         self.decode_seconds = time.perf_counter() - started
-        self._manifests: dict[tuple[TemporalSettings, TierThresholds], Manifest] = {}
+        self._manifests: dict[AnalysisSettings, Manifest] = {}
 
     def manifest(self, temporal: TemporalSettings, thresholds: TierThresholds) -> Manifest:
         """The manifest of these settings; what it took to make is in `analyze_seconds`."""
-        settings = (temporal, thresholds)
+        settings = AnalysisSettings(
+            sampling=self._sampling, temporal=temporal, thresholds=thresholds
+        )
         if settings not in self._manifests:
-            self._manifests[settings] = analyze_video(
-                self.path,
-                self.family.geometry,
-                AnalysisSettings(sampling=self._sampling, temporal=temporal, thresholds=thresholds),
-            )
+            self._manifests[settings] = analyze_video(self.path, self.family.geometry, settings)
         return self._manifests[settings]
 
     @property
     def footage(self) -> Footage:
-        """When the samples were taken."""
         return self._full_manifest.footage
-
-    @cached_property
-    def png(self) -> list[bytes]:
-        """PNG of every sample."""
-        return [png for png in self._full_manifest.pictures if png is not None]
 
     @cached_property
     def full_plan(self) -> CachePlan:
@@ -92,10 +77,11 @@ class PreparedVideo:
 
     def plan(self, method: CellMethod, budget: Budget | None) -> CachePlan:
         """What a method stores, before it is known how long the header becomes."""
-        unit = "tokens" if budget is None else budget.unit
+        png = [picture for picture in self._full_manifest.pictures if picture is not None]
+        cost = prices(self.full_plan, "tokens" if budget is None else budget.unit)
         manifest = self.manifest(method.temporal, method.thresholds)
         return plan_cache(
-            method.choose(manifest, self.png, prices(self.full_plan, unit), budget),
+            method.choose(manifest, png, cost, budget),
             self.family,
             dtype=self._dtype,
             settings=CacheSettings(positions=method.positions, pointers=method.pointers),
@@ -116,19 +102,20 @@ class PreparedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a method holds of a video, ready for questions."""
+    """What a method holds of a video, ready for questions.
+
+    - size_bytes: of methods with a file the file, of others as if all were in one.
+    - kv_bytes: K and V alone, scales and minima included. tokens: stored ones by tier.
+    - seconds: by the names of `PARTS`; a part that the method lacks is 0.
+    - plan: what was written, of methods that choose cells.
+    """
 
     answerer: PrefixAnswerer | Uncompressed
     size_bytes: int
-    """All that is stored: of methods with a file the file, of others as if it were in one."""
     kv_bytes: int
-    """K and V alone, scales and minima included."""
     tokens: dict[str, int]
-    """Stored tokens by tier."""
     seconds: dict[str, float]
-    """By the names of `PARTS`; a part that the method lacks is 0."""
     plan: CachePlan | None = None
-    """What was written, of methods that choose cells."""
 
 
 def store_uncompressed(video: PreparedVideo) -> Stored:
@@ -163,18 +150,17 @@ def store(method: Method, video: PreparedVideo, limit: Limit | None, folder: Pat
 def _write_cells(
     method: CellMethod, video: PreparedVideo, budget: Budget | None, path: Path
 ) -> Stored:
-    plan = _fullest(budget, lambda within: video.plan(method, within))
+    plan = _fullest_plan(method, video, budget)
     took = prefill(plan, video.family, path)
     manifest = video.manifest(method.temporal, method.thresholds)
     analyse = manifest.analyze_seconds - video.decode_seconds if method.reads_signals else 0.0
     with closing(CacheFile.open(path)) as cache:
         prefix = Prefix.load(cache, video.family.layer_devices)
-    tokens = dict(plan.header.shape.tokens)
     return Stored(
         answerer=_answerer(prefix, plan, video),
         size_bytes=plan.size_bytes,
-        kv_bytes=kv_bytes(tokens, plan),
-        tokens=tokens,
+        kv_bytes=kv_bytes(plan.header.shape),
+        tokens=dict(plan.header.shape.tokens),
         seconds=video.seconds(
             analyse=max(0.0, analyse),
             encode=took.encode,
@@ -186,36 +172,31 @@ def _write_cells(
     )
 
 
-def _fullest(budget: Budget | None, make: Callable[[Budget | None], CachePlan]) -> CachePlan:
+def _fullest_plan(method: CellMethod, video: PreparedVideo, budget: Budget | None) -> CachePlan:
     """The fullest plan within a budget, though a plan's header is known only when it is made."""
-    plan = make(budget)
+    plan = video.plan(method, budget)
     if budget is None or budget.unit == "tokens":
         return plan
-    digits = 0
+    amount = budget.amount
     while plan.size_bytes > budget.amount:
-        digits += plan.size_bytes - budget.amount
-        plan = make(Budget(amount=budget.amount - digits, unit="bytes"))
+        amount -= plan.size_bytes - budget.amount
+        plan = video.plan(method, replace(budget, amount=amount))
     return plan
 
 
 def _evict_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -> Stored:
     plan = video.full_plan
-    mass = None if method.observed_queries == 0 else AttentionMass(method.observed_queries)
+    mass = AttentionMass(method.observed_queries)
     full = Uncompressed(video.family, video.pictures, video.footage, mass=mass)
     started = time.perf_counter()
+    observed = torch.stack([of_layer.cpu() for of_layer in mass.of_layers])
     count = _rows_within(budget, plan)
-    shape = plan.header.shape
-    if mass is None:
-        observed = torch.zeros(shape.layers, shape.heads, plan.plan.slots)
-    else:
-        observed = torch.stack(mass.of_layers).cpu()
     prefix = _kept_rows(full, method.keep(observed, count), plan)
-    tokens = dict(prefix.shape.tokens)
     return Stored(
         answerer=_answerer(prefix, plan, video),
-        size_bytes=size_bytes(tokens, plan),
+        size_bytes=size_bytes(count, plan),
         kv_bytes=prefix.size_bytes,
-        tokens=tokens,
+        tokens=_fp16(count),
         seconds=video.seconds(
             encode=full.encode_seconds,
             prefill=full.forward_seconds,
@@ -225,17 +206,13 @@ def _evict_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) 
 
 
 def _rows_within(budget: Budget | None, full_plan: CachePlan) -> int:
-    """The most FP16 rows that a budget holds; all of them without one."""
     slots = full_plan.plan.slots
     if budget is None:
         return slots
     if budget.unit == "tokens":
         return min(budget.amount, slots)
-    row = prices(full_plan, "bytes").token[Tier.FP16]
-    count = min(slots, budget.amount // row)
-    while count > 0 and size_bytes(_fp16(count), full_plan) > budget.amount:
-        count -= 1
-    return count
+    counts = range(slots + 1)
+    return bisect_right(counts, budget.amount, key=lambda rows: size_bytes(rows, full_plan)) - 1
 
 
 def _kept_rows(full: Uncompressed, kept: Tensor, full_plan: CachePlan) -> Prefix:

@@ -1,12 +1,12 @@
 """What a comparison shows in tables: the paper's three, and where a method fails first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from batch.evaluation.measure import Figure, Row, accuracy_by_kind, accuracy_by_set, by_label
-from batch.evaluation.runs import CELL_STATES, Label, Run
+from batch.evaluation.measure import Row, accuracy_by
+from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
 from batch.evaluation.storing import PARTS
 
 _QUALITY = ("accuracy", "retained", "agreement_em", "bleu", "rouge_l", "kl", "empty_share")
@@ -21,22 +21,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.head):
-                raise ValueError(f"{self.title}: got {len(row)} of {len(self.head)} cells in {row}")
-
     def to_text(self) -> list[str]:
         """Lines of columns, figures aligned at the right."""
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
-        return [
-            "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
+        columns = []
+        for place, cells in enumerate(zip(self.head, *self.rows, strict=True)):
+            width = max(map(len, cells))
+            columns.append([cell.rjust(width) if place else cell.ljust(width) for cell in cells])
+        return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
     def to_markdown(self) -> list[str]:
         """Lines of a section with the table."""
@@ -61,9 +52,8 @@ def quality_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def memory_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
+def memory_table(rows: Sequence[Row]) -> Table:
     """The paper's Table II: what is stored."""
-    shares = {label: _shares(own) for label, own in by_label(runs).items()}
     return Table(
         title="Table II: what is stored",
         note=(
@@ -73,13 +63,12 @@ def memory_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
             "tables and header."
         ),
         head=["method", *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
-        rows=[[str(row.label), *shares[row.label], *_memory_cells(row.figures)] for row in rows],
+        rows=[[str(row.label), *_state_shares(row.runs), *_memory_cells(row)] for row in rows],
     )
 
 
-def time_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
+def time_table(rows: Sequence[Row]) -> Table:
     """The paper's Table III: what it costs."""
-    parts = {label: _parts(own) for label, own in by_label(runs).items()}
     return Table(
         title="Table III: time and memory",
         note=(
@@ -90,8 +79,8 @@ def time_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
         rows=[
             [
                 str(row.label),
-                *parts[row.label],
-                _ms(row.figures["seconds_per_sample"].value),
+                *_parts(row.runs),
+                _ms(row.figures["seconds_per_sample"].value or 0.0),
                 "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
             ]
             for row in rows
@@ -99,24 +88,18 @@ def time_table(rows: Sequence[Row], runs: Sequence[Run]) -> Table:
     )
 
 
-def kinds_table(runs: Sequence[Run]) -> Table:
-    """Accuracy by kind of question."""
-    return _shares_table("Accuracy by kind of question", accuracy_by_kind(runs))
-
-
-def sets_table(runs: Sequence[Run]) -> Table:
-    """Accuracy by question set."""
-    return _shares_table("Accuracy by question set", accuracy_by_set(runs))
-
-
-def _shares_table(title: str, found: Mapping[Label, Mapping[str, float]]) -> Table:
-    columns = list(dict.fromkeys(name for shares in found.values() for name in shares))
+def accuracy_table(
+    title: str, group: Callable[[Run, AnsweredQuestion], str], rows: Sequence[Row]
+) -> Table:
+    """Accuracy in each group of answers."""
+    found = [accuracy_by(group, row.runs) for row in rows]
+    columns = list(dict.fromkeys(name for shares in found for name in shares))
     return Table(
         title=title,
         head=["method", *(column or "all" for column in columns)],
         rows=[
-            [str(label), *(f"{shares[column]:.3f}" for column in columns)]
-            for label, shares in found.items()
+            [str(row.label), *(f"{shares[column]:.3f}" for column in columns)]
+            for row, shares in zip(rows, found, strict=True)
         ],
     )
 
@@ -124,22 +107,20 @@ def _shares_table(title: str, found: Mapping[Label, Mapping[str, float]]) -> Tab
 def _quality_cells(row: Row) -> list[str]:
     if row.void is not None:
         return ["void", *[""] * (len(_QUALITY) - 1)]
-    return [_with_interval(row.figures[name]) for name in _QUALITY]
+    figures = [row.figures[name] for name in _QUALITY]
+    return [
+        "" if one.value is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        for one in figures
+    ]
 
 
-def _memory_cells(figures: Mapping[str, Figure]) -> list[str]:
-    file, rows = figures["compression_fp16"].value or 0.0, figures["compression_kv"].value or 0.0
-    size = figures["bytes"].value or 0.0
+def _memory_cells(row: Row) -> list[str]:
+    names = ("bytes", "compression_fp16", "compression_kv")
+    size, file, rows = (row.figures[name].value or 0.0 for name in names)
     return [f"{size:,.0f}", f"{file:.2f}", f"{2 * file:.2f}", f"{rows:.2f}"]
 
 
-def _with_interval(figure: Figure) -> str:
-    if figure.value is None:
-        return ""
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
-
-
-def _shares(runs: Sequence[Run]) -> list[str]:
+def _state_shares(runs: Sequence[Run]) -> list[str]:
     cells = [run.cell_states for run in runs if run.cell_states is not None]
     if not cells:
         return [""] * len(CELL_STATES)
@@ -148,11 +129,12 @@ def _shares(runs: Sequence[Run]) -> list[str]:
 
 
 def _parts(runs: Sequence[Run]) -> list[str]:
-    if any(run.parts is None for run in runs):
+    parts = [run.parts for run in runs if run.parts is not None]
+    if not parts:
         return [""] * len(PARTS)
     samples = sum(run.samples for run in runs)
-    return [_ms(sum((run.parts or {})[part] for run in runs) / samples) for part in PARTS]
+    return [_ms(sum(one[part] for one in parts) / samples) for part in PARTS]
 
 
-def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1000 * seconds:.1f}"
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"

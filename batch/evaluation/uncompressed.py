@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +28,24 @@ _OBSERVED = "observed"
 """Name of our attention function in transformers' interface."""
 
 
+@dataclass
 class AttentionMass:
-    """Sums the attention that rows get from the last queries of a prompt.
+    """Sums the attention that rows get from the last `queries` of a prompt, None: from all.
 
     `of_layers` is float32 [kv_heads, rows] a layer, summed over the queries and over the query
-    heads that share a key head.
+    heads that share a key head. At most `scores_held` scores are in memory, 64 MiB.
     """
 
-    def __init__(self, queries: int | None, *, scores_held: int = 1 << 24) -> None:
-        """Observe so many of the last queries, None: all of them; 64 MiB of scores at a time."""
-        self._queries = queries
-        self._scores_held = scores_held
-        self.of_layers: list[Tensor] = []
+    queries: int | None
+    scores_held: int = 1 << 24
+    of_layers: list[Tensor] = field(default_factory=list, init=False)
 
     def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Observe the next layer: query [1, heads, n, head_dim], key [1, kv_heads, n, head_dim]."""
         kv_heads, rows, head_dim = key.shape[1:]
         grouped = query[0].view(kv_heads, -1, rows, head_dim)
-        first = 0 if self._queries is None else max(0, rows - self._queries)
-        step = max(1, self._scores_held // (query.shape[1] * rows))
+        first = 0 if self.queries is None else max(0, rows - self.queries)
+        step = max(1, self.scores_held // (query.shape[1] * rows))
         total = torch.zeros(kv_heads, rows, device=key.device)
         place = torch.arange(rows, device=key.device)
         for start in range(first, rows, step):
@@ -69,25 +69,17 @@ def own_attention(family: Family, implementation: str = "sdpa") -> Iterator[None
 
 @torch.inference_mode()
 def embed(family: Family, pictures: NDArray[np.uint8], footage: Footage) -> Tensor:
-    """Embeddings [slots, hidden] of the prefix of all samples.
-
-    Args:
-        pictures: uint8 RGB [samples, frames * height, width, 3].
-        footage: of the same samples.
-    """
+    """Embeddings [slots, hidden] of pictures, uint8 RGB [samples, frames * height, width, 3]."""
     layout = family.layout(footage)
     tokens = torch.from_numpy(layout.token_ids).long()
     embedded = family.text_embeddings(tokens.to(family.device))
-    is_cell = torch.from_numpy(layout.cell >= 0)
     features = family.features(pictures, footage.geometry)
-    embedded[is_cell] = features.flatten(0, 1).to(embedded.dtype)
+    embedded[torch.from_numpy(layout.cell >= 0)] = features.flatten(0, 1).to(embedded.dtype)
     return embedded
 
 
 class Uncompressed:
-    """Answers from a full KV cache that transformers filled.
-
-    Between calls the model attends over tiers, so it can answer from other caches in turn.
+    """Answers from a full KV cache that transformers filled; other caches can answer in turn.
 
     `encode_seconds` and `forward_seconds` are what the vision tower and the decoder took.
     """
@@ -100,13 +92,7 @@ class Uncompressed:
         *,
         mass: AttentionMass | None = None,
     ) -> None:
-        """Run the prefix of all samples.
-
-        Args:
-            pictures: uint8 RGB [samples, frames * height, width, 3].
-            footage: of the same samples.
-            mass: sums the attention in every layer.
-        """
+        """Run the prefix of all samples, given as to `embed`; `mass` observes every layer."""
         self._family = family
         started = time.perf_counter()
         layout = family.layout(footage)
@@ -162,11 +148,7 @@ class Uncompressed:
         return self._family.logits(hidden[-1])
 
     def _run(
-        self,
-        embedded: Tensor,
-        positions: Tensor,
-        cache: DynamicCache,
-        **observed: AttentionMass,
+        self, embedded: Tensor, positions: Tensor, cache: DynamicCache, **observed: AttentionMass
     ) -> Tensor:
         """Last states [new, hidden] of embeddings [new, hidden] at positions [axes, new]."""
         positions = positions.long().to(embedded.device)
@@ -181,14 +163,8 @@ class Uncompressed:
         return hidden
 
 
-def uncompressed_film(
-    family: Family, film: Path, *, max_samples: int | None = None
-) -> Uncompressed:
-    """Decode a film of a sample a second and run all of it.
-
-    Args:
-        max_samples: evenly over the film, if it has more.
-    """
+def uncompressed_film(family: Family, film: Path, max_samples: int | None = None) -> Uncompressed:
+    """Decode a film, a sample a second or `max_samples` evenly over it, and run all of it."""
     geometry = geometry_for(family.geometry, probe(film), Sampling())
     samples = read_samples(film, geometry=geometry, max_samples=max_samples)
     pictures = np.stack([sample.rgb for sample in samples])

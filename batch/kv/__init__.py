@@ -4,17 +4,11 @@ Knows tensors and transformers' attention interface; knows nothing of videos, po
 other than through `cachefmt`.
 """
 
-from batch.kv.attention import Kernel, attend, attend_own, check_kernel, merge
+from batch.kv.attention import Kernel, check_kernel, merge
 from batch.kv.cache import TieredCache
 from batch.kv.evidence import Evidence, Observer
-from batch.kv.prefix import Prefix, load
-from batch.kv.tiered_attention import (
-    ATTENTION,
-    ATTENTIONS,
-    forward,
-    install,
-    refuse_unsupported,
-)
+from batch.kv.prefix import Prefix
+from batch.kv.tiered_attention import ATTENTION, ATTENTIONS, forward, install, refuse_unsupported
 
 __all__ = [
     "ATTENTION",
@@ -24,12 +18,9 @@ __all__ = [
     "Observer",
     "Prefix",
     "TieredCache",
-    "attend",
-    "attend_own",
     "check_kernel",
     "forward",
     "install",
-    "load",
     "merge",
     "refuse_unsupported",
 ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from batch.errors import ModelError
-from batch.kv.rows import Chunk, StoredRows
+from batch.kv.rows import StoredRows
 
 Kernel = Literal["auto", "torch", "triton"]
 """What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers; "auto" is
@@ -36,8 +36,8 @@ _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def fold(query: Tensor, kv_heads: int) -> Tensor:
     """Lay all queries that read the same key/value head along one axis.
 
-    The shared prefix has no causal mask and no order, so batch, query group and query length are
-    one axis: [batch, heads, queries, head_dim] -> [kv_heads, batch * group * queries, head_dim].
+    [batch, heads, queries, head_dim] -> [kv_heads, batch * group * queries, head_dim]: the shared
+    prefix has no causal mask and no order.
     """
     batch, heads, queries, head_dim = query.shape
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, queries, head_dim)
@@ -45,10 +45,7 @@ def fold(query: Tensor, kv_heads: int) -> Tensor:
 
 
 def unfold(folded: Tensor, batch: int, queries: int) -> Tensor:
-    """Undo `fold`; trailing axes (head_dim, or none for an lse) are kept.
-
-    [kv_heads, batch * group * queries, ...] -> [batch, heads, queries, ...].
-    """
+    """Undo `fold`; trailing axes (head_dim, or none for an lse) are kept."""
     grouped = folded.reshape(folded.shape[0], batch, -1, queries, *folded.shape[2:])
     return grouped.transpose(0, 1).flatten(1, 2)
 
@@ -70,16 +67,13 @@ def attend(
 
     Args:
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
-        parts: in any order; empty ones are skipped.
+        parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
         chunk_rows: most rows decoded at a time, None: as many as `CHUNK_NUMBERS` allows; a kernel
             that decodes in registers has no chunks.
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
-
-    Raises:
-        ValueError: no part has a row; a softmax over nothing has no value.
     """
     kv_heads, _, head_dim = query.shape
     chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim)
@@ -100,7 +94,6 @@ def attend_own(
         query: [batch, heads, queries, head_dim].
         key, value: [batch, kv_heads, keys, head_dim], keys >= 1, heads a multiple of kv_heads.
         bias: float32 [batch, 1, queries, keys], added to the scores; -inf hides a key.
-        scaling: factor of the scores.
 
     Returns:
         output [batch, heads, queries, head_dim] and lse float32 [batch, heads, queries]; a query
@@ -114,15 +107,8 @@ def attend_own(
 def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Join attention over disjoint sets of keys into attention over their union.
 
-    Args:
-        partials: (output [..., head_dim], lse [...]) of each set, all of one shape; consumed one
-            at a time. lse -inf weighs nothing.
-
-    Returns:
-        output and lse, float32, of the same shapes.
-
-    Raises:
-        ValueError: `partials` is empty.
+    Takes output [..., head_dim] and lse [...] of each set, all of one shape, one at a time, and
+    returns float32 of these shapes. lse -inf weighs nothing; no set at all is a ValueError.
     """
     iterator = iter(partials)
     first = next(iterator, None)
@@ -141,11 +127,7 @@ def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def check_kernel(kernel: Kernel, device: torch.device) -> None:
-    """Refuse a kernel that cannot run on a device.
-
-    Raises:
-        ModelError: says what is missing.
-    """
+    """Raise ModelError where a kernel cannot run on a device."""
     if kernel != "triton":
         return
     if importlib.util.find_spec("triton") is None:
@@ -170,7 +152,10 @@ def _attend_part(
             yield attend_stored(query, part, scaling=scaling)
             return
     for chunk in part.chunks(query.dtype, chunk_rows):
-        yield _attend_chunk(query, chunk, scaling)
+        key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
+        bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
+        output, lse = _partial(query[None], key[None], value[None], bias, scaling)
+        yield output[0], lse[0]
 
 
 @functools.cache
@@ -185,23 +170,10 @@ def _attend_stored() -> Callable[..., tuple[Tensor, Tensor]] | None:
     return attend_stored
 
 
-def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:
-    """Attend from folded queries to decoded rows; shapes as in `attend`."""
-    key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
-    bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
-    output, lse = _partial(query[None], key[None], value[None], bias, scaling)
-    return output[0], lse[0]
-
-
 def _partial(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attend to one set of keys: the only place that knows of attention kernels.
-
-    query [batch, heads, queries, head_dim]; key, value [batch, kv_heads, keys, head_dim], strided
-    as they come; bias float32 [batch, 1, queries, keys]. Returns output of query's shape, lse
-    float32 [batch, heads, queries].
-    """
+    """Attend to one set of keys, shapes as of `attend_own`: all that knows of torch's kernels."""
     if key.shape[2] == 0:
         # torch 2.13's CPU kernel ends the process (SIGFPE) on an empty key axis.
         raise ValueError("cannot attend to zero keys")
@@ -210,13 +182,7 @@ def _partial(
             query, key, value, attn_mask=bias, scale=scaling
         )
         return output, lse
-    return _partial_plain(query, key, value, bias, scaling)
-
-
-def _partial_plain(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """`_partial` in plain torch, float32 throughout, for every device and dtype."""
+    # Plain torch, float32 throughout, for every device and dtype.
     batch, heads, queries, head_dim = query.shape
     kv_heads = key.shape[1]
     grouped = query.float().reshape(batch, kv_heads, -1, head_dim)

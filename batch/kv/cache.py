@@ -24,29 +24,22 @@ class TieredCache(Cache):
     """
 
     def __init__(self, prefix: Prefix, observer: Observer | None = None) -> None:
-        """View `prefix` with an empty suffix; `observer` is shown all queries."""
         self._suffixes = [SuffixLayer() for _ in range(prefix.shape.layers)]
         super().__init__(layers=[*self._suffixes])
         self.prefix = prefix
         self.observer = observer
-        self.packing: Packing | None = None
-        """How the forward pass that is running lays out its tokens; None: a column each."""
+        self.packing = Packing()
+        """How the forward pass that is running lays out its tokens."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append states of a layer, unpacked; returns views of its whole suffix."""
-        if self.packing is not None:
-            key_states = self.packing.unpack_heads(key_states)
-            value_states = self.packing.unpack_heads(value_states)
-        return self._suffixes[layer_idx].update(key_states, value_states)
+        key, value = map(self.packing.unpack_heads, (key_states, value_states))
+        return self._suffixes[layer_idx].update(key, value)
 
     def suffix(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Key and value [batch, kv_heads, length, head_dim], views valid until the next forward.
-
-        Raises:
-            ValueError: the suffix is empty.
-        """
+        """Key and value [batch, kv_heads, length, head_dim], views valid until the next forward."""
         held = self._suffixes[layer]
         if held.keys is None or held.values is None:
             raise ValueError(f"layer {layer} has no suffix yet")
@@ -77,7 +70,6 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve columns for the states to come, in their shape, dtype and device."""
         self.keys = _with_room(self.keys, self.length, key_states)
         self.values = _with_room(self.values, self.length, value_states)
         self.is_initialized = True
@@ -85,11 +77,8 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append states [batch, kv_heads, new, head_dim]; returns views of all states so far.
-
-        Raises:
-            ValueError: the suffix is of another batch; assigning would repeat or mix sequences.
-        """
+        """Append states [batch, kv_heads, new, head_dim]; returns views of all states so far."""
+        # Assigning another batch would repeat or mix sequences.
         if self.keys is not None and self.keys.shape[0] != key_states.shape[0]:
             raise ValueError(
                 f"got a batch of {key_states.shape[0]}, the suffix holds {self.keys.shape[0]} "
@@ -105,7 +94,6 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
         return keys[:, :, :stop], values[:, :, :stop]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Suffix columns after an update by `query_length`, and their offset."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
@@ -115,7 +103,6 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
         return -1  # no limit
 
     def keep(self, sequences: Tensor) -> None:
-        """Forget all sequences of the batch but these, int64 [kept], in this order."""
         if self.keys is None or self.values is None:
             return
         with torch.inference_mode(False):  # as in _with_room
@@ -123,33 +110,37 @@ class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transfor
             self.keys, self.values = self.keys[sequences], self.values[sequences]
 
     def reset(self) -> None:
-        """Forget everything and give the memory back."""
         self.keys = self.values = None
         self.is_initialized = False
         self.length = 0
 
 
 class Packing:
-    """Packs tensors of a padded batch, sequence after sequence, and puts the padding back."""
+    """Packs tensors of a padded batch, sequence after sequence, and puts the padding back.
 
-    def __init__(self, is_real: Tensor) -> None:
-        """Leave out all columns but those where bool [batch, new] is true.
+    They may be on any device: a model may be spread over several.
+    """
 
-        What is packed may be on any device: a model may be spread over several.
-        """
-        self._shape = is_real.shape
-        self._places = is_real.flatten().nonzero().flatten()
+    def __init__(self, is_real: Tensor | None = None) -> None:
+        """Leave out all columns but those where bool [batch, new] is true; None: change nothing."""
+        self._places: Tensor | None = None
+        if is_real is not None and not bool(is_real.all()):
+            self._shape = is_real.shape
+            self._places = is_real.flatten().nonzero().flatten()
 
     def pack(self, padded: Tensor) -> Tensor:
         """[batch, new, ...] -> [1, real, ...]."""
+        if self._places is None:
+            return padded
         return padded.flatten(0, 1)[self._places.to(padded.device)][None]
 
     def unpack(self, packed: Tensor) -> Tensor:
         """[1, real, ...] -> [batch, new, ...]; the padding is 0."""
-        batch, new = self._shape
-        padded = packed.new_zeros((batch * new, *packed.shape[2:]))
+        if self._places is None:
+            return packed
+        padded = packed.new_zeros((self._shape.numel(), *packed.shape[2:]))
         padded[self._places.to(packed.device)] = packed[0]
-        return padded.view(batch, new, *packed.shape[2:])
+        return padded.view(*self._shape, *packed.shape[2:])
 
     def pack_heads(self, padded: Tensor) -> Tensor:
         """[batch, heads, new, ...] -> [1, heads, real, ...]."""
@@ -161,14 +152,13 @@ class Packing:
 
     def pack_positions(self, padded: Tensor) -> Tensor:
         """[batch, new] -> [1, real], or [axes, batch, new] -> [axes, 1, real]."""
+        if self._places is None:
+            return padded
         return padded.flatten(-2)[..., None, self._places.to(padded.device)]
 
 
 def _with_room(buffer: Tensor | None, length: int, states: Tensor) -> Tensor:
-    """The buffer if it has room for `states` after its first `length` columns, else a larger one.
-
-    buffer [batch, heads, capacity, head_dim]; states [batch, heads, new, head_dim].
-    """
+    """The buffer if `states` fit behind its first `length` columns, else a larger one."""
     batch, heads, new, head_dim = states.shape
     capacity = 0 if buffer is None else buffer.shape[2]
     if buffer is not None and length + new <= capacity:

@@ -20,11 +20,8 @@ class Observer(Protocol):
         """See one layer of a forward pass; layers come in order.
 
         Args:
-            layer: 0-based.
             query: [running sequences, heads, new, head_dim], as attention gets it.
-            lse: float32 [running sequences, heads, new], of the scores of prefix and suffix
-                together.
-            scaling: factor of the scores.
+            lse: float32 [running sequences, heads, new], over prefix and suffix together.
         """
 
     def keep(self, sequences: Tensor) -> None:
@@ -35,14 +32,9 @@ class Evidence:
     """Adds up the attention that the last column of each forward pass pays, head by head."""
 
     def __init__(self, prefix: Prefix, group: Tensor, groups: int, sequences: int) -> None:
-        """Nothing is counted yet.
+        """Count the rows of `prefix` by group: int [tokens], below `groups`, -1 is none.
 
-        Args:
-            prefix: whose rows are asked about.
-            group: int [tokens], the group of each row in the order of the file, below `groups`;
-                -1 is none.
-            groups: their number.
-            sequences: in the batch at first.
+        sequences: in the batch at first.
         """
         self._prefix = prefix
         self._group = group
@@ -52,11 +44,9 @@ class Evidence:
         self._paid: list[Tensor] = []
 
     def keep(self, sequences: Tensor) -> None:
-        """As `Observer`."""
         self._running = self._running[sequences.cpu()]
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """Count one layer; as `Observer`."""
         batch, heads, _, head_dim = query.shape
         kv_heads = self._prefix.shape.heads
         asking = fold(query[:, :, -1:].float() * scaling, kv_heads)
@@ -66,7 +56,11 @@ class Evidence:
         for part in self._prefix.layer(layer):
             for key, bias in part.keys(query.dtype, rows_at_a_time(kv_heads, head_dim)):
                 group = 1 + self._group[start : start + len(key)].to(query.device)
-                paid.index_add_(2, group, _shares(asking, total, key, bias))
+                scores = asking @ key.permute(1, 2, 0).float()
+                scores -= total
+                if bias is not None:
+                    scores += bias
+                paid.index_add_(2, group, scores.exp_())
                 start += len(key)
         if layer == 0:
             self._passes[self._running] += 1
@@ -83,15 +77,3 @@ class Evidence:
         """
         paid = torch.stack([layer.cpu() for layer in self._paid], 1)
         return paid / self._passes[:, None, None, None]
-
-
-def _shares(query: Tensor, total: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """What each folded query pays to each row, 0..1: [kv_heads, folded, rows].
-
-    query [kv_heads, folded, head_dim], scaled; total, its log-sum-exp, [kv_heads, folded, 1].
-    """
-    scores = query @ key.permute(1, 2, 0).float()
-    scores -= total
-    if bias is not None:
-        scores += bias
-    return scores.exp_()

@@ -6,7 +6,6 @@ Knows the tiers and the layout of `cachefmt`; knows no model and no question.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,13 +43,7 @@ class Prefix:
     """
 
     def __init__(self, shape: Shape, layers: list[Layer], *, is_filled: bool) -> None:
-        """Use `allocate` or `load`.
-
-        Args:
-            shape: as in the header of the file.
-            layers: tensors of all rows, owned by this prefix from now on.
-            is_filled: whether the tensors hold their rows already.
-        """
+        """Use `allocate` or `load`: this one owns the tensors in `layers` from now on."""
         self.shape = shape
         self._layers = layers
         self._devices = [layer[Tier.FP16, "key"][0].device for layer in layers]
@@ -64,7 +57,7 @@ class Prefix:
 
     @classmethod
     def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
-        """Reserve memory for all rows; nothing is filled."""
+        """Reserve memory for all rows."""
         return cls(shape, _room(shape, _each(devices, shape)), is_filled=False)
 
     @classmethod
@@ -85,14 +78,13 @@ class Prefix:
             prefix._arriving = ArrivingLayers(_flat(sources), _flat(targets))
         else:
             prefix = cls(shape, _mapped(cache_file, places), is_filled=True)
-        multiplicity = tensor(cache_file, "token.multiplicity")
         for tier in STORED_TIERS:
             rows = shape.rows_of(tier)
-            prefix.set_multiplicity(tier, multiplicity[rows.start : rows.stop])
+            counts = tensor(cache_file, "token.multiplicity", rows.start, rows.stop)
+            prefix.set_multiplicity(tier, counts)
         return prefix
 
     def capacity(self, tier: Tier) -> int:
-        """Rows of a tier, filled or not."""
         return self.shape.tokens[tier.name]
 
     def filled(self, layer: int, tier: Tier) -> int:
@@ -101,7 +93,7 @@ class Prefix:
 
     @property
     def raw_dtype(self) -> torch.dtype:
-        """What rows of the FP16 tier must be of."""
+        """Of rows of the FP16 tier."""
         return TORCH_DTYPES[self.shape.raw_dtype]
 
     @property
@@ -115,15 +107,7 @@ class Prefix:
         return kv_bytes(self.shape)
 
     def set_multiplicity(self, tier: Tier, multiplicity: Tensor) -> None:
-        """Say how many times each row of a tier counts, from now on; without it, once.
-
-        Args:
-            tier: a stored tier.
-            multiplicity: int [capacity of the tier], >= 1.
-
-        Raises:
-            ValueError: wrong shape, or a count below 1.
-        """
+        """Let each row of a tier count int [capacity of the tier] times, at least once."""
         if multiplicity.shape != (self.capacity(tier),):
             raise ValueError(
                 f"multiplicity of tier {tier.name}: got shape {tuple(multiplicity.shape)}, "
@@ -143,8 +127,6 @@ class Prefix:
         """Encode rows and store them after those that the layer and tier hold already.
 
         Args:
-            layer: 0-based.
-            tier: a stored tier.
             key, value: [rows, heads, head_dim]; for the FP16 tier in exactly the raw dtype.
 
         Returns:
@@ -178,7 +160,17 @@ class Prefix:
         """The filled rows of a layer, one part for each of `STORED_TIERS`."""
         if self._arriving is not None:
             self._arriving.wait(layer)
-        return [self._rows(layer, tier) for tier in STORED_TIERS]
+        parts = []
+        for tier in STORED_TIERS:
+            filled = self._filled[layer][tier]
+            bias = self._bias[tier][self._devices[layer]][:filled] if tier in self._bias else None
+            key, value = (
+                tuple(part[:filled] for part in self._layers[layer][tier, kind]) for kind in KINDS
+            )
+            parts.append(
+                StoredRows(tier=tier, key=key, value=value, bias=bias, scratch=self._scratch)
+            )
+        return parts
 
     def to_dynamic_cache(self, dtype: torch.dtype) -> DynamicCache:
         """Expand into a plain transformers cache of batch 1, rows in the order of the file.
@@ -202,7 +194,6 @@ class Prefix:
         return cache
 
     def _repeated(self, tier: Tier, start: int, rows: Tensor) -> Tensor:
-        """A copy of the decoded rows from `start` on, each as often as it counts."""
         counts = self._multiplicity.get(tier)
         if counts is None:
             return rows.clone()
@@ -217,37 +208,14 @@ class Prefix:
             if tier is Tier.FP16 and states.dtype != self.raw_dtype:
                 raise ValueError(f"{kind}: got {states.dtype}, the file keeps {self.raw_dtype}")
 
-    def _rows(self, layer: int, tier: Tier) -> StoredRows:
-        filled = self._filled[layer][tier]
-        bias = self._bias[tier][self._devices[layer]][:filled] if tier in self._bias else None
-        key, value = (
-            tuple(part[:filled] for part in self._layers[layer][tier, kind]) for kind in KINDS
-        )
-        return StoredRows(tier=tier, key=key, value=value, bias=bias, scratch=self._scratch)
-
-
-def load(path: str | os.PathLike[str], devices: Devices = "cpu") -> Prefix:
-    """Take the keys and values of a cache file, checked for what readers rely on.
-
-    On the CPU the rows lie over the mapped file: nothing is read before it is used.
-
-    Raises:
-        CacheFileError: the file is no cache, or damaged.
-    """
-    with CacheFile.open(path) as cache_file:
-        cache_file.verify_tables()
-        return Prefix.load(cache_file, devices)
-
 
 def _each(devices: Devices, shape: Shape) -> Sequence[torch.device]:
-    """The device of each layer."""
     if isinstance(devices, str | torch.device):
         return [torch.device(devices)] * shape.layers
     return devices
 
 
 def _room(shape: Shape, places: Sequence[torch.device]) -> list[Layer]:
-    """Memory for the rows of each layer, on its device."""
     # An inference tensor could not be written to outside inference mode later.
     with torch.inference_mode(False):
         return [
@@ -263,7 +231,6 @@ def _room(shape: Shape, places: Sequence[torch.device]) -> list[Layer]:
 
 
 def _mapped(cache_file: CacheFile, places: Sequence[torch.device]) -> list[Layer]:
-    """The rows of each layer of a file; over the mapped file where they are to be on the CPU."""
     return [
         {
             (tier, kind): tuple(
@@ -292,9 +259,8 @@ class ArrivingLayers:
     ) -> None:
         """Nothing is copied yet.
 
-        Args:
-            sources: tensors of each layer on the CPU.
-            targets: as many of the same dtypes and shapes, those of a layer on one CUDA device.
+        sources: tensors of each layer on the CPU; targets: as many of the same dtypes and shapes,
+        those of a layer on one CUDA device.
         """
         self._sources = [list(layer) for layer in sources]
         self._targets = targets

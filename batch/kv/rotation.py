@@ -16,24 +16,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
-_INTERLEAVED = frozenset(
-    {
-        "cohere",
-        "cohere2",
-        "deepseek_v2",
-        "deepseek_v3",
-        "ernie4_5",
-        "glm",
-        "glm4",
-        "helium",
-        "llama4_text",
-    }
+_INTERLEAVED = (
+    *("cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "glm", "glm4", "helium"),
+    "llama4_text",
 )
-"""Decoders of transformers 5.23 that turn neighbouring channels, not halves; nothing says so."""
+"""Decoders of transformers 5.23 that rotate neighbouring channels, not halves; nothing says so."""
 
 
-class Turn(NamedTuple):
-    """What some positions do to keys: cos and sin, float32 [tokens, channels that are turned].
+class Rotation(NamedTuple):
+    """What positions do to keys: cos and sin, float32 [tokens, channels that are rotated].
 
     Scaled rotations (YaRN) have the factor in both, so cos^2 + sin^2 is its square.
     """
@@ -41,17 +32,12 @@ class Turn(NamedTuple):
     cos: Tensor
     sin: Tensor
 
-    def to(self, device: torch.device) -> "Turn":
-        """The same on another device."""
-        return Turn(cos=self.cos.to(device), sin=self.sin.to(device))
+    def to(self, device: torch.device) -> "Rotation":
+        return Rotation(cos=self.cos.to(device), sin=self.sin.to(device))
 
 
 def why_fixed(config: "PreTrainedConfig") -> str | None:
-    """Why a model's keys cannot be moved to other positions; None if they can.
-
-    Args:
-        config: of the whole model, or of its decoder.
-    """
+    """Why the keys of a model or decoder cannot be moved to other positions; None if they can."""
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None)
     if not rope:
@@ -64,15 +50,11 @@ def why_fixed(config: "PreTrainedConfig") -> str | None:
     return None
 
 
-def turn_of(language_model: "PreTrainedModel", positions: Tensor) -> Turn:
-    """The rotation of each position.
-
-    Args:
-        language_model: the decoder without its head.
-        positions: int [tokens, axes].
+def rotation_of(language_model: "PreTrainedModel", positions: Tensor) -> Rotation:
+    """The rotation of positions, int [tokens, axes], by a decoder without its head.
 
     Raises:
-        ModelError: a key does not tell by its position how it was turned, see `why_fixed`.
+        ModelError: a key does not tell by its position how it was rotated, see `why_fixed`.
     """
     reason = why_fixed(language_model.config)
     if reason is not None:
@@ -83,23 +65,21 @@ def turn_of(language_model: "PreTrainedModel", positions: Tensor) -> Turn:
     with torch.no_grad():
         embedding: Any = language_model.rotary_emb
         cos, sin = embedding(like, ids[0] if len(ids) == 1 else ids)
-    return Turn(cos=cos[0], sin=sin[0])
+    return Rotation(cos=cos[0], sin=sin[0])
 
 
-def rotate(keys: Tensor, turn: Turn) -> Tensor:
-    """Turn keys [tokens, heads, head_dim] to positions; what is not turned passes."""
-    return _apply(keys, turn.cos, turn.sin)
-
-
-def unrotate(keys: Tensor, turn: Turn) -> Tensor:
-    """Undo `rotate`; float32."""
-    square = turn.cos.square() + turn.sin.square()
-    return _apply(keys.float(), turn.cos / square, -turn.sin / square)
-
-
-def _apply(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    turned, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
-    first, second = turned.chunk(2, dim=-1)
+def rotate(keys: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate keys [tokens, heads, head_dim] to positions; channels beyond the rotation's pass."""
+    cos, sin = rotation
+    rotated, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
+    first, second = rotated.chunk(2, dim=-1)
     crossed = torch.cat((-second, first), dim=-1)
-    moved = turned * cos[:, None] + crossed * sin[:, None]
+    moved = rotated * cos[:, None] + crossed * sin[:, None]
     return torch.cat((moved.to(keys.dtype), rest), dim=-1)
+
+
+def unrotate(keys: Tensor, rotation: Rotation) -> Tensor:
+    """Undo `rotate`; float32."""
+    square = rotation.cos.square() + rotation.sin.square()
+    back = Rotation(cos=rotation.cos / square, sin=-rotation.sin / square)
+    return rotate(keys.float(), back)

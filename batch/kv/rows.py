@@ -15,10 +15,9 @@ from cachefmt.tiers import Tier
 
 
 class Chunk(NamedTuple):
-    """Some rows, ready for arithmetic; valid until the next chunk is asked for.
+    """Some rows [rows, kv_heads, head_dim] in the compute dtype; valid until the next chunk.
 
-    key, value: [rows, kv_heads, head_dim] in the compute dtype. bias: float32 [rows], added to the
-    scores of a row for every query; None = zero.
+    bias: float32 [rows], added to the scores of a row for every query; None = zero.
     """
 
     key: Tensor
@@ -29,8 +28,7 @@ class Chunk(NamedTuple):
 class Scratch:
     """A key and a value buffer for each dtype and device, shared by all rows of a prefix.
 
-    So decoding allocates nothing per chunk. A chunk is overwritten by the next one: one prefix
-    must not be read from two threads at once.
+    So decoding allocates nothing per chunk; two threads must not read one prefix at once.
     """
 
     def __init__(self) -> None:
@@ -51,16 +49,13 @@ class Scratch:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """Rows as a tier encodes them.
-
-    key, value: the parts that its codec makes, each [rows, heads, ...]. bias: float32 [rows], or
-    None.
-    """
+    """Rows as a tier's codec encodes them: parts [rows, heads, ...] of keys and of values."""
 
     tier: Tier
     key: tuple[Tensor, ...]
     value: tuple[Tensor, ...]
     bias: Tensor | None
+    """As of `Chunk`."""
     scratch: Scratch
 
     def __len__(self) -> int:
@@ -70,22 +65,18 @@ class StoredRows:
         """All rows in order, at most `chunk_rows` at a time.
 
         What is stored in `dtype` is viewed, not copied. Else computed in float32 and rounded once,
-        in the scratch: a chunk is gone when the next one comes.
+        in the scratch.
         """
-        for rows, key, bias in self._keys(dtype, chunk_rows):
+        for index, (key, bias) in enumerate(self.keys(dtype, chunk_rows)):
+            rows = slice(index * chunk_rows, (index + 1) * chunk_rows)
             yield Chunk(key, self._decode("value", self.value, rows, dtype), bias)
 
     def keys(self, dtype: torch.dtype, chunk_rows: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Key and bias of each of `chunks`; no value is decoded."""
-        return ((key, bias) for _, key, bias in self._keys(dtype, chunk_rows))
-
-    def _keys(
-        self, dtype: torch.dtype, chunk_rows: int
-    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         for start in range(0, len(self), chunk_rows):
             rows = slice(start, start + chunk_rows)
             bias = None if self.bias is None else self.bias[rows]
-            yield rows, self._decode("key", self.key, rows, dtype), bias
+            yield self._decode("key", self.key, rows, dtype), bias
 
     def _decode(
         self, name: str, parts: tuple[Tensor, ...], rows: slice, dtype: torch.dtype

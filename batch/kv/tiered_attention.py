@@ -27,17 +27,9 @@ ATTENTIONS: dict[Kernel, str] = {
 }
 """Its names by what attends to stored rows."""
 
-_SINK_FAMILIES = frozenset(
-    {
-        "deepseek_v4",
-        "flint",
-        "gpt_oss",
-        "granite_swa",
-        "granitemoe_swa",
-        "hy_v4",
-        "mimo_v2_flash",
-        "openai_privacy_filter",
-    }
+_SINK_FAMILIES = (
+    *("deepseek_v4", "flint", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4"),
+    *("mimo_v2_flash", "openai_privacy_filter"),
 )
 """Families of transformers 5.23 whose attention has learned sinks; no config field says so."""
 
@@ -45,8 +37,7 @@ _SINK_FAMILIES = frozenset(
 def refuse_unsupported(config: "PreTrainedConfig") -> None:
     """Refuse a language model whose attention is not plain softmax over all earlier tokens.
 
-    Raises:
-        ModelError: names each feature that attention over tiers would silently get wrong.
+    The ModelError names each feature that attention over tiers would silently get wrong.
     """
     config = config.get_text_config(decoder=True)
     layer_types = getattr(config, "layer_types", None)
@@ -71,8 +62,8 @@ def refuse_unsupported(config: "PreTrainedConfig") -> None:
 def install() -> None:
     """Register our attention with transformers under each name of `ATTENTIONS`.
 
-    Call when a model is prepared, before it is loaded with, or switched to, such a name:
-    `language_model.set_attn_implementation(ATTENTION)`. Calling it again changes nothing.
+    Comes before a model is loaded with, or switched to, such a name:
+    `language_model.set_attn_implementation(ATTENTION)`. Again it changes nothing.
     """
     for kernel, name in ATTENTIONS.items():
         AttentionInterface.register(name, partial(tiered_attention, kernel=kernel))
@@ -101,22 +92,20 @@ def forward(
 
     Returns:
         The last hidden state [batch, new, hidden], after the final norm.
-
-    Raises:
-        ModelError: the model is set to another attention.
     """
-    _check_attention(language_model)
+    found = language_model.config._attn_implementation
+    if found not in ATTENTIONS.values():
+        raise ModelError(
+            f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
+            f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
+        )
     past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
-    scores = _causal(past, new, padding, embeddings.device)
+    scores, cache.packing = _causal(past, new, padding, embeddings.device)
     if bias is not None:
         scores = scores + bias
-    packing = cache.packing = _packing(past, new, padding, embeddings.device)
-    if packing is not None:
-        embeddings = packing.pack(embeddings)
-        positions = packing.pack_positions(positions)
     output = language_model(
-        inputs_embeds=embeddings,
-        position_ids=positions,
+        inputs_embeds=cache.packing.pack(embeddings),
+        position_ids=cache.packing.pack_positions(positions),
         # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
         # transformers would give an attention it does not know no mask at all.
         attention_mask=scores.expand(batch, -1, -1, -1),
@@ -124,8 +113,7 @@ def forward(
         use_cache=True,
         tiers=cache,
     )
-    hidden: Tensor = output.last_hidden_state
-    return hidden if packing is None else packing.unpack(hidden)
+    return cache.packing.unpack(output.last_hidden_state)
 
 
 def tiered_attention(
@@ -143,87 +131,48 @@ def tiered_attention(
     """Attend to the prefix of `tiers` and to the own suffix (an attention function, 5.23).
 
     Args:
-        module: the layer's attention; tells the layer.
-        query: [batch, heads, new, head_dim].
+        query: [batch, heads, new, head_dim], packed as `tiers` says.
         key, value: the suffix, [batch, kv_heads, keys, head_dim].
         attention_mask: float32 [batch, 1, new, keys], added to the scores.
-        scaling: factor of the scores.
         tiers: handed through the model by `forward`.
-        kernel: what attends to the prefix.
         kwargs: what the model tells other attention functions.
-
-    Raises:
-        ModelError: not called through `forward`, or the model asks for another attention.
     """
     if tiers is None or attention_mask is None:
         raise ModelError("attention over tiers: got no tiers; run it through batch.kv.forward")
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
             raise ModelError(f"attention over tiers: the model asks for {name}; expected none")
-    layer = _layer_index(module)
-    own = _attend_own(query, key, value, attention_mask, scaling, tiers.packing)
+    layer = module.layer_idx
+    if not isinstance(layer, int):
+        raise ModelError(f"attention over tiers: {type(module).__name__} does not know its layer")
+    unpacked = tiers.packing.unpack_heads(query)
+    output, total = attend_own(unpacked, key, value, attention_mask, scaling=scaling)
+    output, total = tiers.packing.pack_heads(output), tiers.packing.pack_heads(total)
     parts = [part for part in tiers.prefix.layer(layer) if len(part)]
-    output, total = own
     if parts:
         batch, _, queries, _ = query.shape
         folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
-        output, total = merge([shared, own])
+        output, total = merge([shared, (output, total)])
     if tiers.observer is not None:
-        tiers.observer.add(layer, *_unpacked(tiers.packing, query, total), scaling)
+        tiers.observer.add(layer, unpacked, tiers.packing.unpack_heads(total), scaling)
     return output.to(query.dtype).transpose(1, 2), None
 
 
-def _attend_own(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, packing: Packing | None
-) -> tuple[Tensor, Tensor]:
-    """`attend_own` for a query that may be packed; output and lse are laid out as it is."""
-    if packing is None:
-        return attend_own(query, key, value, mask, scaling=scaling)
-    output, lse = attend_own(packing.unpack_heads(query), key, value, mask, scaling=scaling)
-    return packing.pack_heads(output), packing.pack_heads(lse)
+def _causal(
+    past: int, new: int, padding: Tensor | None, device: torch.device
+) -> tuple[Tensor, Packing]:
+    """What new columns see, and how the padding among them is left out.
 
-
-def _unpacked(packing: Packing | None, query: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """A query that may be packed and its log-sum-exp, a column for each column of the batch."""
-    if packing is None:
-        return query, lse
-    return packing.unpack_heads(query), packing.unpack_heads(lse)
-
-
-def _packing(past: int, new: int, padding: Tensor | None, device: torch.device) -> Packing | None:
-    """How to leave padding out of the new columns; None if none of them is padding."""
-    if padding is None:
-        return None
-    is_real = torch.arange(past, past + new, device=device) >= padding.to(device)[:, None]
-    return None if bool(is_real.all()) else Packing(is_real)
-
-
-def _layer_index(module: torch.nn.Module) -> int:
-    index = module.layer_idx
-    if not isinstance(index, int):
-        raise ModelError(f"attention over tiers: {type(module).__name__} does not know its layer")
-    return index
-
-
-def _causal(past: int, new: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """0 where a new column sees the suffix, else -inf: float32 [batch or 1, 1, new, past + new].
-
-    Causal, padding hidden. Padding sees itself, so that its softmax is never empty.
+    float32 [batch or 1, 1, new, past + new], 0 where a column sees the suffix, else -inf. Padding
+    sees itself, so that its softmax is never empty.
     """
     columns = torch.arange(past + new, device=device)
     rows = columns[past:, None]
-    hidden = (columns > rows)[None]
+    hidden, packing = (columns > rows)[None], Packing()
     if padding is not None:
         padded = columns < padding.to(device)[:, None, None]
         hidden = hidden | (padded & (columns != rows))
-    return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
-
-
-def _check_attention(language_model: "PreTrainedModel") -> None:
-    found = language_model.config._attn_implementation
-    if found not in ATTENTIONS.values():
-        raise ModelError(
-            f"{type(language_model).__name__}: got attention {found!r}, expected {ATTENTION!r}: "
-            f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
-        )
+        packing = Packing(~padded[:, 0, past:])
+    scores = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
+    return scores, packing

@@ -43,16 +43,11 @@ def attend_stored(
         query: float32, bfloat16 or float16 [kv_heads, folded, head_dim]; keys and values are
             decoded in float32, rounded to its dtype, and multiplied in it with float32 sums.
         rows: on query's device, any number; the last axis of each tensor is contiguous.
-        scaling: factor of the scores.
         splits: programs that share the rows of a tile of queries; None = enough to fill the
             device. The result does not depend on it but for rounding.
 
     Returns:
-        output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded]; without
-        rows output is 0 and lse -inf, so it weighs nothing in `merge`.
-
-    Raises:
-        ValueError: tensors that do not fit each other; a kernel would read beyond them.
+        output and lse as of `attend`; without rows 0 and -inf, which weigh nothing in `merge`.
     """
     _check(query, rows)
     query = query.contiguous()
@@ -94,7 +89,7 @@ def attend_stored(
 
 
 def _merge_splits(outputs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge along the first axis in one launch; shapes as `attend_kernel` writes them."""
+    """Merge along the first axis in one launch."""
     splits, *_, head_dim = outputs.shape
     output, lse = torch.empty_like(outputs[0]), torch.empty_like(lses[0])
     merge_kernel[(lse.numel(),)](
@@ -140,7 +135,7 @@ def _splits_to_fill(device: torch.device, programs: int, rows: int) -> int:
 
 
 def _three(parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """Codes, scale and minimum as the kernel takes them; None for what an encoding has not."""
+    """Codes, scale and minimum; None for what an encoding has not."""
     return (*parts, None, None)[:3]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.kv import Prefix, TieredCache, forward
-from batch.kv.rotation import turn_of, unrotate
+from batch.kv.rotation import rotation_of, unrotate
 from batch.making.cache_plan import CachePlan
 from batch.models import Family
 from cachefmt import STORED_TIERS, CacheWriter, Tier, tensor_specs
@@ -168,12 +168,12 @@ class _KeyBounds:
         present = np.unique(sample[sample >= 0])
         if not layers or not len(present):
             return
-        turn = turn_of(family.language_model, torch.from_numpy(plan.positions[block]))
+        rotation = rotation_of(family.language_model, torch.from_numpy(plan.positions[block]))
         places = [torch.from_numpy(np.flatnonzero(sample == one)) for one in present]
         bounds = []
         for layer in layers:
             keys = cache.suffix(layer)[0][0].transpose(0, 1)
-            bounds.append(_bounds(unrotate(keys, turn.to(keys.device)), places))
+            bounds.append(_bounds(unrotate(keys, rotation.to(keys.device)), places))
         found = BOUNDS_TIER.codec.encode(torch.stack(bounds, 1), self._shape.group_size)
         rows = np.searchsorted(self._stored, present)
         for name, encoded in zip(BOUNDS, found, strict=True):

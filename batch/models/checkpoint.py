@@ -1,6 +1,6 @@
 """A checkpoint folder or hub repository: its files, its identity, its weights.
 
-Knows Hugging Face's file conventions and nothing of any model family.
+Knows Hugging Face's file conventions and what transformers (5.23) reads; no model family.
 """
 
 import hashlib
@@ -8,26 +8,27 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-
-from batch.errors import ModelError
-from batch.models.placement import Device
-from batch.models.weights import (
-    count_parameters,
-    dtype_name,
-    load_model,
-    probe_tensors,
-    shard_names,
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
-DEMO = "demo"
-_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+from batch.errors import ModelError
+from batch.models.placement import Device, first_device
+
+_PROBE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ class Checkpoint:
 
     @cached_property
     def processor_sha256(self) -> str:
-        """Digest of how pictures and text are prepared."""
         tokens = self.tokenizer.backend_tokenizer.to_str()
         return _digest([self.processor, self.pictures("image"), self.pictures("video"), tokens])
 
@@ -83,13 +83,10 @@ class Checkpoint:
 
         The same weights have the same digest in one file or in many shards. A few hundred
         bytes of each tensor are read, so it is cheap, and a fine-tune differs in them.
-
-        Raises:
-            ModelError: there are no safetensors files.
         """
         found = {}
         for shard in self._shards():
-            found.update(probe_tensors(shard))
+            found.update(_probe_tensors(shard))
         return _digest(found)
 
     @property
@@ -100,42 +97,68 @@ class Checkpoint:
 
     @property
     def own_dtype(self) -> str:
-        """Type that the config says to compute in."""
         return dtype_name(self.config.dtype or "float16")
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers in the weights, before they were quantised; from the config alone."""
-        return count_parameters(self.config)
+        """Numbers in the weights before they were quantised, tied ones once; from the config."""
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(self.config)  # type: ignore[no-untyped-call]  # untyped in 5.23
+        return sum(parameter.numel() for parameter in model.parameters())
 
     def weights_bytes(self, dtype: torch.dtype) -> int | None:
-        """Size of the weights in memory; needs their files only if they are quantised.
-
-        Returns:
-            None if they are quantised and their files are not there.
-        """
+        """Size of the weights in memory; None if they are quantised and their files not there."""
         if self.quantised_by is None:
             return self.parameters * dtype.itemsize
-        shards = [self.folder / name for name in shard_names(self.folder)]
-        return sum(shard.stat().st_size for shard in shards) if _all_exist(shards) else None
+        shards = _shard_paths(self.folder)
+        return None if _missing(shards) else sum(shard.stat().st_size for shard in shards)
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
-        """Load the model with its weights on their devices.
-
-        Raises:
-            ModelError: as `load_model` does.
-        """
+        """Load the model with its weights on their devices, for inference."""
         self._shards()
-        return load_model(
-            self.name, self.folder, dtype=dtype, device=device, quantised_by=self.quantised_by
-        )
+        quantised_by = self.quantised_by
+        device_map: str | dict[str, str | int] | None = None  # all weights are read on the CPU
+        if not isinstance(device, str):
+            device_map = dict(device)
+        elif device == "auto":
+            device_map = device
+        elif quantised_by is not None:
+            device_map = {"": device}
+        if device_map is not None and find_spec("accelerate") is None:
+            what = f"weights quantised by {quantised_by}" if quantised_by else f"device {device!r}"
+            raise ModelError(
+                f"{self.name}: {what} need accelerate;  pip install 'sali-cache[sharded]'"
+            )
+        try:
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder,
+                dtype=dtype,
+                device_map=device_map,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{self.name}: the weights cannot be loaded: {error}") from error
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:  # transformers 5.23 fills them with random numbers
+            raise ModelError(f"{self.name}: {len(missing)} weights are missing, as {missing[0]}")
+        made = next(model.get_input_embeddings().parameters()).dtype
+        if made != dtype:  # transformers casts what a quantised layer cannot compute in
+            raise ModelError(
+                f"{self.name}: weights quantised by {quantised_by} compute in {made} here, not "
+                f"in {dtype}; choose it with --dtype {dtype_name(made)}"
+            )
+        if device_map is None:
+            nn.Module.to(model, first_device(device))
+        model.train(False)
+        return model
 
     def _shards(self) -> list[Path]:
-        shards = [self.folder / name for name in shard_names(self.folder)]
-        if self.revision is not None and not _all_exist(shards):
+        shards = _shard_paths(self.folder)
+        if self.revision is not None and _missing(shards):
             _fetch(self.name, self.revision, self.offline, [shard.name for shard in shards])
-        missing = [shard.name for shard in shards if not shard.exists()]
-        if missing:
+        if missing := _missing(shards):
             advice = (
                 "convert the checkpoint with save_pretrained, which writes safetensors"
                 if self.revision is None
@@ -148,21 +171,17 @@ class Checkpoint:
 def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """Open config and tokenizer of a checkpoint; from the hub, no weights are fetched yet.
 
-    Args:
-        name: "demo", a folder, or an id on the Hugging Face hub.
-        revision: branch, tag or commit on the hub.
-        offline: use only what is on this machine.
-
     Raises:
         ModelError: nothing there, or not a checkpoint with a chat template.
     """
-    if name == DEMO:
-        folder, commit = Path(str(files("batch.models").joinpath("demo"))), None
+    commit = None
+    if name == "demo":
+        folder = Path(str(files("batch.models").joinpath("demo")))
     elif Path(name).is_dir():
-        folder, commit = Path(name).resolve(), None
+        folder = Path(name).resolve()
         name = str(folder)
     else:
-        folder = _fetch(name, revision, offline, _SMALL_FILES)
+        folder = _fetch(name, revision, offline, ["*.json", "*.jinja", "*.model", "*.txt"])
         commit = folder.name
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -190,6 +209,51 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
     )
 
 
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """As the command line and the header of a cache have it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    """The weight files that transformers reads in a folder, there or not."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    if whole.exists() or not index.exists():
+        return [whole]
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of safetensors files") from error
+
+
+def _probe_tensors(shard: Path) -> dict[str, list[Any]]:
+    """Type, shape and digest of the ends of the data of each tensor of a safetensors file."""
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > shard.stat().st_size:
+            raise ModelError(
+                f"{shard}: not a safetensors file; if it is a Git LFS pointer, run git lfs pull"
+            )
+        try:
+            table: dict[str, Any] = json.loads(file.read(length))
+            table.pop("__metadata__", None)
+            entries = {
+                name: (entry["dtype"], entry["shape"], entry["data_offsets"])
+                for name, entry in table.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{shard}: not a safetensors file") from error
+        found = {}
+        for name, (dtype, shape, (begin, end)) in entries.items():
+            ends = b""
+            for at in (begin, max(begin, end - _PROBE_BYTES)):
+                file.seek(8 + length + at)
+                ends += file.read(min(_PROBE_BYTES, end - begin))
+            found[name] = [dtype, shape, hashlib.sha256(ends).hexdigest()]
+    return found
+
+
 def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> str | None:
     """The processor's template, where transformers 5.23 looks for it, else the tokenizer's."""
     raw = folder / "chat_template.jinja"
@@ -200,12 +264,11 @@ def _chat_template(folder: Path, processor: dict[str, Any], tokenizer: Any) -> s
     return found.get("default") if isinstance(found, dict) else found
 
 
-def _all_exist(paths: list[Path]) -> bool:
-    return all(path.exists() for path in paths)
+def _missing(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths if not path.exists()]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is no file."""
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))

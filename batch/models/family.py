@@ -5,6 +5,7 @@ where the question goes. How blocks are run, stored and attended to is not its b
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,8 +18,7 @@ from transformers import PreTrainedModel
 from batch.errors import ModelError
 from batch.kv import ATTENTIONS, Kernel, check_kernel, install, refuse_unsupported
 from batch.models.checkpoint import Checkpoint
-from batch.models.placement import Device, device_of, first_device, layer_devices
-from batch.models.prompt import texts_around
+from batch.models.placement import Device, device_of, first_device
 from batch.video import Footage, Geometry, GeometryRule
 
 
@@ -49,7 +49,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape:
-    """Sizes of the K and V that a decoder makes."""
+    """Sizes of the keys and values that a decoder makes, from the config alone."""
 
     layers: int
     heads: int
@@ -62,44 +62,33 @@ class Slots:
     """Collects the slots of a prefix in order."""
 
     def __init__(self) -> None:
-        self._token_ids: list[NDArray[np.int32]] = []
-        self._sample: list[NDArray[np.int32]] = []
-        self._cell: list[NDArray[np.int32]] = []
+        self._parts: list[NDArray[np.int32]] = []  # token id, sample and cell of some slots each
 
     def text(self, token_ids: ArrayLike, sample: int = -1) -> None:
         """Add text or separators; `sample` is the one they belong to, -1 none."""
-        ids = np.asarray(token_ids, np.int32)
-        self._add(ids, sample, np.full(len(ids), -1, np.int32))
+        self._add(token_ids, sample, -1)
 
     def cells(self, token_id: int, sample: int, cells: int) -> None:
-        """Add all cells of a sample."""
-        ids = np.full(cells, token_id, np.int32)
-        self._add(ids, sample, np.arange(cells, dtype=np.int32))
+        self._add(token_id, sample, np.arange(cells))
 
     def layout(self, positions: NDArray[np.int32] | None = None, next_position: int = 0) -> Layout:
-        """The whole prefix.
-
-        Args:
-            positions: int32 [slots, axes]; None numbers the slots on one axis.
-            next_position: where the question starts, on every axis of `positions`.
-        """
-        token_ids = np.concatenate(self._token_ids)
+        """The whole prefix; without positions [slots, axes], slots are numbered on one axis."""
+        token_ids, sample, cell = np.concatenate(self._parts, axis=1)
         axes = 1 if positions is None else positions.shape[1]
         if positions is None:
             positions = np.arange(len(token_ids), dtype=np.int32)[:, None]
             next_position = len(token_ids)
         return Layout(
             token_ids=token_ids,
-            sample=np.concatenate(self._sample),
-            cell=np.concatenate(self._cell),
+            sample=sample,
+            cell=cell,
             positions=positions,
             next_position=(next_position,) * axes,
         )
 
-    def _add(self, ids: NDArray[np.int32], sample: int, cell: NDArray[np.int32]) -> None:
-        self._token_ids.append(ids)
-        self._sample.append(np.full(len(ids), sample, np.int32))
-        self._cell.append(cell)
+    def _add(self, token_ids: ArrayLike, sample: int, cell: ArrayLike) -> None:
+        columns = np.broadcast_arrays(token_ids, sample, cell)
+        self._parts.append(np.stack(columns).astype(np.int32))
 
 
 class Family(ABC):
@@ -110,12 +99,24 @@ class Family(ABC):
     """What of the family is not supported or done otherwise; printed by `batch models`."""
     no_timestamps: ClassVar[str | None] = "a video is one block of cells, without text inside"
     """Why times cannot be put before samples; None where they can."""
-    picture_id: int
-    """The token that stands in a prompt for a picture, or for a whole video."""
+    kind: ClassVar[Literal["image", "video"]] = "video"
+    """What the chat template and the processor are given: an image a sample, or a video."""
+    picture_token: ClassVar[str] = "video_token_id"
+    """Setting of the config: the token that stands in a prompt for an image, or for the video."""
+    defaults: ClassVar[dict[str, Any]]
+    """What the family's processor does where the checkpoint's files say nothing."""
+    required: ClassVar[dict[str, object]] = {}
+    """Settings of the config of which no other value is supported."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
+        for name, value in self.required.items():
+            got = getattr(self.config, name)
+            if got != value:
+                raise ModelError(f"{checkpoint.name}: {name} is {got!r}, supported is {value!r}")
+        self.picture_id: int = getattr(self.config, self.picture_token)
+        self._pictures = self.defaults | checkpoint.pictures(self.kind)
         self.timestamps = False
         self._model: PreTrainedModel | None = None
 
@@ -128,9 +129,9 @@ class Family(ABC):
     def layout(self, footage: Footage) -> Layout:
         """Lay out the prefix of a video."""
 
-    @abstractmethod
     def question_ids(self, question: str) -> list[int]:
         """Token ids behind the prefix: the question and all that the template puts around it."""
+        return [int(i) for i in self.texts_around_only(question)[1]]
 
     @abstractmethod
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
@@ -138,7 +139,6 @@ class Family(ABC):
 
         Args:
             pictures: RGB [samples, frames * height_px, width_px, 3].
-            geometry: theirs.
         """
 
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
@@ -160,7 +160,6 @@ class Family(ABC):
 
     @property
     def decoder(self) -> DecoderShape:
-        """Sizes of the decoder, from the config alone."""
         text = self.config.get_text_config(decoder=True)
         heads = text.num_attention_heads
         return DecoderShape(
@@ -170,25 +169,8 @@ class Family(ABC):
             context=text.max_position_embeddings,
         )
 
-    def require(self, **settings: object) -> None:
-        """Refuse a config that says otherwise.
-
-        Raises:
-            ModelError: a setting has another value.
-        """
-        for name, value in settings.items():
-            got = getattr(self.config, name)
-            if got != value:
-                raise ModelError(
-                    f"{self.checkpoint.name}: {name} is {got!r}, supported is {value!r}"
-                )
-
     def use_timestamps(self) -> None:
-        """Put its time before every sample that is laid out from now on.
-
-        Raises:
-            ModelError: the family's prompts have no place for it, or tell times anyway.
-        """
+        """Put its time before every sample laid out from now on; see `no_timestamps`."""
         if self.no_timestamps is not None:
             raise ModelError(
                 f"{self.checkpoint.name}: {self.model_type} takes no timestamps: "
@@ -216,30 +198,69 @@ class Family(ABC):
         return text
 
     def token_ids(self, text: str) -> NDArray[np.int64]:
-        """Token ids of the text of a conversation."""
         tokenizer = self.checkpoint.tokenizer
         bos = tokenizer.bos_token
         opened = bos is not None and text.startswith(bos)
         return np.asarray(tokenizer(text, add_special_tokens=not opened).input_ids)
 
-    def texts_around_only(
-        self, kind: Literal["image", "video"], question: str | None = None
-    ) -> list[NDArray[np.int64]]:
+    def texts_around(self, token_ids: NDArray[np.int64], pictures: int) -> list[NDArray[np.int64]]:
+        """The text before, between and behind so many pictures, without the pictures' own tokens.
+
+        Refuses a chat template that leaves one out, or a tokenizer that does not know the token.
+        """
+        places = np.flatnonzero(token_ids == self.picture_id)
+        if len(places) != pictures:
+            raise ModelError(
+                f"{self.checkpoint.name}: the chat template gives {len(places)} tokens "
+                f"{self.picture_id} for {pictures} pictures"
+            )
+        before, *others = np.split(token_ids, places)
+        return [before, *(text[1:] for text in others)]
+
+    def texts_around_only(self, question: str | None = None) -> list[NDArray[np.int64]]:
         """Token ids before and behind the only picture, or video, of a conversation."""
         asked = [] if question is None else [{"type": "text", "text": question}]
-        ids = self.token_ids(self.conversation_text([{"type": kind}, *asked]))
-        return texts_around(self.checkpoint.name, ids, self.picture_id, 1)
+        ids = self.token_ids(self.conversation_text([{"type": self.kind}, *asked]))
+        return self.texts_around(ids, 1)
+
+    def lay_out_frames(
+        self,
+        texts: Sequence[ArrayLike],
+        plain: NDArray[np.int64],
+        footage: Footage,
+        *,
+        closing: int,
+    ) -> Layout:
+        """Lay out samples each behind text of its own.
+
+        Args:
+            texts: token ids before, between and behind the samples, as of `texts_around`.
+            plain: token ids of a conversation that tells nothing of the first sample, up to it.
+                What both begin with stands before any video; the rest is of the first sample, as
+                is a token in which they run into each other.
+            closing: so many tokens behind a sample belong to it.
+        """
+        first, *others, end = map(np.asarray, texts)
+        longest = min(len(first), len(plain))
+        shared = int(np.argmax(np.append(first[:longest] != plain[:longest], True)))
+        slots = Slots()
+        slots.text(first[:shared])
+        slots.text(first[shared:], 0)
+        for sample, behind in enumerate([*others, end[:closing]]):
+            slots.cells(self.picture_id, sample, footage.geometry.cells)
+            slots.text(behind[:closing], sample)
+            slots.text(behind[closing:], sample + 1)
+        return slots.layout()
 
     def load(self, *, device: Device, dtype: torch.dtype, attention: Kernel = "auto") -> None:
         """Load the weights onto their devices, ready for attention over tiers.
 
-        Args:
-            dtype: type to compute in; of a quantised checkpoint, what is not quantised has it.
-            attention: what attends to the stored tiers.
+        Of a quantised checkpoint, what is not quantised has `dtype`.
 
         Raises:
-            ModelError: the weights are missing or damaged, the decoder has a feature that
-                attention over tiers does not support, or the device cannot do what is asked.
+            ModelError: the weights are missing, damaged, do not fit the config or compute in
+                another type; something they need is not installed; attention over tiers does not
+                support the decoder; or the device cannot do what is asked.
         """
         refuse_unsupported(self.config)
         check_kernel(attention, first_device(device))
@@ -260,7 +281,6 @@ class Family(ABC):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The loaded model."""
         if self._model is None:
             raise ModelError(f"{self.checkpoint.name}: the weights are not loaded")
         return self._model
@@ -272,8 +292,10 @@ class Family(ABC):
 
     @property
     def layer_devices(self) -> list[torch.device]:
-        """Where each layer of the decoder keeps its keys and values."""
-        return layer_devices(self.language_model, self.decoder.layers)
+        """Where each layer of the decoder attends, and so keeps its keys and values."""
+        modules = self.language_model.modules()
+        numbered = {getattr(module, "layer_idx", None): module for module in modules}
+        return [device_of(numbered[layer]) for layer in range(self.decoder.layers)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, [..., vocabulary], of the decoder's last states."""
@@ -283,7 +305,6 @@ class Family(ABC):
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Token ids that end an answer."""
         stop = self.model.generation_config.eos_token_id
         if stop is None:
             stop = self.checkpoint.tokenizer.eos_token_id

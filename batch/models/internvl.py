@@ -11,72 +11,47 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
-from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots
-from batch.models.pictures import pixel_values, square_geometry
-from batch.models.prompt import split_before_first, texts_around
+from batch.models.family import Layout
+from batch.models.pictures import CLIP_DEFAULTS, SquareFamily, pixel_values
 from batch.video import Footage, Geometry
 
-_DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_center_crop": False,
-    "do_rescale": True,
-    "do_normalize": True,
-    "size": {"height": 384, "width": 384},
-    "resample": 3,  # bicubic
-    "rescale_factor": 1 / 255,
-    "image_mean": OPENAI_CLIP_MEAN,
-    "image_std": OPENAI_CLIP_STD,
-}
-"""Source: InternVLVideoProcessor of transformers 5.23."""
 
-
-class InternVL(Family):
+class InternVL(SquareFamily):
     """InternVL with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "internvl"
     limits: ClassVar[str] = (
         "checkpoints in the layout of transformers (named -hf); video only, no images beside it"
     )
+    defaults: ClassVar[dict[str, Any]] = CLIP_DEFAULTS | {
+        "do_center_crop": False,
+        "size": {"height": 384, "width": 384},
+    }
+    """Source: InternVLVideoProcessor of transformers 5.23."""
+    required: ClassVar[dict[str, object]] = {"vision_feature_select_strategy": "default"}
+    picture_token: ClassVar[str] = "image_token_id"
     no_timestamps: ClassVar[str | None] = None
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__(checkpoint)
-        self.require(vision_feature_select_strategy="default")
-        self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self.picture_id = self.config.image_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
-        vision, name = self.config.vision_config, self.checkpoint.name
+        vision = self.config.vision_config
         (side_px, other_px), (patch_px, _) = vision.image_size, vision.patch_size
         merged = round(1 / self.config.downsample_ratio)
         cells, rest_px = divmod(side_px, merged * patch_px)
         if side_px != other_px or rest_px:
             raise ModelError(
-                f"{name}: pictures of {side_px}x{other_px} px do not divide into a square of "
-                f"cells of {merged * patch_px} px"
+                f"{self.checkpoint.name}: pictures of {side_px}x{other_px} px do not divide "
+                f"into a square of cells of {merged * patch_px} px"
             )
-        return square_geometry(
-            name, self._pictures, side_px=side_px, covered_px=side_px, cells_across=cells
-        )
+        return self.square_geometry(side_px=side_px, covered_px=side_px, cells_across=cells)
 
     def layout(self, footage: Footage) -> Layout:
         content = [{"type": "video"}]
-        first, *between, end = self._texts(content, self.times(footage))
         plain = self.token_ids(self._around_video(content)[0])
-        before, of_first = split_before_first(first, plain)
-        slots = Slots()
-        slots.text(before)
-        slots.text(of_first, 0)
-        for sample, behind in enumerate([*between, end[:1]]):
-            slots.cells(self.picture_id, sample, footage.geometry.cells)
-            slots.text(behind[:1], sample)  # closes the picture
-            slots.text(behind[1:], sample + 1)
-        return slots.layout()
+        texts = self._texts(content, self.times(footage))
+        return self.lay_out_frames(texts, plain, footage, closing=1)
 
     def question_ids(self, question: str) -> list[int]:
         texts = self._texts([{"type": "video"}, {"type": "text", "text": question}], [""])
@@ -84,15 +59,13 @@ class InternVL(Family):
 
     def _texts(self, content: list[dict[str, Any]], times: list[str]) -> list[NDArray[np.int64]]:
         """The text around a video's samples; each behind a sample begins with what closes it."""
-        tokenizer, name = self.checkpoint.tokenizer, self.checkpoint.name
+        tokenizer = self.checkpoint.tokenizer
         before, behind = self._around_video(content)
         picture = f"{tokenizer.start_image_token}{self.placeholder}{tokenizer.end_image_token}"
         frames = [f"Frame{number}: {time}{picture}" for number, time in enumerate(times, 1)]
-        ids = self.token_ids(before + "\n".join(frames) + behind)
-        return texts_around(name, ids, self.picture_id, len(times))
+        return self.texts_around(self.token_ids(before + "\n".join(frames) + behind), len(times))
 
     def _around_video(self, content: list[dict[str, Any]]) -> tuple[str, str]:
-        """What the chat template puts before and behind a video."""
         video = self.checkpoint.tokenizer.video_token
         before, found, behind = self.conversation_text(content).partition(video)
         if not found:

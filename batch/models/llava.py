@@ -12,28 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.many_images import ManyImages
-from batch.models.pictures import pixel_values, square_geometry
+from batch.models.pictures import CLIP_DEFAULTS, pixel_values
 from batch.video import Geometry
-
-_DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_center_crop": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_pad": False,
-    "size": {"shortest_edge": 224},
-    "crop_size": {"height": 224, "width": 224},
-    "resample": 3,  # bicubic
-    "rescale_factor": 1 / 255,
-    "image_mean": OPENAI_CLIP_MEAN,
-    "image_std": OPENAI_CLIP_STD,
-}
-"""Source: CLIPImageProcessor and LlavaImageProcessor of transformers 5.23."""
 
 
 class Llava(ManyImages):
@@ -44,23 +28,23 @@ class Llava(ManyImages):
         "a video is many images, which the model was not trained for; no Pixtral or SigLIP tower "
         "(vision_feature_select_strategy 'full'), no padding to a square"
     )
+    defaults: ClassVar[dict[str, Any]] = CLIP_DEFAULTS | {"do_pad": False}
+    """Source: LlavaImageProcessor of transformers 5.23."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self._pictures = _DEFAULTS | checkpoint.pictures("image")
         if self._pictures["do_pad"]:
             raise ModelError(f"{checkpoint.name}: do_pad is true, supported is false")
 
     @cached_property
     def geometry(self) -> Geometry:
-        vision = self.config.vision_config
-        cells = vision.image_size // vision.patch_size
-        return square_geometry(
-            self.checkpoint.name,
-            self._pictures,
-            side_px=vision.image_size,
-            covered_px=cells * vision.patch_size,
-            cells_across=cells,
+        side_px, patch_px = (
+            self.config.vision_config.image_size,
+            self.config.vision_config.patch_size,
+        )
+        cells = side_px // patch_px
+        return self.square_geometry(
+            side_px=side_px, covered_px=cells * patch_px, cells_across=cells
         )
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:

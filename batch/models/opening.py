@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from batch.errors import DeviceError, ModelError
-from batch.models.checkpoint import Checkpoint, open_checkpoint
+from batch.models.checkpoint import open_checkpoint
 from batch.models.family import Family
 from batch.models.internvl import InternVL
 from batch.models.llava import Llava
@@ -38,10 +38,7 @@ PARITY_TRANSFORMERS = "5.23.0"
 
 @dataclass(frozen=True, kw_only=True)
 class OpenModel:
-    """A checkpoint of a known family, and how it will run once it is loaded.
-
-    - device: as torch names it, or "auto". dtype: as torch names it.
-    """
+    """A checkpoint of a known family, and how it will run: device (or "auto") and dtype by name."""
 
     family: Family
     device: str
@@ -49,11 +46,7 @@ class OpenModel:
     attention: Attention
 
     def load(self) -> Family:
-        """Load the weights, if they are not loaded yet.
-
-        Raises:
-            ModelError: they are missing or damaged, or the device cannot do what is asked.
-        """
+        """Load the weights as `Family.load` does, if they are not loaded yet."""
         if not self.family.is_loaded:
             self.family.load(
                 device=self.device, dtype=getattr(torch, self.dtype), attention=self.attention
@@ -70,17 +63,16 @@ def open_model(settings: ModelSettings) -> OpenModel:
     """
     device = _device(settings.device)
     family = open_family(settings.name, revision=settings.revision, offline=settings.offline)
-    dtype = settings.dtype or _usual_dtype(device, family.checkpoint)
+    dtype = settings.dtype
+    if dtype is None and family.checkpoint.quantised_by is not None:
+        dtype = family.checkpoint.own_dtype
+    elif dtype is None:
+        dtype = "float32" if first_device(device).type == "cpu" else "bfloat16"
     return OpenModel(family=family, device=device, dtype=dtype, attention=settings.attention)
 
 
 def open_family(name: str, *, revision: str | None = None, offline: bool = False) -> Family:
-    """Open a checkpoint with the family that its `model_type` names.
-
-    Args:
-        name: "demo", a folder, or an id on the Hugging Face hub.
-        revision: branch, tag or commit on the hub.
-        offline: use only what is on this machine.
+    """Open a checkpoint with the family that its `model_type` names; see `ModelSettings`.
 
     Raises:
         ModelError: nothing there, not a checkpoint, or a family we do not know.
@@ -97,7 +89,6 @@ def open_family(name: str, *, revision: str | None = None, offline: bool = False
 
 
 def _device(asked: str | None) -> str:
-    """The device asked for ("auto" is left to the model), or the best there is."""
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "auto":
@@ -108,10 +99,3 @@ def _device(asked: str | None) -> str:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise DeviceError(f"--device {asked}: torch cannot use it here: {reason}") from error
     return asked
-
-
-def _usual_dtype(device: str, checkpoint: Checkpoint) -> str:
-    """The checkpoint's own if it is quantised, else float32 on the CPU and bfloat16 elsewhere."""
-    if checkpoint.quantised_by is not None:
-        return checkpoint.own_dtype
-    return "float32" if first_device(device).type == "cpu" else "bfloat16"

@@ -25,9 +25,3 @@ def device_of(module: nn.Module) -> torch.device:
         return torch.device(device)
     # Linear layers quantised by GPTQ or AWQ keep their weights in buffers.
     return next(chain(module.parameters(), module.buffers())).device
-
-
-def layer_devices(decoder: nn.Module, layers: int) -> list[torch.device]:
-    """Where each layer of a decoder attends, and so keeps its keys and values."""
-    numbered = {getattr(module, "layer_idx", None): module for module in decoder.modules()}
-    return [device_of(numbered[layer]) for layer in range(layers)]

@@ -3,17 +3,15 @@
 The video convention of its processor: `<|vision_start|>`, the cells of all samples, and
 `<|vision_end|>`, with which the question begins. Positions in time are `tokens_per_second` times
 the seconds since the first sample; so a sample keeps its place whatever is left out before it,
-gaps of pointers included. A checkpoint without video_preprocessor_config.json takes the pixel
-limits of its images, as in transformers: up to 12.8 million pixels of a frame.
+gaps of pointers included.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from numpy.typing import NDArray
 
-from batch.models.family import Layout
-from batch.models.qwen_vl import DEFAULTS, MropeSlots, QwenVL
+from batch.models.qwen_vl import QwenVL
 from batch.video import Footage
 
 
@@ -27,20 +25,9 @@ class Qwen2_5VL(QwenVL):
         "transformers 5.23 puts it, which in long videos is not behind the last time, as it was "
         "until 5.2"
     )
-    defaults: ClassVar[dict[str, Any]] = DEFAULTS | {
-        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
-        "patch_size": 14,
-        "image_mean": OPENAI_CLIP_MEAN,
-        "image_std": OPENAI_CLIP_STD,
-    }
-    bounds: ClassVar[Literal["frame", "video"]] = "frame"
 
-    def layout(self, footage: Footage) -> Layout:
-        slots = MropeSlots()
-        slots.text(self.texts_around_only("video")[0])
+    def times_of(self, footage: Footage) -> NDArray[np.int64]:
         sample_s = np.float32(footage.geometry.frames * footage.interval_s)
         # float32 as in transformers 5.23: what is cut off depends on it
         step = np.float32(self.config.vision_config.tokens_per_second) * sample_s
-        times = (footage.index.astype(np.float32) * step).astype(np.int64)
-        slots.video(self.picture_id, 0, times, footage.geometry)
-        return slots.layout()
+        return (footage.index.astype(np.float32) * step).astype(np.int64)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from batch.models.family import Layout
-from batch.models.qwen_vl import DEFAULTS, MropeSlots, QwenVL
+from batch.models.qwen_vl import MropeSlots, QwenVL
 from batch.video import Footage
 
 
@@ -31,18 +31,19 @@ class Qwen3VL(QwenVL):
         "processor's budget of pixels; no mixtures of experts"
     )
     no_timestamps: ClassVar[str | None] = "its prompt tells the time of every sample already"
-    defaults: ClassVar[dict[str, Any]] = DEFAULTS | {
+    defaults: ClassVar[dict[str, Any]] = QwenVL.defaults | {
         "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
         "patch_size": 16,
         "image_mean": IMAGENET_STANDARD_MEAN,
         "image_std": IMAGENET_STANDARD_STD,
     }
+    """Source: Qwen3VLVideoProcessor of transformers 5.23."""
     bounds: ClassVar[Literal["frame", "video"]] = "video"
 
     def layout(self, footage: Footage) -> Layout:
         opens, closes = self.config.vision_start_token_id, self.config.vision_end_token_id
         slots = MropeSlots()
-        slots.text(self.texts_around_only("video")[0])
+        slots.text(self.texts_around_only()[0])
         middle_s = (footage.pts_s + footage.last_pts_s) / 2 - footage.start_s
         for sample, seconds in enumerate(middle_s):
             time = f"<{seconds:.1f} seconds>"

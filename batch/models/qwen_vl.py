@@ -1,7 +1,9 @@
 """What the Qwen-VL families share: frames in the video's own shape, merged by twos, and M-RoPE.
 
 A sample is `temporal_patch_size` frames (two), which the vision tower merges; so `--fps` counts
-frames, and samples come half as often. The tower lets no sample see another. Knows no family.
+frames, and samples come half as often. The tower lets no sample see another. A checkpoint without
+video_preprocessor_config.json takes the pixel limits of its images, as in transformers: up to 12.8
+million pixels of a frame. Knows no family.
 """
 
 from functools import cached_property
@@ -12,24 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
 from batch.models.family import Family, Layout, Slots
 from batch.models.pictures import pixel_values
-from batch.video import DynamicGeometry, Geometry
-
-DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "resample": 3,  # bicubic
-    "rescale_factor": 1 / 255,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "cap_pixels_per_frame": None,
-}
-"""Source: what Qwen2VLVideoProcessor and Qwen3VLVideoProcessor of transformers 5.23 agree on."""
+from batch.video import DynamicGeometry, Footage, Geometry
 
 
 class MropeSlots:
@@ -46,7 +37,6 @@ class MropeSlots:
         self._next = 0
 
     def text(self, token_ids: ArrayLike, sample: int = -1) -> None:
-        """Add text; `sample` is the one it belongs to, -1 none."""
         length = len(np.asarray(token_ids))
         self._slots.text(token_ids, sample)
         self._positions.append(np.arange(length)[:, None].repeat(3, axis=1) + self._next)
@@ -64,22 +54,32 @@ class MropeSlots:
         self._next += max(geometry.rows, geometry.columns)
 
     def layout(self) -> Layout:
-        """The whole prefix."""
         return self._slots.layout(np.concatenate(self._positions).astype(np.int32), self._next)
 
 
 class QwenVL(Family):
     """A Qwen-VL model: a video enters in one place, cells row by row, samples in turn."""
 
-    defaults: ClassVar[dict[str, Any]]
-    """What the family's video processor does where the checkpoint's file says nothing."""
-    bounds: ClassVar[Literal["frame", "video"]]
+    defaults: ClassVar[dict[str, Any]] = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "image_mean": OPENAI_CLIP_MEAN,
+        "image_std": OPENAI_CLIP_STD,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "cap_pixels_per_frame": None,
+    }
+    """Source: Qwen2VLVideoProcessor of transformers 5.23."""
+    bounds: ClassVar[Literal["frame", "video"]] = "frame"
     """What the processor's limits of pixels are for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self._pictures = self.defaults | checkpoint.pictures("video")
-        self.picture_id = self.config.video_token_id
         vision = self.config.vision_config
         expected = {
             "do_resize": True,
@@ -103,22 +103,37 @@ class QwenVL(Family):
 
     @cached_property
     def geometry(self) -> DynamicGeometry:
-        vision = self.config.vision_config
-        least_px, most_px = self._pixel_limits()
+        vision, size = self.config.vision_config, self._pictures["size"]
+        limits = [size.get("shortest_edge"), size.get("longest_edge")]
+        if self.bounds == "frame":  # Qwen2VLVideoProcessor alone knows, and prefers, older names
+            older = [self._pictures.get("min_pixels"), self._pictures.get("max_pixels")]
+            limits = [old or new for old, new in zip(older, limits, strict=True)]
+        if None in limits:
+            raise ModelError(
+                f"{self.checkpoint.name}: the video processor's size is {size}, "
+                "expected shortest_edge and longest_edge"
+            )
         try:
             return DynamicGeometry(
                 cell_px=vision.patch_size * vision.spatial_merge_size,
                 frames=vision.temporal_patch_size,
-                least_px=least_px,
-                most_px=most_px,
+                least_px=limits[0],
+                most_px=limits[1],
                 bounds=self.bounds,
                 resample=Image.Resampling(self._pictures["resample"]).name.lower(),  # type: ignore[arg-type]  # checked there
             )
         except ValueError as error:
             raise ModelError(f"{self.checkpoint.name}: {error}") from error
 
-    def question_ids(self, question: str) -> list[int]:
-        return [int(i) for i in self.texts_around_only("video", question)[1]]
+    def layout(self, footage: Footage) -> Layout:
+        slots = MropeSlots()
+        slots.text(self.texts_around_only()[0])
+        slots.video(self.picture_id, 0, self.times_of(footage), footage.geometry)
+        return slots.layout()
+
+    def times_of(self, footage: Footage) -> NDArray[np.int64]:
+        """Positions of samples in time, int64 [samples]."""
+        return np.arange(len(footage))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         patch = self.config.vision_config.patch_size
@@ -132,20 +147,6 @@ class QwenVL(Family):
         """Embeddings [cells, width] in what the vision tower says of one video."""
         embedded: Tensor = found.pooler_output[0]
         return embedded
-
-    def _pixel_limits(self) -> tuple[int, int]:
-        """Fewest and most pixels, of a frame or of a video as `bounds` says."""
-        size = self._pictures["size"]
-        limits = [size.get("shortest_edge"), size.get("longest_edge")]
-        if self.bounds == "frame":  # Qwen2VLVideoProcessor alone knows, and prefers, older names
-            older = [self._pictures.get("min_pixels"), self._pictures.get("max_pixels")]
-            limits = [old or new for old, new in zip(older, limits, strict=True)]
-        if None in limits:
-            raise ModelError(
-                f"{self.checkpoint.name}: the video processor's size is {size}, "
-                "expected shortest_edge and longest_edge"
-            )
-        return limits[0], limits[1]
 
     def _patches(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         """Patches [samples * patches, 3 * frames * patch * patch], the four of a cell together."""

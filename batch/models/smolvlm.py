@@ -25,44 +25,41 @@ from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDA
 
 from batch.errors import ModelError
 from batch.models.checkpoint import Checkpoint
-from batch.models.family import Family, Layout, Slots
-from batch.models.pictures import pixel_values, square_geometry
-from batch.models.prompt import split_before_first, texts_around
+from batch.models.family import Layout
+from batch.models.pictures import SquareFamily, pixel_values
 from batch.video import Footage, Geometry
 
-_DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "max_image_size": {"longest_edge": 364},
-    "resample": 1,  # lanczos
-    "rescale_factor": 1 / 255,
-    "image_mean": IMAGENET_STANDARD_MEAN,
-    "image_std": IMAGENET_STANDARD_STD,
-}
-"""Source: SmolVLMVideoProcessor of transformers 5.23."""
-
 _SIZE = {"longest_edge": 4 * 364}
-"""Of the first resize, if neither `size` nor `video_sampling` says it. Source: as above."""
-
+"""Of the first resize, if neither `size` nor `video_sampling` says it."""
 _LARGEST_PX = 4096
-"""Of the first resize, whatever the settings say. Source: as above."""
+"""Of the first resize, whatever the settings say. Source of both: SmolVLMVideoProcessor of
+transformers 5.23."""
 
 
-class SmolVLM(Family):
+class SmolVLM(SquareFamily):
     """SmolVLM 2 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "smolvlm"
     limits: ClassVar[str] = (
         "video only, no images beside it; needs the package num2words, as transformers does"
     )
+    defaults: ClassVar[dict[str, Any]] = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "max_image_size": {"longest_edge": 364},
+        "resample": 1,  # lanczos
+        "rescale_factor": 1 / 255,
+        "image_mean": IMAGENET_STANDARD_MEAN,
+        "image_std": IMAGENET_STANDARD_STD,
+    }
+    """Source: SmolVLMVideoProcessor of transformers 5.23."""
+    picture_token: ClassVar[str] = "image_token_id"
     no_timestamps: ClassVar[str | None] = "its prompt tells the time of every sample already"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         # Transformers' processor, too, takes this template for every conversation with a video.
         super().__init__(replace(checkpoint, chat_template=DEFAULT_CHAT_TEMPLATE))
-        self._pictures = _DEFAULTS | checkpoint.pictures("video")
-        self.picture_id = self.config.image_token_id
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -80,8 +77,7 @@ class SmolVLM(Family):
             raise ModelError(f"{name}: the processor resizes to {size}, supported is longest_edge")
         side_px = self._pictures["max_image_size"]["longest_edge"]
         square = {"size": {"height": side_px, "width": side_px}, "do_center_crop": False}
-        geometry = square_geometry(
-            name,
+        geometry = self.square_geometry(
             self._pictures | square,
             side_px=vision.image_size,
             covered_px=patches * vision.patch_size,
@@ -91,17 +87,9 @@ class SmolVLM(Family):
 
     def layout(self, footage: Footage) -> Layout:
         content, intro = [{"type": "video"}], _intro(footage)
-        first, *between, end = self._texts(content, intro, _times(footage))
         (plain, _) = self._texts(content, intro, [""])
-        before, of_first = split_before_first(first, plain)
-        slots = Slots()
-        slots.text(before)
-        slots.text(of_first, 0)
-        for sample, behind in enumerate([*between, end[:1]]):
-            slots.cells(self.picture_id, sample, footage.geometry.cells)
-            slots.text(behind[:1], sample)  # closes the picture
-            slots.text(behind[1:], sample + 1)
-        return slots.layout()
+        texts = self._texts(content, intro, _times(footage))
+        return self.lay_out_frames(texts, plain, footage, closing=1)
 
     def question_ids(self, question: str) -> list[int]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
@@ -118,7 +106,7 @@ class SmolVLM(Family):
         video = intro + "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
         sent = getattr(tokenizer, "video_token", "<video>")
         ids = self.token_ids(self.conversation_text(content).replace(sent, video, 1))
-        return texts_around(self.checkpoint.name, ids, self.picture_id, len(times))
+        return self.texts_around(ids, len(times))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
         pixels = pixel_values(pictures, self._pictures, self.model)
@@ -141,14 +129,10 @@ def _intro(footage: Footage) -> str:
             "pip install 'sali-cache[smolvlm]'"
         ) from error
     length = timedelta(seconds=int(footage.duration_s))
-    intro: str = DEFAULT_VIDEO_INTRO.format(
-        frame_count=num2words(len(footage)), video_duration=length
-    )
-    return intro
+    return DEFAULT_VIDEO_INTRO.format(frame_count=num2words(len(footage)), video_duration=length)
 
 
 def _times(footage: Footage) -> list[str]:
-    """What stands before each sample's picture."""
     # Rounded, since the difference of two times may fall short of the full second between them.
     seconds = np.round(footage.pts_s - footage.start_s, 6).astype(int)
     times = [f"{second // 60:02d}:{second % 60:02d}" for second in seconds]

@@ -12,7 +12,7 @@ INK: dict[Tier, tuple[int, int, int]] = {
     Tier.INT4: (60, 130, 230),
     Tier.PRUNE: (40, 40, 40),
 }
-_TINT = {Tier.FP16: 0.35, Tier.INT8: 0.35, Tier.INT4: 0.35, Tier.PRUNE: 0.75}
+_TINT = {**dict.fromkeys(Tier, 0.35), Tier.PRUNE: 0.75}
 _WIDTH_PX = 672
 _LEGEND_PX = 28
 
@@ -23,20 +23,24 @@ def tier_shares(tiers: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def draw_tiers(picture: NDArray[np.uint8], tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tint each cell of a sample by its tier, over a legend with each tier's share.
+    """Enlarge a sample to 672 px, tint each cell by its tier, and add a legend with shares.
 
     Args:
         picture: uint8 RGB [height, width, 3].
         tiers: uint8 [rows, columns], codes of `Tier`.
-
-    Returns:
-        uint8 RGB, 672 px wide: the sample enlarged, then the legend.
     """
-    return np.vstack([tint(picture, tiers, _WIDTH_PX), _legend(tiers)])
+    legend = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    for place, (name, share) in enumerate(tier_shares(tiers).items()):
+        left = 8 + place * _WIDTH_PX // len(Tier)
+        cv2.rectangle(legend, (left, 7), (left + 14, 21), INK[Tier[name]], cv2.FILLED)
+        text = f"{name} {share:.0%}"
+        cv2.putText(legend, text, (left + 21, 19), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([tint(picture, tiers, _WIDTH_PX), legend])
 
 
 def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
-    """The sample alone in that width, each cell in the colour of its tier; otherwise as above."""
+    """Enlarge a sample to that width and tint it, without a legend."""
     size = (width_px, round(picture.shape[0] * width_px / picture.shape[1]))
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     inks = np.array([INK[tier] for tier in Tier], np.float32)[tiers]
@@ -45,15 +49,3 @@ def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) ->
     strength = cv2.resize(tints, size, interpolation=cv2.INTER_NEAREST)[..., None]
     drawn: NDArray[np.uint8] = np.rint(large * (1 - strength) + ink * strength).astype(np.uint8)
     return drawn
-
-
-def _legend(tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    strip = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
-    shares = tier_shares(tiers)
-    for place, tier in enumerate(Tier):
-        left = 8 + place * _WIDTH_PX // len(Tier)
-        cv2.rectangle(strip, (left, 7), (left + 14, 21), INK[tier], cv2.FILLED)
-        text = f"{tier.name} {shares[tier.name]:.0%}"
-        at = (left + 21, 19)
-        cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip

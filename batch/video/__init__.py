@@ -1,10 +1,9 @@
 """Reading videos: identity, facts, samples in a model's geometry. The only user of a decoder."""
 
 from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
-from batch.video.footage import Footage
 from batch.video.geometry import Geometry
 from batch.video.open import VideoInfo, probe
-from batch.video.samples import Sample, Sampling, read_samples
+from batch.video.samples import Footage, Sample, Sampling, read_samples
 
 __all__ = [
     "DynamicGeometry",

@@ -39,9 +39,6 @@ class DynamicGeometry:
     def for_video(self, height_px: int, width_px: int, frames: int) -> Geometry:
         """The geometry of a video of so many sampled frames that have this size when upright.
 
-        Raises:
-            ValueError: one side is more than MOST_ELONGATED times the other.
-
         Source: "smart resize" of the video processors of Qwen2-VL (a frame) and Qwen3-VL (a
         video), transformers 5.23; a test compares.
         """
@@ -53,20 +50,20 @@ class DynamicGeometry:
         cell = self.cell_px
         counted = merged = 1
         if self.bounds == "video":
-            height_px, width_px = _enlarged(height_px, width_px, cell)
+            scale = max(1.0, cell / min(height_px, width_px))  # a cell on the shorter side at least
+            height_px, width_px = int(height_px * scale), int(width_px * scale)
             counted = max(frames, self.frames)
             merged = round(counted / self.frames) * self.frames
-        height, width = (round(side / cell) * cell for side in (height_px, width_px))
-        pixels = merged * height * width
+        sides = (height_px, width_px)
+        rows, columns = (round(side / cell) for side in sides)
+        pixels = merged * rows * columns * cell**2
         if pixels > self.most_px:
             shrink = math.sqrt(counted * height_px * width_px / self.most_px)
-            height, width = (
-                max(cell, math.floor(side / shrink / cell) * cell) for side in (height_px, width_px)
-            )
+            rows, columns = (max(1, math.floor(side / shrink / cell)) for side in sides)
         elif pixels < self.least_px:
             grow = math.sqrt(self.least_px / (counted * height_px * width_px))
-            height, width = (math.ceil(side * grow / cell) * cell for side in (height_px, width_px))
-        return self._cells(height // cell, width // cell)
+            rows, columns = (math.ceil(side * grow / cell) for side in sides)
+        return self._cells(rows, columns)
 
     def may_have(self, rows: int, columns: int) -> bool:
         """Whether samples of some video may have so many rows and columns of cells.
@@ -89,22 +86,12 @@ class DynamicGeometry:
         )
 
 
-def _enlarged(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:
-    """The size brought up to a cell on its shorter side."""
-    scale = max(1.0, cell_px / min(height_px, width_px))
-    return int(height_px * scale), int(width_px * scale)
-
-
 GeometryRule = Geometry | DynamicGeometry
 """What a model family says of pictures: one geometry, or how to find that of a video."""
 
 
 def geometry_for(rule: GeometryRule, video: VideoInfo, sampling: Sampling) -> Geometry:
-    """The geometry in which a video's samples are taken.
-
-    Raises:
-        VideoError: the rule has none for frames of this shape.
-    """
+    """The geometry in which a video's samples are taken; a VideoError if there is none."""
     frames = sampling.frames(video.span_s, rule.frames)
     try:
         return rule.for_video(*video.upright_px, frames)

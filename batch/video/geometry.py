@@ -1,7 +1,7 @@
 """The picture a model sees and its grid of cells. Knows PIL's resize; knows no models."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,7 @@ from batch.video.settings import Settings
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 
-_RESAMPLE = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_RESAMPLE = {name: Image.Resampling[name.upper()] for name in get_args(Resample)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,6 @@ class Geometry(Settings):
 
     @property
     def cells(self) -> int:
-        """Cells in one sample."""
         return self.rows * self.columns
 
     @property
@@ -94,7 +89,6 @@ class Geometry(Settings):
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
-        """Shape of a sample's picture."""
         return (self.frames * self.height_px, self.width_px, 3)
 
     def for_video(self, height_px: int, width_px: int, frames: int) -> "Geometry":
@@ -110,16 +104,14 @@ class Geometry(Settings):
 
         Source: bit-equal to the resize of transformers' PIL image processors (a test compares).
         """
-        image = Image.fromarray(rgb)
+        image, resample = Image.fromarray(rgb), _RESAMPLE[self.resample]
         if self.longest_px is not None:
-            size = _with_longer_side(image.size, self.longest_px)
-            image = image.resize(size, _RESAMPLE[self.resample])
+            image = image.resize(_with_longer_side(image.size, self.longest_px), resample)
         if self.shortest_px is None:
-            size = (self.width_px, self.height_px)
-            return np.asarray(image.resize(size, _RESAMPLE[self.resample]))
+            return np.asarray(image.resize((self.width_px, self.height_px), resample))
         shorter = min(image.size)
         width, height = (self.shortest_px * side // shorter for side in image.size)
-        resized = np.asarray(image.resize((width, height), _RESAMPLE[self.resample]))
+        resized = np.asarray(image.resize((width, height), resample))
         top, left = (height - self.height_px) // 2, (width - self.width_px) // 2
         return resized[top : top + self.height_px, left : left + self.width_px]
 
@@ -144,8 +136,6 @@ def _with_longer_side(size: tuple[int, int], longest_px: int) -> tuple[int, int]
     """
     width, height = size
     ratio = width / height
-    if width >= height:
-        shorter = int(longest_px / ratio)
-        return longest_px, max(1, shorter + shorter % 2)
-    shorter = int(longest_px * ratio)
-    return max(1, shorter + shorter % 2), longest_px
+    shorter = int(longest_px / ratio if width >= height else longest_px * ratio)
+    even = max(1, shorter + shorter % 2)
+    return (longest_px, even) if width >= height else (even, longest_px)

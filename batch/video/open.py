@@ -44,15 +44,14 @@ class VideoInfo:
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
         return self.path.name
 
 
+@dataclass
 class BrokenFrames:
     """Counts what could not be decoded, or was decoded with errors."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count: int = 0
 
 
 @contextmanager
@@ -122,10 +121,9 @@ def decode_frames(
             broken.count += 1
             continue
         for frame in frames:
-            if not isinstance(frame, VideoFrame):
-                continue
-            broken.count += frame.is_corrupt
-            yield frame
+            if isinstance(frame, VideoFrame):
+                broken.count += frame.is_corrupt
+                yield frame
 
 
 def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> VideoInfo:
@@ -169,14 +167,7 @@ def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> 
 
 
 def measure_span_s(path: Path, progress: Callable[[], object]) -> Fraction:
-    """Time from the first to the end of the last packet, found without decoding.
-
-    Args:
-        progress: called whenever a packet is later than those before.
-
-    Raises:
-        VideoError: the file cannot be opened.
-    """
+    """`VideoInfo.span_s`, exactly; `progress` is as of `probe`."""
     starts: list[int] = []
     end = untimed = 0
     with open_video(path) as (container, stream):

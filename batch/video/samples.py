@@ -3,9 +3,11 @@
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from av.container import InputContainer
@@ -41,11 +43,7 @@ class Sampling(Settings):
             raise ValueError(f"max_samples: got {self.max_samples}, expected 1 or more")
 
     def interval_s(self, span_s: Fraction, together: int) -> Fraction:
-        """Time from one frame taken to the next in a video of this length.
-
-        Args:
-            together: frames that a sample holds.
-        """
+        """Time from one frame taken to the next in a video of this length, `together` a sample."""
         asked_s = 1 / Fraction(self.rate_hz).limit_denominator(1_000_000)
         if self.max_samples is None:
             return asked_s
@@ -55,6 +53,51 @@ class Sampling(Settings):
         """Frames taken from a video of this length; arguments as of `interval_s`."""
         span = Fraction(span_s).limit_denominator(1_000_000)
         return max(1, math.ceil(span / self.interval_s(span, together)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """When the samples of a video were taken.
+
+    - pts_s, last_pts_s: float64 [samples], times of each sample's first and last frame.
+    - start_s: time of the video's first frame, also where its samples are left out.
+    - index: int64 [samples], number of each among all samples of the video.
+    - interval_s: time from one sampled frame to the next, before any sample was left out.
+    - duration_s: length of the video.
+    """
+
+    geometry: Geometry
+    start_s: float
+    index: NDArray[np.int64]
+    pts_s: NDArray[np.float64]
+    last_pts_s: NDArray[np.float64]
+    interval_s: float
+    duration_s: float
+
+    @classmethod
+    def steady(cls, geometry: Geometry, samples: int, interval_s: float = 1.0) -> Self:
+        """So many samples of a video whose frames come exactly at the sampling rate."""
+        first = np.arange(samples, dtype=np.float64) * (geometry.frames * interval_s)
+        return cls(
+            geometry=geometry,
+            start_s=0.0,
+            index=np.arange(samples),
+            pts_s=first,
+            last_pts_s=first + (geometry.frames - 1) * interval_s,
+            interval_s=interval_s,
+            duration_s=samples * geometry.frames * interval_s,
+        )
+
+    def __len__(self) -> int:
+        return len(self.pts_s)
+
+    def select(self, samples: NDArray[np.bool_]) -> Self:
+        return replace(
+            self,
+            index=self.index[samples],
+            pts_s=self.pts_s[samples],
+            last_pts_s=self.last_pts_s[samples],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +118,24 @@ class Sample:
 
 
 class SampleReader(Iterator[Sample]):
-    """Iterates over the samples of one video; its other properties tell what it met so far."""
+    """Iterates over the samples of one video; its other attributes tell what it met so far."""
 
     def __init__(
         self,
         path: Path,
         geometry: Geometry,
         sampling: Sampling,
-        progress: Callable[[], object] = lambda: None,
+        progress: Callable[[], object],
     ) -> None:
         self._path = path
         self._geometry = geometry
         self._sampling = sampling
         self._progress = progress
         self._broken = BrokenFrames()
-        self._decoded_s = Fraction(0)
-        self._interval_s = sampling.interval_s(Fraction(0), geometry.frames)
+        self.decoded_s = 0.0
+        """Length of what could be read; far below the declared one where a file is damaged."""
+        self.interval_s = float(sampling.interval_s(Fraction(0), geometry.frames))
+        """Time from one sampled frame to the next."""
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -101,57 +146,41 @@ class SampleReader(Iterator[Sample]):
         """Packets that could not be decoded, frames decoded with errors or out of order."""
         return self._broken.count
 
-    @property
-    def decoded_s(self) -> float:
-        """Length of what could be read; far below the declared one where a file is damaged."""
-        return float(self._decoded_s)
-
-    @property
-    def interval_s(self) -> float:
-        """Time from one sampled frame to the next."""
-        return float(self._interval_s)
-
     def _read(self) -> Iterator[Sample]:
         """Group the frames into samples; the last sample repeats its last frame where it must."""
-        together, index = self._geometry.frames, 0
-        group: list[_Taken] = []
-        for taken in self._take():
-            group.append(taken)
-            if len(group) == together:
-                yield _sample(index, group)
-                index, group = index + 1, []
-        if group:
+        together, taken = self._geometry.frames, self._take()
+        for index, group in enumerate(iter(lambda: list(islice(taken, together)), [])):
             yield _sample(index, group + group[-1:] * (together - len(group)))
 
     def _take(self) -> Iterator["_Taken"]:
         most, together = self._sampling.max_samples, self._geometry.frames
+        span_s = Fraction(0)
         if most is not None:
             most *= together
             span_s = measure_span_s(self._path, self._progress)
-            self._interval_s = self._sampling.interval_s(span_s, together)
+        interval_s = self._sampling.interval_s(span_s, together)
+        self.interval_s = float(interval_s)
         count = 0
         with open_video(self._path) as (container, stream):
             for shown in _shown_frames(container, stream, self._broken):
-                self._decoded_s = shown.until_s
+                self.decoded_s = float(shown.until_s)
                 self._progress()
                 rgb: NDArray[np.uint8] | None = None
-                while shown.until_s > count * self._interval_s and count != most:
+                while shown.until_s > count * interval_s and count != most:
                     if rgb is None:
                         rgb = self._picture(shown.frame)
-                    yield _Taken(frame=shown.index, pts_s=float(shown.pts_s), rgb=rgb)
+                    yield _Taken(shown.number, float(shown.pts_s), rgb)
                     count += 1
             if count == 0:
                 raise nothing_decodable(self._path, stream, self._broken)
 
     def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The frame upright and in the model's geometry."""
         rgb = frame.to_ndarray(format="rgb24", threads=1)
         upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
         return self._geometry.apply(upright)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Taken:
+class _Taken(NamedTuple):
     """A frame taken at the sampling rate, in the model's geometry."""
 
     frame: int
@@ -159,26 +188,22 @@ class _Taken:
     rgb: NDArray[np.uint8]
 
 
-def _sample(index: int, group: list[_Taken]) -> Sample:
-    picture = np.concatenate([taken.rgb for taken in group])
-    picture.flags.writeable = False
-    return Sample(
-        index=index,
-        frame=group[0].frame,
-        pts_s=group[0].pts_s,
-        last_pts_s=group[-1].pts_s,
-        rgb=picture,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
+class _Shown(NamedTuple):
     """A frame, its own time, and until when it is on screen, counted from the first frame."""
 
     frame: VideoFrame
-    index: int
+    number: int
     pts_s: Fraction
     until_s: Fraction
+
+
+def _sample(index: int, group: list[_Taken]) -> Sample:
+    picture = np.concatenate([taken.rgb for taken in group])
+    picture.flags.writeable = False
+    first, last = group[0], group[-1]
+    return Sample(
+        index=index, frame=first.frame, pts_s=first.pts_s, last_pts_s=last.pts_s, rgb=picture
+    )
 
 
 def read_samples(
@@ -217,8 +242,8 @@ def _shown_frames(
     """Pair each frame with the end of its time on screen; times that go back are broken."""
     base, usual_gap = time_base(stream), default_gap(stream)
     gaps: list[int] = []
-    first: int | None = None
     held: tuple[VideoFrame, int, int] | None = None
+    first = 0
     for index, frame in enumerate(decode_frames(container, stream, broken)):
         if held is None:
             pts = first = frame.pts or 0
@@ -228,10 +253,8 @@ def _shown_frames(
                 broken.count += 1
                 continue
             gaps.append(pts - held[2])
-            until_s = (pts - (first or 0)) * base
-            yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
+            yield _Shown(held[0], held[1], held[2] * base, (pts - first) * base)
         held = (frame, index, pts)
     if held is not None:
         stay = held[0].duration or round(statistics.median(gaps or [usual_gap]))
-        until_s = (held[2] + stay - (first or 0)) * base
-        yield _Shown(frame=held[0], index=held[1], pts_s=held[2] * base, until_s=until_s)
+        yield _Shown(held[0], held[1], held[2] * base, (held[2] + stay - first) * base)

@@ -1,4 +1,1 @@
-"""Codecs: pure pairs of encode and decode on torch tensors, a file for each stored tier.
-
-A module has the name of its tier; `quantising` is what several of them use.
-"""
+"""Codecs: pure pairs of encode and decode on torch tensors, in a module named as its tier."""

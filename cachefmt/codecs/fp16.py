@@ -5,20 +5,12 @@ from torch import Tensor
 
 
 def encode(x: Tensor, group_size: int) -> tuple[Tensor]:
-    """Nothing is changed; the group size is of no effect.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
+    """Nothing is changed, the group size is of no effect; ValueError for NaN or infinity."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"fp16: got NaN, or numbers that {x.dtype} cannot hold")
     return (x,)
 
 
 def decode(x: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The same numbers in float32; exact.
-
-    Args:
-        out: float32 of that shape to copy into.
-    """
+    """The same numbers in float32; exact."""
     return x.to(torch.float32) if out is None else out.copy_(x)

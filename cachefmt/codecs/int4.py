@@ -19,7 +19,7 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         x: float16, bfloat16 or float32 [..., head_dim], finite; head_dim is even.
-        group_size: channels that share a scale and a minimum; divides head_dim.
+        group_size: divides head_dim.
 
     Returns:
         codes uint8 [..., head_dim / 2]: byte j holds channel j in its low nibble and channel
@@ -30,8 +30,8 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
         a group of zeros, or of one float16 number, is exact.
 
     Raises:
-        ValueError: a value is NaN or infinite, its minimum or scale would exceed float16
-            (|x| above 65504); group_size does not divide head_dim, or head_dim is odd.
+        ValueError: a value is NaN or infinite, or its minimum or scale would exceed float16
+            (|x| above 65504); or sizes do not fit.
     """
     if x.shape[-1] % 2:
         raise ValueError(f"head_dim must be even to pack two channels a byte, got {x.shape[-1]}")
@@ -47,11 +47,7 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode(codes: Tensor, scale: Tensor, minimum: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Float32 [..., head_dim] from codes [..., head_dim / 2] as `encode` returns them.
-
-    Args:
-        out: contiguous float32 of that shape to decode into.
-    """
+    """Float32 [..., head_dim] from what `encode` returns."""
     if out is None:
         shape = (*codes.shape[:-1], 2 * codes.shape[-1])
         out = torch.empty(shape, dtype=torch.float32, device=codes.device)

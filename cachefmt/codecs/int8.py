@@ -13,13 +13,12 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         x: float16, bfloat16 or float32 [..., head_dim], finite.
-        group_size: channels that share a scale; divides head_dim.
+        group_size: divides head_dim.
 
     Returns:
         codes int8 [..., head_dim], -127..127, and scale float16 [..., groups], the smallest
-        float16 with 127 * scale >= max|x| of the group, so nothing clips. decode(codes, scale)
-        in float32 is within 0.50001 * scale of x (half a step and float32's rounding of
-        x / scale); a group of zeros is exact.
+        float16 with 127 * scale >= max|x| of the group, so nothing clips. decode in float32 is
+        within 0.50001 * scale of x (half a step and float32's rounding); zeros are exact.
 
     Raises:
         ValueError: a value is NaN or infinite, or its scale would exceed float16
@@ -34,11 +33,7 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def decode(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Float32 [..., head_dim] from int8 codes [..., head_dim] and scale [..., groups]; exact.
-
-    Args:
-        out: contiguous float32 of that shape to decode into.
-    """
+    """Float32 [..., head_dim] from what `encode` returns; exact."""
     if out is None:
         out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     return scale_groups(out.copy_(codes), scale)

@@ -8,12 +8,7 @@ _LOWEST_NEGATIVE_BITS = -0x7FFF  # 0x8001 as int16: the negative subnormal neare
 
 
 def split_groups(x: Tensor, group_size: int) -> Tensor:
-    """Float32 view or copy of x, [..., head_dim], as [..., groups, group_size].
-
-    Raises:
-        ValueError: the dtype is not float16, bfloat16 or float32, or group_size does
-            not divide head_dim.
-    """
+    """Float32 view or copy of x, [..., head_dim], as [..., groups, group_size]."""
     if x.dtype not in _INPUT_DTYPES:
         raise ValueError(f"got {x.dtype}, supported are float16, bfloat16 and float32")
     head_dim = x.shape[-1]
@@ -23,10 +18,7 @@ def split_groups(x: Tensor, group_size: int) -> Tensor:
 
 
 def scale_groups(values: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Tensor:
-    """Multiply the groups of float32 [..., head_dim] by scale [..., groups], and add minimum.
-
-    In place: values is contiguous, and is returned.
-    """
+    """Scale groups of contiguous float32 [..., head_dim] and add minimum, in place."""
     groups = scale.shape[-1]
     grouped = values.view(*values.shape[:-1], groups, values.shape[-1] // groups)
     grouped.mul_(scale.unsqueeze(-1))
@@ -57,11 +49,7 @@ def round_down(x: Tensor) -> Tensor:
 
 
 def require_finite(codec: str, *parameters: Tensor) -> None:
-    """Refuse groups whose scale or minimum is NaN or infinite.
-
-    Raises:
-        ValueError: a group holds NaN or infinity, or is too large for float16 scales.
-    """
+    """Raise ValueError where a scale or minimum is NaN or infinite."""
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise ValueError(
             f"{codec}: got NaN, infinity or a magnitude that float16 scales cannot hold"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.engines import Stage
 from jobs.errors import JobError
+from jobs.shards import Stage
 from jobs.stopping import STOPPED
 
 SIGNAL_BEFORE_S = 60
@@ -32,44 +32,33 @@ class Submission:
     gpu_options: tuple[str, ...] = ()
 
 
-class SlurmEngine:
-    """Array jobs, each after the one before; Slurm requeues the tasks that were stopped."""
+def submit(
+    stages: Sequence[Stage], submission: Submission, report: Callable[[str], object]
+) -> None:
+    """Submit array jobs, each after the one before; Slurm requeues the tasks that were stopped.
 
-    def __init__(self, submission: Submission, report: Callable[[str], object]) -> None:
-        """Submit nothing yet.
+    `report` is given name and job ID of each stage.
 
-        Args:
-            report: is given name and job ID of each stage.
-        """
-        self._submission = submission
-        self._report = report
-
-    def run(self, stages: Sequence[Stage]) -> int:
-        """Submit all; 0, for how they end is Slurm's to say.
-
-        Raises:
-            JobError: there is no sbatch, or it refuses; stages before may be submitted already.
-        """
-        if shutil.which("sbatch") is None:
-            raise JobError(
-                "sbatch: not on this machine; run the same command where jobs are submitted, or "
-                "take its program there: --print"
-            )
-        done = subprocess.run(
-            ["bash"],
-            input=program(stages, self._submission),
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",  # names of folders need not be UTF-8
-            check=False,
+    Raises:
+        JobError: there is no sbatch, or it refuses; stages before may be submitted already.
+    """
+    if shutil.which("sbatch") is None:
+        raise JobError(
+            "sbatch: not on this machine; run the same command where jobs are submitted, or "
+            "take its program there: --print"
         )
-        for line in done.stdout.splitlines():
-            self._report(line)
-        if done.returncode:
-            raise JobError(
-                f"sbatch refused with exit code {done.returncode}: {done.stderr.strip()}"
-            )
-        return 0
+    done = subprocess.run(
+        ["bash"],
+        input=program(stages, submission),
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",  # names of folders need not be UTF-8
+        check=False,
+    )
+    for line in done.stdout.splitlines():
+        report(line)
+    if done.returncode:
+        raise JobError(f"sbatch refused with exit code {done.returncode}: {done.stderr.strip()}")
 
 
 def program(stages: Sequence[Stage], submission: Submission) -> str:
@@ -78,10 +67,9 @@ def program(stages: Sequence[Stage], submission: Submission) -> str:
     before = ""
     for stage in stages:
         # afterany: a stage that could not do all (exit code 3) does not keep back the next.
-        dependency = f"singleton{before}"
         parts += [
             "",
-            f"{stage.name}=$(sbatch --parsable --dependency={dependency} << 'SCRIPT'",
+            f"{stage.name}=$(sbatch --parsable --dependency=singleton{before} << 'SCRIPT'",
             f"{script(stage, submission)}SCRIPT",
             ")",
             f'echo "{stage.name} ${stage.name}"',
@@ -92,12 +80,11 @@ def program(stages: Sequence[Stage], submission: Submission) -> str:
 
 def script(stage: Stage, submission: Submission) -> str:
     """The batch script of one stage: an array with an element for each task."""
-    needs = [f"--cpus-per-task={stage.cpus}"]
-    needs += [f"--gres=gpu:{stage.gpus}"] if stage.gpus else []
     options = [
         f"--job-name={shlex.quote(f'{stage.name}-{submission.name}')}",
         f"--array=0-{stage.tasks - 1}",
-        *needs,
+        f"--cpus-per-task={stage.cpus}",
+        *([f"--gres=gpu:{stage.gpus}"] if stage.gpus else ()),
         f"--output={shlex.quote(str(submission.logs / '%x-%A_%a.log'))}",
         "--open-mode=append",
         "--requeue",

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from batch.archive.inventory import Inventory
-from batch.archive.prefilling import Prefiller
 from batch.archive.store import Store
-from batch.archive.tasks import Prefill
-from batch.archive.workers import Workers
+from batch.archive.workers import Prefill, Workers, make_model_handler
 from batch.making.cache_plan import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
@@ -149,7 +147,7 @@ def test_of_segments_only_a_damaged_one_is_made_again(model: Path, copy: Path) -
     folder = folder_of(copy)
     clips.truncate(folder / "00001.safetensors", keep=0.5)
     before = stamps(folder)
-    Prefiller(settings_of(model), device="cpu", threads=1).prefill(task_of(copy))
+    make_model_handler(settings_of(model), "cpu", 1, lambda: None)(task_of(copy))
     after = stamps(folder)
     assert [name for name in after if after[name] != before[name]] == ["00001.safetensors"]
 
@@ -163,8 +161,7 @@ def test_a_prefill_tells_its_progress_once_it_is_loaded_and_behind_each_block(
             stored.append(cache.header.shape.stored_samples)
         segment.unlink()
     told: list[str] = []
-    prefiller = Prefiller(settings_of(model), device="cpu", threads=1)
-    prefiller.prefill(task_of(copy), lambda: told.append("block"))
+    make_model_handler(settings_of(model), "cpu", 1, lambda: told.append("block"))(task_of(copy))
     assert len(told) == 1 + sum(-(-samples // BLOCK_SAMPLES) for samples in stored)
 
 
@@ -175,7 +172,7 @@ def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path)
     folder.rmdir()
     folder.write_text("mine")
     with pytest.raises(CacheFileError, match="is no folder"):
-        Prefiller(settings_of(model), device="cpu", threads=1).prefill(task_of(copy))
+        make_model_handler(settings_of(model), "cpu", 1, lambda: None)(task_of(copy))
     assert folder.read_text() == "mine"
 
 

@@ -36,7 +36,7 @@ def call_here(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    """Of one video of three minutes; `make test-bench` measures in processes, as the product."""
+    """Of one video of three minutes; `make test-long` measures in processes, as the product."""
     return run_long(
         minutes=3, short_minutes=3, films=1, evidence_films=0, log=lambda line: None, call=call_here
     )

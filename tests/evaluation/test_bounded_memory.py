@@ -13,7 +13,7 @@ import torch
 
 from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
-from batch.evaluation.bench.measuring import peak_allocated
+from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.uncompressed import Uncompressed
 from batch.kv import attention
 from batch.making.blocks import prefill

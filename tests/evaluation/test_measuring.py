@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from batch.evaluation.bench.measuring import (
+from batch.evaluation.measuring import (
     bytes_read,
     in_new_process,
     peak_allocated,

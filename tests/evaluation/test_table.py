@@ -7,9 +7,9 @@ import pytest
 from batch.errors import BatchError
 from batch.evaluation.answers import read_external
 from batch.evaluation.figures import failures
-from batch.evaluation.measure import accuracy_by_kind, accuracy_by_set, tabulate, void_reason
+from batch.evaluation.measure import tabulate, void_reason
 from batch.evaluation.runs import UNCOMPRESSED
-from batch.evaluation.tables import memory_table, quality_table
+from batch.evaluation.tables import accuracy_table, memory_table, quality_table
 from tests.evaluation.runs import OURS, asked, run, uncompressed
 
 KEYS = {
@@ -60,14 +60,15 @@ def test_guessing_among_options_is_chance() -> None:
 
 def test_accuracy_is_told_by_kind_and_by_set() -> None:
     one = run(asked(kind="a"), asked(answer="blue", kind="b"), data="easy")
-    two = run(asked(kind="a"), data="hard")
-    assert accuracy_by_kind([one, two]) == {OURS: {"a": 1.0, "b": 0.0}}
-    assert accuracy_by_set([one, two]) == {OURS: {"easy": 0.5, "hard": 1.0}}
+    rows = tabulate([one, run(asked(kind="a"), data="hard")])
+    kinds = accuracy_table("kinds", lambda run, one: one.question.kind, rows)
+    sets = accuracy_table("sets", lambda run, one: run.data, rows)
+    assert (kinds.head, kinds.rows) == (["method", "a", "b"], [[str(OURS), "1.000", "0.000"]])
+    assert (sets.head, sets.rows) == (["method", "easy", "hard"], [[str(OURS), "0.500", "1.000"]])
 
 
 def test_shares_of_cells_count_pointers_apart() -> None:
-    rows = tabulate([run(*seen())])
-    cells = memory_table(rows, [run(*seen())]).rows[0]
+    cells = memory_table(tabulate([run(*seen())])).rows[0]
     assert cells[1:6] == ["20.0%"] * 5
     assert cells[6:] == ["250", "4.00", "8.00", "5.00"]
 

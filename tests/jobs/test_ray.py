@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.engines import Stage
 from jobs.errors import JobError
 from jobs.ray import Ended, RayEngine
+from jobs.shards import Stage
 from tests.jobs.fake_ray import FakeRay
 
 

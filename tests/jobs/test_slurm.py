@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import jobs.slurm
-from jobs.engines import Stage
 from jobs.errors import JobError
-from jobs.slurm.engine import SlurmEngine, Submission, program, script
+from jobs.shards import Stage
+from jobs.slurm.engine import Submission, program, script, submit
 
 RECORDED = Path(jobs.slurm.__file__).with_name("index.sh")
 
@@ -68,7 +68,7 @@ def test_each_stage_is_submitted_to_begin_after_the_one_before(tools: Path, tmp_
     add_tool(tools, "sbatch", FAKE_SBATCH.format(folder=tmp_path, refuse="never"))
     submission = replace(SUBMISSION, logs=tmp_path / "o'clock" / "logs")
     told: list[str] = []
-    assert SlurmEngine(submission, told.append).run(STAGES) == 0
+    submit(STAGES, submission, told.append)
     assert told == ["identify 100", "analyze 101", "prefill 102"]
     assert submission.logs.is_dir()
     before = ["singleton", "singleton,afterany:100", "singleton,afterany:101"]
@@ -81,7 +81,7 @@ def test_each_stage_is_submitted_to_begin_after_the_one_before(tools: Path, tmp_
 def test_folders_whose_names_are_no_text_are_submitted(tools: Path, tmp_path: Path) -> None:
     add_tool(tools, "sbatch", FAKE_SBATCH.format(folder=tmp_path, refuse="never"))
     submission = replace(SUBMISSION, logs=tmp_path / os.fsdecode(b"\xff"))
-    assert SlurmEngine(submission, print).run(STAGES[:1]) == 0
+    submit(STAGES[:1], submission, print)
     assert submission.logs.is_dir()
 
 
@@ -90,14 +90,14 @@ def test_a_refusal_is_told_with_what_was_submitted_before(tools: Path, tmp_path:
     told: list[str] = []
     submission = replace(SUBMISSION, logs=tmp_path / "logs")
     with pytest.raises(JobError, match="exit code 1: sbatch: error: no such partition"):
-        SlurmEngine(submission, told.append).run(STAGES)
+        submit(STAGES, submission, told.append)
     assert told == ["identify 100", "analyze 101"]
 
 
 def test_without_sbatch_the_error_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(JobError, match="sbatch: not on this machine"):
-        SlurmEngine(SUBMISSION, print).run(STAGES)
+        submit(STAGES, SUBMISSION, print)
 
 
 class Task:

@@ -11,7 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 from batch.errors import ModelError
 from batch.kv import TieredCache, forward, install
 from batch.kv.prefix import Prefix
-from batch.kv.rotation import rotate, turn_of, unrotate
+from batch.kv.rotation import rotate, rotation_of, unrotate
 from cachefmt.codecs import int4, int8
 from tests.kv.decoders import SIZES, louder, shape
 
@@ -66,7 +66,7 @@ def test_moved_keys_are_the_keys_computed_there(name: str) -> None:
     axes = 3 if name.startswith("qwen") else 1
     old, new = torch.randint(0, 400, (2, 7, axes), generator=random)
     there, here = first_keys(model, embedded, new), first_keys(model, embedded, old)
-    moved = rotate(unrotate(here, turn_of(model, old)), turn_of(model, new))
+    moved = rotate(unrotate(here, rotation_of(model, old)), rotation_of(model, new))
     torch.testing.assert_close(moved, there, atol=1e-3, rtol=1e-3)
     assert (here - there).abs().max() > 0.1
 
@@ -78,7 +78,7 @@ def test_moved_codes_are_within_the_codecs_own_error_of_the_keys_computed_there(
     old, new = torch.arange(7)[:, None], torch.arange(7)[:, None] * 3 + 90
     here, there = first_keys(model, embedded, old), first_keys(model, embedded, new)
     decoded = codec.decode(*codec.encode(here, 8))
-    moved = rotate(unrotate(decoded, turn_of(model, old)), turn_of(model, new))
+    moved = rotate(unrotate(decoded, rotation_of(model, old)), rotation_of(model, new))
     # A rotation keeps the length of each key's error.
     error, bound = (moved - there).norm(dim=-1), (decoded - here).norm(dim=-1)
     torch.testing.assert_close(error, bound, atol=1e-3, rtol=1e-3)
@@ -90,4 +90,4 @@ def test_angles_that_depend_on_the_length_are_refused() -> None:
     )
     model = LlamaForCausalLM(config).model
     with pytest.raises(ModelError, match="'dynamic' depend on the length"):
-        turn_of(model, torch.zeros(1, 1))
+        rotation_of(model, torch.zeros(1, 1))

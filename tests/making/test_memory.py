@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batch.evaluation.bench.measuring import peak_allocated
+from batch.evaluation.measuring import peak_allocated
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.making.memory import Memory, estimate_memory

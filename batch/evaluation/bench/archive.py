@@ -19,24 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
-from batch.archive.store import ProductFolder, Store
+from batch.archive.inventory import Inventory, Stat, facts_of
+from batch.archive.store import Store
 from batch.demo.drawing import write_clip
+from batch.demo.run import run_batch
 from batch.demo.world import random_world
-from batch.evaluation.bench.measuring import Log, machine, proc_bytes, versions
+from batch.evaluation.measuring import Log, machine, proc_bytes, ratio, versions
 
-RECORDS = (1_000, 10_000, 100_000)
-FILMS, SAMPLES, VARIANTS = 4, 60, 8
 _PER_FOLDER = 1_000
 _POLLED_EVERY_S = 0.02
 
 
 def run_archive(
     *,
-    records: Sequence[int] = RECORDS,
-    films: int = FILMS,
-    samples: int = SAMPLES,
-    variants: int = VARIANTS,
+    records: Sequence[int] = (1_000, 10_000, 100_000),
+    films: int = 4,
+    samples: int = 60,
+    variants: int = 8,
     repeats: int,
     log: Log,
 ) -> dict[str, Any]:
@@ -44,16 +43,14 @@ def run_archive(
 
     Args:
         records: sizes of the simulated archives.
-        films: number of drawn films that are analysed and prefilled.
-        samples: length of each, seconds + 1.
+        samples: length of each film, seconds + 1.
         variants: of each film, that differ in nothing but their digest.
-        repeats: of the comparison of workers.
     """
     before = machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw_films(folder / "films", films, samples, variants)
-        workers = measure_workers(folder, repeats, log)
+        _draw_films(folder / "films", films, samples, variants)
+        workers = _measure_workers(folder, repeats, log)
         growth = {
             str(count): measure_growth(*simulate(folder / str(count), count), log)
             for count in records
@@ -71,7 +68,7 @@ def run_archive(
     }
 
 
-def draw_films(folder: Path, films: int, samples: int, variants: int = 1) -> None:
+def _draw_films(folder: Path, films: int, samples: int, variants: int = 1) -> None:
     """Film demo worlds; drawing is slow, so variants end in different padding."""
     folder.mkdir()
     for number in range(films):
@@ -82,16 +79,14 @@ def draw_films(folder: Path, films: int, samples: int, variants: int = 1) -> Non
             (folder / f"{number}-{variant}.mp4").write_bytes(film.read_bytes() + padding)
 
 
-def measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
+def _measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
     """Analysis by two workers against one, and how long the model waits for nothing.
 
-    Returns:
-        seconds of analysis by one and by two workers, their ratio, and the share of its time
-        that the model's process stood still while a manifest was ready for it.
+    `idle_share` is of the time of the model's process: it stood still and a manifest was ready.
     """
     films, known = folder / "films", folder / "known"
-    run_index(films, known, "--phase", "identify")
-    run_index(films, known, "--phase", "analyze")
+    _run_index(films, "--out", known, "--phase", "identify")
+    _run_index(films, "--out", known, "--phase", "analyze")
     shutil.rmtree(known / "analyses")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     idle = []
@@ -99,19 +94,18 @@ def measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
         for jobs, found in seconds.items():
             out = folder / "out"
             shutil.copytree(known, out)
-            end = run_index(films, out, "--phase", "analyze", "--jobs", jobs)
+            end = _run_index(films, "--out", out, "--phase", "analyze", "--jobs", jobs)
             found.append(end["elapsed_s"])
             log(f"analysis by {jobs}: {end['elapsed_s']:.1f} s")
             shutil.rmtree(out)
-        end = run_index(films, folder / "whole", "--jobs", 2)
+        end = _run_index(films, "--out", folder / "whole", "--jobs", 2)
         idle.append(end["idle_seconds"] / (end["idle_seconds"] + end["seconds"]["prefill"]))
         log(f"model idle {idle[-1]:.3f} of its time although a manifest was ready")
         shutil.rmtree(folder / "whole")
-    one, two = median(seconds[1]), median(seconds[2])
     return {
-        "analyze_seconds_1": one,
-        "analyze_seconds_2": two,
-        "speedup": median(a / b for a, b in zip(seconds[1], seconds[2], strict=True)),
+        "analyze_seconds_1": median(seconds[1]),
+        "analyze_seconds_2": median(seconds[2]),
+        "speedup": ratio(seconds[1], seconds[2]),
         "idle_share": median(idle),
     }
 
@@ -119,9 +113,8 @@ def measure_workers(folder: Path, repeats: int, log: Log) -> dict[str, float]:
 def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of commands on an archive of which all is done.
 
-    Returns:
-        by command, "seconds" and "peak_bytes": "plan" looks what is new, "catalogue" is a run that
-        finds nothing to do but the catalogue to write, "no_op" one that finds nothing at all.
+    "plan" looks what is new, "catalogue" is a run that finds nothing to do but the catalogue to
+    write, "no_op" one that finds nothing at all.
     """
     index_again = ("index", archive, "--out", out)
     commands: dict[str, tuple[object, ...]] = {
@@ -138,30 +131,18 @@ def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, fl
     return found
 
 
-def run_index(archive: Path, out: Path, *words: object) -> dict[str, Any]:
-    """Run `batch index` to its end; the last line of its log.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    command = ("index", archive, "--out", out, "--log-format", "json", *words)
-    done = subprocess.run(_command(*command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if done.returncode != 0:
-        raise RuntimeError(f"batch index left with {done.returncode}: {done.stderr.decode()}")
-    end: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+def _run_index(*words: object) -> dict[str, Any]:
+    """Run `batch index` to its end; the last line of its log."""
+    _, logged = run_batch("index", *words, "--log-format", "json")
+    end: dict[str, Any] = json.loads(logged.splitlines()[-1])
     return end
 
 
 def cost_of(*words: object) -> tuple[float, int]:
-    """Seconds and peak resident bytes of a command that must succeed.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """Seconds and peak resident bytes of a command; RuntimeError if it fails."""
     started, peak_bytes = time.perf_counter(), 0
-    process = subprocess.Popen(
-        _command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "batch", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         # Not what the kernel says of it in the end, which counts its parent's memory too.
@@ -172,10 +153,6 @@ def cost_of(*words: object) -> tuple[float, int]:
     return time.perf_counter() - started, peak_bytes
 
 
-def _command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "batch", *map(str, words)]
-
-
 def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     """An archive and its caches as they would be after `count` videos: all names, no content.
 
@@ -183,8 +160,8 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
     """
     archive, out = folder / "archive", folder / "caches"
     archive.mkdir(parents=True)
-    draw_films(folder / "template", 1, 4)
-    run_index(folder / "template", out)
+    _draw_films(folder / "template", 1, 4)
+    _run_index(folder / "template", "--out", out)
     store = Store(out)
     (template,) = Inventory.read(store.files).there()
     folders = [*store.all_manifests(), *store.all_caches()]
@@ -194,23 +171,16 @@ def simulate(folder: Path, count: int) -> tuple[Path, Path]:
         file = archive / str(number // _PER_FOLDER) / f"{number}.mp4"
         file.parent.mkdir(exist_ok=True)
         file.touch()
-        row = _row(template, file)
+        info = replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest())
+        stat, facts = Stat.of(file.stat()), facts_of(info)
+        row = replace(template, path=str(file), stat=stat, facts=facts)
         lines.append(f"{row.to_json()}\n")
         for products, record in zip(folders, records, strict=True):
-            _multiply(products, row, record)
+            done = products.folder / "done" / row.video[:2] / f"{row.video}.json"
+            product = products.product(row.video)
+            done.parent.mkdir(parents=True, exist_ok=True)
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.touch()
+            done.write_text(json.dumps({**record, "path": row.path}, sort_keys=True, indent=1))
     (store.files / "base.jsonl").write_text("".join(lines))
     return archive, out
-
-
-def _row(template: FileRow, file: Path) -> FileRow:
-    info = replace(template.info, sha256=hashlib.sha256(bytes(file)).hexdigest())
-    return replace(template, path=str(file), stat=Stat.of(file.stat()), facts=facts_of(info))
-
-
-def _multiply(products: ProductFolder, row: FileRow, record: dict[str, Any]) -> None:
-    done = products.folder / "done" / row.video[:2] / f"{row.video}.json"
-    product = products.product(row.video)
-    for file in (done, product):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    product.touch()
-    done.write_text(json.dumps({**record, "path": row.path}, sort_keys=True, indent=1))

@@ -1,8 +1,8 @@
 """Answers about one long video by what of it the model sees, and the times named with answers."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from batch.answering import Answer, AnswerSettings, PrefixAnswerer, Retriever, V
 from batch.demo.drawing import write_clip
 from batch.demo.world import HELD_OUT_SEED
 from batch.evaluation.bench.workload import load_demo, write_cache, write_manifest
+from batch.evaluation.measuring import timed
 from batch.evaluation.uncompressed import uncompressed_film
 from batch.evaluation.worlds.needles import Moment, moments_of
 from batch.evaluation.worlds.variants import VARIANTS
@@ -18,17 +19,6 @@ from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe
 from cachefmt import CacheFile, open_segments
-
-SHORT_FILMS = ("plain", "long", "still-event")
-"""Variants of held-out films, on whose answers the times named are judged too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScopeAnswers:
-    """Answers to all questions of a video, in their order, and what they took."""
-
-    answers: list[str]
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,51 +30,41 @@ class EvidenceMatch:
     share: float
     """Of the video that is named, 0..1."""
     is_right: bool
-    """Whether the answer is the truth."""
 
 
 def answer_scopes(
     film: Path, cache: Path, moments: Sequence[Moment], budget_tokens: int
-) -> dict[str, ScopeAnswers]:
-    """Ask about a video in every way but by retrieving.
+) -> dict[str, tuple[float, list[str]]]:
+    """Ask about a video in every way but by retrieving; seconds and answers of each.
 
-    - all: every segment answers from what is retrieved within it; the likeliest answer counts.
-    - bound: the segment that shows the moment, all of it. It may hold more samples than the model
-      was trained on, so it is no bound where that hurts;
-    - bound_retrieve: what is retrieved within that segment.
-    - elsewhere: a segment half a video away, which does not show it: what is right was guessed.
-      Not asked of a video in one segment.
-    - uniform: as many samples as the budget holds, evenly over the video, by transformers' own
-      forward, uncompressed.
-
-    Args:
-        film: the video itself, which only "uniform" sees.
+    `report.SCOPES` says what each is. "bound" may hold more samples than the model was trained on,
+    so it is no bound where that hurts. "elsewhere" is half a video away, so that what is right was
+    guessed; a video in one segment has none. Only "uniform" sees the film itself.
     """
     family = load_demo()
     segments = open_segments(cache)
     texts = [moment.question.text for moment in moments]
 
-    def whole(segment: CacheFile, asked: list[str]) -> list[str]:
-        answerer = PrefixAnswerer.of_cache(segment, family)
-        return [reply.text for reply in answerer.ask_all(asked)]
+    whole = partial(PrefixAnswerer.of_cache, family=family)
 
-    def retrieved(segment: CacheFile, asked: list[str]) -> list[str]:
+    def retriever(segment: CacheFile) -> Retriever:
         name = str(segment.path)
-        retriever = Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
-        return [reply.text for reply in retriever.ask_all(asked)]
+        return Retriever((segment,), family, budget_tokens=budget_tokens, name=name)
 
-    right = _segments_of(segments, moments)
+    firsts = [segment.header.segment.first_sample for segment in segments]
+    begins = [moment.first_sample for moment in moments]
+    right = [int(after) - 1 for after in np.searchsorted(firsts, begins, side="right")]
     half = len(segments) // 2
     wrong = [(place + half) % len(segments) for place in right]
-    found = {
-        "all": _timed(lambda: answer_by_all(cache, family, texts, budget_tokens)),
-        "bound": _timed(lambda: _ask_at(segments, right, texts, whole)),
-        "bound_retrieve": _timed(lambda: _ask_at(segments, right, texts, retrieved)),
-        "uniform": _timed(lambda: _answer_uniformly(film, family, texts, budget_tokens)),
+    ways: dict[str, Callable[[], list[str]]] = {
+        "all": lambda: answer_by_all(cache, family, texts, budget_tokens),
+        "bound": lambda: _ask_at(segments, right, texts, whole),
+        "bound_retrieve": lambda: _ask_at(segments, right, texts, retriever),
+        "uniform": lambda: _answer_uniformly(film, family, texts, budget_tokens),
     }
     if half:
-        found["elsewhere"] = _timed(lambda: _ask_at(segments, wrong, texts, whole))
-    return found
+        ways["elsewhere"] = lambda: _ask_at(segments, wrong, texts, whole)
+    return {scope: timed(way) for scope, way in ways.items()}
 
 
 def answer_by_all(
@@ -111,13 +91,9 @@ def match_evidence(reply: Answer, moment: Moment, samples: int) -> EvidenceMatch
 
 
 def match_short_films(
-    folder: Path, films: int, variants: Sequence[str] = SHORT_FILMS
+    folder: Path, films: int, variants: Sequence[str] = ("plain", "long", "still-event")
 ) -> dict[str, list[EvidenceMatch]]:
-    """Ask held-out films of some seconds about their moments; by variant.
-
-    Args:
-        films: of each variant.
-    """
+    """Ask held-out films of some seconds, so many of each variant, about their moments."""
     family = load_demo()
     found: dict[str, list[EvidenceMatch]] = {}
     for variant in variants:
@@ -137,46 +113,29 @@ def match_short_films(
     return found
 
 
-def _segments_of(segments: Sequence[CacheFile], moments: Sequence[Moment]) -> list[int]:
-    """The segment in which each moment begins."""
-    firsts = [segment.header.segment.first_sample for segment in segments]
-    begins = [moment.first_sample for moment in moments]
-    return [int(place) - 1 for place in np.searchsorted(firsts, begins, side="right")]
-
-
 def _ask_at(
     segments: Sequence[CacheFile],
     places: Sequence[int],
     texts: Sequence[str],
-    ask: Callable[[CacheFile, list[str]], list[str]],
+    answerer_of: Callable[[CacheFile], PrefixAnswerer | Retriever],
 ) -> list[str]:
     """Put each question to the segment in its place, those of one segment together."""
     answers = [""] * len(texts)
     for place in sorted(set(places)):
         numbers = [number for number, its in enumerate(places) if its == place]
-        its_answers = ask(segments[place], [texts[number] for number in numbers])
-        for number, answer in zip(numbers, its_answers, strict=True):
-            answers[number] = answer
+        replies = answerer_of(segments[place]).ask_all([texts[number] for number in numbers])
+        for number, reply in zip(numbers, replies, strict=True):
+            answers[number] = reply.text
     return answers
 
 
 def _answer_uniformly(
     film: Path, family: Family, texts: list[str], budget_tokens: int
 ) -> list[str]:
-    samples = _most_samples(family, film, budget_tokens)
-    return uncompressed_film(family, film, max_samples=samples).ask_all(texts)
-
-
-def _most_samples(family: Family, film: Path, budget_tokens: int) -> int:
-    """How many uncompressed samples, text included, fit a budget of tokens and the context."""
+    """From as many uncompressed samples as fit, text included, the budget and the context."""
     geometry = geometry_for(family.geometry, probe(film), Sampling())
     room = min(budget_tokens, family.decoder.context - ROOM_FOR_ANSWER)
     count = 1
     while len(family.layout(Footage.steady(geometry, count + 1)).token_ids) <= room:
         count += 1
-    return count
-
-
-def _timed(work: Callable[[], list[str]]) -> ScopeAnswers:
-    started = time.perf_counter()
-    return ScopeAnswers(answers=work(), seconds=time.perf_counter() - started)
+    return uncompressed_film(family, film, max_samples=count).ask_all(texts)

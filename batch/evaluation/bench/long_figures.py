@@ -1,17 +1,16 @@
 """The figures of long videos, from what was measured of each. Measures nothing."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from batch.answering import RetrievedAnswer
-from batch.evaluation.bench.long_answers import EvidenceMatch, ScopeAnswers, match_evidence
-from batch.evaluation.bench.measuring import BytesRead
+from batch.evaluation.bench.long_answers import EvidenceMatch, match_evidence
+from batch.evaluation.measuring import BytesRead
 from batch.evaluation.worlds.needles import Moment
 
-QUARTERS = 4
 GROWING = ("analyze", "prefill", "answer", "answer_full_budget")
 """Phases whose peaks are compared. A question loads what it is about, and in a longer video more
 is; the last is answering where each question loads as many tokens as it may."""
@@ -27,63 +26,40 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """What there is of a video on disk."""
-
-    size_bytes: int
-    tokens: int
-    segments: int
-    largest_segment: int
-    """Tokens of the largest segment."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Video:
     """One video from its film to what was retrieved; replies are in the order of `moments`."""
 
     samples: int
     moments: list[Moment]
-    stored: Stored
+    stored: dict[str, int]
+    """What of it lies on disk: bytes, tokens, segments, tokens of the largest."""
     costs: dict[str, Cost]
     replies: list[RetrievedAnswer]
-    scopes: Mapping[str, ScopeAnswers]
-    """Answers of other scopes; none of a video that only its costs are wanted of."""
+    scopes: Mapping[str, tuple[float, list[str]]] = field(default_factory=dict)
+    """Seconds and answers of other scopes; none of a video that only its costs are wanted of."""
 
     @property
     def questions(self) -> list[str]:
         return [moment.question.text for moment in self.moments]
 
-    @property
-    def answers(self) -> list[dict[str, str]]:
-        """Of each question, the answer in each scope."""
+    def answered(self) -> Iterator[tuple[Moment, dict[str, str]]]:
+        """Each question's moment, with its answer in each scope."""
         by_scope = {
             "retrieve": [reply.text for reply in self.replies],
-            **{scope: found.answers for scope, found in self.scopes.items()},
+            **{scope: answers for scope, (_, answers) in self.scopes.items()},
         }
-        return [
-            dict(zip(by_scope, answers, strict=True))
-            for answers in zip(*by_scope.values(), strict=True)
-        ]
+        for moment, *answers in zip(self.moments, *by_scope.values(), strict=True):
+            yield moment, dict(zip(by_scope, answers, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         seconds = {phase: cost.seconds for phase, cost in self.costs.items()}
         return {
             "samples": self.samples,
             "questions": len(self.moments),
-            **asdict(self.stored),
-            "seconds": seconds | {scope: found.seconds for scope, found in self.scopes.items()},
+            **self.stored,
+            "seconds": seconds | {scope: took for scope, (took, _) in self.scopes.items()},
             "peak_bytes": {phase: self.costs[phase].peak_bytes for phase in GROWING},
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """One question and who was right."""
-
-    position: float
-    """Where in the video its moment begins, 0..1."""
-    kind: str
-    right: dict[str, bool]
 
 
 def summarise(
@@ -101,63 +77,53 @@ def summarise(
         reads: of each question to the first video.
         short_films: evidence in films of some seconds, by variant.
     """
-    outcomes = [outcome for video in videos for outcome in _outcomes(video)]
-    accuracy = _accuracy(outcomes)
+    answered = [(video, *each) for video in videos for each in video.answered()]
+    replies = [
+        (video, moment, reply)
+        for video in videos
+        for moment, reply in zip(video.moments, video.replies, strict=True)
+    ]
+    matches = [match_evidence(reply, moment, video.samples) for video, moment, reply in replies]
+    quarters: dict[int, list[dict[str, bool]]] = {quarter: [] for quarter in range(4)}
+    kinds: dict[str, list[dict[str, bool]]] = {}
+    for video, moment, answers in answered:
+        right = {scope: answer == moment.question.answer for scope, answer in answers.items()}
+        quarters[4 * moment.first_sample // video.samples].append(right)
+        kinds.setdefault(moment.question.kind, []).append(right)
+    accuracy = _accuracy([right for each in kinds.values() for right in each])
     growth = {phase: _growth(short, videos, phase) for phase in GROWING}
     read = _read(videos[0], reads, budget_tokens)
     known = [grown for phase in ("prefill", "answer") if (grown := growth[phase]) is not None]
+    scopes = ("retrieve", "bound", "bound_retrieve", "uniform", "all", "elsewhere")
     return {
-        "accuracy_retrieve": accuracy["retrieve"],
-        "accuracy_bound": accuracy["bound"],
-        "accuracy_bound_retrieve": accuracy["bound_retrieve"],
-        "accuracy_uniform": accuracy["uniform"],
-        "accuracy_all": accuracy["all"],
-        "accuracy_elsewhere": accuracy.get("elsewhere"),
+        **{f"accuracy_{scope}": accuracy.get(scope) for scope in scopes},
         "read_over_budget": max(read["over_budget"]),
         "peak_growth": max(known, default=None),
         "figures": {
-            "questions": len(outcomes),
+            "questions": len(answered),
             "budget_tokens": budget_tokens,
-            "accuracy_by_quarter": [
-                _accuracy([one for one in outcomes if int(QUARTERS * one.position) == quarter])
-                for quarter in range(QUARTERS)
-            ],
-            "accuracy_by_kind": {
-                kind: _accuracy([one for one in outcomes if one.kind == kind])
-                for kind in sorted({one.kind for one in outcomes})
-            },
-            "retrieved": _retrieved(videos),
+            "accuracy_by_quarter": [_accuracy(each) for each in quarters.values()],
+            "accuracy_by_kind": {kind: _accuracy(kinds[kind]) for kind in sorted(kinds)},
+            "retrieved": _retrieved([(moment, reply) for _, moment, reply in replies]),
             "read": read,
             "growth": growth,
             "evidence": {
-                "retrieve": _evidence([match for video in videos for match in _matches(video)]),
-                **{kind: _evidence(matches) for kind, matches in short_films.items()},
+                kind: _evidence(found)
+                for kind, found in {"retrieve": matches, **short_films}.items()
             },
             "short": short.to_dict(),
             "videos": [video.to_dict() for video in videos],
             "answers": [
                 {**asdict(moment.question), "first_s": moment.first_sample, "said": answers}
-                for video in videos
-                for moment, answers in zip(video.moments, video.answers, strict=True)
+                for _, moment, answers in answered
             ],
         },
     }
 
 
-def _outcomes(video: Video) -> list[_Outcome]:
-    return [
-        _Outcome(
-            position=moment.first_sample / video.samples,
-            kind=moment.question.kind,
-            right={scope: answer == moment.question.answer for scope, answer in answers.items()},
-        )
-        for moment, answers in zip(video.moments, video.answers, strict=True)
-    ]
-
-
-def _accuracy(outcomes: Sequence[_Outcome]) -> dict[str, float]:
-    scopes = outcomes[0].right if outcomes else ()
-    return {scope: float(np.mean([one.right[scope] for one in outcomes])) for scope in scopes}
+def _accuracy(right: Sequence[dict[str, bool]]) -> dict[str, float]:
+    scopes = right[0] if right else ()
+    return {scope: float(np.mean([one[scope] for one in right])) for scope in scopes}
 
 
 def _growth(short: Video, videos: Sequence[Video], phase: str) -> float | None:
@@ -168,12 +134,8 @@ def _growth(short: Video, videos: Sequence[Video], phase: str) -> float | None:
 
 
 def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[str, list[float]]:
-    """What each question read, as shares of the file.
-
-    `over_budget` is beyond the share of the budget's tokens, `over_loaded_rows` beyond that of
-    the tokens that were loaded.
-    """
-    size_bytes, tokens = video.stored.size_bytes, video.stored.tokens
+    """What each question read, as shares of the file; `over_` what tokens have of all tokens."""
+    size_bytes, tokens = video.stored["size_bytes"], video.stored["tokens"]
     shares = [(one.asked + one.mapped) / size_bytes for one in reads]
     budget = min(1.0, budget_tokens / tokens)
     return {
@@ -187,39 +149,26 @@ def _read(video: Video, reads: Sequence[BytesRead], budget_tokens: int) -> dict[
     }
 
 
-def _retrieved(videos: Sequence[Video]) -> dict[str, float | None]:
+def _retrieved(replies: Sequence[tuple[Moment, RetrievedAnswer]]) -> dict[str, float | None]:
     """What was loaded for a question, and how often some of its moment was among it."""
-    pairs = [pair for video in videos for pair in zip(video.moments, video.replies, strict=True)]
-    right_if_found: list[bool] = []
-    right_if_not: list[bool] = []
-    for moment, reply in pairs:
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for moment, reply in replies:
         shown = range(moment.first_sample, moment.first_sample + moment.samples)
-        found = any(sample in shown for sample in reply.samples)
-        outcomes = right_if_found if found else right_if_not
-        outcomes.append(reply.text == moment.question.answer)
-    tokens = [reply.loaded_tokens for _, reply in pairs]
+        is_found = any(sample in shown for sample in reply.samples)
+        right[is_found].append(reply.text == moment.question.answer)
+    tokens = [reply.loaded_tokens for _, reply in replies]
     return {
-        "found": len(right_if_found) / len(pairs),
-        "right_if_found": _mean(right_if_found),
-        "right_if_not": _mean(right_if_not),
-        "tokens_mean": float(np.mean(tokens)),
+        "found": len(right[True]) / len(replies),
+        "right_if_found": _mean(right[True]),
+        "right_if_not": _mean(right[False]),
+        "tokens_mean": _mean(tokens),
         "tokens_most": max(tokens),
-        "samples_mean": float(np.mean([len(reply.samples) for _, reply in pairs])),
+        "samples_mean": _mean([len(reply.samples) for _, reply in replies]),
     }
 
 
-def _matches(video: Video) -> list[EvidenceMatch]:
-    return [
-        match_evidence(reply, moment, video.samples)
-        for moment, reply in zip(video.moments, video.replies, strict=True)
-    ]
-
-
 def _evidence(matches: Sequence[EvidenceMatch]) -> dict[str, float | int]:
-    """Of right answers: recall, and share of the video named, both a mean; and their number.
-
-    `touched` is the share of answers that name any of the moment.
-    """
+    """Means over the right answers; `touched` is the share that names any of the moment."""
     right = [one for one in matches if one.is_right]
     if not right:
         return {"right": 0, "questions": len(matches)}
@@ -232,5 +181,5 @@ def _evidence(matches: Sequence[EvidenceMatch]) -> dict[str, float | int]:
     }
 
 
-def _mean(right: Sequence[bool]) -> float | None:
-    return float(np.mean(right)) if right else None
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,9 +1,7 @@
 """What `batch bench` prints of its suites for people."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-COMMANDS = ("plan", "catalogue", "no_op", "status")
 
 SCOPES = {
     "retrieve": "what a question is about, of the whole video",
@@ -38,11 +36,7 @@ def report(found: dict[str, Any]) -> Iterator[str]:
         f"load before {machine['load_1min']:.1f}"
     )
     yield ", ".join(f"{name} {version}" for name, version in versions.items())
-    suites: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
-        "tiers": _tiers,
-        "archive": _archive,
-        "long": _long,
-    }
+    suites = {"tiers": _tiers, "archive": _archive, "long": _long}
     yield from suites[found["suite"]](found)
 
 
@@ -55,11 +49,10 @@ def _tiers(found: dict[str, Any]) -> Iterator[str]:
         yield f"{name:26}{values}  {meaning}"
     yield ""
     for size, figures in found["figures"].items():
-        tokens = sum(figures["tokens"].values())
         yield (
             f"{size}: {figures['about']}; {figures['dtype']} on {figures['device']}; "
-            f"{figures['films']} film(s) of {figures['samples']} "
-            f"samples; the first: {tokens} of {figures['slots']} slots stored, "
+            f"{figures['films']} film(s) of {figures['samples']} samples; the first: "
+            f"{sum(figures['tokens'].values())} of {figures['slots']} slots stored, "
             f"{figures['cache_bytes']:,} bytes"
         )
 
@@ -77,13 +70,13 @@ def _archive(found: dict[str, Any]) -> Iterator[str]:
     )
     yield f"model idle     {workers['idle_share']:.1%} of its time although a manifest was ready"
     yield ""
-    yield f"{'records':>10}" + "".join(f"{name:>20}" for name in COMMANDS)
+    commands = next(iter(found["growth"].values()))
+    yield f"{'records':>10}" + "".join(f"{name:>20}" for name in commands)
     for count, costs in found["growth"].items():
-        cells = (
-            f"{cost['seconds']:8.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
-            for cost in (costs[name] for name in COMMANDS)
+        yield f"{int(count):10,}" + "".join(
+            f"{cost['seconds']:9.1f} s {cost['peak_bytes'] / 1e6:5.0f} MB"
+            for cost in costs.values()
         )
-        yield f"{int(count):10,}" + "".join(f"{cell:>20}" for cell in cells)
 
 
 def _long(found: dict[str, Any]) -> Iterator[str]:
@@ -118,16 +111,16 @@ def _long(found: dict[str, Any]) -> Iterator[str]:
     yield from _peaks(figures)
     yield ""
     yield from _evidence(figures)
-    yield ""
-    seconds = ", ".join(f"{phase} {took:.1f}" for phase, took in video["seconds"].items())
-    yield f"seconds, the first video: {seconds}"
 
 
 def _peaks(figures: dict[str, Any]) -> Iterator[str]:
     yield f"{'peak, MB':20}{'short':>8}{'long':>8}{'growth':>8}"
     for phase, growth in figures["growth"].items():
-        short, long_ = (_peak(videos, phase) for videos in ([figures["short"]], figures["videos"]))
-        yield f"{phase:20}{_number(short, 1):>8}{_number(long_, 1):>8}{_number(growth):>8}"
+        line = f"{phase:20}"
+        for videos in ([figures["short"]], figures["videos"]):
+            peaks = [video["peak_bytes"][phase] for video in videos]
+            line += f"{_number(None if None in peaks else max(peaks) / 1e6, 1):>8}"
+        yield f"{line}{_number(growth):>8}"
 
 
 def _evidence(figures: dict[str, Any]) -> Iterator[str]:
@@ -136,12 +129,6 @@ def _evidence(figures: dict[str, Any]) -> Iterator[str]:
         keys = ("touched", "recall", "share_named")
         named = ", ".join(_number(found.get(key)) for key in keys)
         yield f"{kind:16}{named}  ({found['right']} of {found['questions']} right)"
-
-
-def _peak(videos: list[dict[str, Any]], phase: str) -> float | None:
-    """Megabytes, the most of some videos."""
-    peaks = [video["peak_bytes"][phase] for video in videos]
-    return None if None in peaks else max(peaks) / 1e6
 
 
 def _number(value: float | None, digits: int = 3) -> str:

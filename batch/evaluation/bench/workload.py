@@ -1,29 +1,139 @@
-"""The models that are measured, each with its films, and both ways from a film to an answer."""
+"""The models that are measured, each with its films, and the ways from a film to an answer."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
-from batch.answering import Answer, PrefixAnswerer
-from batch.demo.drawing import write_clip
-from batch.demo.questions import questions_about
-from batch.demo.world import HELD_OUT_SEED, random_world
+from batch.answering import PrefixAnswerer
+from batch.demo.run import draw_film
 from batch.errors import ModelError
-from batch.evaluation.bench.random_models import half_billion, seven_billion
-from batch.evaluation.uncompressed import Uncompressed, uncompressed_film
+from batch.evaluation.training.checkpoint import (
+    PATCH_PX,
+    SPECIAL,
+    llava_config,
+    new_processor,
+    new_tokenizer,
+)
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker
-from batch.models import Family, OpenModel, open_family
+from batch.models import Checkpoint, Family, OpenModel, open_checkpoint, open_family
+from batch.models.llava_next import LlavaNext
+from batch.models.placement import Device, first_device
 from batch.settings import CacheSettings
 from cachefmt import CacheFile
 from jobs.disk_space import Allowance
 
 PROFILE = "default"
+
+
+@dataclass(frozen=True)
+class _RandomCheckpoint(Checkpoint):
+    """A checkpoint whose weights are drawn from seed 0, not read."""
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return hashlib.sha256(b"random weights, seed 0").hexdigest()
+
+    def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
+            self.config, dtype=dtype
+        )
+        torch.nn.Module.to(model, first_device(device))
+        return model
+
+
+_DECODER: dict[str, Any] = {
+    "max_position_embeddings": 32_768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    "pad_token_id": SPECIAL.index("<pad>"),
+    "bos_token_id": SPECIAL.index("<s>"),
+    "eos_token_id": SPECIAL.index("</s>"),
+}
+"""What both decoders have, and the demo's special tokens."""
+
+
+def _half_billion(folder: Path) -> Family:
+    """LLaVA-1.6 around the decoder of LLaVA-OneVision-0.5B.
+
+    The decoder is Qwen2-0.5B's, vocabulary included; a sample has OneVision's 14x14 cells. The
+    vision tower is SigLIP's width (1,152) with 2 layers where the real one has 27, so both ways
+    are charged less for pictures than they would be.
+
+    Source: config.json of llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
+    """
+    decoder = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        **_DECODER,
+    )
+    tower = {"hidden_size": 1152, "intermediate_size": 4304, "projection_dim": 1152}
+    return _llava(folder, decoder, tower, layers=2, cells=14, vision_layer=-1)
+
+
+def _seven_billion(folder: Path) -> Family:
+    """LLaVA-1.6-Mistral-7B's own shape; its tower, CLIP ViT-L/14 at 336 px, gives 24x24 cells.
+
+    Source: config.json of llava-hf/llava-v1.6-mistral-7b-hf.
+    """
+    decoder = MistralConfig(
+        vocab_size=32_064,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        sliding_window=None,
+        **_DECODER,
+    )
+    tower = {"hidden_size": 1024, "intermediate_size": 4096, "projection_dim": 768}
+    return _llava(folder, decoder, tower, layers=24, cells=24, vision_layer=-2)
+
+
+def _llava(
+    folder: Path,
+    decoder: PreTrainedConfig,
+    tower: dict[str, Any],
+    *,
+    layers: int,
+    cells: int,
+    vision_layer: int,
+) -> Family:
+    """Write and open a LLaVA-1.6 with cells x cells a sample, which knows only the demo's words."""
+    side_px = cells * PATCH_PX
+    vision = CLIPVisionConfig(
+        **tower,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        image_size=side_px,
+        patch_size=PATCH_PX,
+    )
+    config = llava_config(vision, decoder, side_px=side_px, vision_layer=vision_layer)
+    config.save_pretrained(folder)
+    new_processor(new_tokenizer(), side_px).save_pretrained(folder)
+    files = open_checkpoint(str(folder))
+    parts = {part.name: getattr(files, part.name) for part in fields(files)}
+    return LlavaNext(_RandomCheckpoint(**parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +145,18 @@ class Size:
     """What of it is true to a published model and what is not."""
     open: Callable[[Path], Family]
     """Opens the model, without weights; may write into the folder."""
-    films: int
-    samples: int
+    films: int = 1
+    samples: int = 16
     """Of each film."""
-    answer_tokens: int
-    """Most tokens of an answer; random weights never end one earlier."""
-    rows: int
+    answer_tokens: int = 4
+    """Of an answer, which random weights never end earlier. 4 is the length of the mean answer to
+    a demo question (3.4 with its end, 200 films)."""
+    rows: int = 8192
     """Rows behind which a decode step is measured."""
-    load_tokens: int
-    """Tokens in the file whose loading is measured."""
-    lengths: tuple[int, ...]
+    load_tokens: int = 32_768
+    """Tokens in the file whose loading is measured: the decoder's context, the longest prefix it
+    can use."""
+    lengths: tuple[int, ...] = (1, 4)
     """How often the first film runs in the videos, shortest first, whose peaks are compared."""
     device: str = "cpu"
     dtype: str = "float32"
@@ -52,47 +164,29 @@ class Size:
 
 
 SIZES = {
-    size.name: size
-    for size in (
-        Size(
-            name="demo",
-            about="the bundled model and the films of batch demo",
-            open=lambda folder: open_family("demo"),
-            films=3,
-            samples=16,
-            answer_tokens=64,
-            rows=8192,
-            load_tokens=4096,
-            lengths=(1, 4, 16),
-        ),
-        Size(
-            name="0.5b",
-            about="true decoder of LLaVA-OneVision-0.5B, random weights, 2 vision layers of 27",
-            open=half_billion,
-            films=1,
-            samples=16,
-            answer_tokens=4,
-            rows=8192,
-            load_tokens=32_768,
-            lengths=(1, 4),
-        ),
-        Size(
-            name="7b",
-            about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
-            open=seven_billion,
-            films=1,
-            samples=16,
-            answer_tokens=4,
-            rows=32_768,
-            load_tokens=32_768,
-            lengths=(1, 4),
-            device="cuda",
-            dtype="bfloat16",
-        ),
-    )
+    "demo": Size(
+        name="demo",
+        about="the bundled model and the films of batch demo",
+        open=lambda folder: open_family("demo"),
+        films=3,
+        answer_tokens=64,
+        load_tokens=4096,
+        lengths=(1, 4, 16),
+    ),
+    "0.5b": Size(
+        name="0.5b",
+        about="true decoder of LLaVA-OneVision-0.5B, random weights, 2 vision layers of 27",
+        open=_half_billion,
+    ),
+    "7b": Size(
+        name="7b",
+        about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
+        open=_seven_billion,
+        rows=32_768,
+        device="cuda",
+        dtype="bfloat16",
+    ),
 }
-"""By name. `load_tokens` is the decoder's context, the longest prefix it can use; 4 tokens are
-the length of the mean answer to a demo question (3.4 with its end, 200 films)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,27 +205,27 @@ class Workload:
     """A loaded model and the films it is measured on."""
 
     def __init__(self, size: Size, folder: Path) -> None:
-        """Load the model and draw the films into the folder.
-
-        Raises:
-            ModelError: torch cannot use the size's device here.
-        """
+        """Load the model and draw the films; ModelError if there is no GPU for its size."""
         self.size = size
         self.family: Family = size.open(folder)
-        _check_device(size)
+        if size.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError(
+                f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none "
+                "here; the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
+            )
         self.family.load(device=size.device, dtype=getattr(torch, size.dtype))
-        self.films = [_draw(folder, number, size.samples) for number in range(size.films)]
+        self.films = []
+        for number in range(size.films):
+            path = folder / f"film{number}.mp4"
+            asked = draw_film(path, number, size.samples)
+            self.films.append(Film(path=path, questions=[question.text for question in asked]))
 
     def compress(self, film: Film) -> Manifest:
-        """Analyse a film and prefill: all of `batch prefill`. The cache lies beside the film."""
+        """Analyse a film and prefill: all of `batch prefill`."""
         manifest = write_manifest(film.path, self.family)
         size = self.size
         write_cache(film.path, manifest, self.family, device=size.device, dtype=size.dtype)
         return manifest
-
-    def uncompressed(self, film: Film) -> Uncompressed:
-        """Decode a film and run transformers' own forward (SDPA) over all its slots."""
-        return uncompressed_film(self.family, film.path)
 
     def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
@@ -139,14 +233,9 @@ class Workload:
             cache.verify_tables()
             return PrefixAnswerer.of_cache(cache, self.family)
 
-    def answer_from_file(self, film: Film) -> Answer:
-        """Open the cache of a film and answer its first question."""
-        most = self.size.answer_tokens
-        return next(self.answerer(film).ask_all(film.questions[:1], max_new_tokens=most))
-
 
 def load_demo() -> Family:
-    """The bundled model, loaded."""
+    """Load the bundled model."""
     family = open_family("demo")
     family.load(device="cpu", dtype=torch.float32)
     return family
@@ -162,28 +251,8 @@ def write_manifest(film: Path, family: Family) -> Manifest:
 def write_cache(
     film: Path, manifest: Manifest, family: Family, *, device: str = "cpu", dtype: str = "float32"
 ) -> Path:
-    """Prefill an analysed film as `batch prefill` does; its cache, a file or a folder, lies beside.
-
-    Args:
-        device: where the family is loaded.
-    """
+    """Prefill an analysed film as `batch prefill` does; the cache, file or folder, lies beside."""
     model = OpenModel(family=family, device=device, dtype=dtype, attention="auto")
     destination = Destination.named(film.parent, film.stem, force=True)
     room = Allowance(folder=film.parent, quota_left=None)
     return CacheMaker(model, CacheSettings()).make(manifest, destination, room=room).path
-
-
-def _check_device(size: Size) -> None:
-    if size.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none here; "
-            "the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
-        )
-
-
-def _draw(folder: Path, number: int, samples: int) -> Film:
-    rng = np.random.default_rng([HELD_OUT_SEED, number])
-    world = random_world(rng, samples)
-    path = folder / f"film{number}.mp4"
-    write_clip(world, path)
-    return Film(path=path, questions=[question.text for question in questions_about(world, rng)])

@@ -5,8 +5,9 @@ class and a line in `METHODS`.
 """
 
 from dataclasses import replace
+from typing import Any
 
-from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
+from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, Unit, fill
 from batch.evaluation.methods.full import Full
@@ -23,12 +24,6 @@ from batch.evaluation.methods.uniform_bits import UniformBits
 from cachefmt.tiers import Tier
 
 Method = CellMethod | RowMethod
-
-
-def _scaled(temporal: TemporalSettings, factor: float) -> TemporalSettings:
-    """Another idea of what is still."""
-    names = ("still_threshold", "difference_threshold", "change_threshold")
-    return replace(temporal, **{name: factor * getattr(temporal, name) for name in names})
 
 
 _OURS = tuple(
@@ -51,25 +46,33 @@ METHODS: tuple[Method, ...] = (
 """What can be compared, ours first."""
 
 DEFAULT = _OURS[-1]
-_TEMPORAL, _THRESHOLDS = DEFAULT.temporal, DEFAULT.thresholds
+
+
+def _thresholds(**changed: Any) -> SaliCache:
+    return replace(DEFAULT, thresholds=replace(DEFAULT.thresholds, **changed))
+
+
+def _temporal(**changed: Any) -> SaliCache:
+    return replace(DEFAULT, temporal=replace(DEFAULT.temporal, **changed))
+
+
+def _scaled(factor: float) -> SaliCache:
+    names = ("still_threshold", "difference_threshold", "change_threshold")
+    return _temporal(**{name: factor * getattr(DEFAULT.temporal, name) for name in names})
+
+
 _CHANGED = {
-    "no temporal signal": replace(
-        DEFAULT, thresholds=replace(_THRESHOLDS, static=None, changed=None, pointers=False)
-    ),
-    "no saliency": replace(DEFAULT, thresholds=replace(_THRESHOLDS, fp16=2.0, int8=2.0, int4=0.0)),
-    "no pointers": replace(DEFAULT, thresholds=replace(_THRESHOLDS, pointers=False)),
+    "no temporal signal": _thresholds(static=None, changed=None, pointers=False),
+    "no saliency": _thresholds(fp16=2.0, int8=2.0, int4=0.0),
+    "no pointers": _thresholds(pointers=False),
     "pointers as nothing": replace(DEFAULT, pointers="nothing"),
     "positions original": replace(DEFAULT, positions="original"),
-    "reference previous": replace(DEFAULT, temporal=replace(_TEMPORAL, reference="previous")),
-    "paper's rule for pointers": replace(
-        DEFAULT, temporal=replace(_TEMPORAL, change_threshold=None)
-    ),
-    "one sample of a still stretch": replace(DEFAULT, temporal=replace(_TEMPORAL, still_samples=1)),
-    "three samples of a still stretch": replace(
-        DEFAULT, temporal=replace(_TEMPORAL, still_samples=3)
-    ),
-    "half the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 0.5)),
-    "twice the change thresholds": replace(DEFAULT, temporal=_scaled(_TEMPORAL, 2.0)),
+    "reference previous": _temporal(reference="previous"),
+    "paper's rule for pointers": _temporal(change_threshold=None),
+    "one sample of a still stretch": _temporal(still_samples=1),
+    "three samples of a still stretch": _temporal(still_samples=3),
+    "half the change thresholds": _scaled(0.5),
+    "twice the change thresholds": _scaled(2.0),
 }
 ABLATIONS: tuple[SaliCache, ...] = (
     DEFAULT,

@@ -36,14 +36,16 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """What storing costs, in the unit of a budget."""
+    """What storing costs, in the unit of a budget.
+
+    - token: one of each stored tier.
+    - fixed: what is there without any sample, text and the file around it.
+    - separators: [samples], what a sample costs as soon as one of its cells is stored.
+    """
 
     token: Mapping[Tier, int]
-    """One token of each stored tier."""
     fixed: int
-    """Everything that is there without any sample: text, and the file around it."""
     separators: NDArray[np.int64]
-    """[samples]; what a sample costs on top of its cells as soon as one of them is stored."""
 
 
 class Ranking(NamedTuple):
@@ -57,16 +59,16 @@ class Ranking(NamedTuple):
 class CellMethod(ABC):
     """A method that needs no attention.
 
+    - needs_budget: whether it leaves open how much to keep.
+    - reads_signals: whether it needs phase 1, or the pictures alone.
     - temporal, thresholds: how the video is analysed for it.
     - positions, pointers: as for `make_plan`.
     - profile: the name of its settings, where a method has several.
     """
 
     name: ClassVar[str]
-    needs_budget: ClassVar[bool]
-    """Whether it leaves open how much to keep."""
-    reads_signals: ClassVar[bool]
-    """Whether it needs phase 1, or the pictures alone."""
+    needs_budget: ClassVar[bool] = False
+    reads_signals: ClassVar[bool] = False
     takes_budget: ClassVar[bool] = True
 
     temporal: TemporalSettings = TEMPORAL_PROFILES["none"]
@@ -80,19 +82,13 @@ class CellMethod(ABC):
         """Which cells to store in which tier; a later ranking may raise a cell to a better one."""
 
     def choose(
-        self,
-        manifest: Manifest,
-        pictures: Sequence[bytes],
-        prices: Prices,
-        budget: Budget | None,
+        self, manifest: Manifest, pictures: Sequence[bytes], prices: Prices, budget: Budget | None
     ) -> Manifest:
         """The same video with the tiers of this method; samples without a cell are dropped.
 
         Args:
             manifest: made with this method's `temporal` and `thresholds`.
             pictures: PNG of every sample, pointers too.
-            prices: in the unit of the budget.
-            budget: None stores all that the method wants.
         """
         tier = fill(self.rank(manifest, prices, budget), manifest.tier.shape, prices, budget)
         kept = (tier != Tier.PRUNE).any(axis=1)
@@ -115,11 +111,7 @@ def fill(
     met exactly if there are enough cells, one of bytes to within a token of the last tier.
 
     Args:
-        shape: samples, cells.
-        budget: None stores everything.
-
-    Returns:
-        uint8 [samples, cells], codes of `Tier`. The first sample is always there, if empty.
+        shape: samples, cells; that of what is returned, codes of `Tier`.
 
     Raises:
         BatchError: not even the text fits.
@@ -148,16 +140,10 @@ def fill(
     return tier.reshape(shape)
 
 
-def all_cells(manifest: Manifest) -> NDArray[np.int64]:
-    """Every cell of every sample, in order."""
-    return np.arange(manifest.tier.size)
-
-
 def cells_of(order: NDArray[np.int64], manifest: Manifest) -> NDArray[np.int64]:
     """All cells of samples, sample by sample in this order."""
-    cells = manifest.tier.shape[1]
-    first_cells: NDArray[np.int64] = order[:, None] * cells
-    return (first_cells + np.arange(cells)).ravel()
+    numbers: NDArray[np.int64] = np.arange(manifest.tier.size).reshape(manifest.tier.shape)
+    return numbers[order].ravel()
 
 
 def best_first(score: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -1,7 +1,6 @@
 """H2O: the rows that got the most attention, and the latest."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,11 +17,9 @@ class H2O(RowMethod):
     prompt, as its authors' code treats a prompt.
     """
 
-    name: ClassVar[str] = "h2o"
+    name = "h2o"
 
-    @property
-    def observed_queries(self) -> int | None:
-        return None
+    observed_queries: int | None = None
 
     def scores(self, mass: Tensor, count: int) -> Tensor:
         recent = row_numbers(mass) >= mass.shape[-1] - count // 2

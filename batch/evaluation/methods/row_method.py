@@ -27,10 +27,8 @@ class RowMethod(ABC):
     takes_budget: ClassVar[bool] = True
     profile: ClassVar[str | None] = None
 
-    @property
-    def observed_queries(self) -> int | None:
-        """How many of the last queries' attention it must know; None: of all, 0: of none."""
-        return 0
+    observed_queries: int | None = 0
+    """How many of the last queries' attention it must know; None: of all."""
 
     @abstractmethod
     def scores(self, mass: Tensor, count: int) -> Tensor:
@@ -38,11 +36,9 @@ class RowMethod(ABC):
 
         Args:
             mass: float32 [layers, kv_heads, rows], the attention that each row got from the
-                observed queries, summed over them and over the query heads of its group.
+                observed queries, summed over them and over the query heads of its group; the
+                scores have the same shape.
             count: rows that will stay.
-
-        Returns:
-            float32, of the shape of `mass`.
         """
 
     def keep(self, mass: Tensor, count: int) -> Tensor:

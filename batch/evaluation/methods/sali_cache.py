@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,19 +33,14 @@ class SaliCache(CellMethod):
     missing from every sample than by fewer samples.
     """
 
-    name: ClassVar[str] = "sali-cache"
-    needs_budget: ClassVar[bool] = False
-    reads_signals: ClassVar[bool] = True
+    name = "sali-cache"
+    reads_signals = True
 
     positions: Positions = "compact"
     pointers: Pointers = "multiplicity"
 
     def choose(
-        self,
-        manifest: Manifest,
-        pictures: Sequence[bytes],
-        prices: Prices,
-        budget: Budget | None,
+        self, manifest: Manifest, pictures: Sequence[bytes], prices: Prices, budget: Budget | None
     ) -> Manifest:
         if budget is None:
             return manifest

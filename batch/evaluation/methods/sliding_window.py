@@ -1,7 +1,6 @@
 """Sliding window: only the latest rows stay."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ class SlidingWindow(RowMethod):
     computed with full attention, which favours the method.
     """
 
-    name: ClassVar[str] = "sliding-window"
+    name = "sliding-window"
 
     def scores(self, mass: Tensor, count: int) -> Tensor:
         return row_numbers(mass)

@@ -1,7 +1,6 @@
 """Uniform frame sampling: fewer samples, each of them whole."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from batch.analysis.manifest import Manifest
 from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, spread_samples
@@ -17,9 +16,8 @@ class SparseFrames(CellMethod):
     the budget goes to the first cells of one more sample, so that it is met.
     """
 
-    name: ClassVar[str] = "sparse-frames"
-    needs_budget: ClassVar[bool] = True
-    reads_signals: ClassVar[bool] = False
+    name = "sparse-frames"
+    needs_budget = True
 
     positions: Positions = "compact"
 

@@ -1,7 +1,6 @@
 """StreamingLLM: attention sinks and a window."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ class StreamingLLM(RowMethod):
     full attention, and the window is not moved up to the sinks.
     """
 
-    name: ClassVar[str] = "streaming-llm"
+    name = "streaming-llm"
 
     sinks: int = 4
 

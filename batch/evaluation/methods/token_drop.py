@@ -1,7 +1,6 @@
 """Differential token drop: a patch that did not change since the previous sample goes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,9 +23,8 @@ class TokenDrop(CellMethod):
     square instead of L1 difference, and our threshold, which lies above camera noise.
     """
 
-    name: ClassVar[str] = "token-drop"
-    needs_budget: ClassVar[bool] = False
-    reads_signals: ClassVar[bool] = True
+    name = "token-drop"
+    reads_signals = True
 
     temporal: TemporalSettings = _AGAINST_PREVIOUS
 

@@ -1,7 +1,6 @@
 """One tier for every cell."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from batch.analysis.manifest import Manifest
 from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, spread_samples
@@ -16,9 +15,7 @@ class UniformBits(CellMethod):
     Source: plain round-to-nearest quantisation of the whole cache, with our codecs.
     """
 
-    name: ClassVar[str] = "uniform"
-    needs_budget: ClassVar[bool] = False
-    reads_signals: ClassVar[bool] = False
+    name = "uniform"
 
     tier: Tier
     positions: Positions = "compact"

@@ -29,15 +29,17 @@ MAX_NEW_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A film as the product saw it."""
+    """A film as the product saw it.
+
+    - prefix: embeddings of all slots, float32 [1, slots, hidden].
+    - seconds: what decoding and encoding took.
+    - questions: token ids behind the prefix by question.
+    """
 
     video: str
     prefix: Tensor
-    """Embeddings of all slots, float32 [1, slots, hidden]."""
     seconds: float
-    """What decoding and encoding took."""
     questions: dict[str, list[int]]
-    """Token ids behind the prefix by question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,10 @@ class Decoder:
 
     def answer(self, ids: Sequence[int], prefix: Cache, start: int) -> str:
         """Answer a question whose first token stands at position `start`."""
-        cache = _copy(prefix)
+        # Layers replace their tensors and write into none, so that a copy shares all of them;
+        # `crop` would leave the question in a QuantizedCache (transformers 5.23).
+        cache = copy.copy(prefix)
+        cache.layers = [copy.copy(layer) for layer in prefix.layers]
         step, tokens = list(ids), list[int]()
         while len(tokens) < MAX_NEW_TOKENS:
             embedded = self.model.get_input_embeddings()(torch.tensor([step]))
@@ -94,12 +99,8 @@ def read_films(folder: Path) -> Iterator[Film]:
     """The films that the product wrote down, in order."""
     for line in (folder / "films.jsonl").read_text(encoding="utf-8").splitlines():
         film = json.loads(line)
-        yield Film(
-            video=film["video"],
-            prefix=load_file(folder / film["prefix"])["prefix"][None],
-            seconds=film["seconds"],
-            questions=film["questions"],
-        )
+        prefix = load_file(folder / film.pop("prefix"))["prefix"][None]
+        yield Film(prefix=prefix, **film)
 
 
 def ask(decoder: Decoder, method: Method, film: Film) -> Iterator[dict[str, Any]]:
@@ -142,13 +143,3 @@ def main(about: str, methods: Callable[[Path], Iterable[tuple[Decoder, Method]]]
             for film in read_films(chosen.films):
                 file.writelines(f"{json.dumps(row)}\n" for row in ask(decoder, method, film))
     unfinished.replace(chosen.answers)
-
-
-def _copy(cache: Cache) -> Cache:
-    """A cache to append to; layers replace their tensors and write into none, so all are shared.
-
-    `crop` would leave the question in a QuantizedCache (transformers 5.23).
-    """
-    shallow = copy.copy(cache)
-    shallow.layers = [copy.copy(layer) for layer in cache.layers]
-    return shallow

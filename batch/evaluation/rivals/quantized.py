@@ -19,31 +19,26 @@ from transformers import Cache, QuantizedCache
 
 from batch.evaluation.rivals.asking import Decoder, Film, Method, main
 
-BITS = {"quanto": (4, 2), "hqq": (8, 4, 2)}
+_BITS = (("quanto", 4), ("quanto", 2), ("hqq", 8), ("hqq", 4), ("hqq", 2))
 
 
-def methods(folder: Path) -> Iterator[tuple[Decoder, Method]]:
-    """Every backend at every number of bits."""
+def _methods(folder: Path) -> Iterator[tuple[Decoder, Method]]:
     decoder = Decoder(folder)
-    for backend, widths in BITS.items():
-        for bits in widths:
-            yield decoder, quantized_method(backend, bits)
+    for backend, bits in _BITS:
+        yield decoder, _method(backend, bits)
 
 
-def quantized_method(backend: str, bits: int) -> Method:
-    """A backend as a way to fill a cache."""
-
+def _method(backend: str, bits: int) -> Method:
     def fill(decoder: Decoder, film: Film) -> Cache:
         cache = QuantizedCache(backend, decoder.config, nbits=bits)
         decoder.read(film.prefix, cache, 0)
         return cache
 
     name = f"QuantizedCache {backend}"
-    return Method(name=name, profile=f"{bits} bits", fill=fill, tensors=codes_and_scales)
+    return Method(name=name, profile=f"{bits} bits", fill=fill, tensors=_codes_and_scales)
 
 
-def codes_and_scales(cache: Any) -> Iterable[Tensor]:
-    """Plain tensors of all layers: packed codes, scales and zero points."""
+def _codes_and_scales(cache: Any) -> Iterable[Tensor]:
     for layer in cache.layers:
         yield from _plain(layer._quantized_keys)
         yield from _plain(layer._quantized_values)
@@ -63,4 +58,4 @@ def _plain(held: Any) -> Iterator[Tensor]:
 
 
 if __name__ == "__main__":
-    main(__doc__, methods)
+    main(__doc__, _methods)

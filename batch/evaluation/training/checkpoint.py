@@ -11,6 +11,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
     MistralConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -28,8 +29,8 @@ _WORDS = (
     "there first last after before came shown comes scene start end thing ? , . spark bead dots "
     "user assistant"
 )
-VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
-CHAT_TEMPLATE = (
+_VOCABULARY = (*_WORDS.split(), *SHAPES, *COLOURS, *GROUNDS, *ROWS, *COLUMNS, *"0123456789")
+_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %} user "
     "{% for part in message['content'] %}"
@@ -43,7 +44,7 @@ CHAT_TEMPLATE = (
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
     """Make the word tokenizer of the closed vocabulary; other words become <unk>."""
-    words = [*SPECIAL, *VOCABULARY]
+    words = [*SPECIAL, *_VOCABULARY]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -83,24 +84,34 @@ def new_model(vocabulary: int) -> LlavaNextForConditionalGeneration:
         bos_token_id=1,
         eos_token_id=2,
     )
-    config = LlavaNextConfig(
+    return LlavaNextForConditionalGeneration(llava_config(vision, text))
+
+
+def llava_config(
+    vision: CLIPVisionConfig,
+    text: PreTrainedConfig,
+    *,
+    side_px: int = SIZE_PX,
+    vision_layer: int = -1,
+) -> LlavaNextConfig:
+    """A LLaVA-NeXT that sees one square picture a sample, with the demo's special tokens."""
+    return LlavaNextConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=SPECIAL.index("<image>"),
-        vision_feature_layer=-1,
+        vision_feature_layer=vision_layer,
         vision_feature_select_strategy="default",
-        image_grid_pinpoints=[[SIZE_PX, SIZE_PX]],
-        image_seq_length=CELLS,
+        image_grid_pinpoints=[[side_px, side_px]],
+        image_seq_length=(side_px // PATCH_PX) ** 2,
+        tie_word_embeddings=text.tie_word_embeddings,
     )
-    return LlavaNextForConditionalGeneration(config)
 
 
 def new_processor(tokenizer: PreTrainedTokenizerFast, size_px: int = SIZE_PX) -> LlavaNextProcessor:
     """Pair the tokenizer with an image processor of the model's picture size."""
+    size = {"height": size_px, "width": size_px}
     images = LlavaNextImageProcessorPil(
-        size={"height": size_px, "width": size_px},
-        crop_size={"height": size_px, "width": size_px},
-        image_grid_pinpoints=[[size_px, size_px]],
+        size=size, crop_size=size, image_grid_pinpoints=[[size_px, size_px]]
     )
     return LlavaNextProcessor(  # type: ignore[no-untyped-call]  # untyped in 5.23
         image_processor=images,
@@ -108,13 +119,12 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, size_px: int = SIZE_PX) ->
         patch_size=PATCH_PX,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=_CHAT_TEMPLATE,
     )
 
 
 def save_checkpoint(model: LlavaNextForConditionalGeneration, folder: Path) -> None:
     """Write the checkpoint in bfloat16, with tokenizer, processor and chat template."""
-    tokenizer = new_tokenizer()
-    new_processor(tokenizer).save_pretrained(folder)
+    new_processor(new_tokenizer()).save_pretrained(folder)
     nn.Module.to(model, torch.bfloat16)
     model.save_pretrained(folder)

@@ -5,6 +5,7 @@ itself. The token layout is the product's: <s> user, then 64 cells and a newline
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from batch.demo.drawing import Rgb, add_noise, draw
+from batch.demo.drawing import add_noise, draw
 from batch.demo.questions import KINDS, Question, questions_about
-from batch.demo.world import COLOURS, GROUNDS, SHAPES, Place, Scene, World, random_world
+from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, World, random_world
 from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
 
 IGNORED = -100
@@ -64,7 +65,7 @@ class Batch:
 
 
 class TrainingExamples(Dataset[Batch]):
-    """Batch number `index` of a stage; the same seed and index give the same batch."""
+    """Batches of videos of one length; the same stage, seed and index give the same batch."""
 
     def __init__(self, stage: Stage, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
         self.stage, self.seed, self.tokenizer = stage, seed, tokenizer
@@ -79,27 +80,17 @@ class TrainingExamples(Dataset[Batch]):
         samples = int(rng.integers(self.stage.shortest, self.stage.longest + 1))
         videos = max(1, self.stage.slots // (samples * (CELLS + 1)))
         worlds = [random_world(rng, samples) for _ in range(videos)]
-        return make_batch(worlds, rng, self.tokenizer)
-
-
-def make_batch(
-    worlds: list[World], rng: np.random.Generator, tokenizer: PreTrainedTokenizerFast
-) -> Batch:
-    """Draw worlds of equal length and pack the questions about each."""
-    samples = worlds[0].samples
-    seen = [[_sample(world, k, rng) for k in range(samples)] for world in worlds]
-    packed = [_pack(questions_about(world, rng), samples, tokenizer) for world in worlds]
-    return Batch(
-        pictures=torch.from_numpy(np.array([[s[0] for s in video] for video in seen])),
-        things=torch.from_numpy(np.array([[s[1] for s in video] for video in seen])),
-        colours=torch.from_numpy(np.array([[s[2] for s in video] for video in seen])),
-        grounds=torch.tensor([[s[3] for s in video] for video in seen]),
-        tokens=_pad([p[0] for p in packed], 0),
-        positions=_pad([p[1] for p in packed], 0),
-        owners=_pad([p[2] for p in packed], -1),
-        targets=_pad([p[3] for p in packed], IGNORED),
-        kinds=_pad([p[4] for p in packed], -1),
-    )
+        seen = [[_sample(world, k, rng) for k in range(samples)] for world in worlds]
+        packed = [_pack(questions_about(world, rng), samples, self.tokenizer) for world in worlds]
+        of_samples = {
+            part: torch.from_numpy(np.array([[one[part] for one in video] for video in seen]))
+            for part in seen[0][0]
+        }
+        fillers = {"tokens": 0, "positions": 0, "owners": -1, "targets": IGNORED, "kinds": -1}
+        of_questions = {
+            part: _pad([rows[part] for rows in packed], filler) for part, filler in fillers.items()
+        }
+        return Batch(**of_samples, **of_questions)
 
 
 def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -109,17 +100,16 @@ def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [vocabulary[word] for word in words]
 
 
-def _sample(
-    world: World, sample: int, rng: np.random.Generator
-) -> tuple[Rgb, NDArray[np.int64], NDArray[np.int64], int]:
+def _sample(world: World, sample: int, rng: np.random.Generator) -> dict[str, Any]:
+    """One sample's share of the parts of a batch that have samples."""
     scene = world.scene_at(sample)
     large = draw(world, sample, 2 * SIZE_PX)
     picture = cv2.resize(large, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
-    gain = rng.uniform(0.92, 1.08)
-    picture = np.clip(picture * gain, 0, 255).astype(np.uint8)
+    picture = np.clip(picture * rng.uniform(0.92, 1.08), 0, 255).astype(np.uint8)
     picture = add_noise(picture, world.noise, rng)
     things, colours = _cell_labels(scene, sample)
-    return picture, things, colours, GROUNDS.index(scene.ground)
+    ground = GROUNDS.index(scene.ground)
+    return {"pictures": picture, "things": things, "colours": colours, "grounds": ground}
 
 
 def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -134,37 +124,37 @@ def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArra
         things[near] = THINGS.index(thing)
         colours[near] = COLOURS.index(colour) + 1 if colour else 0
 
-    def small(place: Place | None, thing: str, colour: str | None, radius: float = 0.0) -> None:
-        if place is not None:
-            mark(place.xy, radius, thing, colour)
-
-    small(scene.dots_place, "dots", None, 0.1)
-    small(scene.bead_place, "bead", scene.bead_colour)
-    small(scene.digit_place, str(scene.digit), None)
+    if scene.dots_place is not None:
+        mark(scene.dots_place.xy, 0.1, "dots", None)
+    if scene.bead_place is not None:
+        mark(scene.bead_place.xy, 0.0, "bead", scene.bead_colour)
+    if scene.digit_place is not None:
+        mark(scene.digit_place.xy, 0.0, str(scene.digit), None)
     for thing in scene.things:
         mark(thing.xy(time_s), thing.radius, thing.shape, thing.colour)
     if scene.spark is not None and scene.spark.seen(time_s):
-        small(scene.spark.place, "spark", scene.spark.colour, 0.08)
+        mark(scene.spark.place.xy, 0.08, "spark", scene.spark.colour)
     return things.ravel(), colours.ravel()
 
 
 def _pack(
     questions: list[Question], samples: int, tokenizer: PreTrainedTokenizerFast
-) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+) -> dict[str, list[int]]:
+    """A video's share of the parts of a batch that have questions."""
     start = 2 + samples * (CELLS + 1)
-    tokens: list[int] = []
-    positions: list[int] = []
-    owners: list[int] = []
-    targets: list[int] = []
+    packed: dict[str, list[int]] = {
+        part: [] for part in ("tokens", "positions", "owners", "targets", "kinds")
+    }
     for number, question in enumerate(questions):
         asked = tokenizer(f"{question.text} assistant", add_special_tokens=False).input_ids
         answer = tokenizer(f"{question.answer} </s>", add_special_tokens=False).input_ids
-        tokens += [*asked, *answer[:-1]]
-        targets += [*[IGNORED] * (len(asked) - 1), *answer]
         length = len(asked) + len(answer) - 1
-        positions += range(start, start + length)
-        owners += [number] * length
-    return tokens, positions, owners, targets, [KINDS.index(q.kind) for q in questions]
+        packed["tokens"] += [*asked, *answer[:-1]]
+        packed["targets"] += [*[IGNORED] * (len(asked) - 1), *answer]
+        packed["positions"] += range(start, start + length)
+        packed["owners"] += [number] * length
+        packed["kinds"].append(KINDS.index(question.kind))
+    return packed
 
 
 def _pad(rows: list[list[int]], filler: int) -> Tensor:

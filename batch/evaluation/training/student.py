@@ -21,41 +21,40 @@ class StudentModel(nn.Module):
         super().__init__()
         self.model: LlavaNextForConditionalGeneration = new_model(vocabulary)
         width = self.model.model.multi_modal_projector.linear_1.in_features
-        self.heads = nn.Linear(width, len(THINGS) + len(COLOURS) + 1 + len(GROUNDS))
         self.sizes = (len(THINGS), len(COLOURS) + 1, len(GROUNDS))
+        self.heads = nn.Linear(width, sum(self.sizes))
 
-    def cell_states(self, pictures: Tensor) -> Tensor:
+    def _cell_states(self, pictures: Tensor) -> Tensor:
         """Vision tower output, [pictures, cells, width], of uint8 [pictures, h, w, 3]."""
         mean = torch.tensor(_MEAN, device=pictures.device)
         deviation = torch.tensor(_DEVIATION, device=pictures.device)
         pixels = ((pictures.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
         tower = self.model.model.vision_tower(pixels, output_hidden_states=True)
-        states: Tensor = tower.hidden_states[-1]
-        return states[:, 1:]
+        states: Tensor = tower.hidden_states[-1][:, 1:]
+        return states
 
     def cells_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of what each cell shows, and the share of right shapes and colours."""
-        states = self.cell_states(batch.pictures.flatten(0, 1))
+        states = self._cell_states(batch.pictures.flatten(0, 1))
         thing, colour, ground = self.heads(states).float().split(self.sizes, dim=-1)
-        labels = batch.things.flatten(0, 1), batch.colours.flatten(0, 1)
+        things, colours = batch.things.flatten(0, 1), batch.colours.flatten(0, 1)
         grounds = batch.grounds.flatten().unsqueeze(-1).expand(-1, CELLS)
         loss = (
-            functional.cross_entropy(thing.flatten(0, 1), labels[0].flatten())
-            + functional.cross_entropy(colour.flatten(0, 1), labels[1].flatten())
+            functional.cross_entropy(thing.flatten(0, 1), things.flatten())
+            + functional.cross_entropy(colour.flatten(0, 1), colours.flatten())
             + 0.2 * functional.cross_entropy(ground.flatten(0, 1), grounds.flatten())
         )
-        full = labels[0] > 0
-        right = {
-            "thing": float((thing.argmax(-1) == labels[0])[full].float().mean()),
-            "colour": float((colour.argmax(-1) == labels[1])[full].float().mean()),
+        full = things > 0
+        return loss, {
+            "thing": float((thing.argmax(-1) == things)[full].float().mean()),
+            "colour": float((colour.argmax(-1) == colours)[full].float().mean()),
         }
-        return loss, right
 
     def answers(self, batch: Batch, prefix: Tensor) -> Tensor:
         """Logits [videos, packed, vocabulary] of the packed questions behind the videos."""
         inner = self.model.model
         videos, samples = batch.pictures.shape[:2]
-        cells = inner.multi_modal_projector(self.cell_states(batch.pictures.flatten(0, 1)))
+        cells = inner.multi_modal_projector(self._cell_states(batch.pictures.flatten(0, 1)))
         newline = inner.image_newline.expand(videos * samples, 1, -1).to(cells.dtype)
         pictures = torch.cat([cells, newline], 1).view(videos, -1, cells.shape[-1])
         embed = inner.get_input_embeddings()

@@ -33,11 +33,11 @@ STAGES = (
     Stage(name="films", steps=900, shortest=4, longest=14, slots=4680, rates=(8e-4, 3e-4)),
     Stage(name="long", steps=450, shortest=8, longest=40, slots=5200, rates=(3e-4, 0.0)),
 )
-SAVE_EVERY_S = 240.0
-WARMUP_STEPS = 50
+_WARMUP_STEPS = 50
 _LOGGED_STEPS = 20
 
 Log = Callable[[dict[str, Any]], object]
+"""Receives the figures of each step."""
 
 
 def train(
@@ -47,20 +47,15 @@ def train(
     device: str,
     *,
     log: Log,
-    save_every_s: float = SAVE_EVERY_S,
+    save_every_s: float = 240.0,
 ) -> StudentModel:
-    """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes.
-
-    Args:
-        log: receives the figures of each step.
-    """
+    """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes."""
     tokenizer = new_tokenizer()
     torch.manual_seed(seed)
     student = StudentModel(len(tokenizer)).to(device)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    progress = _Progress(out / "state.pt", student, optimizer, save_every_s)
-    for number in range(progress.stage, len(stages)):
-        stage = stages[number]
+    progress = _Progress(out / "state.pt", student, optimizer)
+    for number, stage in list(enumerate(stages))[progress.stage :]:
         first = progress.step if number == progress.stage else 0
         batches = DataLoader(
             TrainingExamples(stage, seed, tokenizer),
@@ -72,8 +67,9 @@ def train(
         for step, batch in enumerate(batches, first):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(step, stage)
+            there = replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
             with torch.autocast(device, torch.bfloat16):
-                loss, right = _loss(student, _to(batch, device), stage, tokenizer)
+                loss, right = _loss(student, there, stage, tokenizer)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -87,20 +83,21 @@ def train(
                     **{kind: round(share, 3) for kind, share in sorted(right.items())},
                 }
             )
-            progress.save(number, step + 1, now=step + 1 == stage.steps)
+            is_last = step + 1 == stage.steps
+            progress.save(number, step + 1, every_s=0.0 if is_last else save_every_s)
     return student
 
 
 def _rate(step: int, stage: Stage) -> float:
     """Learning rate: a warm-up, then from the stage's first rate straight to its last."""
     first, last = stage.rates
-    return (first + (last - first) * step / stage.steps) * min(1.0, (step + 1) / WARMUP_STEPS)
+    return (first + (last - first) * step / stage.steps) * min(1.0, (step + 1) / _WARMUP_STEPS)
 
 
 def _loss(
     student: StudentModel, batch: Batch, stage: Stage, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch, and the share that is right of each kind of cell or question."""
+    """The loss, and the share that is right of each kind of cell or question."""
     if stage.name == "cells":
         return student.cells_loss(batch)
     prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))
@@ -109,23 +106,11 @@ def _loss(
     return answer_loss(logits, batch), right
 
 
-def _to(batch: Batch, device: str) -> Batch:
-    return replace(batch, **{name: value.to(device) for name, value in vars(batch).items()})
-
-
 class _Progress:
     """How far training is, on disk every few minutes, so that the same command goes on."""
 
-    def __init__(
-        self,
-        file: Path,
-        student: StudentModel,
-        optimizer: torch.optim.Optimizer,
-        save_every_s: float,
-    ) -> None:
-        """Take up the state on disk, if there is one."""
-        self._file, self._save_every_s = file, save_every_s
-        self._student, self._optimizer = student, optimizer
+    def __init__(self, file: Path, student: StudentModel, optimizer: torch.optim.Optimizer) -> None:
+        self._file, self._student, self._optimizer = file, student, optimizer
         self.stage, self.step, self._before = 0, 0, 0.0
         if file.exists():
             state = torch.load(file, map_location=next(student.parameters()).device)
@@ -136,12 +121,12 @@ class _Progress:
         self._started = self._saved = time.monotonic()
 
     def seconds(self) -> float:
-        """Seconds of training, in all runs together."""
+        """Of training, in all runs together."""
         return self._before + time.monotonic() - self._started
 
-    def save(self, stage: int, steps: int, *, now: bool) -> None:
-        """Write the state after so many steps of a stage, if `now` or if it is time."""
-        if not now and time.monotonic() - self._saved < self._save_every_s:
+    def save(self, stage: int, steps: int, *, every_s: float) -> None:
+        """Write the state after so many steps of a stage, unless it was not long ago."""
+        if time.monotonic() - self._saved < every_s:
             return
         state = {
             "student": self._student.state_dict(),
@@ -156,19 +141,19 @@ class _Progress:
         self._saved = time.monotonic()
 
 
-def _print_some(figures: dict[str, Any]) -> None:
-    if figures["step"] % _LOGGED_STEPS == 0:
-        click.echo(json.dumps(figures))
-
-
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Working folder.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 def main(out: Path, seed: int, device: str) -> None:
     """Train the demo model and write the checkpoint to OUT/checkpoint."""
+
+    def print_some(figures: dict[str, Any]) -> None:
+        if figures["step"] % _LOGGED_STEPS == 0:
+            click.echo(json.dumps(figures))
+
     out.mkdir(parents=True, exist_ok=True)
-    student = train(out, STAGES, seed, device, log=_print_some)
+    student = train(out, STAGES, seed, device, log=print_some)
     save_checkpoint(student.model, out / "checkpoint")
 
 

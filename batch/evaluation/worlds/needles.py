@@ -9,12 +9,13 @@ needles; a test holds it.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from batch.demo.questions import Question
-from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, Spark, World, random_scene
+from batch.demo.questions import Question, colour_of, shape_of, small_things
+from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, Spark, World, filmed, random_scene
+from batch.evaluation.worlds.variants import stand_still
 
 NEEDLES = 8
 """Events of a video: four small things and four shapes."""
@@ -41,95 +42,63 @@ def random_needle_world(rng: np.random.Generator, samples: int, *, offset: float
 
     Args:
         samples: 40 or more for each needle leaves room for what stands between them.
-        offset: where in its share of the video each needle stands, 0..1; videos of different
-            offsets have needles at different places.
+        offset: where in its share of the video each needle stands, 0..1.
     """
-    cast = _Cast.draw(rng)
-    events = _events(rng, cast, samples, offset)
+    cast = _Cast(*(list(map(str, rng.permutation(words))) for words in (SHAPES, COLOURS)))
     scenes: list[Scene] = []
-    for event in events:
-        scenes += _scenes_between(rng, cast, scenes[-1].end if scenes else 0, event.first_sample)
-        scenes.append(event)
-    scenes += _scenes_between(rng, cast, scenes[-1].end, samples)
-    return World(
-        scenes=tuple(scenes),
-        noise=float(rng.uniform(0, 6)),
-        noise_seed=int(rng.integers(2**31)),
-    )
+    end = 0
+    for event in _events(rng, cast, samples, offset):
+        scenes += [*_scenes_between(rng, cast, end, event.first_sample), event]
+        end = event.end
+    scenes += _scenes_between(rng, cast, end, samples)
+    return filmed(scenes, rng)
 
 
 def moments_of(world: World) -> list[Moment]:
-    """Every question about small things, shapes and colours that has one true answer in a world.
+    """Every question about small things, shapes and colours with one true answer, in order of time.
 
     What is asked for stands in one scene alone: no other one shows a digit, a bead, dots, a spark,
-    a thing of that shape, a thing of that colour. So nothing else in the video answers, and the
-    kinds are those that the demo model hardly ever gets wrong in short films.
-
-    Returns:
-        In order of time.
+    a thing of that shape, a thing of that colour. The kinds are those that the demo model hardly
+    ever gets wrong in short films.
     """
-    scenes = world.scenes
-    things = [thing for scene in scenes for thing in scene.things]
-    shapes = Counter(thing.shape for thing in things)
-    colours = Counter(thing.colour for thing in things)
-    once = {
-        small: sum(getattr(scene, small) is not None for scene in scenes) == 1
-        for small in ("digit", "bead_colour", "dots", "spark")
-    }
-    found = []
-    for scene in scenes:
-        if once["digit"] and scene.digit is not None:
-            found.append(_moment(scene, "detail", "what digit is shown ?", str(scene.digit)))
-        if once["bead_colour"] and scene.bead_colour is not None:
-            found.append(_moment(scene, "detail", "what colour is the bead ?", scene.bead_colour))
-        if once["dots"] and scene.dots is not None:
-            found.append(_moment(scene, "count", "how many dots are there ?", str(scene.dots)))
-        if once["spark"] and scene.spark is not None:
-            colour, place = scene.spark.colour, scene.spark.place.words
-            found.append(_moment(scene.spark, "brief", "what colour was the spark ?", colour))
-            found.append(_moment(scene.spark, "brief", "where was the spark ?", place))
-        for thing in scene.things:
-            if shapes[thing.shape] == 1:
-                text = f"what colour is the {thing.shape} ?"
-                found.append(_moment(scene, "binding", text, thing.colour))
-            if colours[thing.colour] == 1:
-                text = f"what shape is {thing.colour} ?"
-                found.append(_moment(scene, "binding", text, thing.shape))
-    return found
+    asked = [pair for scene in world.scenes for pair in _askable(scene)]
+    times = Counter(question.text for _, question in asked)
+    return [
+        Moment(question=question, first_sample=when.first_sample, samples=when.samples)
+        for when, question in asked
+        if times[question.text] == 1
+    ]
 
 
-@dataclass(frozen=True, kw_only=True)
+def _askable(scene: Scene) -> Iterator[tuple[Scene | Spark, Question]]:
+    for what, question in small_things(scene):
+        yield scene.spark if what == "spark" and scene.spark else scene, question
+    for thing in scene.things:
+        yield scene, colour_of(thing)
+        yield scene, shape_of(thing)
+
+
+@dataclass(frozen=True)
 class _Cast:
-    """Who plays in a video."""
+    """Shapes and colours in random order; the first of each are common in a video."""
 
     shapes: list[str]
     colours: list[str]
-    rare: list[tuple[str, str]]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "_Cast":
-        shapes, colours = (list(map(str, rng.permutation(all))) for all in (SHAPES, COLOURS))
-        few, some = _COMMON
-        return cls(
-            shapes=shapes[:few],
-            colours=colours[:some],
-            rare=list(zip(shapes[few:], colours[some:], strict=True)),
-        )
 
     def names(self, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """The two common shapes in common colours."""
-        colours = rng.choice(self.colours, len(self.shapes), replace=False)
-        return [(shape, str(colour)) for shape, colour in zip(self.shapes, colours, strict=True)]
+        shapes, colours = self.shapes[: _COMMON[0]], self.colours[: _COMMON[1]]
+        chosen = rng.choice(colours, len(shapes), replace=False)
+        return list(zip(shapes, map(str, chosen), strict=True))
 
 
 def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) -> list[Scene]:
-    """The needles in order of time."""
-    kinds = [*("digit", "bead", "dots", "spark"), *cast.rare]
+    rare = zip(cast.shapes[_COMMON[0] :], cast.colours[_COMMON[1] :], strict=True)
+    kinds = ["digit", "bead", "dots", "spark", *rare]
     found = []
     for place, number in enumerate(rng.permutation(len(kinds))):
         kind, names = kinds[number], cast.names(rng)
         first = int((place + offset) * samples / len(kinds))
-        length = int(rng.integers(_EVENT[0], _EVENT[1] + 1))
+        length = _draw_from(rng, _EVENT)
         if kind == "spark":
             first, length = first - _AROUND_SPARK, length + 2 * _AROUND_SPARK
         if isinstance(kind, tuple):
@@ -137,8 +106,7 @@ def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) 
         first = min(max(first, 0), samples - length)
         scene = random_scene(
             rng,
-            first=first,
-            samples=length,
+            span=range(first, first + length),
             ground=str(rng.choice(GROUNDS)),
             names=names,
             digit=int(rng.integers(10)) if kind == "digit" else None,
@@ -146,7 +114,7 @@ def _events(rng: np.random.Generator, cast: _Cast, samples: int, offset: float) 
             has_bead=kind == "bead",
             has_spark=kind == "spark",
         )
-        found.append(_still(scene) if kind == "spark" else scene)
+        found.append(stand_still(scene) if kind == "spark" else scene)
     return found
 
 
@@ -156,29 +124,19 @@ def _scenes_between(
     """Still and busy stretches in turn, which fill samples [first, stop)."""
     is_busy = bool(rng.integers(2))
     while first < stop:
-        shortest, longest = _BUSY if is_busy else _STILL
-        end = min(stop, first + int(rng.integers(shortest, longest + 1)))
+        end = min(stop, first + _draw_from(rng, _BUSY if is_busy else _STILL))
         while first < end:
-            length = int(rng.integers(_BUSY_SCENE[0], _BUSY_SCENE[1] + 1)) if is_busy else end
+            stop_scene = first + _draw_from(rng, _BUSY_SCENE) if is_busy else end
             scene = random_scene(
                 rng,
-                first=first,
-                samples=min(length, end - first),
+                span=range(first, min(stop_scene, end)),
                 ground=str(rng.choice(GROUNDS)),
                 names=cast.names(rng),
             )
-            yield scene if is_busy else _still(scene)
+            yield scene if is_busy else stand_still(scene)
             first = scene.end
         is_busy = not is_busy
 
 
-def _still(scene: Scene) -> Scene:
-    return replace(scene, things=tuple(replace(one, end=one.start) for one in scene.things))
-
-
-def _moment(when: Scene | Spark, kind: str, text: str, answer: str) -> Moment:
-    return Moment(
-        question=Question(kind=kind, text=text, answer=answer),
-        first_sample=when.first_sample,
-        samples=when.samples,
-    )
+def _draw_from(rng: np.random.Generator, fewest_and_most: tuple[int, int]) -> int:
+    return int(rng.integers(*fewest_and_most, endpoint=True))

@@ -31,12 +31,10 @@ class Variant:
 
 def _easy(world: World) -> World:
     """Nothing moves and the camera has no noise."""
-    scenes = tuple(replace(s, things=tuple(map(_stand, s.things))) for s in world.scenes)
-    return replace(world, scenes=scenes, noise=0.0)
+    return replace(world, scenes=tuple(map(stand_still, world.scenes)), noise=0.0)
 
 
 def _look(**how: float) -> Callable[[World], World]:
-    """All scenes hard to see in the same way."""
     look = Look(**how)  # type: ignore[arg-type]  # counts and fractions
 
     def change(world: World) -> World:
@@ -49,35 +47,33 @@ def _fast(world: World) -> World | None:
     """What moves crosses the picture within a quarter of a second."""
     if not any(thing.moves for scene in world.scenes for thing in scene.things):
         return None
-    scenes = tuple(
-        replace(
-            scene, things=tuple(_travel(t, t.leaves_s, t.leaves_s + 0.25) for t in scene.things)
-        )
-        for scene in world.scenes
-    )
-    return replace(world, scenes=scenes)
+    scenes = []
+    for scene in world.scenes:
+        things = tuple(_travel(one, one.leaves_s, one.leaves_s + 0.25) for one in scene.things)
+        scenes.append(replace(scene, things=things))
+    return replace(world, scenes=tuple(scenes))
 
 
 def _drift(world: World) -> World | None:
     """One scene, in which something moves all the time, by a few pixels a sample."""
     for scene in world.scenes:
         if any(thing.moves for thing in scene.things):
-            whole = _fill(scene, world.samples)
             last = float(world.samples - 1)
-            things = tuple(_travel(thing, 0.0, last) for thing in whole.things)
-            return replace(world, scenes=(replace(whole, things=things),))
+            things = tuple(_travel(thing, 0.0, last) for thing in scene.things)
+            whole = _fill(replace(scene, things=things), world.samples)
+            return replace(world, scenes=(whole,))
     return None
 
 
 def _event(world: World) -> World:
     """One scene, in which nothing happens but a spark."""
     scene = next(scene for scene in world.scenes if scene.spark is not None)
-    whole = _fill(scene, world.samples)
-    return replace(world, scenes=(replace(whole, things=tuple(map(_stand, whole.things))),))
+    return replace(world, scenes=(stand_still(_fill(scene, world.samples)),))
 
 
-def _stand(thing: Thing) -> Thing:
-    return replace(thing, end=thing.start)
+def stand_still(scene: Scene) -> Scene:
+    """The scene without motion: each thing stays where it starts."""
+    return replace(scene, things=tuple(replace(one, end=one.start) for one in scene.things))
 
 
 def _travel(thing: Thing, leaves_s: float, arrives_s: float) -> Thing:
@@ -105,4 +101,3 @@ VARIANTS = {
     "slow-drift": Variant(shortest=16, longest=24, change=_drift),
     "still-event": Variant(shortest=24, longest=32, change=_event),
 }
-"""Name to variant."""

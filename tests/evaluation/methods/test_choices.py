@@ -170,11 +170,11 @@ def test_a_budget_is_at_least_one(amount: int) -> None:
 
 
 def test_snapkv_keeps_its_window_and_the_neighbours_of_what_it_looked_at() -> None:
-    assert kept(SnapKV(window=3), 8) == [5, 6, 7, 8, 9, 37, 38, 39]
+    assert kept(SnapKV(observed_queries=3), 8) == [5, 6, 7, 8, 9, 37, 38, 39]
 
 
 def test_a_budget_shorter_than_the_window_keeps_its_end() -> None:
-    assert kept(SnapKV(window=8), 3) == [37, 38, 39]
+    assert kept(SnapKV(observed_queries=8), 3) == [37, 38, 39]
 
 
 def test_layers_and_heads_decide_by_themselves() -> None:

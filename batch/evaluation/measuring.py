@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
+_PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,20 +31,11 @@ Log = Callable[[str], object]
 """Receives lines of progress."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Ratios and the figures behind them."""
-
-    ratios: dict[str, float]
-    figures: dict[str, Any]
-
-
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads torch uses, memory, GPU, kernel, load."""
+    """The processor, cores this process may use, threads of torch, memory, GPU, kernel, load."""
+    processor = _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None
     return {
-        "processor": proc_field(Path("/proc/cpuinfo"), "model name")
-        or platform.processor()
-        or None,
+        "processor": processor,
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": proc_bytes(Path("/proc/meminfo"), "MemTotal"),
@@ -55,31 +47,22 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python and the packages that the figures depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def in_new_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function of a module in a new process, with nothing of this one's memory.
-
-    Raises:
-        BrokenProcessPool: it was killed.
-    """
+    """Call a function of a module in a new process, with nothing of this one's memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Wall time of a call, until a GPU that it used is done, and its result."""
+    """Seconds of a call, until a GPU that it used is done, and its result."""
     _wait_for_gpu()
     started = time.perf_counter()
     result = work()
     _wait_for_gpu()
     return time.perf_counter() - started, result
-
-
-def seconds(work: Work) -> float:
-    """Wall time of a call, without its result."""
-    return timed(work)[0]
 
 
 def _wait_for_gpu() -> None:
@@ -92,7 +75,7 @@ def side_by_side(works: dict[str, Work], repeats: int) -> dict[str, list[float]]
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            taken[name].append(seconds(work))
+            taken[name].append(timed(work)[0])
     return taken
 
 
@@ -108,29 +91,16 @@ def peak_allocated(work: Work, device: str = "cpu") -> int:
     memory of other libraries (the decoder, OpenCV, numpy) and pages of mapped files.
     """
     gc.collect()
-    return _peak_on_gpu(work) if device == "cuda" else _peak_on_cpu(work)
-
-
-def _peak_on_gpu(work: Work) -> int:
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def _peak_on_cpu(work: Work) -> int:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    results = profiler.profiler.kineto_results
-    changes = sorted(
-        (event.start_ns(), event.nbytes())
-        for event in results.events()
-        if event.name() == "[memory]"
-    )
-    held = peak = 0
-    for _, size_bytes in changes:
-        held += size_bytes
-        peak = max(peak, held)
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    peak: int = max(accumulate((size_bytes for _, size_bytes in changes), initial=0))
     return peak
 
 
@@ -138,7 +108,7 @@ def peak_resident(work: Work) -> int | None:
     """Most resident memory of this process during a call, above what it held before.
 
     What every library and mapped file holds; from the kernel, so only as exact as its counters
-    and as freed memory that is not given back allows. None where Linux's /proc is not.
+    and as freed memory that is not given back allows.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
@@ -153,27 +123,28 @@ def peak_resident(work: Work) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BytesRead:
-    """What a piece of work took from some files.
+    """What a piece of work took from some files, by three of the kernel's counters: none sees all.
 
-    Three counters of the kernel, for none sees all.
+    - asked: by read calls, from any file, without what reading the counter takes: `rchar`.
+    - mapped: pages of the files that were touched, and those that the kernel maps with them.
+    - disk: what came from the disk, in whole pages and with what the kernel reads ahead:
+      `read_bytes`. 0 on file systems in memory.
     """
 
     asked: int
-    """By read calls, from any file: `rchar`, without what reading the counter takes."""
     mapped: int
-    """Pages of the files that were mapped and touched, and those that the kernel maps with them."""
     disk: int
-    """That came from the disk, in whole pages and with what the kernel reads ahead: `read_bytes`.
-    0 on file systems in memory."""
 
 
-def bytes_read(work: Callable[[], object], files: Sequence[Path]) -> BytesRead:
+def bytes_read(work: Work, files: Sequence[Path]) -> BytesRead:
     """Count what a call takes from files, of which nothing is in memory before.
 
     The files must not be mapped before. What the call maps it must leave mapped, in its result.
     """
     for file in files:
-        _forget(file)
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = _counters()
     idle = _counters()
     kept = work()
@@ -187,13 +158,6 @@ def bytes_read(work: Callable[[], object], files: Sequence[Path]) -> BytesRead:
     )
 
 
-def _forget(file: Path) -> None:
-    """Let the kernel drop what it holds of a file, so that it is read from the disk again."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def _counters() -> dict[str, int]:
     lines = Path("/proc/self/io").read_text().splitlines()
     return {name: int(count) for name, count in (line.split(": ") for line in lines)}
@@ -205,24 +169,20 @@ def _mapped_bytes(files: Sequence[Path]) -> int:
     total, is_ours = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            is_ours = line.split(maxsplit=5)[5:] != [] and line.split(maxsplit=5)[5] in names
+            is_ours = line.split(maxsplit=5)[-1] in names
         elif is_ours and line.startswith("Rss:"):
             total += int(line.split()[1]) * 1024
     return total
 
 
-def proc_field(path: Path, name: str) -> str | None:
+def _proc_field(path: Path, name: str) -> str | None:
     """The value of the first `name: value` of a file of /proc."""
-    if not path.exists():
-        return None
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
+    lines = path.read_text().splitlines() if path.exists() else []
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in fields if key.strip() == name), None)
 
 
 def proc_bytes(path: Path, name: str) -> int | None:
-    """A field that counts kilobytes, as "1024 kB"."""
-    found = proc_field(path, name)
+    """A field of /proc that counts kilobytes, as "1024 kB"."""
+    found = _proc_field(path, name)
     return None if found is None else int(found.split()[0]) * 1024

@@ -1,13 +1,14 @@
-"""The suites of `batch bench` that start many processes, as the product runs them.
-
-Not part of `make test`; `make test-bench` runs them.
-"""
+"""The suites of `batch bench` that start many processes, as the product runs them."""
 
 import json
+
+import pytest
 
 from batch.evaluation.bench.archive import run_archive
 from batch.evaluation.bench.long import run_long
 from batch.evaluation.bench.report import report
+
+pytestmark = pytest.mark.long
 
 
 def ignore(line: str) -> None:
