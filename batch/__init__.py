@@ -12,8 +12,9 @@ For Python, from a video to an answer; all else in this package is its own busin
 
 import os
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from batch.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from batch.making.maker import CacheMaker, make_cache
     from batch.making.manifests import make_manifest
     from batch.settings import CacheSettings, ModelSettings
-
-try:
-    __version__ = version("sali-cache")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0.0.0"
 
 # Arrow 26's own allocator keeps what is freed: after the pictures of an hour 68 MB, the system's 4.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

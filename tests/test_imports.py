@@ -120,7 +120,14 @@ def test_families_methods_and_codecs_do_not_import_each_other() -> None:
     assert imports_between_alternatives(ROOT) == []
 
 
-@pytest.mark.parametrize("folder", ["cachefmt", "batch/kv"])
+PACKAGES = [
+    "cachefmt",
+    "jobs",
+    *(f"batch/{path.name}" for path in (ROOT / "batch").glob("[a-z]*/")),
+]
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
 def test_modules_of_a_package_import_each_other_in_one_direction(folder: str) -> None:
     modules = {
         file: f"{folder}/{file.stem}".replace("/", ".") for file in (ROOT / folder).glob("*.py")

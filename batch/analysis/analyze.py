@@ -10,7 +10,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-import batch
 from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest
 from batch.analysis.pictures import PictureSpool, encode_png
@@ -19,6 +18,7 @@ from batch.analysis.signals import Signals
 from batch.analysis.temporal import TEMPORAL_PROFILES, Change, TemporalSettings, compare
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
 from batch.settings import Reference
+from batch.version import __version__
 from batch.video import (
     Geometry,
     GeometryRule,
@@ -97,7 +97,7 @@ def analyze_video(
     signals = rows.signals()
     return Manifest(
         header=ManifestHeader(
-            tool=batch.__version__,
+            tool=__version__,
             video=info,
             broken_frames=samples.broken_frames,
             decoded_s=samples.decoded_s,

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import batch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
@@ -160,7 +159,7 @@ class ModelFactsStore:
 
 def _files_of(model: str) -> list[Any] | None:
     """What changes when a checkpoint does, without reading it; None: it is on the hub."""
-    folder = Path(batch.__file__).parent / "models/demo" if model == "demo" else Path(model)
+    folder = Path(__file__).parents[1] / "models/demo" if model == "demo" else Path(model)
     if not folder.is_dir():
         return None
     files = sorted(file for file in folder.iterdir() if file.is_file())

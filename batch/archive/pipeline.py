@@ -15,7 +15,7 @@ from batch.archive.identity import Products
 from batch.archive.inventory import FileRow, Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
-from batch.archive.workers import Analyze, Load, Prefill, Probe
+from batch.archive.tasks import Analyze, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
 from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError

@@ -7,7 +7,7 @@ from typing import Any
 
 from batch.analysis.manifest import Manifest
 from batch.archive.identity import ModelFacts
-from batch.archive.workers import Describe, Prefill, Staged
+from batch.archive.tasks import Describe, Prefill, Staged
 from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache

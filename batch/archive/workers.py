@@ -1,25 +1,22 @@
-"""The processes of a run: their tasks, how these are done, and how long they may be silent.
+"""The processes of a run: how they do their tasks, and how long they may be silent.
 
 Light to import: torch and OpenCV are imported where a handler is made, in its own process.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from batch.analysis.analyze import AnalysisSettings
 from batch.archive.discovery import is_unchanged, probe_file
 from batch.archive.identity import IndexSettings, ModelFacts
 from batch.archive.inventory import FileRow
 from batch.archive.request import Phase, Request
+from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
 from batch.errors import ModelError, VideoError
 from batch.making.failures import reason_of
 from batch.making.manifests import ONE_THREAD, STUCK_S, write_manifest
-from batch.video import GeometryRule
-from jobs.disk_space import Allowance
 from jobs.stopping import Stop
 from jobs.workers import Finished, Handler, MakeHandler, Pool, Progress, Raised, Worker, collect
 
@@ -27,67 +24,6 @@ _ENVIRONMENT = {**ONE_THREAD, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 STUCK_MODEL_S = 3600.0
 """A process that for so long prefills no block, or does not get its model loaded, is stuck: on
 slow processors a block of a large model takes many minutes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Describe:
-    """Look at a model, which without `weights` needs none here; gives ModelFacts."""
-
-    settings: IndexSettings
-    device: str | None
-    weights: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """See what a file is; gives its row."""
-
-    row: FileRow
-
-
-@dataclass(frozen=True, kw_only=True)
-class Analyze:
-    """Write the manifest of a video; gives Staged, or None if the file is not the same any more."""
-
-    row: FileRow
-    rule: GeometryRule
-    settings: AnalysisSettings
-    staged: Path
-    allowance: Allowance
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prefill:
-    """Write the cache of a video, which could be done since `ready_s` (monotonic); gives Staged.
-
-    A cache of one file waits at `staged` to be named `target`. Of a video in segments, each
-    finished one is moved from there to the folder `segments` at once, where a later run finds it.
-    """
-
-    row: FileRow
-    ready_s: float
-    manifest: Path
-    staged: Path
-    target: Path
-    segments: Path
-    allowance: Allowance
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """Load the model, so that the first prefill need not wait for it; gives None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged:
-    """A finished file that waits to be given its name, and what its record will say.
-
-    Times are of the monotonic clock, which all processes share.
-    """
-
-    facts: Mapping[str, Any]
-    began_s: float
-    ended_s: float
 
 
 def _make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFacts]:

@@ -6,8 +6,8 @@ costs no torch, OpenCV or Arrow.
 
 import click
 
-from batch import __version__
 from batch.cli.group import CommandGroup
+from batch.version import __version__
 
 COMMANDS = {
     "analyze": "Sample videos and write a manifest of each.",

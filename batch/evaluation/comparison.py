@@ -10,11 +10,11 @@ from typing import Any
 from batch.evaluation import figures, tables
 from batch.evaluation.answers import read_external, write_answers
 from batch.evaluation.data import QuestionSet
-from batch.evaluation.measure import Row, tabulate
 from batch.evaluation.measuring import machine, versions
 from batch.evaluation.methods import ABLATIONS, DEFAULT
 from batch.evaluation.runs import Entry, Run
 from batch.evaluation.storing import PreparedVideo
+from batch.evaluation.summary import Row, tabulate
 from batch.evaluation.tables import Table
 from batch.models import Family
 from batch.models.checkpoint import dtype_name

@@ -14,8 +14,8 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.measure import Row
 from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Label, Run
+from batch.evaluation.summary import Row
 from batch.report.tiers import INK, tint
 from cachefmt.tiers import Tier
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.evaluation.measure import Row, accuracy_by
 from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
 from batch.evaluation.storing import PARTS
+from batch.evaluation.summary import Row, accuracy_by
 
 _QUALITY = ("accuracy", "retained", "agreement_em", "bleu", "rouge_l", "kl", "empty_share")
 

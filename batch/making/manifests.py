@@ -11,12 +11,12 @@ from threading import Event
 
 import joblib
 
-import batch
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest, read_header
 from batch.errors import ManifestError
 from batch.making.failures import describe_failure
 from batch.settings import ModelSettings
+from batch.version import __version__
 from batch.video import GeometryRule, VideoInfo, geometry_for, probe
 from jobs.atomic import make_folder, write_errors
 from jobs.disk_space import Allowance
@@ -220,7 +220,7 @@ def _is_done(task: _Task, info: VideoInfo) -> bool:
     made_by = (found.tool, found.geometry, made_with)
     geometry = geometry_for(task.rule, info, settings.sampling)
     is_same_video = found.video.sha256 == info.sha256
-    if is_same_video and made_by == (batch.__version__, geometry, settings):
+    if is_same_video and made_by == (__version__, geometry, settings):
         return True
     differs = "settings" if is_same_video else "video"
     raise ManifestError(

@@ -11,15 +11,8 @@ from typing import Any
 
 from batch.analysis.manifest import Manifest
 from batch.archive.identity import IndexSettings
-from batch.archive.workers import (
-    Analyze,
-    Load,
-    Prefill,
-    Probe,
-    Staged,
-    make_model_handler,
-    make_video_handler,
-)
+from batch.archive.tasks import Analyze, Load, Prefill, Probe, Staged
+from batch.archive.workers import make_model_handler, make_video_handler
 from batch.errors import Reason, VideoError
 from jobs.workers import Handler, Progress
 

@@ -11,7 +11,8 @@ from batch.archive.prefilling import describe
 from batch.archive.request import Phase, Request
 from batch.archive.run import index
 from batch.archive.tally import Tally
-from batch.archive.workers import Describe, Workers
+from batch.archive.tasks import Describe
+from batch.archive.workers import Workers
 from batch.errors import Reason
 from batch.settings import CacheSettings, ModelSettings
 from jobs.shards import Shard

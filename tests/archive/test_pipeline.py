@@ -12,7 +12,7 @@ from batch.archive.recording import Recorder
 from batch.archive.request import Phase
 from batch.archive.store import Store
 from batch.archive.tally import Tally
-from batch.archive.workers import Load, Prefill, Staged
+from batch.archive.tasks import Load, Prefill, Staged
 from batch.errors import BatchError, ContextError, ModelError, Reason
 from batch.video import probe
 from cachefmt.segments import segment_path, segments_in

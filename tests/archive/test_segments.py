@@ -7,7 +7,8 @@ import pytest
 
 from batch.archive.inventory import Inventory
 from batch.archive.store import Store
-from batch.archive.workers import Prefill, Workers, make_model_handler
+from batch.archive.tasks import Prefill
+from batch.archive.workers import Workers, make_model_handler
 from batch.making.cache_plan import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in

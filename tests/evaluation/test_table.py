@@ -7,8 +7,8 @@ import pytest
 from batch.errors import BatchError
 from batch.evaluation.answers import read_external
 from batch.evaluation.figures import failures
-from batch.evaluation.measure import tabulate, void_reason
 from batch.evaluation.runs import UNCOMPRESSED
+from batch.evaluation.summary import tabulate, void_reason
 from batch.evaluation.tables import accuracy_table, memory_table, quality_table
 from tests.evaluation.runs import OURS, asked, run, uncompressed
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from batch.evaluation.measure import measure
 from batch.evaluation.scoring import Bleu, rouge_l
+from batch.evaluation.summary import measure
 from tests.evaluation.runs import asked, run
 
 RIGHT, WRONG = asked(), asked(answer="blue")
