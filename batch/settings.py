@@ -1,13 +1,24 @@
 """What a person chooses of a model and of its caches. Knows no torch, so that all may know it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Attention = Literal["auto", "torch", "triton"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Reference = Literal["kept", "previous"]
 """Sample that redundancy is measured against: the last kept one, or the one before."""
 Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
+
+
+def check_choice(what: str, got: str, choices: Any) -> None:
+    """Refuse what is none of the words of a Literal.
+
+    Raises:
+        ValueError: names both.
+    """
+    if got not in get_args(choices):
+        raise ValueError(f"{what}: got {got!r}, supported are {', '.join(get_args(choices))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,11 @@ class ModelSettings:
     dtype: str | None = None
     attention: Attention = "auto"
 
+    def __post_init__(self) -> None:
+        check_choice("attention", self.attention, Attention)
+        if self.dtype is not None:
+            check_choice("dtype", self.dtype, Dtype)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
@@ -47,3 +63,9 @@ class CacheSettings:
     pointers: Pointers = "multiplicity"
     timestamps: bool = False
     block_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("positions", self.positions, Positions)
+        check_choice("pointers", self.pointers, Pointers)
+        if self.block_samples is not None and self.block_samples < 1:
+            raise ValueError(f"block_samples: got {self.block_samples}, expected at least 1")

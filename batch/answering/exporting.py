@@ -60,7 +60,9 @@ def to_dynamic_cache(
     path = Path(path)
     (cache,) = open_checked(path, "whole")
     with cache:
-        family = open_writer(cache, path, model=model, device="cpu", offline=offline).family
+        family = open_writer(
+            cache, path, model=model, device=device, dtype=dtype, offline=offline
+        ).family
         prefix = Prefix.load(cache, device)
         past = prefix.to_dynamic_cache(getattr(torch, dtype or cache.header.model.dtype))
         start = torch.tensor(cache.header.layout.next_position, device=device)

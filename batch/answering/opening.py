@@ -29,6 +29,7 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
         segments = open_segments(path)
         for segment in segments:
             opened.enter_context(segment)
+        for segment in segments:
             if not segment.header.shape.samples:
                 raise CacheFileError(segment.path, "holds no samples of a video; ask another cache")
         if resolve(scope, segments, path) != "retrieve":
@@ -96,14 +97,17 @@ def open_writer(
 ) -> OpenModel:
     """Open the model that wrote a cache, without its weights; for arguments see `open_cache`."""
     written = cache.header.model
-    settings = ModelSettings(
-        name=model or written.id,
-        revision=None if model else written.revision,
-        offline=offline,
-        device=device,
-        dtype=dtype or written.dtype,
-        attention=attention,
-    )
+    try:
+        settings = ModelSettings(
+            name=model or written.id,
+            revision=None if model else written.revision,
+            offline=offline,
+            device=device,
+            dtype=dtype or written.dtype,
+            attention=attention,
+        )
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
     try:
         opened = open_model(settings)
     except ModelError as error:

@@ -13,7 +13,7 @@ from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import Scope, check_fits, open_checked, open_writer, resolve
 from batch.answering.retrieval import BUDGET_TOKENS, SHARES, Retriever
 from batch.models import Family
-from batch.settings import Attention
+from batch.settings import Attention, check_choice
 from cachefmt import CacheFile, read_cost
 
 
@@ -30,6 +30,7 @@ class AnswerSettings:
     """Questions answered together over one copy of the cache; retrieving answers one by one."""
 
     def __post_init__(self) -> None:
+        check_choice("scope", self.scope, Scope)
         for name in ("budget_tokens", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")

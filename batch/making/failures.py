@@ -29,7 +29,7 @@ def reason_of(result: Failure) -> tuple[Reason, str]:
     else:
         is_memory = isinstance(error, MemoryError)
         reason = Reason.OUT_OF_MEMORY if is_memory else Reason.UNEXPECTED
-    is_plain = isinstance(error, MemoryError | _OURS)
+    is_plain = isinstance(error, _OURS) or (isinstance(error, MemoryError) and str(error))
     return reason, str(error) if is_plain else f"{type(error).__name__}: {error}"
 
 

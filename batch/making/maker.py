@@ -130,7 +130,9 @@ class CacheMaker:
             NoSpaceError: the cache has no room.
             CacheFileError: it cannot be written, or something else stands in its place.
         """
-        block_samples = destination.block_samples(self._settings.block_samples or BLOCK_SAMPLES)
+        block_samples = self._settings.block_samples or BLOCK_SAMPLES
+        if self._settings.block_samples is None or destination.existing == "repair":
+            block_samples = destination.block_samples(block_samples)
         while True:
             video = self.plan(manifest, block_samples=block_samples)
             numbers = destination.to_do(video)
@@ -155,8 +157,11 @@ class CacheMaker:
     ) -> bool:
         """Whether the memory sufficed."""
         self.load()  # before anything is removed: it may fail
+        size_bytes = sum(file_size(video.headers[number]) for number in numbers)
+        if destination.existing == "replace":  # whole files go only for what has room
+            room.check(size_bytes)
         destination.make_way(video)
-        room.check(sum(file_size(video.headers[number]) for number in numbers))
+        room.check(size_bytes)
         if video.is_cut:
             make_folder(destination.folder)
         done = sum(map(video.kept, range(len(video.headers)))) - sum(map(video.kept, numbers))

@@ -114,7 +114,7 @@ def make_manifests(
         _Task(video=video, target=target, rule=rule, settings=settings, force=force)
         for video, target in targets.items()
     ]
-    return _run_all(tasks, min(processes, len(tasks)))
+    return _run_all(tasks, max(1, min(processes, len(tasks))))
 
 
 def manifest_paths(videos: Sequence[Path], folder: Path) -> dict[Path, Path]:

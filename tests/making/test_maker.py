@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batch.analysis.manifest import Manifest
+from batch.answering import AnswerSettings
+from batch.errors import BatchError
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
 from batch.making.plan import ROOM_FOR_ANSWER
@@ -42,8 +45,9 @@ def make(
     folder: Path,
     report: Callable[[int], object] = lambda samples: None,
     quota_left: int | None = None,
+    force: bool = False,
 ) -> MadeCache:
-    destination = Destination.named(folder, "video")
+    destination = Destination.named(folder, "video", force=force)
     room = Allowance(folder=folder, quota_left=quota_left)
     return maker.make(video, destination, room=room, report=report)
 
@@ -132,3 +136,45 @@ def test_what_has_no_room_is_not_begun(
         make(maker, video, tmp_path, quota_left=size_bytes - 1)
     assert list(tmp_path.iterdir()) == []
     assert make(maker, video, tmp_path, quota_left=size_bytes).path.stat().st_size == size_bytes
+
+
+def test_what_has_no_room_removes_nothing(
+    maker: CacheMaker, model: ModelSettings, tmp_path: Path
+) -> None:
+    video = manifest(model, LONG)
+    made = make(maker, video, tmp_path)
+    before = sorted(made.path.iterdir())
+    with pytest.raises(NoSpaceError):
+        make(maker, video, tmp_path, quota_left=1, force=True)
+    assert sorted(made.path.iterdir()) == before
+
+
+@pytest.mark.parametrize("block_samples", [2, 8])
+def test_blocks_of_another_size_than_asked_for_are_other_settings(
+    maker: CacheMaker, model: ModelSettings, tmp_path: Path, block_samples: int
+) -> None:
+    video = manifest(model, SHORT)
+    make(maker, video, tmp_path)
+    other = CacheMaker(model, CacheSettings(block_samples=block_samples))
+    with pytest.raises(BatchError, match="--force replaces it"):
+        make(other, video, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        (ModelSettings, {"dtype": "float8"}),
+        (ModelSettings, {"attention": "flash"}),
+        (CacheSettings, {"positions": "closed"}),
+        (CacheSettings, {"pointers": "none"}),
+        (CacheSettings, {"block_samples": 0}),
+        (AnswerSettings, {"scope": "everything"}),
+        (AnswerSettings, {"batch_size": 0}),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_with_what_is_supported(
+    settings: Any, wrong: dict[str, Any]
+) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"{name}: got {value!r}, (supported are|expected) "):
+        settings(**wrong)
