@@ -16,14 +16,20 @@ from tests import clips
 VIDEOS = 10
 
 
-def draw(folder: Path) -> list[Path]:
-    """Ten videos that take a while to decode."""
-    frames = clips.moving(1_500, height_px=96, width_px=128, step_px=1)
-    first = clips.write_clip(folder / "video0.mp4", frames)
-    others = [folder / f"video{number}.mp4" for number in range(1, VIDEOS)]
-    for path in others:
-        shutil.copy(first, path)
-    return [first, *others]
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video that takes a while to decode."""
+    frames = clips.moving(1_000, height_px=96, width_px=128, step_px=1)
+    return clips.write_clip(tmp_path_factory.mktemp("drawn") / "video.mp4", frames)
+
+
+@pytest.fixture
+def videos(drawn: Path, tmp_path: Path) -> list[Path]:
+    """Ten copies of it."""
+    found = [tmp_path / f"video{number}.mp4" for number in range(VIDEOS)]
+    for video in found:
+        shutil.copy(drawn, video)
+    return found
 
 
 def video_open_in(process: Path) -> Path | None:
@@ -71,9 +77,8 @@ def start(command: str, model: Path, videos: list[Path]) -> subprocess.Popen[str
     ("command", "suffix"), [("analyze", "parquet"), ("prefill", "safetensors")]
 )
 def test_a_crashed_worker_is_named_with_its_video_and_nine_of_ten_are_done(
-    model: Path, tmp_path: Path, command: str, suffix: str
+    model: Path, videos: list[Path], command: str, suffix: str
 ) -> None:
-    videos = draw(tmp_path)
     running = start(command, model, videos)
     child, victim = decoding(running.pid)
     os.kill(child, signal.SIGSEGV)
@@ -86,9 +91,9 @@ def test_a_crashed_worker_is_named_with_its_video_and_nine_of_ten_are_done(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_an_interrupted_analysis_says_so_in_a_line_and_leaves_no_half_manifest(
-    model: Path, tmp_path: Path
+    model: Path, videos: list[Path], tmp_path: Path
 ) -> None:
-    running = start("analyze", model, draw(tmp_path))
+    running = start("analyze", model, videos)
     decoding(running.pid)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=60)
