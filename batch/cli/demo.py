@@ -42,13 +42,11 @@ def demo(out: Path | None, profile: str, as_json: bool) -> None:
 
 
 def _answer_uncompressed(film: Path, questions: Sequence[str]) -> list[str]:
-    import torch
-
     from batch.evaluation.uncompressed import uncompressed_film
-    from batch.models import open_family
+    from batch.models import open_model
+    from batch.settings import ModelSettings
 
-    family = open_family("demo")
-    family.load(device="cpu", dtype=torch.float32)
+    family = open_model(ModelSettings(device="cpu", dtype="float32")).load()
     return uncompressed_film(family, film).ask_all(questions)
 
 

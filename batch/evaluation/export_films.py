@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from batch.evaluation.choosing import choose_sets
@@ -23,7 +22,8 @@ from batch.evaluation.data import QuestionSet
 from batch.evaluation.scoring import prompt
 from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.uncompressed import embed
-from batch.models import Family, open_family
+from batch.models import Family, open_model
+from batch.settings import ModelSettings
 from batch.video import Sampling
 
 
@@ -67,8 +67,7 @@ def main() -> None:
         parser.error("expected 1 video or more, and a seed from 2 on: 0 and 1 are not held out")
     drawn = chosen.out / "films"
     drawn.mkdir(parents=True, exist_ok=True)
-    family = open_family("demo")
-    family.load(device="cpu", dtype=torch.float32)
+    family = open_model(ModelSettings(device="cpu", dtype="float32")).load()
     names = chosen.data or ["demo:plain"]
     sets = choose_sets(names, drawn, videos=chosen.videos, seed=chosen.seed)
     for film in export_films(family, sets, chosen.out):

@@ -31,10 +31,10 @@ from batch.evaluation.training.checkpoint import (
 )
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker
-from batch.models import Checkpoint, Family, OpenModel, open_checkpoint, open_family
+from batch.models import Checkpoint, Family, OpenModel, open_checkpoint, open_family, open_model
 from batch.models.llava_next import LlavaNext
 from batch.models.placement import Device, first_device
-from batch.settings import CacheSettings
+from batch.settings import CacheSettings, ModelSettings
 from cachefmt import CacheFile
 from jobs.disk_space import Allowance
 
@@ -236,8 +236,7 @@ class Workload:
 
 def load_demo() -> Family:
     """Load the bundled model."""
-    family = open_family("demo")
-    family.load(device="cpu", dtype=torch.float32)
+    family = open_model(ModelSettings(device="cpu", dtype="float32")).load()
     return family
 
 
