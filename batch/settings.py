@@ -9,6 +9,14 @@ Reference = Literal["kept", "previous"]
 """Sample that redundancy is measured against: the last kept one, or the one before."""
 Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
+Scope = Literal["auto", "whole", "retrieve", "each-segment"]
+"""What of a video answers a question:
+
+- "whole": all that is stored of it, which must be one segment;
+- "retrieve": the samples of all segments that the question is about, loaded together;
+- "each-segment": every segment by itself; of their answers the likeliest is the video's;
+- "auto": whole, or of several segments retrieve (each-segment, where there is no index).
+"""
 
 
 def check_choice(what: str, got: str, choices: Any) -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.settings import Reference
+from batch.settings import Reference, check_choice
 from batch.video.geometry import Geometry
 from batch.video.settings import Settings
 
@@ -50,8 +50,7 @@ class TemporalSettings(Settings):
     change_threshold: float | None = 0.04
 
     def __post_init__(self) -> None:
-        if self.reference not in ("kept", "previous"):
-            raise ValueError(f"reference: got {self.reference!r}, supported are kept, previous")
+        check_choice("reference", self.reference, Reference)
         if self.still_samples < 1:
             raise ValueError(f"still_samples: got {self.still_samples}, expected 1 or more")
         numbers = (

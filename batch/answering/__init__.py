@@ -7,7 +7,6 @@ own. `PrefixAnswerer` asks any prefix in memory, `Retriever` what a question is 
 from batch.answering.answerer import Answer, PrefixAnswerer
 from batch.answering.evidence import TimeRange
 from batch.answering.exporting import GenerateInputs, to_dynamic_cache
-from batch.answering.opening import Scope
 from batch.answering.retrieval import RetrievedAnswer, Retriever
 from batch.answering.video import (
     AnswerSettings,
@@ -28,7 +27,6 @@ __all__ = [
     "PrefixAnswerer",
     "RetrievedAnswer",
     "Retriever",
-    "Scope",
     "TimeRange",
     "VideoAnswerer",
     "open_cache",

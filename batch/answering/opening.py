@@ -3,21 +3,11 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 from batch.errors import BatchError, DeviceError, ModelError
 from batch.models import Family, OpenModel, open_model
-from batch.settings import Attention, ModelSettings
+from batch.settings import Attention, ModelSettings, Scope
 from cachefmt import CacheFile, CacheFileError, open_segments
-
-Scope = Literal["auto", "whole", "retrieve", "each-segment"]
-"""What of a video answers a question:
-
-- "whole": all that is stored of it, which must be one segment;
-- "retrieve": the samples of all segments that the question is about, loaded together;
-- "each-segment": every segment by itself; of their answers the likeliest is the video's;
-- "auto": whole, or of several segments retrieve (each-segment, where there is no index).
-"""
 
 
 def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:

@@ -10,10 +10,10 @@ from typing import Self
 
 from batch.answering.answerer import Answer, PrefixAnswerer
 from batch.answering.evidence import TimeRange, end_of
-from batch.answering.opening import Scope, check_fits, open_checked, open_writer, resolve
+from batch.answering.opening import check_fits, open_checked, open_writer, resolve
 from batch.answering.retrieval import BUDGET_TOKENS, SHARES, Retriever
 from batch.models import Family
-from batch.settings import Attention, check_choice
+from batch.settings import Attention, Scope, check_choice
 from cachefmt import CacheFile, read_cost
 
 

@@ -19,6 +19,7 @@ from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
 from batch.archive.store import ProductFolder, Store
 from batch.settings import CacheSettings, ModelSettings
+from batch.version import __version__
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from cachefmt import FormatVersion
 from jobs.atomic import write_atomic
@@ -169,7 +170,7 @@ def _files_of(model: str) -> list[Any] | None:
 def _circumstances(settings: IndexSettings, device: str | None, weights: bool) -> list[Any]:
     """What else the facts depend on: this host's devices, and the versions of the tools."""
     devices = sorted(str(file) for name in _ACCELERATORS for file in Path("/dev").glob(name))
-    tools = [version(tool) for tool in ("sali-cache", "torch", "transformers")]
+    tools = [__version__, version("torch"), version("transformers")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     model = settings.model
     asked = [model.revision, model.dtype, settings.cache.block_samples, device, weights]

@@ -12,6 +12,7 @@ from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
 from batch.models import open_model
+from batch.version import __version__
 from cachefmt import CacheFile
 from jobs.workers import Progress
 
@@ -71,7 +72,7 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
         "fp16_kv_bytes": sum(header.fp16_kv_bytes for header in video.headers),
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,
-        "tool": version("sali-cache"),
+        "tool": __version__,
         "torch": version("torch"),  # torch.__version__ would be unpickled by importing torch
         "transformers": version("transformers"),
     }

@@ -1,24 +1,20 @@
 """`batch answer`: questions to answers, from a cache or from all caches of an archive."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
 from batch.cli.progress import PARTIAL
-from batch.settings import Attention
+from batch.settings import Attention, Scope
 
 if TYPE_CHECKING:
-    from batch.answering import Scope, VideoAnswerer
-
-SCOPES = ("auto", "whole", "retrieve", "each-segment")
+    from batch.answering import VideoAnswerer
 
 
 @click.command()
@@ -51,7 +47,7 @@ SCOPES = ("auto", "whole", "retrieve", "each-segment")
 )
 @click.option(
     "--scope",
-    type=click.Choice(SCOPES),
+    type=click.Choice(get_args(Scope)),
     default="auto",
     show_default=True,
     help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
@@ -131,7 +127,7 @@ def answer(
         _print_videos(ask_archive(store, its_work, family, asked, match=match, settings=settings))
 
 
-def _print_answers(video: VideoAnswerer, questions: list[str], *, as_json: bool) -> None:
+def _print_answers(video: "VideoAnswerer", questions: list[str], *, as_json: bool) -> None:
     from batch.answering import RetrievedAnswer
 
     loading = video.loading

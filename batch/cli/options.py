@@ -3,11 +3,11 @@
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from batch.settings import Reference
+from batch.settings import Attention, Dtype, Pointers, Positions, Reference
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -47,12 +47,12 @@ force_option = click.option("--force", is_flag=True, help="Do again what is done
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(get_args(Dtype)),
     help="Default: that of quantised weights, else by the device.",
 )
 attn_option = click.option(
     "--attn",
-    type=click.Choice(["auto", "torch", "triton"]),
+    type=click.Choice(get_args(Attention)),
     default="auto",
     show_default=True,
     help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
@@ -98,7 +98,7 @@ analysis_options = together(
     sampling_options,
     click.option(
         "--reference",
-        type=click.Choice(["kept", "previous"]),
+        type=click.Choice(get_args(Reference)),
         help="Sample that redundancy is measured against; default: by the profile.",
     ),
     click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
@@ -107,14 +107,14 @@ analysis_options = together(
 prefill_options = together(
     click.option(
         "--positions",
-        type=click.Choice(["compact", "original"]),
+        type=click.Choice(get_args(Positions)),
         default="compact",
         show_default=True,
         help="Whether the gaps that pointer samples leave in the prompt are closed.",
     ),
     click.option(
         "--pointers",
-        type=click.Choice(["multiplicity", "nothing"]),
+        type=click.Choice(get_args(Pointers)),
         default="multiplicity",
         show_default=True,
         help="Whether a cell counts once more for each pointer to its sample.",

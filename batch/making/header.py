@@ -1,7 +1,6 @@
 """The header of the cache that a plan will become."""
 
 from dataclasses import replace
-from importlib.metadata import version
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
@@ -10,6 +9,7 @@ from batch.kv.rotation import why_fixed
 from batch.making.plan import Plan
 from batch.models import Family
 from batch.settings import Pointers
+from batch.version import __version__
 from cachefmt.header import (
     ZERO_DIGEST,
     Header,
@@ -62,7 +62,7 @@ def make_header(
     """
     checkpoint = family.checkpoint
     return Header(
-        tool=f"sali-cache {version('sali-cache')}",
+        tool=f"sali-cache {__version__}",
         model=ModelIdentity(
             id=checkpoint.name,
             revision=checkpoint.revision,

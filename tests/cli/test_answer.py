@@ -8,11 +8,11 @@ from typing import get_args
 import numpy as np
 import torch
 
-from batch.answering import Scope
 from batch.cli.answer import SCOPES
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import open_family
+from batch.settings import Scope
 from cachefmt import Tier
 from tests import tiny
 from tests.cli.running import batch, objects, succeed
