@@ -133,7 +133,13 @@ def _draw(
     ablations = [Entry(method=method).label for method in ABLATIONS[1:]]
     shown = [row for row in comparison.rows if row.label not in ablations]
     figures.draw_pareto(shown, folder / "pareto.png")
-    yield "pareto.png", "Accuracy against bytes of the whole file; 95 % intervals over videos."
+    yield (
+        "pareto.png",
+        (
+            "Accuracy against bytes of the whole file, of other tools K and V alone; "
+            "95 % intervals over videos."
+        ),
+    )
     own = [run for run in comparison.runs if run.label == _DRAWN]
     if not own:
         return

@@ -193,29 +193,6 @@ def scores(
             return PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
 
 
-def assert_scores_are_transformers_own(
-    folder: Path, frames: NDArray[np.uint8], geometry: Geometry, expected: Reference
-) -> None:
-    """With nothing pruned; and other frames score otherwise."""
-    got = scores(folder, pictures_of(geometry, frames), geometry)
-    own = torch.from_numpy(expected.logits[-1])
-    torch.testing.assert_close(got, own, atol=1e-4, rtol=1e-4)
-    others = scores(folder, pictures_of(geometry, 255 - frames), geometry)
-    assert (others - own).abs().max() > 1e-2
-
-
-def assert_compressed_scores_are_those_of_masked_slots(
-    folder: Path, pictures: NDArray[np.uint8], geometry: Geometry, source: list[int]
-) -> None:
-    """With pointers, and half of the other cells pruned; which scores otherwise than all cells."""
-    rng = np.random.default_rng(5)
-    tier = rng.choice([Tier.FP16, Tier.PRUNE], (len(pictures), geometry.cells)).astype(np.uint8)
-    got = scores(folder, pictures, geometry, tier=tier, source=source)
-    expected = masked_scores(folder, pictures, geometry, tier=tier, source=source)
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-    assert (got - scores(folder, pictures, geometry)).abs().max() > 1e-2
-
-
 def masked_scores(
     folder: Path,
     pictures: NDArray[np.uint8],

@@ -236,8 +236,7 @@ class Workload:
 
 def load_demo() -> Family:
     """Load the bundled model."""
-    family = open_model(ModelSettings(device="cpu", dtype="float32")).load()
-    return family
+    return open_model(ModelSettings(device="cpu", dtype="float32")).load()
 
 
 def write_manifest(film: Path, family: Family) -> Manifest:
