@@ -59,8 +59,8 @@ def memory_table(rows: Sequence[Row]) -> Table:
         note=(
             "Share of cells by tier (a pointer sample stores none); bytes a video, the whole file, "
             "but K and V alone of the uncompressed model and of other tools; the factors are FP16 "
-            "K and V of all slots divided by the file, the same against FP32 (how a published 2.20x "
-            "can arise), and against K and V alone without the file's tables and header."
+            "K and V of all slots divided by the file, the same against FP32 (how a published "
+            "2.20x can arise), and against K and V alone without the file's tables and header."
         ),
         head=["method", *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
         rows=[[str(row.label), *_state_shares(row.runs), *_memory_cells(row)] for row in rows],
