@@ -170,8 +170,7 @@ class _Rows:
             np.frombuffer(cells, np.float32).reshape(len(self.frame), -1)
             for cells in (self.flow_px, self.difference, self.saliency)
         )
-        static = self.temporal.is_static(flow_px, difference)
-        static[0] = False
+        static = self.temporal.static_cells(flow_px, difference)
         return Signals(
             flow_px=flow_px,
             difference=difference,

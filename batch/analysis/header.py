@@ -1,6 +1,5 @@
 """What a manifest says of its video and settings, as one JSON object. Knows no arrays."""
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +7,7 @@ from typing import Any, Self
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import TierThresholds, profile_name
 from batch.video import Geometry, Sampling, VideoInfo
+from cachefmt.strict_json import dump_canonical, load_strict
 
 VERSION = 1
 _KEYS = {"version", "tool", "video", "sampling", "geometry", "temporal", "tiers"}
@@ -67,7 +67,7 @@ class ManifestHeader:
                 "thresholds": self.thresholds.to_dict(),
             },
         }
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return dump_canonical(data)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -76,7 +76,7 @@ class ManifestHeader:
         Raises:
             ValueError: no JSON, another version, an unknown or missing key, or a refused value.
         """
-        data = json.loads(text)
+        data = load_strict(text)
         version = data.get("version") if isinstance(data, dict) else None
         if version != VERSION:
             raise ValueError(f"got version {version}, this tool reads {VERSION}")

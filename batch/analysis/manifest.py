@@ -327,8 +327,7 @@ def _read_columns(file: pq.ParquetFile, cells: int, temporal: TemporalSettings) 
     found = {
         name: np.concatenate([group.pop(name) for group in groups]) for name in list(groups[0])
     }
-    static = temporal.is_static(found["flow_px"], found["difference"])
-    static[0] = False
+    static = temporal.static_cells(found["flow_px"], found["difference"])
     in_signals = ("flow_px", "difference", "saliency", "redundancy", "source")
     signals = Signals(static=static, **{name: found.pop(name) for name in in_signals})
     return {"signals": signals, **found}

@@ -70,6 +70,12 @@ class TemporalSettings(Settings):
         )
         return static
 
+    def static_cells(self, flow_px: Cells, difference: Cells) -> NDArray[np.bool_]:
+        """As `is_static`, [samples, cells] of a whole video: its first sample has no reference."""
+        static = self.is_static(flow_px, difference)
+        static[0] = False
+        return static
+
     def needs_flow(self, difference: Cells) -> NDArray[np.bool_]:
         """Whether the flow decides if any cell is static; [...] of differences [..., cells]."""
         undecided = (difference >= self.still_threshold) & (difference < self.difference_threshold)

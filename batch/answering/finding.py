@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.kv.attention import fold, unfold
 from batch.kv.rotation import rotation_of, unrotate
 from cachefmt import SampleIndex
 from cachefmt.layout import BOUNDS_TIER
@@ -101,10 +102,6 @@ def _largest(queries: Tensor, index: SampleIndex, place: int) -> Tensor:
     )
     bounds = BOUNDS_TIER.codec.decode(codes, scale, minimum)
     least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each
-    tokens, heads, head_dim = queries.shape
-    grouped = queries.view(tokens, len(most), -1, head_dim).transpose(0, 1)
-    folded = grouped.reshape(len(most), -1, head_dim)
+    folded = fold(queries[:, :, None], len(most))
     scores = folded.clamp(min=0) @ most + folded.clamp(max=0) @ least
-    unfolded = scores.view(len(most), tokens, -1, scores.shape[-1]).transpose(0, 1)
-    largest: Tensor = unfolded.reshape(tokens, heads, scores.shape[-1])
-    return largest
+    return unfold(scores, len(queries), 1)[:, :, 0]

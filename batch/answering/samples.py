@@ -58,7 +58,7 @@ class StoredVideo:
         self._ends_s = [end_of(*pair) for pair in zip_longest(times_s, times_s[1:])]
         if end_s is not None:
             self._ends_s[-1] = end_s
-        self.text_before = Piece(0, Tier.FP16, 0, int(self.indices[0].first_row[0, Tier.FP16]))
+        self.text_before = Piece(0, Tier.FP16, 0, self.indices[0].rows(0, Tier.FP16).start)
         self.text_behind = self._text_behind()
 
     def numbers(self, chosen: Sequence[StoredSample]) -> list[int]:

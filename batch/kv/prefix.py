@@ -66,7 +66,7 @@ class Prefix:
 
         On the CPU nothing is copied: tensors lie over the mapped file, and keep it mapped after
         it is closed; the system is asked to read ahead of the computation. To CUDA a layer is
-        copied when the one before it is used (not run on a GPU yet).
+        copied when the one before it is used.
         """
         shape = cache_file.header.shape
         places = _each(devices, shape)
@@ -251,7 +251,7 @@ class ArrivingLayers:
 
     Kernels are queued long before they run, so the processor is free to copy layer i + 1 from the
     mapped file into pinned memory while the device computes layer i. Two pinned buffers of one
-    layer each are used in turn. Not run on a GPU yet, only with stand-ins for streams.
+    layer each are used in turn. Tests have stand-ins for streams where there is no GPU.
     """
 
     def __init__(

@@ -92,6 +92,9 @@ def forward(
 
     Returns:
         The last hidden state [batch, new, hidden], after the final norm.
+
+    Raises:
+        ModelError: the model is set to another attention.
     """
     found = language_model.config._attn_implementation
     if found not in ATTENTIONS.values():

@@ -91,6 +91,11 @@ class Slots:
         self._parts.append(np.stack(columns).astype(np.int32))
 
 
+def time_text(seconds: float) -> str:
+    """A time in a prompt. Source: Qwen3-VL, which was trained with it (transformers 5.23)."""
+    return f"<{seconds:.1f} seconds>"
+
+
 class Family(ABC):
     """A checkpoint of one family; its weights are absent until `load`."""
 
@@ -179,13 +184,10 @@ class Family(ABC):
         self.timestamps = True
 
     def times(self, footage: Footage) -> list[str]:
-        """What to put before each sample: its time since the video's first frame, or nothing.
-
-        Source: the wording of Qwen3-VL, which was trained with it (transformers 5.23).
-        """
+        """What to put before each sample: its time since the video's first frame, or nothing."""
         if not self.timestamps:
             return [""] * len(footage)
-        return [f"<{seconds:.1f} seconds>" for seconds in footage.pts_s - footage.start_s]
+        return [time_text(seconds) for seconds in footage.pts_s - footage.start_s]
 
     def conversation_text(self, content: list[dict[str, Any]]) -> str:
         """A conversation in which the user sends this, up to the answer."""

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
-from batch.models.family import Layout
+from batch.kv import Kernel
+from batch.models.family import Layout, time_text
+from batch.models.placement import Device
 from batch.models.qwen_vl import MropeSlots, QwenVL
 from batch.video import Footage
 
@@ -46,8 +48,7 @@ class Qwen3VL(QwenVL):
         slots.text(self.texts_around_only()[0])
         middle_s = (footage.pts_s + footage.last_pts_s) / 2 - footage.start_s
         for sample, seconds in enumerate(middle_s):
-            time = f"<{seconds:.1f} seconds>"
-            ids = self.checkpoint.tokenizer(time, add_special_tokens=False).input_ids
+            ids = self.checkpoint.tokenizer(time_text(seconds), add_special_tokens=False).input_ids
             slots.text([*ids, opens], sample)
             slots.video(self.picture_id, sample, np.zeros(1, np.int64), footage.geometry)
             slots.text([closes], sample)
@@ -62,8 +63,8 @@ class Qwen3VL(QwenVL):
         deeper = len(self.config.vision_config.deepstack_visual_indexes)
         return nn.functional.pad(embedded, (0, deeper * embedded.shape[-1]))
 
-    def load(self, **how: Any) -> None:
-        super().load(**how)
+    def load(self, *, device: Device, dtype: torch.dtype, attention: Kernel = "auto") -> None:
+        super().load(device=device, dtype=dtype, attention=attention)
         self.language_model.register_forward_pre_hook(_take_apart, with_kwargs=True)
 
 

@@ -34,10 +34,13 @@ class DynamicGeometry:
                 f"geometry: got {self.least_px} to {self.most_px} pixels, "
                 "expected positive numbers, the smaller one first"
             )
-        self._cells(1, 1)
+        self._cells(1, 1)  # refuses cell_px, frames and resample as Geometry does
 
     def for_video(self, height_px: int, width_px: int, frames: int) -> Geometry:
         """The geometry of a video of so many sampled frames that have this size when upright.
+
+        Raises:
+            ValueError: one side is more than `MOST_ELONGATED` times the other.
 
         Source: "smart resize" of the video processors of Qwen2-VL (a frame) and Qwen3-VL (a
         video), transformers 5.23; a test compares.
