@@ -18,7 +18,7 @@ from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
 from batch.archive.store import ProductFolder, Store
-from batch.settings import CacheSettings, ModelSettings
+from batch.settings import CacheSettings, ModelSettings, checkpoint_folder
 from batch.version import __version__
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from cachefmt import FormatVersion
@@ -58,7 +58,6 @@ class ModelFacts:
     chat_template_sha256: str
     weights_sha256: str | None
     dtype: str | None
-    block_samples: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class Products:
                 "processor_sha256": model.processor_sha256,
                 "chat_template_sha256": model.chat_template_sha256,
                 "dtype": model.dtype,
-                "block_samples": model.block_samples,
+                "block_samples": chosen.cache.most_block_samples,
                 "format": f"{version.major}.{version.minor}",
             }
             caches = store.caches(_digest(decided))
@@ -160,8 +159,8 @@ class ModelFactsStore:
 
 def _files_of(model: str) -> list[Any] | None:
     """What changes when a checkpoint does, without reading it; None: it is on the hub."""
-    folder = Path(__file__).parents[1] / "models/demo" if model == "demo" else Path(model)
-    if not folder.is_dir():
+    folder = checkpoint_folder(model)
+    if folder is None:
         return None
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return [[str(file.resolve()), Stat.of(file.stat())] for file in files]
@@ -173,5 +172,5 @@ def _circumstances(settings: IndexSettings, device: str | None, weights: bool) -
     tools = [__version__, version("torch"), version("transformers")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     model = settings.model
-    asked = [model.revision, model.dtype, settings.cache.block_samples, device, weights]
+    asked = [model.revision, model.dtype, device, weights]
     return [asked, socket.gethostname(), devices, visible, tools]

@@ -8,7 +8,6 @@ from typing import Any
 from batch.analysis.manifest import Manifest
 from batch.archive.identity import ModelFacts
 from batch.archive.tasks import Describe, Prefill, Staged
-from batch.making.cache_plan import BLOCK_SAMPLES
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
 from batch.models import open_model
@@ -35,7 +34,6 @@ def describe(task: Describe) -> ModelFacts:
         chat_template_sha256=checkpoint.chat_template_sha256,
         weights_sha256=checkpoint.weights_sha256 if task.weights else None,
         dtype=model.dtype if task.weights else None,
-        block_samples=(cache.block_samples or BLOCK_SAMPLES) if task.weights else None,
     )
 
 

@@ -16,7 +16,7 @@ from batch.archive.request import Phase, Request
 from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
 from batch.errors import ModelError, VideoError
 from batch.making.failures import reason_of
-from batch.making.manifests import ONE_THREAD, STUCK_S, write_manifest
+from batch.making.manifests import ONE_THREAD, STUCK_S, keep_opencv_to_one_thread, write_manifest
 from jobs.stopping import Stop
 from jobs.workers import Finished, Handler, MakeHandler, Pool, Progress, Raised, Worker, collect
 
@@ -34,10 +34,7 @@ def _make_describe_handler(progress: Progress) -> Callable[[Describe], ModelFact
 
 def make_video_handler(progress: Progress) -> Callable[[Probe | Analyze], FileRow | Staged | None]:
     """A handler that opens videos, on one core."""
-    import cv2
-
-    # OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach.
-    cv2.setNumThreads(1)
+    keep_opencv_to_one_thread()
 
     def handle(task: Probe | Analyze) -> FileRow | Staged | None:
         if isinstance(task, Probe):

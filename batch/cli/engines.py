@@ -179,6 +179,7 @@ def _words(context: click.Context, leave_out: frozenset[str]) -> list[str]:
                 if parameter.is_flag:
                     continue
             # As another machine can read it, where nobody is in this folder.
-            is_path = isinstance(value, Path) or (name == "model" and Path(value).is_dir())
+            is_checkpoint = name == "model" and value != "demo" and Path(value).is_dir()
+            is_path = isinstance(value, Path) or is_checkpoint
             words.append(str(Path(value).resolve() if is_path else value))
     return words

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batch.analysis.manifest import Manifest
     from batch.making.cache_plan import VideoPlan
     from batch.making.destination import Destination
-    from batch.making.maker import CacheMaker
+    from batch.making.maker import CacheMaker, MadeCache
 
 
 @click.command()
@@ -96,11 +96,10 @@ def prefill(
                 video = maker.plan(manifest, identify_weights=False)
                 line, is_there = _estimate(maker, video, destination, as_json=as_json), False
             else:
-                video, written = _make(maker, manifest, destination)
-                cache = destination.cache(video)
-                is_there = not written
-                facts = _facts(cache, video, written, skipped=is_there)
-                line = json.dumps(facts) if as_json else str(cache)
+                made = _make(maker, manifest, destination)
+                video, is_there = made.video, not made.written
+                facts = _facts(made.path, video, made.written, skipped=is_there)
+                line = json.dumps(facts) if as_json else str(made.path)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
@@ -143,15 +142,12 @@ def _manifests(
     return [found[path] for path in inputs if path in found]
 
 
-def _make(
-    maker: "CacheMaker", manifest: "Manifest", destination: "Destination"
-) -> tuple["VideoPlan", list[int]]:
+def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination") -> "MadeCache":
     from jobs.disk_space import Allowance
 
     room = Allowance(folder=destination.file.parent, quota_left=None)
     with progress(manifest.video.name, int(manifest.kept.sum()), "samples") as report:
-        made = maker.make(manifest, destination, room=room, report=report)
-    return made.video, made.written
+        return maker.make(manifest, destination, room=room, report=report)
 
 
 def _facts(cache: Path, video: "VideoPlan", written: list[int], *, skipped: bool) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _store(
     cache: TieredCache, prefix: Prefix, writer: CacheWriter, tiers: Tensor, seconds: Seconds
 ) -> None:
     """Quantise a block's keys and values by tier, append them to the prefix and the file."""
-    chosen = {tier: torch.nonzero(tiers == tier).flatten() for tier in Tier if tier != Tier.PRUNE}
+    chosen = {tier: torch.nonzero(tiers == tier).flatten() for tier in STORED_TIERS}
     for layer in range(prefix.shape.layers):
         # [batch 1, heads, tokens, head_dim] to rows of tokens
         key, value = (states[0].transpose(0, 1) for states in cache.suffix(layer))

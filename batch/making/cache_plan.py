@@ -14,13 +14,6 @@ from batch.video import geometry_for
 from cachefmt import WHOLE_VIDEO, Header
 from cachefmt.layout import file_size
 
-BLOCK_SAMPLES = 4
-"""Stored samples prefilled together; larger blocks need more memory and save little time.
-
-Source: measured on the demo model, one thread, a film of 7 stored samples: blocks of 1, 2, 4, 8
-take 111, 86, 68, 62 ms and at most 1.4, 2.3, 3.7, 6.6 MB above the weights.
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
@@ -92,7 +85,7 @@ def plan_cache(
     """Plan the cache of a manifest, or of a span of it; the weights need not be loaded.
 
     Args:
-        settings: that samples tell their time is the family's to know.
+        settings: but for `timestamps`, which is not read; see `Family.use_timestamps`.
         dtype: type the model runs in, as torch names it.
         raw_dtype: what the FP16 tier stores, "F16", "BF16" or "F32"; None goes by `dtype`.
         identify_weights: False does without the weights' files; the size stays exact, but the
@@ -113,7 +106,7 @@ def plan_cache(
         positions=settings.positions,
         pointers=settings.pointers,
     )
-    block_samples = settings.block_samples or BLOCK_SAMPLES
+    block_samples = settings.most_block_samples
     header = make_header(
         plan,
         manifest,

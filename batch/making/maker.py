@@ -10,7 +10,7 @@ import torch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
 from batch.making.blocks import prefill
-from batch.making.cache_plan import BLOCK_SAMPLES, CachePlan, VideoPlan, check_geometry, plan_cache
+from batch.making.cache_plan import CachePlan, VideoPlan, check_geometry, plan_cache
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory
@@ -80,7 +80,7 @@ class CacheMaker:
             ContextError: a single sample does not fit the model's context.
         """
         family, dtype = self._model.family, self._model.dtype
-        block_samples = block_samples or self._settings.block_samples or BLOCK_SAMPLES
+        block_samples = block_samples or self._settings.most_block_samples
         settings = replace(self._settings, block_samples=block_samples)
         check_geometry(manifest, family)
         context, positions = family.decoder.context, settings.positions
@@ -130,7 +130,7 @@ class CacheMaker:
             NoSpaceError: the cache has no room.
             CacheFileError: it cannot be written, or something else stands in its place.
         """
-        block_samples = self._settings.block_samples or BLOCK_SAMPLES
+        block_samples = self._settings.most_block_samples
         if self._settings.block_samples is None or destination.existing == "repair":
             block_samples = destination.block_samples(block_samples)
         while True:

@@ -28,6 +28,13 @@ STUCK_S = 600.0
 """A process that for so long decodes no frame and reads nothing new of its video is stuck."""
 
 
+def keep_opencv_to_one_thread() -> None:
+    """In a worker: OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Analyzed:
     """What became of one video: `error` is None exactly when `manifest` is a whole file."""
@@ -195,10 +202,7 @@ def _run(task: _Task, free: "SimpleQueue[Worker]", stopped: Event) -> Analyzed |
 
 
 def _make_handler(progress: Progress) -> Callable[[_Task], Analyzed]:
-    import cv2
-
-    # OpenCV 5.0 has threads of its own, which OMP_NUM_THREADS does not reach.
-    cv2.setNumThreads(1)
+    keep_opencv_to_one_thread()
     return lambda task: _make(task, progress)
 
 

@@ -15,7 +15,7 @@ from batch.errors import ContextError
 from batch.models.family import Layout
 from batch.settings import Pointers, Positions
 from batch.video import Footage
-from cachefmt.tiers import Tier
+from cachefmt.tiers import STORED_TIERS, Tier
 
 ROOM_FOR_ANSWER = 256
 """Positions kept free behind the prefix for the question and its answer."""
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def tokens(self) -> dict[Tier, int]:
-        return {tier: int((self.tier == tier).sum()) for tier in Tier if tier != Tier.PRUNE}
+        return {tier: int((self.tier == tier).sum()) for tier in STORED_TIERS}
 
     @property
     def file_order(self) -> NDArray[np.int64]:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from transformers import (
 
 from batch.errors import ModelError
 from batch.models.placement import Device, first_device
+from batch.settings import checkpoint_folder
 
 _PROBE_BYTES = 256
 
@@ -174,15 +174,12 @@ def open_checkpoint(name: str, *, revision: str | None = None, offline: bool = F
     Raises:
         ModelError: nothing there, or not a checkpoint with a chat template.
     """
-    commit = None
-    if name == "demo":
-        folder = Path(str(files("batch.models").joinpath("demo")))
-    elif Path(name).is_dir():
-        folder = Path(name).resolve()
-        name = str(folder)
-    else:
+    commit, folder = None, checkpoint_folder(name)
+    if folder is None:
         folder = _fetch(name, revision, offline, ["*.json", "*.jinja", "*.model", "*.txt"])
         commit = folder.name
+    elif name != "demo":
+        name = str(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

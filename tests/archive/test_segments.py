@@ -9,7 +9,7 @@ from batch.archive.inventory import Inventory
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
 from batch.archive.workers import Workers, make_model_handler
-from batch.making.cache_plan import BLOCK_SAMPLES
+from batch.settings import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace
