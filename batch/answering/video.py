@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Self
@@ -163,8 +164,15 @@ class VideoAnswerer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.__dict__.pop("_whole", None)  # its rows are mapped
         for segment in self._segments:
             segment.close()
+
+    @cached_property
+    def _whole(self) -> PrefixAnswerer:
+        """The only segment, loaded for the first question and kept for the others."""
+        (only,) = self._segments
+        return PrefixAnswerer.of_cache(only, self._family)
 
     def ask(self, question: str) -> Answer:
         """Answer one question; see `ask_all`, which is faster for many."""
@@ -188,8 +196,7 @@ class VideoAnswerer:
         elif self.scope == "each-segment":
             yield from self._ask_each_segment(list(questions))
         else:
-            (only,) = self._segments
-            yield from PrefixAnswerer.of_cache(only, self._family).ask_all(
+            yield from self._whole.ask_all(
                 questions, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size
             )
 

@@ -165,7 +165,8 @@ class Uncompressed:
 
 def uncompressed_film(family: Family, film: Path, max_samples: int | None = None) -> Uncompressed:
     """Decode a film, a sample a second or `max_samples` evenly over it, and run all of it."""
-    geometry = geometry_for(family.geometry, probe(film), Sampling())
+    sampling = Sampling(max_samples=max_samples)
+    geometry = geometry_for(family.geometry, probe(film), sampling)
     samples = read_samples(film, geometry=geometry, max_samples=max_samples)
     pictures = np.stack([sample.rgb for sample in samples])
     return Uncompressed(family, pictures, Footage.steady(geometry, len(pictures)))

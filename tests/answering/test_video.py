@@ -14,7 +14,6 @@ from batch.answering import (
     ChosenAnswer,
     PrefixAnswerer,
     RetrievedAnswer,
-    Scope,
     VideoAnswerer,
     open_cache,
 )
@@ -22,6 +21,7 @@ from batch.errors import BatchError, ModelError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family
+from batch.settings import Scope
 from cachefmt import CacheFile, CacheFileError, CacheWriter, Header, Tier, tensor_specs
 from tests import tiny
 from tests.answering.caches import PrefixesAlive, flip, unmovable, write_segments
@@ -192,3 +192,12 @@ def test_of_segments_that_cannot_be_searched_one_is_in_memory_at_a_time(tmp_path
     with PrefixesAlive(family, "layer_devices") as alive:  # where a prefix goes that is loaded now
         ask_each_segment(alive.family, segments, tmp_path)
     assert alive.counts == [0] * len(segments)
+
+
+def test_a_video_that_is_asked_again_is_not_loaded_again(cache: Path, llava: Family) -> None:
+    with (
+        PrefixesAlive(llava, "layer_devices") as alive,  # where a prefix goes that is loaded now
+        VideoAnswerer([CacheFile.open(cache)], alive.family, cache) as video,
+    ):
+        assert video.ask(QUESTION) == video.ask(QUESTION)
+    assert len(alive.counts) == 1
