@@ -31,6 +31,13 @@ _STARTING = threading.Lock()
 """The environment is the whole process's: two threads that start workers must not mix theirs."""
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; macOS does not say, so there it is all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """A task and what the handler returned."""

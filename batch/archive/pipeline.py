@@ -190,7 +190,7 @@ class PrefillStep:
         if task.staged.exists():
             record = self.recorder.commit(self.caches, task.row, task.staged, facts)
         else:
-            record = self.recorder.commit_folder(self.caches, task.row, facts, facts["cache_bytes"])
+            record = self.recorder.commit_folder(self.caches, task.row, facts)
         self.recorder.finish(self.caches, task.row, record)
 
     def _analyze_again(self, worker: Worker, result: Raised) -> None:

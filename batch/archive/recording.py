@@ -63,9 +63,9 @@ class Recorder:
         return self._record(products, row, facts, size_bytes)
 
     def commit_folder(
-        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
+        self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Record a folder whose files, of `size_bytes`, have their names; returns the record.
+        """Record a folder whose files have their names; returns the record.
 
         Raises:
             NoSpaceError: other files took its room meanwhile; only the segments that fit stay, and
@@ -82,7 +82,7 @@ class Recorder:
             self.space.add(-file_bytes)
             dropped_bytes += file_bytes
         self.space.allowance().check_quota(dropped_bytes)
-        return self._record(products, row, facts, size_bytes)
+        return self._record(products, row, facts, facts["cache_bytes"])
 
     def finish(self, products: ProductFolder, row: FileRow, record: Mapping[str, Any]) -> None:
         self.tally.done += 1

@@ -1,7 +1,6 @@
 """`batch analyze`: videos to manifests."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +88,9 @@ def analyze_all(
         A video, its manifest, and whether it was there already.
     """
     from batch.making.manifests import make_manifests
+    from jobs.workers import usable_cores
 
-    processes = jobs or os.cpu_count() or 1
+    processes = jobs or usable_cores()
     try:
         results = make_manifests(videos, out, rule, settings, processes=processes, force=force)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """`batch index`: a whole archive, again and again."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from jobs.disk_space import parse_size
 from jobs.errors import BusyError
 from jobs.shards import Shard
 from jobs.stopping import STOPPED, stop_on_signals
+from jobs.workers import usable_cores
 
 if TYPE_CHECKING:
     from batch.cli.reporting import Reporter
@@ -156,7 +156,7 @@ def index(
 
 def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int]:
     """Processes that open videos, and threads of each process with a model."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     both = phase == "all"
     jobs = jobs or max(1, cores - models if both else cores)
     return jobs, max(1, (cores - jobs if both else cores) // models)

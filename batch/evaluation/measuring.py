@@ -22,6 +22,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from jobs.workers import usable_cores
+
 _PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
 
 P = ParamSpec("P")
@@ -36,7 +38,7 @@ def machine() -> dict[str, Any]:
     processor = _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None
     return {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": proc_bytes(Path("/proc/meminfo"), "MemTotal"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

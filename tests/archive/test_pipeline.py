@@ -119,6 +119,6 @@ def test_of_segments_those_stay_that_fit_a_quota_which_others_used_up_meanwhile(
     (tmp_path / "out" / "of another run").write_bytes(bytes(150))
     recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Heard())
     with pytest.raises(NoSpaceError, match="50 bytes of it are left, the next file has 100"):
-        recorder.commit_folder(products, row, {}, 300)
+        recorder.commit_folder(products, row, {"cache_bytes": 300})
     assert segments_in(folder) == [segment_path(folder, number) for number in range(2)]
     assert row.video not in products.ledger.done()

@@ -8,7 +8,6 @@ from typing import get_args
 import numpy as np
 import torch
 
-from batch.cli.answer import SCOPES
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import open_family
@@ -44,10 +43,6 @@ def test_without_questions_each_line_of_stdin_is_one_and_blank_lines_are_none(
     stdin = "\n  \n".join(QUESTIONS) + "\n\n"
     assert succeed("answer", "--cache", cache, stdin=stdin) == expected
     assert succeed("answer", "--cache", cache, "--batch-size", 1, stdin=stdin) == expected
-
-
-def test_the_scopes_of_the_command_are_those_of_python() -> None:
-    assert get_args(Scope) == SCOPES
 
 
 def test_questions_given_are_preferred_to_stdin(cache: Path) -> None:
@@ -90,7 +85,7 @@ def test_an_answer_that_rests_on_no_sample_names_no_time(tmp_path: Path) -> None
     manifest = make_manifest(random_pictures(2, geometry), geometry, tier=tiers)
     path = tmp_path / "blank.safetensors"
     prefill(plan_cache(manifest, family, dtype="float32"), family, path)
-    for scope in SCOPES:
+    for scope in get_args(Scope):
         (line,) = succeed("answer", "--cache", path, "-q", "a", "--scope", scope)
         assert line.split("\t")[1:] == ["at no time"]
 
