@@ -27,6 +27,8 @@ MakeHandler = Callable[[Progress], Handler]
 """Called once in the worker, so that what is expensive (a model) is loaded once; is pickled."""
 
 _ENDS_WITHIN_S = 5.0
+_CONTEXT = multiprocessing.get_context("spawn")
+"""Not forked from the parent: its threads of Arrow or OpenCV would leave their locks held."""
 _STARTING = threading.Lock()
 """The environment is the whole process's: two threads that start workers must not mix theirs."""
 
@@ -147,14 +149,12 @@ class Worker:
         self._process = self.task = None
 
     def _start(self) -> None:
-        # Not forked: threads of Arrow or OpenCV in the parent would leave their locks held.
-        context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
-        self.connection, theirs = context.Pipe()
-        self._beats = context.RawValue("Q", 0)
+        self.connection, theirs = _CONTEXT.Pipe()
+        self._beats = _CONTEXT.RawValue("Q", 0)
         self._seen = 0
         args = (theirs, self._make_handler, self._beats)
-        self._process = context.Process(target=_serve, args=args)
+        self._process = _CONTEXT.Process(target=_serve, args=args)
         with _STARTING, _environment(self._environment):
             # A child keeps them blocked: Ctrl-C reaches a whole terminal, but the parent decides.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
