@@ -16,7 +16,6 @@ from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory
 from batch.making.segments import Span, cut
 from batch.models import OpenModel, open_model
-from batch.models.placement import first_device
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import GeometryRule
 from cachefmt import CacheFileError
@@ -102,9 +101,8 @@ class CacheMaker:
 
     def estimate_memory(self, video: VideoPlan) -> Memory:
         """What the largest segment will hold: one is prefilled at a time."""
-        family, device = self._model.family, first_device(self._model.device)
         segments = map(video.segment, range(len(video.headers)))
-        expected = [estimate_memory(planned, family, device) for planned in segments]
+        expected = [estimate_memory(planned, self._model.family) for planned in segments]
         return replace(
             expected[0],
             tiers_bytes=max(memory.tiers_bytes for memory in expected),
