@@ -28,8 +28,8 @@ from cachefmt import STORED_TIERS, CacheWriter, Tier, tensor_specs
 from cachefmt.layout import BOUNDS, BOUNDS_TIER
 from cachefmt.tables import first_rows
 
-QUANTISED_ON_GPU = 1 << 23
-"""Numbers that are quantised at a time on CUDA, in float32: 32 MiB, and as much for what is between
+QUANTISED_ON_GPU = 1 << 24
+"""Numbers that are quantised at a time on CUDA, in float32: 64 MiB, and as much for what is between
 them and their codes. On the CPU it is `CHUNK_NUMBERS`, which stay in its cache."""
 
 

@@ -37,7 +37,7 @@ def test_no_more_waits_than_may() -> None:
     def put_all(behind: WriteBehind) -> None:
         nonlocal begun
         for _ in range(tries):
-            behind.put([], lambda tensors: may_go.wait(10))  # type: ignore[arg-type,return-value]
+            behind.put([], lambda tensors: may_go.wait(10))  # type: ignore[arg-type]
             begun += 1
 
     with WriteBehind() as behind:
