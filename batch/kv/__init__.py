@@ -4,21 +4,30 @@ Knows tensors and transformers' attention interface; knows nothing of videos, po
 other than through `cachefmt`.
 """
 
-from batch.kv.attention import Kernel, check_kernel, merge
+from batch.kv.attention import Block, Kernel, check_kernel, merge
 from batch.kv.cache import TieredCache
 from batch.kv.evidence import Evidence, Observer
 from batch.kv.prefix import Prefix
-from batch.kv.tiered_attention import ATTENTION, ATTENTIONS, forward, install, refuse_unsupported
+from batch.kv.tiered_attention import (
+    ATTENTION,
+    ATTENTIONS,
+    fill,
+    forward,
+    install,
+    refuse_unsupported,
+)
 
 __all__ = [
     "ATTENTION",
     "ATTENTIONS",
+    "Block",
     "Evidence",
     "Kernel",
     "Observer",
     "Prefix",
     "TieredCache",
     "check_kernel",
+    "fill",
     "forward",
     "install",
     "merge",

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from batch.kv.attention import Block
 from batch.kv.evidence import Observer
 from batch.kv.prefix import Prefix
 
@@ -30,6 +31,8 @@ class TieredCache(Cache):
         self.observer = observer
         self.packing = Packing()
         """How the forward pass that is running lays out its tokens."""
+        self.filling: Block | None = None
+        """The columns of a pass that runs for its keys and values alone."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

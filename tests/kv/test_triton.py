@@ -12,9 +12,12 @@ import torch
 
 from batch.errors import ModelError
 from batch.kv import attention, check_kernel
+from batch.kv.attention import FEW_QUERIES, takes_stored
+from tests.kv.encoded import random, raw
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = "tests/kv/triton_cases.py"
+DECODING = "tests/kv/triton_decoding_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="needs Triton: pip install sali-cache[triton]",
@@ -51,27 +54,43 @@ def test_kernels_compile_for_cuda_and_fit_its_shared_memory(tmp_path):
     run("-m", "tests.kv.triton_compiled", TRITON_CACHE_DIR=str(tmp_path))
 
 
+@needs_triton
+def test_the_decoding_kernel_interpreted_equals_the_codecs():
+    run("-m", "pytest", "-q", DECODING, TRITON_INTERPRET="1")
+
+
+@pytest.mark.needs_gpu
+@needs_triton
+def test_the_decoding_kernel_on_cuda_equals_the_codecs():
+    run("-m", "pytest", "-q", DECODING, FAIL_WITHOUT_GPU="1")
+
+
 @pytest.mark.parametrize(
-    ("chosen", "device", "dtype", "has_kernel", "asked"),
+    ("chosen", "device", "dtype", "folded", "is_kernel"),
     [
-        ("auto", "cuda", torch.float16, True, "kernel"),
-        ("auto", "cuda", torch.float16, False, "chunks"),
-        ("auto", "cuda", torch.float64, True, "chunks"),
-        ("auto", "cpu", torch.float16, True, "chunks"),
-        ("torch", "cuda", torch.float16, True, "chunks"),
-        ("triton", "cpu", torch.float16, True, "kernel"),
+        ("auto", "cuda", torch.float16, FEW_QUERIES, True),
+        ("auto", "cuda", torch.float16, FEW_QUERIES + 1, False),
+        ("auto", "cuda", torch.float64, 1, False),
+        ("auto", "cpu", torch.float16, 1, False),
+        ("torch", "cuda", torch.float16, 1, False),
+        ("triton", "cpu", torch.float16, 10_000, True),
     ],
 )
-def test_queries_on_cuda_take_the_kernel_unless_told_otherwise(
-    monkeypatch, chosen, device, dtype, has_kernel, asked
+def test_few_queries_on_cuda_take_the_kernel_unless_told_otherwise(
+    chosen, device, dtype, folded, is_kernel
 ):
-    took = []
-    kernel = (lambda query, rows, *, scaling: took.append("kernel")) if has_kernel else None
-    monkeypatch.setattr(attention, "_attend_stored", lambda: kernel)
-    query = SimpleNamespace(device=torch.device(device), dtype=dtype)  # CUDA need not be there
-    part = SimpleNamespace(chunks=lambda dtype, chunk_rows: took.append("chunks") or iter(()))
-    list(attention._attend_part(query, part, 1.0, 8, chosen))
-    assert took == [asked]
+    # CUDA need not be there.
+    query = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(2, folded, 16))
+    assert takes_stored(query, chosen) == is_kernel
+
+
+def test_without_triton_rows_are_decoded_in_chunks(monkeypatch):
+    query, (key, value) = random(2, 3, 16), random(2, 9, 2, 16, seed=1)
+    monkeypatch.setattr(attention, "takes_stored", lambda query, kernel: True)
+    monkeypatch.setattr(attention, "_attend_stored", lambda: None)
+    output, _ = attention.attend(query, [raw(key, value)], scaling=1.0)
+    monkeypatch.undo()
+    assert torch.equal(output, attention.attend(query, [raw(key, value)], scaling=1.0)[0])
 
 
 def test_kernels_are_imported_only_when_used_and_are_none_without_triton():
