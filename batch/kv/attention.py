@@ -11,12 +11,14 @@ import functools
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from batch.errors import ModelError
+from batch.kv.codes import attend_codes, takes_codes
 from batch.kv.rows import Chunk, StoredRows, chunks_of
 
 Kernel = Literal["auto", "torch", "triton"]
@@ -94,9 +96,11 @@ def attend(
     if takes_stored(query, kernel) and (attend_stored := _attend_stored()) is not None:
         return merge(attend_stored(query, part, scaling=scaling) for part in parts)
     chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim, query.device)
-    return merge(
-        _attend_chunk(query, chunk, scaling) for chunk in chunks_of(parts, query.dtype, chunk_rows)
-    )
+    coded = [part for part in parts if takes_codes(query, part)]
+    decoded = [part for part in parts if not takes_codes(query, part)]
+    by_code = (attend_codes(query, part, scaling=scaling, chunk_rows=chunk_rows) for part in coded)
+    chunks = chunks_of(decoded, query.dtype, chunk_rows)
+    return merge(chain(*by_code, (_attend_chunk(query, chunk, scaling) for chunk in chunks)))
 
 
 def takes_stored(query: Tensor, kernel: Kernel) -> bool:
