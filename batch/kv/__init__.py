@@ -5,22 +5,31 @@ other than through `cachefmt`.
 """
 
 from batch.kv.attention import Kernel, check_kernel, merge
-from batch.kv.cache import TieredCache
-from batch.kv.evidence import Evidence, Observer
+from batch.kv.cache import Columns, TieredCache
+from batch.kv.evidence import LastQueries, Observer
 from batch.kv.prefix import Prefix
-from batch.kv.tiered_attention import ATTENTION, ATTENTIONS, forward, install, refuse_unsupported
+from batch.kv.tiered_attention import (
+    ATTENTION,
+    ATTENTIONS,
+    forward,
+    install,
+    is_for_kernel,
+    refuse_unsupported,
+)
 
 __all__ = [
     "ATTENTION",
     "ATTENTIONS",
-    "Evidence",
+    "Columns",
     "Kernel",
+    "LastQueries",
     "Observer",
     "Prefix",
     "TieredCache",
     "check_kernel",
     "forward",
     "install",
+    "is_for_kernel",
     "merge",
     "refuse_unsupported",
 ]

@@ -7,9 +7,8 @@ number of parts, each in its own encoding, and be decoded a chunk at a time.
 Knows nothing of encodings, files or transformers.
 """
 
-import functools
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -19,8 +18,8 @@ from batch.errors import ModelError
 from batch.kv.rows import StoredRows
 
 Kernel = Literal["auto", "torch", "triton"]
-"""What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers; "auto" is
-Triton's kernel for queries on CUDA, where Triton is installed, and torch elsewhere."""
+"""What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers, if queries
+are few; "auto" is Triton's kernel for few queries on CUDA, where it is installed."""
 
 CHUNK_NUMBERS = 1 << 19
 """Numbers of keys, and as many of values, decoded at a time: 2 MiB each in float32.
@@ -61,7 +60,6 @@ def attend(
     *,
     scaling: float,
     chunk_rows: int | None = None,
-    kernel: Kernel = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Attend from folded queries to every row of all parts.
 
@@ -69,8 +67,7 @@ def attend(
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
         parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
-        chunk_rows: most rows decoded at a time, None: as many as `CHUNK_NUMBERS` allows; a kernel
-            that decodes in registers has no chunks.
+        chunk_rows: most rows decoded at a time, None: as many as `CHUNK_NUMBERS` allows.
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
@@ -81,7 +78,7 @@ def attend(
         partial
         for part in parts
         if len(part)
-        for partial in _attend_part(query, part, scaling, chunk_rows, kernel)
+        for partial in _attend_part(query, part, scaling, chunk_rows)
     )
 
 
@@ -142,32 +139,14 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
 
 
 def _attend_part(
-    query: Tensor, part: StoredRows, scaling: float, chunk_rows: int, kernel: Kernel
+    query: Tensor, part: StoredRows, scaling: float, chunk_rows: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Attend to a part as it is stored if a kernel can, else decode it chunk by chunk."""
-    can = query.device.type == "cuda" and query.dtype in _KERNEL_DTYPES
-    if kernel == "triton" or (kernel == "auto" and can):
-        attend_stored = _attend_stored()
-        if attend_stored is not None:
-            yield attend_stored(query, part, scaling=scaling)
-            return
+    """Attend to a part, decoded chunk by chunk."""
     for chunk in part.chunks(query.dtype, chunk_rows):
         key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
         bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
         output, lse = _partial(query[None], key[None], value[None], bias, scaling)
         yield output[0], lse[0]
-
-
-@functools.cache
-def _attend_stored() -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """Triton's `attend_stored`, imported when it is first needed; None if there is no Triton."""
-    try:
-        from batch.kv.triton_attention import attend_stored
-    except ModuleNotFoundError as error:
-        if error.name != "triton":
-            raise
-        return None
-    return attend_stored
 
 
 def _partial(
