@@ -20,14 +20,6 @@ Scope = Literal["auto", "whole", "retrieve", "each-segment"]
 """
 
 
-BLOCK_SAMPLES = 4
-"""Stored samples prefilled together; larger blocks need more memory and save little time.
-
-Source: measured on the demo model, one thread, a film of 7 stored samples: blocks of 1, 2, 4, 8
-take 111, 86, 68, 62 ms and at most 1.4, 2.3, 3.7, 6.6 MB above the weights.
-"""
-
-
 def checkpoint_folder(name: str) -> Path | None:
     """Where a checkpoint lies on this machine; None: its name is an id on the hub."""
     if name == "demo":
@@ -80,7 +72,7 @@ class CacheSettings:
     - pointers: "multiplicity" counts a cell once more for each pointer to its sample, "nothing"
       counts it once.
     - timestamps: write its time before each sample, where the model's prompt has room.
-    - block_samples: stored samples prefilled together; None: the usual number.
+    - block_samples: stored samples prefilled together; None: what suits model and device.
     """
 
     positions: Positions = "compact"
@@ -93,8 +85,3 @@ class CacheSettings:
         check_choice("pointers", self.pointers, Pointers)
         if self.block_samples is not None and self.block_samples < 1:
             raise ValueError(f"block_samples: got {self.block_samples}, expected at least 1")
-
-    @property
-    def most_block_samples(self) -> int:
-        """What a cache is begun with, before memory runs out."""
-        return self.block_samples or BLOCK_SAMPLES

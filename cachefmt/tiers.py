@@ -28,7 +28,13 @@ class Codec(Protocol):
     """What a module of `cachefmt.codecs` has."""
 
     def encode(self, x: "Tensor", group_size: int) -> "tuple[Tensor, ...]":
-        """The parts of rows, in the order of the table."""
+        """The parts of rows, in the order of the table; ValueError for what has no code."""
+
+    def quantise(self, x: "Tensor", group_size: int) -> "tuple[Tensor, ...]":
+        """As `encode` without that error, which takes a look at all numbers."""
+
+    def check(self, *parts: "Tensor") -> None:
+        """Raise that error for what `quantise` gave, on any device."""
 
     def decode(self, *parts: "Tensor", out: "Tensor | None" = None) -> "Tensor":
         """Float32 rows from their parts, into `out`, contiguous and of their shape, if given."""

@@ -94,7 +94,6 @@ class Products:
                 "processor_sha256": model.processor_sha256,
                 "chat_template_sha256": model.chat_template_sha256,
                 "dtype": model.dtype,
-                "block_samples": chosen.cache.most_block_samples,
                 "format": f"{version.major}.{version.minor}",
             }
             caches = store.caches(_digest(decided))

@@ -4,13 +4,14 @@ Knows tensors and transformers' attention interface; knows nothing of videos, po
 other than through `cachefmt`.
 """
 
-from batch.kv.attention import Kernel, check_kernel, merge
+from batch.kv.attention import Block, Kernel, check_kernel, merge
 from batch.kv.cache import Columns, TieredCache
 from batch.kv.evidence import LastQueries, Observer
 from batch.kv.prefix import Prefix
 from batch.kv.tiered_attention import (
     ATTENTION,
     ATTENTIONS,
+    fill,
     forward,
     install,
     is_for_kernel,
@@ -20,6 +21,7 @@ from batch.kv.tiered_attention import (
 __all__ = [
     "ATTENTION",
     "ATTENTIONS",
+    "Block",
     "Columns",
     "Kernel",
     "LastQueries",
@@ -27,6 +29,7 @@ __all__ = [
     "Prefix",
     "TieredCache",
     "check_kernel",
+    "fill",
     "forward",
     "install",
     "is_for_kernel",

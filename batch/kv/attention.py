@@ -8,14 +8,15 @@ Knows nothing of encodings, files or transformers.
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from batch.errors import ModelError
-from batch.kv.rows import StoredRows
+from batch.kv.rows import Chunk, StoredRows, chunks_of
 
 Kernel = Literal["auto", "torch", "triton"]
 """What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers, if queries
@@ -29,7 +30,9 @@ Source: one query and 8,192 rows of INT8 or INT4 on two cores. For 2 heads x 32 
 heads x 128, 16 MiB leave the processor's cache and take 1.2 to 1.8 times as long as 2 MiB.
 """
 
-_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CHUNK_NUMBERS_ON_GPU = 1 << 25
+"""The same on CUDA for many queries: 64 MiB each in bfloat16, 32,768 rows of 8 heads x 128, which
+keep a GPU busy for milliseconds. Modelled, not measured."""
 
 
 def fold(query: Tensor, kv_heads: int) -> Tensor:
@@ -49,9 +52,11 @@ def unfold(folded: Tensor, batch: int, queries: int) -> Tensor:
     return grouped.transpose(0, 1).flatten(1, 2)
 
 
-def rows_at_a_time(kv_heads: int, head_dim: int) -> int:
-    """Rows whose keys are `CHUNK_NUMBERS` numbers, at least one."""
-    return max(1, CHUNK_NUMBERS // (kv_heads * head_dim))
+def rows_at_a_time(kv_heads: int, head_dim: int, device: torch.device | None = None) -> int:
+    """Rows whose keys are as many numbers as are decoded at a time on a device, at least one."""
+    is_cuda = device is not None and device.type == "cuda"
+    numbers = CHUNK_NUMBERS_ON_GPU if is_cuda else CHUNK_NUMBERS
+    return max(1, numbers // (kv_heads * head_dim))
 
 
 def attend(
@@ -67,19 +72,24 @@ def attend(
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
         parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
-        chunk_rows: most rows decoded at a time, None: as many as `CHUNK_NUMBERS` allows.
+        chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`.
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
     """
     kv_heads, _, head_dim = query.shape
-    chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim)
+    parts = [part for part in parts if len(part)]
+    chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim, query.device)
     return merge(
-        partial
-        for part in parts
-        if len(part)
-        for partial in _attend_part(query, part, scaling, chunk_rows)
+        _attend_chunk(query, chunk, scaling) for chunk in chunks_of(parts, query.dtype, chunk_rows)
     )
+
+
+def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:
+    key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
+    bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
+    output, lse = _partial(query[None], key[None], value[None], bias, scaling)
+    return output[0], lse[0]
 
 
 def attend_own(
@@ -97,8 +107,53 @@ def attend_own(
         that sees no key has output 0 and lse -inf, so it weighs nothing in `merge`.
     """
     output, lse = _partial(query, key, value, bias, scaling)
-    # torch 2.13's CPU kernel says lse 0, not -inf, for a query that sees nothing.
-    return output, lse.masked_fill(bias.amax(-1) == -torch.inf, -torch.inf)
+    # Kernels say 0 or NaN, not -inf, for a query that sees nothing (torch 2.13).
+    nothing = bias.amax(-1) == -torch.inf
+    return output.masked_fill(nothing.unsqueeze(-1), 0), lse.masked_fill(nothing, -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Columns that see each other causally, some of which count as copies that come later.
+
+    - bias: float32 [columns], added to the scores of a column for the queries of later pieces
+      than its own; None = zero.
+    - stops: where each piece ends, in order; the last is the number of columns.
+    """
+
+    bias: Tensor | None = None
+    stops: tuple[int, ...] = ()
+
+
+def attend_block(
+    query: Tensor, key: Tensor, value: Tensor, block: Block | None, *, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attend causally from each sequence to its own keys; no mask is ever made.
+
+    Args:
+        query: [batch, heads, columns, head_dim].
+        key, value: [batch, kv_heads, columns, head_dim].
+        block: None: nothing counts as copies.
+
+    Returns:
+        As of `attend_own`.
+    """
+    if block is None or block.bias is None:
+        return _partial(query, key, value, None, scaling, is_causal=True)
+    pieces, start = [], 0
+    for stop in block.stops:
+        own = query[:, :, start:stop]
+        found = _partial(
+            own, key[:, :, start:stop], value[:, :, start:stop], None, scaling, is_causal=True
+        )
+        if start:
+            bias = block.bias[:start].expand(1, 1, stop - start, -1)
+            earlier = _partial(own, key[:, :, :start], value[:, :, :start], bias, scaling)
+            found = merge([found, earlier])
+        pieces.append(found)
+        start = stop
+    outputs, lses = zip(*pieces, strict=True)
+    return torch.cat([output.float() for output in outputs], 2), torch.cat(lses, 2)
 
 
 def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -113,13 +168,10 @@ def merge(partials: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         raise ValueError("nothing to attend to: every part is empty")
     output, lse = first[0].float(), first[1].float()
     for other_output, other_lse in iterator:
-        total = torch.logaddexp(lse, other_lse.float())
-        # -inf - -inf is NaN: a query that has seen nothing yet keeps weights of exp(-inf) = 0.
-        reference = total.clamp(min=torch.finfo(total.dtype).min)
-        weight = torch.exp(lse - reference).unsqueeze(-1)
-        other_weight = torch.exp(other_lse - reference).unsqueeze(-1)
-        output = torch.addcmul(output * weight, other_output.float(), other_weight)
-        lse = total
+        # The other's share of both sums; -inf - -inf is NaN, and neither weighs anything.
+        share = torch.sigmoid(other_lse.float() - lse).nan_to_num_(0.0)
+        output = torch.lerp(output, other_output.float(), share.unsqueeze(-1))
+        lse = torch.logaddexp(lse, other_lse.float())
     return output, lse
 
 
@@ -138,38 +190,134 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
         )
 
 
-def _attend_part(
-    query: Tensor, part: StoredRows, scaling: float, chunk_rows: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Attend to a part, decoded chunk by chunk."""
-    for chunk in part.chunks(query.dtype, chunk_rows):
-        key, value = chunk.key.transpose(0, 1), chunk.value.transpose(0, 1)
-        bias = None if chunk.bias is None else chunk.bias.expand(1, 1, query.shape[1], -1)
-        output, lse = _partial(query[None], key[None], value[None], bias, scaling)
-        yield output[0], lse[0]
-
-
 def _partial(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scaling: float,
+    *,
+    is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Attend to one set of keys, shapes as of `attend_own`: all that knows of torch's kernels."""
+    """Attend to one set of keys by the first kernel that takes it; shapes as of `attend_own`.
+
+    is_causal: as many queries as keys, of which each sees its own and those before; then there is
+    no bias.
+    """
     if key.shape[2] == 0:
         # torch 2.13's CPU kernel ends the process (SIGFPE) on an empty key axis.
         raise ValueError("cannot attend to zero keys")
-    if query.device.type == "cpu" and query.dtype in _KERNEL_DTYPES:
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, attn_mask=bias, scale=scaling
+    for kernel in _KERNELS:
+        if kernel.takes(query, bias):
+            return kernel.attend(query, key, value, bias, scaling, is_causal)
+    return _plain(query, key, value, bias, scaling, is_causal)
+
+
+_Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, bool], tuple[Tensor, Tensor]]
+
+
+class _TorchKernel(NamedTuple):
+    """One of torch's kernels that return an lse, and what it takes."""
+
+    attend: _Attend
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    takes_bias: bool = True
+    channels: int = 1
+    """head_dim is a multiple of it."""
+    most_channels: int = 1 << 16
+
+    def takes(self, query: Tensor, bias: Tensor | None) -> bool:
+        return (
+            query.device.type == self.device
+            and query.dtype in self.dtypes
+            and (bias is None or self.takes_bias)
+            and query.shape[-1] % self.channels == 0
+            and query.shape[-1] <= self.most_channels
         )
-        return output, lse
-    # Plain torch, float32 throughout, for every device and dtype.
+
+
+def _flash_on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, is_causal=is_causal, attn_mask=bias, scale=scaling
+    )
+    return output, lse
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Groups of heads share keys."""
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, value, is_causal=is_causal, scale=scaling
+    )
+    return output, lse
+
+
+def _efficient(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """It wants as many key heads as heads, a bias for each, and aligned rows of it."""
+    batch, heads, queries, head_dim = query.shape
+    kv_heads = key.shape[1]
+    group = heads // kv_heads
+    if is_causal:
+        key, value = (states.repeat_interleave(group, 1) for states in (key, value))
+    else:
+        query = query.reshape(batch, kv_heads, group * queries, head_dim)
+    if bias is not None:
+        bias = _aligned(bias.to(query.dtype), group).expand(batch, kv_heads, -1, -1)
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, True, is_causal=is_causal, scale=scaling
+    )
+    # Its lse is padded to a multiple of 32 queries.
+    lse = lse[..., : query.shape[2]]
+    return output.reshape(batch, heads, queries, head_dim), lse.reshape(batch, heads, queries)
+
+
+def _aligned(bias: Tensor, group: int) -> Tensor:
+    """A bias [batch or 1, 1, queries, keys] for queries of a whole group of heads.
+
+    Its rows start at multiples of 8 numbers, in memory of their own; one that is the same for all
+    queries is one row.
+    """
+    keys = bias.shape[-1]
+    if bias.stride(2) == 0:
+        queries, bias = bias.shape[2], bias[:, :, :1]
+    else:
+        bias = bias.repeat(1, 1, group, 1)
+        queries = 0
+    rows = torch.nn.functional.pad(bias, (0, -keys % 8))[..., :keys]
+    return rows.expand(-1, -1, group * queries, -1) if queries else rows
+
+
+def _plain(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """In float32 throughout, for every device and dtype."""
     batch, heads, queries, head_dim = query.shape
     kv_heads = key.shape[1]
     grouped = query.float().reshape(batch, kv_heads, -1, head_dim)
     scores = (grouped * scaling) @ key.float().transpose(-1, -2)
+    by_head = scores.view(batch, kv_heads, -1, queries, scores.shape[-1])
     if bias is not None:
-        grouped_scores = scores.view(batch, kv_heads, -1, queries, scores.shape[-1])
-        grouped_scores.add_(bias.unsqueeze(1))
+        by_head.add_(bias.unsqueeze(1))
+    if is_causal:
+        seen = torch.ones(queries, queries, dtype=torch.bool, device=query.device).tril_()
+        by_head.masked_fill_(~seen, -torch.inf)
     lse = torch.logsumexp(scores, dim=-1)
     reference = lse.clamp(min=torch.finfo(lse.dtype).min).unsqueeze(-1)
     output = torch.exp(scores - reference) @ value.float()
     return output.reshape(query.shape), lse.reshape(batch, heads, queries)
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, *_HALVES)
+_KERNELS = (
+    _TorchKernel(_flash_on_cpu, "cpu", _DTYPES),
+    _TorchKernel(_flash, "cuda", _HALVES, takes_bias=False, channels=8, most_channels=256),
+    _TorchKernel(_efficient, "cuda", _DTYPES, channels=8),
+)
+"""The fastest first."""

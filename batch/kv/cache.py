@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from batch.kv.attention import Block
 from batch.kv.evidence import Observer
 from batch.kv.prefix import Prefix
 
@@ -53,6 +54,8 @@ class TieredCache(Cache):
         """Given where the running pass attends by a kernel, which finds its columns there."""
         self.prepared: dict[int, Any] = {}
         """What such a kernel keeps of each layer of the prefix."""
+        self.filling: Block | None = None
+        """The columns of a pass that runs for its keys and values alone."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -15,9 +15,6 @@ from torch import Tensor
 from batch.kv.attention import fold, rows_at_a_time, unfold
 from batch.kv.prefix import Prefix
 
-_CHUNK_NUMBERS_CUDA = 1 << 25
-"""Numbers of keys decoded at a time on CUDA, where launches cost more than memory: 128 MiB."""
-
 
 class Observer(Protocol):
     """Is shown the queries of every forward pass, layer by layer."""
@@ -126,9 +123,7 @@ def _paid(
     sequences, kv_heads = len(mean), prefix.shape.heads
     queries = fold(asked[:, :, None], kv_heads)
     totals = fold(lse[:, :, None, None], kv_heads)
-    chunk = rows_at_a_time(kv_heads, asked.shape[-1])
-    if asked.device.type == "cuda":
-        chunk = _CHUNK_NUMBERS_CUDA // (kv_heads * asked.shape[-1])
+    chunk = rows_at_a_time(kv_heads, asked.shape[-1], asked.device)
     paid = asked.new_zeros(groups, kv_heads * sequences * (asked.shape[1] // kv_heads))
     start = 0
     for part in prefix.layer(layer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,23 +43,28 @@ class Prefix:
     two threads at once: decoding shares one buffer.
     """
 
-    def __init__(self, shape: Shape, layers: list[Layer], *, is_filled: bool) -> None:
-        """Use `allocate` or `load`: this one owns the tensors in `layers` from now on."""
+    def __init__(self, shape: Shape, layers: list[Layer], runs: Sequence[_Run] = ()) -> None:
+        """Use `allocate` or `load`: this one owns the tensors in `layers` from now on.
+
+        runs: those that `layers` are views of, to be filled; without, all rows are there.
+        """
         self.shape = shape
         self._layers = layers
+        self._runs = runs
         self._devices = [layer[Tier.FP16, "key"][0].device for layer in layers]
         self._scratch = Scratch()
         self._arriving: ArrivingLayers | None = None
         self._bias: dict[Tier, dict[torch.device, Tensor]] = {}
         self._multiplicity: dict[Tier, Tensor] = {}
         self._filled = [
-            {tier: self.capacity(tier) if is_filled else 0 for tier in STORED_TIERS} for _ in layers
+            {tier: 0 if runs else self.capacity(tier) for tier in STORED_TIERS} for _ in layers
         ]
 
     @classmethod
     def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
         """Reserve memory for all rows."""
-        return cls(shape, _room(shape, _each(devices, shape)), is_filled=False)
+        runs = _room(shape, _each(devices, shape))
+        return cls(shape, _views(runs), runs)
 
     @classmethod
     def load(cls, cache_file: CacheFile, devices: Devices) -> Prefix:
@@ -72,12 +78,12 @@ class Prefix:
         places = _each(devices, shape)
         cache_file.read_ahead()
         if {place.type for place in places} == {"cuda"}:
-            targets = _room(shape, places)
-            prefix = cls(shape, targets, is_filled=True)
+            targets = _views(_room(shape, places))
+            prefix = cls(shape, targets)
             sources = _mapped(cache_file, _each("cpu", shape))
             prefix._arriving = ArrivingLayers(_flat(sources), _flat(targets))
         else:
-            prefix = cls(shape, _mapped(cache_file, places), is_filled=True)
+            prefix = cls(shape, _mapped(cache_file, places))
         for tier in STORED_TIERS:
             rows = shape.rows_of(tier)
             counts = tensor(cache_file, "token.multiplicity", rows.start, rows.stop)
@@ -90,6 +96,10 @@ class Prefix:
     def filled(self, layer: int, tier: Tier) -> int:
         """Rows of a layer and tier that hold keys and values: where the next `append` goes."""
         return self._filled[layer][tier]
+
+    def places(self) -> list[tuple[torch.device, range]]:
+        """The layers, in groups of those that follow each other on one device."""
+        return [(self._devices[run.layers.start], run.layers) for run in self._runs]
 
     @property
     def raw_dtype(self) -> torch.dtype:
@@ -124,7 +134,7 @@ class Prefix:
             self._bias[tier] = {device: bias.to(device) for device in set(self._devices)}
 
     def append(self, layer: int, tier: Tier, key: Tensor, value: Tensor) -> dict[str, Tensor]:
-        """Encode rows and store them after those that the layer and tier hold already.
+        """Encode rows of one layer and store them after those that it and the tier hold already.
 
         Args:
             key, value: [rows, heads, head_dim]; for the FP16 tier in exactly the raw dtype.
@@ -136,25 +146,62 @@ class Prefix:
             ValueError: wrong shape or dtype, more rows than the plan said, or values that the
                 codec refuses (NaN, infinite, too large).
         """
-        start = self._filled[layer][tier]
-        stop = start + key.shape[0]
-        self._check_rows(tier, key, value)
+        for kind, states in (("key", key), ("value", value)):
+            self._check_rows(kind, tier, states, len(key))
+        states = torch.stack([key, value])[None]
+        stored = self._place(layer, tier, tier.codec.encode(states, self.shape.group_size))
+        return self.named(layer, tier, stored)
+
+    def append_layers(self, first: int, tier: Tier, states: Tensor) -> tuple[Tensor, ...]:
+        """As `append` for several layers that follow each other, on one device.
+
+        On CUDA nothing waits for the device: whoever takes the rows to the processor lets the
+        tier's codec `check` them there.
+
+        Args:
+            states: [layers, 2, rows, heads, head_dim], keys and values; of any strides.
+
+        Returns:
+            What was stored, a tensor [layers, 2, rows, heads, ...] for each part of the tier; on
+            the CPU views of this prefix.
+        """
+        self._check_rows("states", tier, states[0, 0], states.shape[2])
+        if states.is_cuda:
+            encoded = tier.codec.quantise(states, self.shape.group_size)
+            self._place(first, tier, encoded)
+            return encoded
+        encoded = tier.codec.encode(states, self.shape.group_size)
+        return self._place(first, tier, encoded)
+
+    def _place(self, first: int, tier: Tier, encoded: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Copy encoded rows [layers, 2, rows, ...] behind those that are there; views of them."""
+        layers, _, rows = encoded[0].shape[:3]
+        start = self._filled[first][tier]
+        stop = start + rows
         if stop > self.capacity(tier):
             raise ValueError(
-                f"tier {tier.name} of layer {layer} holds {start} of {self.capacity(tier)} rows: "
-                f"no room for {key.shape[0]} more"
+                f"tier {tier.name} of layer {first} holds {start} of {self.capacity(tier)} rows: "
+                f"no room for {rows} more"
             )
-        encoded = {
-            kind: tier.codec.encode(states, self.shape.group_size)
-            for kind, states in (("key", key), ("value", value))
-        }
-        stored = {}
-        for kind, parts in encoded.items():
-            held = self._layers[layer][tier, kind]
-            for name, rows, part in zip(row_tensors(layer, kind, tier), held, parts, strict=True):
-                stored[name] = rows[start:stop].copy_(part)
-        self._filled[layer][tier] = stop
+        run = next(run for run in self._runs if first in run.layers)
+        within = slice(first - run.layers.start, first - run.layers.start + layers)
+        stored = tuple(
+            held[within, :, start:stop].copy_(part)
+            for held, part in zip(run.parts[tier], encoded, strict=True)
+        )
+        for layer in range(first, first + layers):
+            self._filled[layer][tier] = stop
         return stored
+
+    @staticmethod
+    def named(first: int, tier: Tier, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The tensors of each layer in what `append_layers` returned, by their names in a file."""
+        return {
+            name: part[layer, kind]
+            for layer in range(len(parts[0]))
+            for kind, kind_name in enumerate(KINDS)
+            for name, part in zip(row_tensors(first + layer, kind_name, tier), parts, strict=True)
+        }
 
     def layer(self, layer: int) -> list[StoredRows]:
         """The filled rows of a layer, one part for each of `STORED_TIERS`."""
@@ -200,13 +247,12 @@ class Prefix:
         times = counts[start : start + rows.shape[0]].to(rows.device)
         return rows.repeat_interleave(times, dim=0)
 
-    def _check_rows(self, tier: Tier, key: Tensor, value: Tensor) -> None:
-        expected = (key.shape[0], self.shape.heads, self.shape.head_dim)
-        for kind, states in (("key", key), ("value", value)):
-            if states.shape != expected:
-                raise ValueError(f"{kind}: got shape {tuple(states.shape)}, expected {expected}")
-            if tier is Tier.FP16 and states.dtype != self.raw_dtype:
-                raise ValueError(f"{kind}: got {states.dtype}, the file keeps {self.raw_dtype}")
+    def _check_rows(self, name: str, tier: Tier, states: Tensor, rows: int) -> None:
+        expected = (rows, self.shape.heads, self.shape.head_dim)
+        if states.shape != expected:
+            raise ValueError(f"{name}: got shape {tuple(states.shape)}, expected {expected}")
+        if tier is Tier.FP16 and states.dtype != self.raw_dtype:
+            raise ValueError(f"{name}: got {states.dtype}, the file keeps {self.raw_dtype}")
 
 
 def _each(devices: Devices, shape: Shape) -> Sequence[torch.device]:
@@ -215,19 +261,49 @@ def _each(devices: Devices, shape: Shape) -> Sequence[torch.device]:
     return devices
 
 
-def _room(shape: Shape, places: Sequence[torch.device]) -> list[Layer]:
-    # An inference tensor could not be written to outside inference mode later.
-    with torch.inference_mode(False):
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Layers that follow each other on one device, their rows of a tier in one tensor a part."""
+
+    layers: range
+    parts: dict[Tier, tuple[Tensor, ...]]
+    """[layers, 2, capacity, heads, ...], keys and values."""
+
+    def views(self) -> list[Layer]:
         return [
             {
-                (tier, kind): tuple(
-                    torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device=place)
+                (tier, kind): tuple(part[layer, number] for part in parts)
+                for tier, parts in self.parts.items()
+                for number, kind in enumerate(KINDS)
+            }
+            for layer in range(len(self.layers))
+        ]
+
+
+def _room(shape: Shape, places: Sequence[torch.device]) -> list[_Run]:
+    runs, first = [], 0
+    for place, group in itertools.groupby(places):
+        layers = range(first, first + len(list(group)))
+        # An inference tensor could not be written to outside inference mode later.
+        with torch.inference_mode(False):
+            parts = {
+                tier: tuple(
+                    torch.empty(
+                        (len(layers), len(KINDS), *spec.shape),
+                        dtype=TORCH_DTYPES[spec.dtype],
+                        device=place,
+                    )
                     for spec in row_specs(shape, tier)
                 )
-                for tier, kind in itertools.product(STORED_TIERS, KINDS)
+                for tier in STORED_TIERS
             }
-            for place in places
-        ]
+        runs.append(_Run(layers=layers, parts=parts))
+        first = layers.stop
+    return runs
+
+
+def _views(runs: list[_Run]) -> list[Layer]:
+    return [layer for run in runs for layer in run.views()]
 
 
 def _mapped(cache_file: CacheFile, places: Sequence[torch.device]) -> list[Layer]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from batch.errors import ModelError
-from batch.kv.attention import Kernel, attend, attend_own, fold, merge, unfold
+from batch.kv.attention import Block, Kernel, attend, attend_block, attend_own, fold, merge, unfold
 from batch.kv.cache import Columns, Packing, TieredCache
 from cachefmt.tiers import STORED_TIERS
 
@@ -88,7 +88,6 @@ def forward(
     positions: Tensor,
     cache: TieredCache,
     padding: Tensor | None = None,
-    bias: Tensor | None = None,
     columns: Columns | None = None,
 ) -> Tensor:
     """Run tokens after the prefix and the suffix of `cache`, and add them to the suffix.
@@ -101,7 +100,6 @@ def forward(
         padding: int [batch], columns of padding at the left of each sequence's suffix, the same
             in every call until the suffix is cleared; None = none. Nothing is computed for it,
             no other column sees it, and 0 comes out. On the CPU it costs no device a wait.
-        bias: float32 [new, suffix + new], added to the scores of the suffix; None = zero.
         columns: instead of `padding` where `is_for_kernel`, for a pass that a CUDA graph holds. The
             cache's capacity must have room; the caller counts them with `cache.advance`.
 
@@ -121,24 +119,24 @@ def forward(
     is_counted = columns is None
     if (
         columns is None
-        and bias is None
+        and cache.filling is None
         and is_for_kernel(language_model, batch * new, embeddings.dtype, embeddings.device)
     ):
         columns = _columns(past, new, padding, batch, embeddings.device)
     cache.columns = columns
+    scores, cache.packing = None, Packing()
     if columns is not None:
         # Of four axes, so that it passes (see below); the kernel makes its own of the columns.
-        scores, cache.packing = embeddings.new_empty(1, 1, 1, 1), Packing()
-    else:
+        scores = embeddings.new_empty(1, 1, 1, 1).expand(batch, -1, -1, -1)
+    elif past or padding is not None:
         scores, cache.packing = _causal(past, new, padding, embeddings.device)
-    if bias is not None:
-        scores = scores + bias
+        # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
+        # transformers gives an attention it does not know no mask at all.
+        scores = scores.expand(batch, -1, -1, -1)
     output = language_model(
         inputs_embeds=cache.packing.pack(embeddings),
         position_ids=cache.packing.pack_positions(positions),
-        # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
-        # transformers would give an attention it does not know no mask at all.
-        attention_mask=scores.expand(batch, -1, -1, -1),
+        attention_mask=scores,
         past_key_values=cache,
         use_cache=True,
         tiers=cache,
@@ -171,6 +169,31 @@ def is_for_kernel(
     return is_wanted and tokens * group <= FEW_QUERIES and _kernels() is not None
 
 
+def fill(
+    language_model: "PreTrainedModel",
+    embeddings: Tensor,
+    positions: Tensor,
+    cache: TieredCache,
+    block: Block,
+) -> None:
+    """Put the keys and values of all layers into the empty suffix of `cache`, and nothing else.
+
+    Of the last layer, nothing is computed behind its keys and values: they do not need it.
+    Arguments and errors as of `forward`; `block` says which columns count as copies.
+    """
+    cache.filling = block
+    try:
+        forward(language_model, embeddings, positions, cache)
+    except _FilledError:
+        pass
+    finally:
+        cache.filling = None
+
+
+class _FilledError(Exception):
+    """The way out of a model whose last layer has its keys and values."""
+
+
 def tiered_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -187,12 +210,12 @@ def tiered_attention(
     Args:
         query: [batch, heads, new, head_dim], packed as `tiers` says.
         key, value: the suffix, [batch, kv_heads, keys, head_dim].
-        attention_mask: float32 [batch, 1, new, keys], added to the scores; not read where `tiers`
-            has columns.
+        attention_mask: float32 [batch, 1, new, keys], added to the scores; None: the suffix is
+            new, and each column sees those before it. Not read where `tiers` has columns.
         tiers: handed through the model by `forward`.
         kwargs: what the model tells other attention functions.
     """
-    if tiers is None or attention_mask is None:
+    if tiers is None:
         raise ModelError("attention over tiers: got no tiers; run it through batch.kv.forward")
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
@@ -200,10 +223,15 @@ def tiered_attention(
     layer = module.layer_idx
     if not isinstance(layer, int):
         raise ModelError(f"attention over tiers: {type(module).__name__} does not know its layer")
+    if tiers.filling is not None and layer == tiers.prefix.shape.layers - 1:
+        raise _FilledError
     if tiers.columns is not None:
         return _attend_few(query, tiers, layer, key, value, scaling), None
     unpacked = tiers.packing.unpack_heads(query)
-    output, total = attend_own(unpacked, key, value, attention_mask, scaling=scaling)
+    if attention_mask is None:
+        output, total = attend_block(unpacked, key, value, tiers.filling, scaling=scaling)
+    else:
+        output, total = attend_own(unpacked, key, value, attention_mask, scaling=scaling)
     output, total = tiers.packing.pack_heads(output), tiers.packing.pack_heads(total)
     parts = [part for part in tiers.prefix.layer(layer) if len(part)]
     if parts:

@@ -48,11 +48,14 @@ class Destination:
     def path(self, video: VideoPlan, number: int) -> Path:
         return segment_path(self.folder, number) if video.is_cut else self.file
 
-    def block_samples(self, most: int) -> int:
-        """Samples a block, as small as of what is there: the memory had no room for larger ones."""
+    def block_samples(self) -> int | None:
+        """Samples a block of what is there, the fewest: the memory had no room for more.
+
+        None if nothing is there, or it is to be replaced.
+        """
         if self.existing == "replace":
-            return most
-        return min([most, *_blocks_of(self.file), *_blocks_of(self.folder)])
+            return None
+        return min([*_blocks_of(self.file), *_blocks_of(self.folder)], default=None)
 
     def to_do(self, video: VideoPlan) -> list[int]:
         """Numbers of the segments to be made; changes nothing.

@@ -10,7 +10,13 @@ import torch
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
 from batch.making.blocks import prefill
-from batch.making.cache_plan import CachePlan, VideoPlan, check_geometry, plan_cache
+from batch.making.cache_plan import (
+    CachePlan,
+    VideoPlan,
+    check_geometry,
+    plan_cache,
+    usual_block_samples,
+)
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory
@@ -72,7 +78,7 @@ class CacheMaker:
         """Plan a cache in as few segments as the context asks for; no weights are loaded.
 
         Args:
-            block_samples: None goes by the settings.
+            block_samples: None goes by the settings, and without by model and device.
             identify_weights: as of `plan_cache`.
 
         Raises:
@@ -80,7 +86,7 @@ class CacheMaker:
             ContextError: a single sample does not fit the model's context.
         """
         family, dtype = self._model.family, self._model.dtype
-        block_samples = block_samples or self._settings.most_block_samples
+        block_samples = block_samples or self._most_block_samples(manifest)
         settings = replace(self._settings, block_samples=block_samples)
         check_geometry(manifest, family)
         context, positions = family.decoder.context, settings.positions
@@ -102,9 +108,8 @@ class CacheMaker:
 
     def estimate_memory(self, video: VideoPlan) -> Memory:
         """What the largest segment will hold: one is prefilled at a time."""
-        family, device = self._model.family, first_device(self._model.device)
         segments = map(video.segment, range(len(video.headers)))
-        expected = [estimate_memory(planned, family, device) for planned in segments]
+        expected = [estimate_memory(planned, self._model.family) for planned in segments]
         return replace(
             expected[0],
             tiers_bytes=max(memory.tiers_bytes for memory in expected),
@@ -130,9 +135,12 @@ class CacheMaker:
             NoSpaceError: the cache has no room.
             CacheFileError: it cannot be written, or something else stands in its place.
         """
-        block_samples = self._settings.most_block_samples
-        if self._settings.block_samples is None or destination.existing == "repair":
-            block_samples = destination.block_samples(block_samples)
+        block_samples = self._most_block_samples(manifest)
+        there = destination.block_samples()
+        if there is not None and self._settings.block_samples is None:
+            block_samples = there
+        elif there is not None and destination.existing == "repair":
+            block_samples = min(block_samples, there)
         while True:
             video = self.plan(manifest, block_samples=block_samples)
             numbers = destination.to_do(video)
@@ -146,6 +154,12 @@ class CacheMaker:
             block_samples //= 2
             if destination.existing == "refuse":  # what is there by now is of this run
                 destination = replace(destination, existing="repair")
+
+    def _most_block_samples(self, manifest: Manifest) -> int:
+        """What a cache is begun with, before memory runs out."""
+        asked = self._settings.block_samples
+        device = first_device(self._model.device)
+        return asked or usual_block_samples(manifest.geometry.cells, device)
 
     def _write(
         self,

@@ -56,15 +56,20 @@ class Plan:
         """Row of the plan that each row of the file holds: by tier, then by slot."""
         return np.argsort(self.tier, kind="stable")
 
-    def bias(self, block: slice) -> NDArray[np.float32]:
-        """What multiplicity adds to the scores inside a block; float32 [tokens, tokens].
+    def copies(self, block: slice) -> tuple[tuple[int, ...], NDArray[np.float32] | None]:
+        """What multiplicity adds to the scores inside a block: stops and bias of a `kv.Block`.
 
         The copies that a pointer stands for come after its target, so tokens of later samples
         see them and the target's own tokens do not.
         """
-        turn = self._turn[block]
-        later = turn[:, None] > turn[None]
-        return np.where(later, np.log(self.multiplicity[block]), 0).astype(np.float32)
+        turn, multiplicity = self._turn[block], self.multiplicity[block]
+        counted = np.flatnonzero(multiplicity > 1)
+        if not len(counted):
+            return (), None
+        # A piece ends with each turn in which something counts more than once.
+        ends = np.searchsorted(turn, np.unique(turn[counted]), side="right")
+        stops = np.union1d(ends, len(turn))
+        return tuple(map(int, stops)), np.log(multiplicity).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
         """Cut the rows into blocks of so many stored samples, never inside a sample."""

@@ -6,9 +6,19 @@ from torch import Tensor
 
 def encode(x: Tensor, group_size: int) -> tuple[Tensor]:
     """Nothing is changed, the group size is of no effect; ValueError for NaN or infinity."""
+    check(x)
+    return (x,)
+
+
+def quantise(x: Tensor, group_size: int) -> tuple[Tensor]:
+    """As `encode`, without the check."""
+    return (x,)
+
+
+def check(x: Tensor) -> None:
+    """ValueError for NaN or infinity."""
     if not bool(x.isfinite().all()):
         raise ValueError(f"fp16: got NaN, or numbers that {x.dtype} cannot hold")
-    return (x,)
 
 
 def decode(x: Tensor, *, out: Tensor | None = None) -> Tensor:

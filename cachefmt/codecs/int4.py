@@ -33,17 +33,28 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: a value is NaN or infinite, or its minimum or scale would exceed float16
             (|x| above 65504); or sizes do not fit.
     """
+    encoded = quantise(x, group_size)
+    check(*encoded)
+    return encoded
+
+
+def quantise(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `encode`; what `check` refuses means nothing."""
     if x.shape[-1] % 2:
         raise ValueError(f"head_dim must be even to pack two channels a byte, got {x.shape[-1]}")
     groups = split_groups(x, group_size)
     minimum = round_down(groups.amin(-1))
     floor = minimum.to(torch.float32).unsqueeze(-1)
     scale = scale_for(groups.amax(-1) - floor.squeeze(-1), _LEVELS)
-    require_finite("int4", minimum, scale)
     step = scale.to(torch.float32).unsqueeze(-1)
     levels = ((groups - floor) / torch.where(step == 0, 1, step)).round_().clamp_(0, _LEVELS)
     low, high = levels.to(torch.uint8).flatten(-2).chunk(2, -1)
     return low | (high << 4), scale, minimum
+
+
+def check(codes: Tensor, scale: Tensor, minimum: Tensor) -> None:
+    """ValueError if `quantise` was given what `encode` refuses."""
+    require_finite("int4", minimum, scale)
 
 
 def decode(codes: Tensor, scale: Tensor, minimum: Tensor, *, out: Tensor | None = None) -> Tensor:

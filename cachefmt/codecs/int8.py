@@ -24,12 +24,23 @@ def encode(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
         ValueError: a value is NaN or infinite, or its scale would exceed float16
             (|x| above 127 * 65504); or group_size does not divide head_dim.
     """
+    codes, scale = quantise(x, group_size)
+    check(codes, scale)
+    return codes, scale
+
+
+def quantise(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """As `encode`; what `check` refuses means nothing."""
     groups = split_groups(x, group_size)
     scale = scale_for(groups.abs().amax(-1), _LEVELS)
-    require_finite("int8", scale)
     step = scale.to(torch.float32).unsqueeze(-1)
     codes = (groups / torch.where(step == 0, 1, step)).round_().to(torch.int8)
     return codes.flatten(-2), scale
+
+
+def check(codes: Tensor, scale: Tensor) -> None:
+    """ValueError if `quantise` was given what `encode` refuses."""
+    require_finite("int8", scale)
 
 
 def decode(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:

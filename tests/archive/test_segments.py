@@ -9,7 +9,6 @@ from batch.archive.inventory import Inventory
 from batch.archive.store import Store
 from batch.archive.tasks import Prefill
 from batch.archive.workers import Workers, make_model_handler
-from batch.settings import BLOCK_SAMPLES
 from cachefmt import CacheFile, CacheFileError, open_segments, verify_segments
 from cachefmt.segments import segments_in
 from jobs.disk_space import DiskSpace
@@ -156,14 +155,16 @@ def test_of_segments_only_a_damaged_one_is_made_again(model: Path, copy: Path) -
 def test_a_prefill_tells_its_progress_once_it_is_loaded_and_behind_each_block(
     model: Path, copy: Path
 ) -> None:
-    stored = []
+    blocks = 0
     for segment in segments_in(folder_of(copy)):
         with CacheFile.open(segment) as cache:
-            stored.append(cache.header.shape.stored_samples)
+            together = cache.header.policy.parameters["block_samples"]
+            assert isinstance(together, int)
+            blocks += -(-cache.header.shape.stored_samples // together)
         segment.unlink()
     told: list[str] = []
     make_model_handler(settings_of(model), "cpu", 1, lambda: told.append("block"))(task_of(copy))
-    assert len(told) == 1 + sum(-(-samples // BLOCK_SAMPLES) for samples in stored)
+    assert len(told) == 1 + blocks
 
 
 def test_what_is_no_cache_stays_where_segments_are_made(model: Path, copy: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from batch.kv import attention
-from batch.kv.attention import attend, attend_own, fold, merge, unfold
+from batch.kv.attention import Block, attend, attend_block, attend_own, fold, merge, unfold
 from cachefmt.tiers import STORED_TIERS, Tier
 from tests.kv.encoded import encoded, random, raw
 
@@ -56,7 +56,7 @@ def test_rows_in_any_order_parts_and_chunks_equal_one_softmax(
     parts = [raw(key[index], value[index], bias[index]) for index in order.split(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         if path == "plain":
-            patch.setattr(attention, "_KERNEL_DTYPES", ())
+            patch.setattr(attention, "_KERNELS", ())
         output, lse = attend(query, parts, scaling=SCALING, chunk_rows=chunk_rows)
     expected_output, expected_lse = softmax_attention(query, key, value, bias)
     assert_close(output, expected_output)
@@ -123,7 +123,7 @@ def test_own_keys_under_a_mask_equal_repeated_keys(path, batch, group, queries, 
     visible = random(batch, 1, queries, keys, seed=seed + 2) > 0
     with pytest.MonkeyPatch.context() as patch:
         if path == "plain":
-            patch.setattr(attention, "_KERNEL_DTYPES", ())
+            patch.setattr(attention, "_KERNELS", ())
         output, lse = attend_own(query, key, value, hide(~visible), scaling=SCALING)
     hidden = ~visible.any(-1).expand(lse.shape)
     assert bool((lse[hidden] == -math.inf).all())
@@ -136,6 +136,36 @@ def test_own_keys_under_a_mask_equal_repeated_keys(path, batch, group, queries, 
         seen = ~hidden[sequence]
         assert_close(output[sequence][seen], expected[0][seen])
         assert_close(lse[sequence][seen], expected[1][seen])
+
+
+@pytest.mark.parametrize("path", ["kernel", "plain"])
+@few
+@given(
+    pieces=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    group=st.integers(1, 3),
+    is_counted=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_a_block_equals_a_mask_with_the_copies_that_come_later(
+    path, pieces, group, is_counted, seed
+):
+    columns = sum(pieces)
+    query = random(1, KV_HEADS * group, columns, HEAD_DIM, seed=seed)
+    key, value = random(2, 1, KV_HEADS, columns, HEAD_DIM, seed=seed + 1)
+    piece = torch.arange(len(pieces)).repeat_interleave(torch.tensor(pieces))
+    block, mask = None, hide(torch.ones(columns, columns).triu(1).bool())
+    if is_counted:
+        bias = random(columns, seed=seed + 2).abs()
+        stops = tuple(torch.tensor(pieces).cumsum(0).tolist())
+        block = Block(stops=stops, bias=bias)
+        mask = mask + torch.where(piece[:, None] > piece, bias, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "plain":
+            patch.setattr(attention, "_KERNELS", ())
+        found = attend_block(query, key, value, block, scaling=SCALING)
+    expected = attend_own(query, key, value, mask[None, None], scaling=SCALING)
+    for got, wanted in zip(found, expected, strict=True):
+        assert_close(got, wanted)
 
 
 def test_a_query_that_sees_nothing_in_one_part_takes_all_from_the_other():

@@ -15,6 +15,7 @@ from batch.kv import ATTENTIONS, check_kernel, is_for_kernel, tiered_attention
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = "tests/kv/triton_cases.py"
+DECODING = "tests/kv/triton_decoding_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="needs Triton: pip install sali-cache[triton]",
@@ -91,6 +92,17 @@ def test_few_queries_on_cuda_take_the_kernel_unless_told_otherwise(
     )
     model = SimpleNamespace(config=config)
     assert is_for_kernel(model, tokens, dtype, torch.device(device)) == is_taken
+
+
+@needs_triton
+def test_the_decoding_kernel_interpreted_equals_the_codecs():
+    run("-m", "pytest", "-q", DECODING, TRITON_INTERPRET="1")
+
+
+@pytest.mark.needs_gpu
+@needs_triton
+def test_the_decoding_kernel_on_cuda_equals_the_codecs():
+    run("-m", "pytest", "-q", DECODING, FAIL_WITHOUT_GPU="1")
 
 
 def test_kernels_are_imported_only_when_used_and_are_none_without_triton():

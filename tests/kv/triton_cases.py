@@ -413,7 +413,7 @@ def test_a_model_over_all_tiers_gives_the_same_logits():
         }
         for layer in range(shape.layers)
     ]
-    moved = Prefix(shape, layers, is_filled=True)
+    moved = Prefix(shape, layers)
     moved.set_multiplicity(Tier.INT8, multiplicity)
     got = ask(model.to(DEVICE), TieredCache(moved), question.to(DEVICE), positions.to(DEVICE))
     torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-4)

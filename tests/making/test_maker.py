@@ -113,8 +113,8 @@ def test_a_run_that_was_cut_short_goes_on_with_the_blocks_that_the_memory_allowe
 
     def cut_short(samples: int) -> None:
         nonlocal done
-        out_of_memory_above(2)(samples)
         done += samples
+        out_of_memory_above(2)(samples)
         if done > LONG / 2:
             raise KeyboardInterrupt
 

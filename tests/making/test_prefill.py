@@ -1,6 +1,10 @@
 """What prefill stores answers as the model itself would; blocks and files change nothing."""
 
+import errno
+import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.demo.drawing import draw
 from batch.demo.world import random_world
+from batch.errors import ManifestError
 from batch.evaluation.uncompressed import Uncompressed
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -21,7 +26,7 @@ from batch.making.plan import Plan, make_plan
 from batch.models import Family, open_family
 from batch.settings import CacheSettings
 from batch.video import Footage, Geometry
-from cachefmt import CacheFile, Tier
+from cachefmt import CacheFile, CacheFileError, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
@@ -239,6 +244,57 @@ def test_prefill_tells_each_part_of_the_time_that_its_file_has_as_a_whole(
         _, encode, run = cache.array("cost.seconds").tolist()
     assert encode == seconds.encode
     assert seconds.forward + seconds.quantise < run < sum(vars(seconds).values())
+
+
+def test_a_disk_that_fills_up_behind_the_computation_leaves_no_file(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    settings = CacheSettings(block_samples=1)
+    work = plan_cache(
+        make_manifest(pictures, geometry_of(family)), family, settings, dtype="float32"
+    )
+    write, main, refused = os.pwrite, threading.get_ident(), []
+
+    def fill_up(file: int, block: Any, offset: int) -> int:
+        if threading.get_ident() != main:
+            refused.append(offset)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, block, offset)
+
+    monkeypatch.setattr(os, "pwrite", fill_up)
+    with pytest.raises(CacheFileError, match=r"x\.safetensors: cannot write \d+ bytes: No space"):
+        prefill(work, family, tmp_path / "x.safetensors")
+    assert refused
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_between_blocks_leaves_no_file(family: Family, tmp_path: Path) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    settings = CacheSettings(block_samples=2)
+    work = plan_cache(
+        make_manifest(pictures, geometry_of(family)), family, settings, dtype="float32"
+    )
+
+    def interrupt(samples: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prefill(work, family, tmp_path / "x.safetensors", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_picture_of_a_later_block_is_named_and_leaves_no_file(
+    family: Family, tmp_path: Path
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    manifest = make_manifest(pictures, geometry_of(family))
+    damaged = [*manifest.pictures[:3], b"no picture", *manifest.pictures[4:]]
+    settings = CacheSettings(block_samples=1)
+    work = plan_cache(replace(manifest, pictures=damaged), family, settings, dtype="float32")
+    with pytest.raises(ManifestError, match="the picture of sample 3 is damaged"):
+        prefill(work, family, tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
