@@ -35,7 +35,7 @@ class Machine:
         return GPUTarget("cuda", self.architecture, 32)
 
     def get_current_device(self):
-        return 0
+        return self.architecture  # one for each: what is compiled is kept by device
 
     def get_current_stream(self, device):
         return 0
@@ -94,6 +94,7 @@ def resources(kernel):
 def check(kernel, architecture):
     registers, spilled = resources(kernel)
     ptx = kernel.asm["ptx"]
+    assert f".target sm_{architecture}" in ptx
     # Codes are copied ahead into shared memory; 0x10 bytes a thread are the widest there is. Only
     # the bias comes in fours, and scales by themselves, a number at a time.
     widths = collections.Counter(
