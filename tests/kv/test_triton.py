@@ -99,6 +99,11 @@ def test_the_decoding_kernel_interpreted_equals_the_codecs():
     run("-m", "pytest", "-q", DECODING, TRITON_INTERPRET="1")
 
 
+@needs_triton
+def test_the_decoding_kernel_compiles_for_cuda_to_wide_loads_and_stores(tmp_path):
+    run("-m", "tests.kv.triton_decoding_compiled", TRITON_CACHE_DIR=str(tmp_path))
+
+
 @pytest.mark.needs_gpu
 @needs_triton
 def test_the_decoding_kernel_on_cuda_equals_the_codecs():
