@@ -46,7 +46,7 @@ class ModelSettings:
     - device: as torch names it, or "auto" to spread the model over all there are; None: cuda if
       there is one, else cpu.
     - dtype: "float32", "bfloat16" or "float16", to compute in; None: that of quantised weights,
-      else by the device.
+      else bfloat16 on a GPU or a processor with instructions for it, float32 on others.
     - attention: what attends to the tiers; "auto" is Triton's kernel on CUDA, torch elsewhere.
     """
 

@@ -1,11 +1,13 @@
 """Rules for every test: the same seeds, no unexpected error log, GPU tests skipped aloud."""
 
 import logging
+import multiprocessing
 import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 # Read when torch is imported, here and in all processes that tests start. On tiny models a second
 # thread only waits, and takes its core from another worker's test.
@@ -14,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from jobs import workers
 
 SEED = 20_261_120
 NO_GPU = "needs CUDA, and torch sees none"
@@ -25,6 +29,20 @@ settings.load_profile("steady")
 # A shell without job control starts what runs in the background deaf to Ctrl-C, its children too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What a worker process with a model imports, six seconds of it; and none of it starts a thread.
+multiprocessing.set_forkserver_preload(["batch.archive.prefilling", "tests.archive.handlers"])
+STARTED_ANEW = Path(__file__).parent / "jobs"
+"""Tests of how the product starts its workers; tests/end_to_end has whole commands besides."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fork workers from a process that has imported what they need, but where they are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.platform == "linux" and not item.path.is_relative_to(STARTED_ANEW):
+            patch.setattr(workers, "_CONTEXT", multiprocessing.get_context("forkserver"))
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

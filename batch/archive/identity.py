@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.header import VERSION as MANIFEST_VERSION
 from batch.archive.inventory import Stat
 from batch.archive.store import ProductFolder, Store
-from batch.settings import CacheSettings, ModelSettings, checkpoint_folder
+from batch.settings import CacheSettings, Dtype, ModelSettings, checkpoint_folder
 from batch.version import __version__
 from batch.video import DynamicGeometry, Geometry, GeometryRule
 from cachefmt import FormatVersion
@@ -64,25 +64,28 @@ class ModelFacts:
 class Products:
     """What is made of every video, and where it goes.
 
-    `caches` is None if only analysis was asked for. IDs are digests of all that decides the
-    content; what the model was called is for people and changes nothing.
+    `caches` and `dtype`, in which the model runs, are None if only analysis was asked for. IDs are
+    digests of all that decides the content; what the model was called is for people and changes
+    nothing.
     """
 
     analysis: AnalysisSettings
     rule: GeometryRule
     manifests: ProductFolder
     caches: ProductFolder | None
+    dtype: str | None
     settings: tuple[tuple[ProductFolder, Mapping[str, Any]], ...]
 
     @classmethod
     def of(cls, chosen: IndexSettings, model: ModelFacts, store: Store) -> Self:
+        """Decide it; a dtype that nobody chose stays that of the first machine that worked here."""
         about = {"model": model.name, "revision": model.revision}
         decided: dict[str, Any] = {
             **asdict(chosen.analysis),
             "geometry": _rule_facts(model.geometry),
             "manifest_version": MANIFEST_VERSION,
         }
-        manifests, caches = store.manifests(_digest(decided)), None
+        manifests, caches, dtype = store.manifests(_digest(decided)), None, None
         settings = [(manifests, about | decided)]
         if model.weights_sha256 is not None:
             version = FormatVersion()
@@ -96,13 +99,16 @@ class Products:
                 "dtype": model.dtype,
                 "format": f"{version.major}.{version.minor}",
             }
-            caches = store.caches(_digest(decided))
+            if chosen.model.dtype is None:
+                decided["dtype"] = _first_dtype(decided, store)
+            caches, dtype = store.caches(_digest(decided)), decided["dtype"]
             settings.append((caches, about | decided))
         return cls(
             analysis=chosen.analysis,
             rule=model.geometry,
             manifests=manifests,
             caches=caches,
+            dtype=dtype,
             settings=tuple(settings),
         )
 
@@ -110,6 +116,19 @@ class Products:
         """Write down in each folder what its ID stands for."""
         for folder, settings in self.settings:
             folder.write_settings(settings, staging)
+
+
+def _first_dtype(decided: Mapping[str, Any], store: Store) -> str:
+    """That of the first caches which differ in nothing else, or the one decided for this machine.
+
+    Machines of other kinds have other defaults; an archive is to be done once, not once for each.
+    """
+    for caches in store.all_caches():
+        there = caches.read_settings()
+        is_same = all(there.get(name) == decided[name] for name in decided.keys() - {"dtype"})
+        if is_same and there.get("dtype") in get_args(Dtype):
+            return str(there["dtype"])
+    return str(decided["dtype"])
 
 
 def _digest(value: Any) -> str:

@@ -1,9 +1,11 @@
 """One run over an archive: registered, fed, recorded, catalogued."""
 
+from dataclasses import replace
+
 from batch.archive.backlog import Backlog
 from batch.archive.catalogue import write_catalogue
 from batch.archive.discovery import Scan, scan_archive
-from batch.archive.identity import ModelFactsStore, Products
+from batch.archive.identity import ModelFacts, ModelFactsStore, Products
 from batch.archive.inventory import Inventory, fold
 from batch.archive.pipeline import AnalyzeStep, Pipeline, PrefillStep, ProbeStep
 from batch.archive.recording import Listener, Recorder
@@ -37,14 +39,13 @@ def index(
         model = (None if request.rehash else known.read()) or ask_model(request, stop)
         if model is None:
             return tally
-        products = Products.of(request.settings, model, store)
+        products = _decide(request, model, store)
+        request = _in_dtype(request, products.dtype)
     with Run.begin(store.root, _claims(request, products)) as run:
         if model is not None:
             known.write(model, run.folder)
         recorder = Recorder(run.folder, DiskSpace(store.root, request.max_bytes), tally, listener)
         try:
-            if products is not None:
-                products.write_settings(run.folder)
             inventory = Inventory.read(store.files, run.info.id)
             _feed(request, products, inventory, recorder, run, workers or Workers(), stop)
         finally:
@@ -54,6 +55,21 @@ def index(
                 if is_last and products is not None and products.caches is not None:
                     write_catalogue(store, products.caches, run.folder)
     return tally
+
+
+def _decide(request: Request, model: ModelFacts, store: Store) -> Products:
+    """What this run makes, written down: of two that begin at once, the first has the say."""
+    with Run.begin(store.root, {}) as run, locked(store.root):
+        products = Products.of(request.settings, model, store)
+        products.write_settings(run.folder)
+    return products
+
+
+def _in_dtype(request: Request, dtype: str | None) -> Request:
+    """The request for workers, none of which then chooses by its own device."""
+    settings = request.settings
+    model = replace(settings.model, dtype=dtype)
+    return replace(request, settings=replace(settings, model=model))
 
 
 def _claims(request: Request, products: Products | None) -> dict[str, Shard]:

@@ -49,7 +49,9 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from cachefmt import CacheFileError
         from jobs.errors import JobError
+        from jobs.workers import tame_threads
 
+        tame_threads()
         if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8
             sys.stdout.reconfigure(errors="surrogateescape")
         if not sys.stderr.isatty():  # read by huggingface_hub and transformers when imported

@@ -17,6 +17,7 @@ def models(as_json: bool) -> None:
     from importlib.metadata import version
 
     from batch.models import FAMILIES, PARITY_TRANSFORMERS
+    from batch.models.placement import default_dtype, first_device
 
     for name, family in sorted(FAMILIES.items()):
         row = {
@@ -27,6 +28,8 @@ def models(as_json: bool) -> None:
         }
         tested = f"parity tested with transformers {PARITY_TRANSFORMERS}"
         click.echo(json.dumps(row) if as_json else f"{name:17}{tested}; {family.limits}")
+    device = first_device("auto")
+    click.echo(f"here models run in {default_dtype(device)} on {device}", err=True)
     installed = version("transformers")
     if installed != PARITY_TRANSFORMERS:
         click.echo(

@@ -48,7 +48,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
-    help="Default: that of quantised weights, else by the device.",
+    help="Default: that of quantised weights, else bfloat16 on a GPU or a processor with "
+    "instructions for it, float32 on others.",
 )
 attn_option = click.option(
     "--attn",

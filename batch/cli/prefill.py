@@ -162,6 +162,7 @@ def _facts(cache: Path, video: "VideoPlan", written: list[int], *, skipped: bool
         "samples": sum(header.shape.samples for header in video.headers),
         "stored_samples": int(video.manifest.kept.sum()),
         "positions": video.headers[0].layout.positions,
+        "dtype": video.headers[0].model.dtype,
         "segments": len(video.headers),
         "segments_written": len(written),
     }
@@ -192,7 +193,8 @@ def _estimate(
         "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
     )
     return (
-        f"{cache}: {video.size_bytes} bytes{segments}; tokens {tokens} of {video.slots} slots; "
+        f"{cache}: {video.size_bytes} bytes{segments}; tokens {tokens} of {video.slots} slots, "
+        f"computed in {video.headers[0].model.dtype}; "
         f"a minute of video takes {per_minute['size_bytes']:,} bytes; memory: "
         f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
         f"about {memory.block_bytes:,} a block"

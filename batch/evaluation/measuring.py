@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from batch.models.placement import default_dtype
 from jobs.workers import usable_cores
 
 _PACKAGES = ("sali-cache", "torch", "transformers", "av", "opencv-python-headless", "numpy")
@@ -34,10 +35,11 @@ Log = Callable[[str], object]
 
 
 def machine() -> dict[str, Any]:
-    """The processor, cores this process may use, threads of torch, memory, GPU, kernel, load."""
+    """The processor and models' dtype on it, cores, torch's threads, memory, GPU, kernel, load."""
     processor = _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or None
     return {
         "processor": processor,
+        "processor_dtype": default_dtype(torch.device("cpu")),
         "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": proc_bytes(Path("/proc/meminfo"), "MemTotal"),

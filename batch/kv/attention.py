@@ -10,12 +10,14 @@ Knows nothing of encodings, files or transformers.
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from batch.errors import ModelError
+from batch.kv.codes import attend_codes, takes_codes
 from batch.kv.rows import Chunk, StoredRows, chunks_of
 
 Kernel = Literal["auto", "torch", "triton"]
@@ -80,9 +82,11 @@ def attend(
     kv_heads, _, head_dim = query.shape
     parts = [part for part in parts if len(part)]
     chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim, query.device)
-    return merge(
-        _attend_chunk(query, chunk, scaling) for chunk in chunks_of(parts, query.dtype, chunk_rows)
-    )
+    coded = [part for part in parts if takes_codes(query, part)]
+    decoded = [part for part in parts if not takes_codes(query, part)]
+    by_code = (attend_codes(query, part, scaling=scaling, chunk_rows=chunk_rows) for part in coded)
+    chunks = chunks_of(decoded, query.dtype, chunk_rows)
+    return merge(chain(*by_code, (_attend_chunk(query, chunk, scaling) for chunk in chunks)))
 
 
 def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from batch.models.llava import Llava
 from batch.models.llava_next import LlavaNext
 from batch.models.llava_next_video import LlavaNextVideo
 from batch.models.llava_onevision import LlavaOnevision
-from batch.models.placement import first_device
+from batch.models.placement import default_dtype, first_device
 from batch.models.qwen2_5_vl import Qwen2_5VL
 from batch.models.qwen2_vl import Qwen2VL
 from batch.models.qwen3_vl import Qwen3VL
@@ -67,7 +67,7 @@ def open_model(settings: ModelSettings) -> OpenModel:
     if dtype is None and family.checkpoint.quantised_by is not None:
         dtype = family.checkpoint.own_dtype
     elif dtype is None:
-        dtype = "float32" if first_device(device).type == "cpu" else "bfloat16"
+        dtype = default_dtype(first_device(device))
     return OpenModel(family=family, device=device, dtype=dtype, attention=settings.attention)
 
 

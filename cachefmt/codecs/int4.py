@@ -57,12 +57,16 @@ def check(codes: Tensor, scale: Tensor, minimum: Tensor) -> None:
     require_finite("int4", minimum, scale)
 
 
+def unpack(codes: Tensor, *, out: Tensor) -> None:
+    """The codes 0..15 as numbers, into `out` [2, ..., head_dim / 2]: low nibbles, then high."""
+    out[0].copy_(codes & 0x0F)
+    out[1].copy_(codes >> 4)
+
+
 def decode(codes: Tensor, scale: Tensor, minimum: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Float32 [..., head_dim] from what `encode` returns."""
     if out is None:
         shape = (*codes.shape[:-1], 2 * codes.shape[-1])
         out = torch.empty(shape, dtype=torch.float32, device=codes.device)
-    low, high = out.chunk(2, -1)
-    low.copy_(codes & 0x0F)
-    high.copy_(codes >> 4)
+    unpack(codes, out=out.view(*codes.shape[:-1], 2, codes.shape[-1]).movedim(-2, 0))
     return scale_groups(out, scale, minimum)

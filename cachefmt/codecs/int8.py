@@ -43,6 +43,11 @@ def check(codes: Tensor, scale: Tensor) -> None:
     require_finite("int8", scale)
 
 
+def unpack(codes: Tensor, *, out: Tensor) -> None:
+    """The codes as numbers, into `out` [1, ..., head_dim]."""
+    out[0].copy_(codes)
+
+
 def decode(codes: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Float32 [..., head_dim] from what `encode` returns; exact."""
     if out is None:

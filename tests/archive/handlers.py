@@ -42,6 +42,21 @@ def make_light_model_handler(
     return handle
 
 
+def make_model_that_names_its_dtype(
+    settings: IndexSettings, device: str | None, threads: int, progress: Progress
+) -> Handler:
+    """Writes the dtype that it is to run in where a cache would be."""
+    handler = make_light_model_handler(settings, device, threads, progress)
+
+    def handle(task: Load | Prefill) -> Staged | None:
+        staged = handler(task)
+        if isinstance(task, Prefill):
+            task.staged.write_text(str(settings.model.dtype))
+        return staged
+
+    return handle
+
+
 def _harming(handler: Handler, harm: Callable[[Any], object], kind: type) -> Handler:
     """A handler that does harm before each task of a kind, if it is the victim's or a Load."""
 

@@ -1,21 +1,30 @@
 """Run after run over one archive: what is done, what is not done again."""
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from batch.analysis.analyze import AnalysisSettings
+from batch.archive import run
+from batch.archive.workers import Workers
 from batch.errors import BatchError
-from batch.settings import CacheSettings
+from batch.settings import CacheSettings, ModelSettings
 from batch.video import Sampling
 from cachefmt import CacheFile
+from jobs import runs
+from tests.archive import handlers
 from tests.archive.archives import draw_video
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import catalogue
+from tests.archive.indexing import remember, run_index, settings_of
 from tests.cli.running import batch, objects, stamps
 
 
@@ -141,6 +150,57 @@ def test_other_settings_are_other_work_and_leave_the_first_alone(second: Indexed
     )
     assert len(list((second.out / "analyses").iterdir())) == 2
     assert second.run().files == []
+
+
+def test_an_archive_stays_in_the_dtype_of_the_machine_that_began_it(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "caches"
+
+    def night(**flags: bool) -> set[str]:
+        """What machines of these flags, which do not know the model yet, were told to run in."""
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        shutil.rmtree(out / "models", ignore_errors=True)
+        remember(model, out)
+        names_dtype = Workers(model=handlers.make_model_that_names_its_dtype)
+        return {file.read_text() for file in run_index(archive, out, model, names_dtype).files}
+
+    assert night(amx_bf16=True) == {"bfloat16"}
+    assert night(avx512_f=True) == set()
+    draw_video(archive / "new.mp4", seed=55)
+    assert night(avx512_f=True) == {"bfloat16"}
+    assert len(list((out / "works").iterdir())) == 1
+    for dtype, works in (("bfloat16", 1), ("float32", 2)):
+        chosen = ModelSettings(name=str(model), dtype=dtype)
+        run_index(archive, out, model, settings=replace(settings_of(model), model=chosen))
+        assert len(list((out / "works").iterdir())) == works
+
+
+def test_of_machines_that_begin_an_archive_together_one_chooses_the_dtype(
+    archive: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's settings appear when this run holds the lock: what it found before is no matter."""
+    out, elsewhere = tmp_path / "caches", tmp_path / "elsewhere"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for root, flags in ((elsewhere, {"bf16": True}), (out, {"bf16": False})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        remember(model, root)
+    run_index(archive, elsewhere, model)
+
+    @contextmanager
+    def locked_late(root: Path) -> Iterator[None]:
+        with runs.locked(root):
+            (settings,) = elsewhere.glob("works/*/settings.json")
+            theirs = root / settings.relative_to(elsewhere)
+            theirs.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(settings, theirs)
+            yield
+
+    monkeypatch.setattr(run, "locked", locked_late)
+    assert len(run_index(archive, out, model).files) == 3
+    (work,) = (out / "works").iterdir()
+    assert json.loads((work / "settings.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_a_cache_that_someone_removed_is_written_again(second: IndexedArchive) -> None:

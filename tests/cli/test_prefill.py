@@ -167,7 +167,9 @@ def test_a_dry_run_needs_no_weights_and_says_what_a_minute_and_memory_take(
     (line,) = succeed(*command)
     assert f"; a minute of video takes {minute['size_bytes']:,} bytes; memory: " in line
     assert f"{memory['weights_bytes']:,} weights, {memory['tiers_bytes']:,} tiers" in line
+    assert f" of {found['slots']} slots, computed in {found['dtype']}; a minute" in line
     (half,) = objects(succeed(*command, "--json", "--dtype", "bfloat16"))
+    assert half["dtype"] == "bfloat16"
     assert half["memory"]["weights_bytes"] == memory["weights_bytes"] // 2
 
 

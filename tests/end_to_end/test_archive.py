@@ -187,6 +187,7 @@ def test_the_process_that_directs_the_others_never_loads_torch(undisturbed: Undi
     assert not undisturbed.modules & {"torch", "transformers"}
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_change_nothing_of_what_comes_out(
     archive: Path, model: Path, whole: Path, out: Path
 ) -> None:

@@ -140,6 +140,14 @@ def test_an_interrupted_prefill_says_so_in_a_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_torch_s_threads_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "true")  # OpenMP says what it goes by, when it is loaded
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    _, _, said = run("models")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in said
+
+
 def test_a_reader_that_left_gets_no_traceback(tmp_path: Path) -> None:
     process = start("inspect", write_file(tmp_path / "x.safetensors"))
     assert process.stdout is not None

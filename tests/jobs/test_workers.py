@@ -14,8 +14,20 @@ from typing import Any
 
 import pytest
 
+from jobs import workers
 from jobs.stopping import SIGNALS
-from jobs.workers import Died, Finished, Pool, Raised, Result, Stuck, Worker, collect
+from jobs.workers import (
+    Died,
+    Finished,
+    Pool,
+    Raised,
+    Result,
+    Stuck,
+    Worker,
+    collect,
+    tame_threads,
+    usable_cores,
+)
 from tests.jobs.handlers import fail_to_make_handler, make_handler
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +156,39 @@ def test_a_desk_that_cannot_be_opened_is_the_task_s_error() -> None:
 def test_the_environment_is_the_worker_s_alone(pool: Pool) -> None:
     assert value_of(pool, "environment", "SAID") == "this"
     assert "SAID" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 64), ("250000 100000", 3), ("1000 100000", 1), ("9900000 100000", 64)],
+)
+def test_cores_are_those_that_the_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr(workers, "_CPU_QUOTA", tmp_path / "cpu.max")
+    assert usable_cores() == 64
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores() == cores
+
+
+def test_threads_sleep_while_they_wait_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "environ", environment := {})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for usable, told, expected in (
+        (64, {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        (4, {}, {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "4"}),
+        (4, {"OMP_NUM_THREADS": "9"}, {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "PASSIVE"}),
+        *((64, {name: "1"}, {name: "1"}) for name in names[:3]),
+    ):
+        monkeypatch.setattr(workers, "usable_cores", lambda usable=usable: usable)
+        environment.clear()
+        environment.update(told)
+        tame_threads()
+        assert environment == expected
 
 
 def test_signals_that_ask_to_stop_are_left_to_the_parent(pool: Pool) -> None:

@@ -19,10 +19,14 @@ few = settings(max_examples=40)
 
 
 def softmax_attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    scaling: float = SCALING,
 ) -> tuple[Tensor, Tensor]:
     """One plain softmax in float64; query [heads, n, dim], key and value [rows, heads, dim]."""
-    scores = query.double() @ key.double().permute(1, 2, 0) * SCALING
+    scores = query.double() @ key.double().permute(1, 2, 0) * scaling
     if bias is not None:
         scores = scores + bias.double()
     output = torch.softmax(scores, -1) @ value.double().transpose(0, 1)

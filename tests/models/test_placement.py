@@ -17,9 +17,9 @@ from batch.answering import PrefixAnswerer
 from batch.errors import ModelError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
-from batch.models import Family, open_family
-from batch.models.placement import Device
-from batch.settings import CacheSettings
+from batch.models import Family, open_family, open_model
+from batch.models.placement import Device, default_dtype
+from batch.settings import CacheSettings, ModelSettings
 from cachefmt import CacheFile
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
@@ -30,6 +30,27 @@ from tests.tiny.families import TINY
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.llava_next(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_vnni": True, "amx_bf16": False}, "float32"),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),  # AMD, Zen 4
+        ({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
+        ({"neon": True, "fp16_arith": True, "bf16": False}, "float32"),
+        ({"neon": True, "bf16": True}, "bfloat16"),
+        ({}, "float32"),
+    ],
+)
+def test_a_model_runs_in_bfloat16_where_the_processor_has_instructions_for_it(
+    folder: Path, flags: dict[str, bool], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert open_model(ModelSettings(name=str(folder), device="cpu")).dtype == dtype
+    chosen = ModelSettings(name=str(folder), device="cpu", dtype="float16")
+    assert open_model(chosen).dtype == "float16"
+    assert default_dtype(torch.device("cuda")) == "bfloat16"
 
 
 def loaded(folder: Path, device: Device) -> Family:
