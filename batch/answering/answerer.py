@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.answering.decoding import Decoder
 from batch.answering.evidence import (
     NEUTRAL,
     TimeRange,
@@ -22,7 +23,7 @@ from batch.answering.evidence import (
     time_ranges,
 )
 from batch.errors import BatchError
-from batch.kv import Evidence, Observer, Prefix, TieredCache, forward
+from batch.kv import LastQueries, Observer, Prefix, TieredCache
 from batch.models import Family
 from cachefmt import CacheFile
 from cachefmt import tensors as file_tensors
@@ -90,10 +91,12 @@ class PrefixAnswerer:
         self._prefix = prefix
         self._family = family
         self._device = family.device
+        self._decoder = Decoder(prefix, family, next_position=next_position)
         self._next_position = next_position
         self._name = name
         self._samples = samples
         self._neutral: NDArray[np.float32] | None = None
+        self._last_queries = LastQueries(0, 0)
 
     @classmethod
     def of_cache(cls, cache: CacheFile, family: Family, end_s: float | None = None) -> Self:
@@ -156,7 +159,6 @@ class PrefixAnswerer:
                 )
                 yield Exchange(question_ids=its_ids, answer_ids=tokens, answer=answer)
 
-    @torch.inference_mode()
     def generate(
         self, questions: list[list[int]], max_new_tokens: int, observer: Observer | None = None
     ) -> list[list[int]]:
@@ -164,31 +166,14 @@ class PrefixAnswerer:
 
         The observer is shown the queries behind which each token is chosen.
         """
-        cache = TieredCache(self._prefix, observer)
-        step, place, padding = self._padded(questions)
-        answers: list[list[int]] = [[] for _ in questions]
-        running = list(range(len(questions)))  # the question of each row of the batch
-        for _ in range(max_new_tokens):
-            chosen = self._scores(step, place, cache, padding).argmax(-1)
-            tokens = chosen.tolist()
-            for question, token in zip(running, tokens, strict=True):
-                answers[question].append(token)
-            rows = [row for row, token in enumerate(tokens) if token not in self._family.stop_ids]
-            if not rows:
-                break
-            step, place = chosen[:, None], place[:, -1:] + 1
-            if len(rows) < len(running):
-                going_on = torch.tensor(rows, device=self._device)
-                step, place, padding = step[going_on], place[going_on], padding[going_on]
-                cache.keep(going_on)
-                running = [running[row] for row in rows]
-        return answers
+        return self._decoder.generate(questions, [max_new_tokens] * len(questions), observer)
 
     @torch.inference_mode()
     def next_token_scores(self, question: str) -> Tensor:
         """Scores of the first token of the answer, float32 [vocabulary]."""
-        step, place, padding = self._padded([question_ids(self._family, question)])
-        return self._scores(step, place, TieredCache(self._prefix), padding)[0].float()
+        step, place, padding = self._decoder.padded([question_ids(self._family, question)])
+        hidden = self._decoder.hidden(step, place, TieredCache(self._prefix), padding)
+        return self._decoder.scores(hidden)[0].float()
 
     @torch.inference_mode()
     def log_likelihoods(self, exchanges: Sequence[Exchange]) -> list[float]:
@@ -197,8 +182,8 @@ class PrefixAnswerer:
         Natural logarithm of the probability of a token, a mean over each answer.
         """
         rows = [[*one.question_ids, *one.answer_ids[:-1]] for one in exchanges]
-        step, place, padding = self._padded(rows)
-        hidden = self._hidden(step, place, TieredCache(self._prefix), padding)
+        step, place, padding = self._decoder.padded(rows)
+        hidden = self._decoder.hidden(step, place, TieredCache(self._prefix), padding)
         found = []
         for states, exchange in zip(hidden, exchanges, strict=True):  # scores of all would be large
             answer = torch.tensor(exchange.answer_ids, device=self._device)
@@ -207,55 +192,41 @@ class PrefixAnswerer:
         return found
 
     def attention(
-        self, questions: list[list[int]], max_new_tokens: int
+        self, questions: list[list[int]], limits: Sequence[int]
     ) -> tuple[list[list[int]], Tensor]:
         """Answer, and measure what attention the tokens of each answer pay to each sample.
 
-        The latter is float32 [questions, layers, heads, samples], a mean over the tokens of an
-        answer; pointers get none.
+        limits: most tokens of each answer. The attention is float32
+        [questions, layers, heads, samples], a mean over the tokens of an answer; pointers get none.
         """
         if self._samples is None:
             raise ValueError(f"{self._name}: the samples of its rows are not known")
-        evidence = Evidence(
+        if self._last_queries.shape != (len(questions), max(limits)):
+            self._last_queries = LastQueries(len(questions), max(limits))
+        answers = self._decoder.generate(questions, limits, self._last_queries)
+        return answers, self._last_queries.paid(
             self._prefix,
+            [len(answer) for answer in answers],
             self._samples.number,
             groups=len(self._samples.spans_s),
-            sequences=len(questions),
         )
-        return self.generate(questions, max_new_tokens, evidence), evidence.mass
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
     ) -> Iterator[tuple[list[int], list[TimeRange]]]:
+        limits = [max_new_tokens] * len(questions)
         if self._samples is None:
-            yield from ((tokens, []) for tokens in self.generate(questions, max_new_tokens))
+            yield from ((ids, []) for ids in self._decoder.generate(questions, limits))
             return
+        asked = questions
+        if self._neutral is None:  # asked beside the first questions, so it costs no pass
+            asked, limits = [*questions, self._family.question_ids(NEUTRAL)], [*limits, 1]
+        answers, found = self.attention(asked, limits)
         if self._neutral is None:
-            _, paid = self.attention([self._family.question_ids(NEUTRAL)], 1)
-            self._neutral = paid[0].numpy()
-        answers, found = self.attention(questions, max_new_tokens)
-        for tokens, mass in zip(answers, found.numpy(), strict=True):
+            self._neutral = found[-1].numpy()
+        for tokens, mass in zip(answers[: len(questions)], found.numpy(), strict=False):
             evidence = sample_evidence(mass, self._neutral)
             yield tokens, time_ranges(evidence, self._samples.spans_s)
-
-    def _padded(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids [batch, longest], padded at the left, where they stand, and each's padding."""
-        longest = max(map(len, sequences))
-        padding = torch.tensor([longest - len(ids) for ids in sequences], device=self._device)
-        rows = [[0] * (longest - len(ids)) + ids for ids in sequences]
-        place = torch.arange(longest, device=self._device) - padding[:, None]
-        return torch.tensor(rows, device=self._device), place.clamp(min=0), padding
-
-    def _scores(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
-        return self._family.logits(self._hidden(step, place, cache, padding)[:, -1])
-
-    def _hidden(self, step: Tensor, place: Tensor, cache: TieredCache, padding: Tensor) -> Tensor:
-        """Last hidden states [batch, new, hidden] of token ids `step` at `place` behind it."""
-        embedded = self._family.text_embeddings(step.flatten()).view(*step.shape, -1)
-        start = torch.tensor(self._next_position, device=self._device)
-        positions = start[:, None, None] + place[None]
-        positions = positions[0] if len(positions) == 1 else positions
-        return forward(self._family.language_model, embedded, positions, cache, padding)
 
 
 def question_ids(family: Family, question: str) -> list[int]:

@@ -5,8 +5,8 @@ other than through `cachefmt`.
 """
 
 from batch.kv.attention import Block, Kernel, check_kernel, merge
-from batch.kv.cache import TieredCache
-from batch.kv.evidence import Evidence, Observer
+from batch.kv.cache import Columns, TieredCache
+from batch.kv.evidence import LastQueries, Observer
 from batch.kv.prefix import Prefix
 from batch.kv.tiered_attention import (
     ATTENTION,
@@ -14,6 +14,7 @@ from batch.kv.tiered_attention import (
     fill,
     forward,
     install,
+    is_for_kernel,
     refuse_unsupported,
 )
 
@@ -21,8 +22,9 @@ __all__ = [
     "ATTENTION",
     "ATTENTIONS",
     "Block",
-    "Evidence",
+    "Columns",
     "Kernel",
+    "LastQueries",
     "Observer",
     "Prefix",
     "TieredCache",
@@ -30,6 +32,7 @@ __all__ = [
     "fill",
     "forward",
     "install",
+    "is_for_kernel",
     "merge",
     "refuse_unsupported",
 ]

@@ -7,7 +7,6 @@ number of parts, each in its own encoding, and be decoded a chunk at a time.
 Knows nothing of encodings, files or transformers.
 """
 
-import functools
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from batch.kv.codes import attend_codes, takes_codes
 from batch.kv.rows import Chunk, StoredRows, chunks_of
 
 Kernel = Literal["auto", "torch", "triton"]
-"""What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers; "auto" is
-Triton's kernel for few queries on CUDA, where Triton is installed, and torch elsewhere."""
+"""What attends to stored rows: "torch" decodes a chunk at a time, "triton" in registers, if queries
+are few; "auto" is Triton's kernel for few queries on CUDA, where it is installed."""
 
 CHUNK_NUMBERS = 1 << 19
 """Numbers of keys, and as many of values, decoded at a time: 2 MiB each in float32.
@@ -36,15 +35,6 @@ heads x 128, 16 MiB leave the processor's cache and take 1.2 to 1.8 times as lon
 CHUNK_NUMBERS_ON_GPU = 1 << 25
 """The same on CUDA for many queries: 64 MiB each in bfloat16, 32,768 rows of 8 heads x 128, which
 keep a GPU busy for milliseconds. Modelled, not measured."""
-
-FEW_QUERIES = 256
-"""Most folded queries on CUDA for which rows are decoded in registers, not into a buffer.
-
-Source: a model of the time, not a measurement. In registers every 128 queries decode all rows
-again, which took 0.07 ms for 32,768 rows of INT4, 8 heads x 128 (H200: 9.8 ms for 72 tiles, 4.5 of
-them for rows in bfloat16); into a buffer they are decoded once, which writes 4 bytes a number and
-reads them once more: 0.3 GB, 0.1 ms.
-"""
 
 
 def fold(query: Tensor, kv_heads: int) -> Tensor:
@@ -77,7 +67,6 @@ def attend(
     *,
     scaling: float,
     chunk_rows: int | None = None,
-    kernel: Kernel = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Attend from folded queries to every row of all parts.
 
@@ -85,29 +74,19 @@ def attend(
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
         parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
-        chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`. A
-            kernel that decodes in registers has no chunks.
+        chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`.
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
     """
     kv_heads, _, head_dim = query.shape
     parts = [part for part in parts if len(part)]
-    if takes_stored(query, kernel) and (attend_stored := _attend_stored()) is not None:
-        return merge(attend_stored(query, part, scaling=scaling) for part in parts)
     chunk_rows = chunk_rows or rows_at_a_time(kv_heads, head_dim, query.device)
     coded = [part for part in parts if takes_codes(query, part)]
     decoded = [part for part in parts if not takes_codes(query, part)]
     by_code = (attend_codes(query, part, scaling=scaling, chunk_rows=chunk_rows) for part in coded)
     chunks = chunks_of(decoded, query.dtype, chunk_rows)
     return merge(chain(*by_code, (_attend_chunk(query, chunk, scaling) for chunk in chunks)))
-
-
-def takes_stored(query: Tensor, kernel: Kernel) -> bool:
-    """Whether folded queries are for Triton, which decodes in registers: see `Kernel`."""
-    can = query.device.type == "cuda" and query.dtype in _DTYPES
-    is_few = query.shape[1] <= FEW_QUERIES
-    return kernel == "triton" or (kernel == "auto" and can and is_few)
 
 
 def _attend_chunk(query: Tensor, chunk: Chunk, scaling: float) -> tuple[Tensor, Tensor]:
@@ -213,18 +192,6 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
             f"attention by triton: it needs CUDA, the model runs on {device}. "
             "With --attn auto it is used where it can be."
         )
-
-
-@functools.cache
-def _attend_stored() -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """Triton's `attend_stored`, imported when it is first needed; None if there is no Triton."""
-    try:
-        from batch.kv.triton_attention import attend_stored
-    except ModuleNotFoundError as error:
-        if error.name != "triton":
-            raise
-        return None
-    return attend_stored
 
 
 def _partial(

@@ -1,9 +1,12 @@
-"""Where attention goes: how much of it some queries pay to groups of stored rows.
+"""Where attention goes: how much of it the tokens of answers pay to groups of stored rows.
 
 The log-sum-exp of all scores, which attention over parts carries anyway, makes each row's share
-exact from its key alone. Knows rows and queries; knows nothing of samples and answers.
+exact from its key alone. So a pass only keeps its last queries, and the keys are read once for
+all tokens of all answers. Knows rows and queries; knows nothing of samples.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -28,52 +31,108 @@ class Observer(Protocol):
         """Go on with these of the running sequences alone, in this order; int64 [kept]."""
 
 
-class Evidence:
-    """Adds up the attention that the last column of each forward pass pays, head by head."""
+class LastQueries:
+    """An `Observer` that keeps the query of the last column of each pass, and its log-sum-exp.
 
-    def __init__(self, prefix: Prefix, group: Tensor, groups: int, sequences: int) -> None:
-        """Count the rows of `prefix` by group: int [tokens], below `groups`, -1 is none.
+    It writes into buffers at places that it counts on the device: a CUDA graph can hold it.
+    """
 
-        sequences: in the batch at first.
-        """
-        self._prefix = prefix
-        self._group = group
-        self._groups = groups
-        self._running = torch.arange(sequences)
-        self._passes = torch.zeros(sequences)
-        self._paid: list[Tensor] = []
+    def __init__(self, sequences: int, passes: int) -> None:
+        """sequences: in the batch at first; passes: at most."""
+        self.shape = sequences, passes
+        self._queries: list[Tensor] = []
+        self._lses: list[Tensor] = []
+        self._scaling = 1.0
+        self._place = torch.empty(0, dtype=torch.int64)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all passes; the buffers stay where they are."""
+        sequences, _ = self.shape
+        first = torch.arange(sequences) - sequences
+        if len(self._place) == len(first):
+            self._place.copy_(first)
+        else:
+            self._place = first
 
     def keep(self, sequences: Tensor) -> None:
-        self._running = self._running[sequences.cpu()]
+        self._place = self._place[sequences.to(self._place.device)]
 
     def add(self, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        batch, heads, _, head_dim = query.shape
-        kv_heads = self._prefix.shape.heads
-        asking = fold(query[:, :, -1:].float() * scaling, kv_heads)
-        total = fold(lse[:, :, -1:, None].float(), kv_heads)
-        paid = torch.zeros(*asking.shape[:2], 1 + self._groups, device=query.device)  # none first
-        start = 0
-        for part in self._prefix.layer(layer):
-            for key, bias in part.keys(query.dtype, rows_at_a_time(kv_heads, head_dim)):
-                group = 1 + self._group[start : start + len(key)].to(query.device)
-                scores = asking @ key.permute(1, 2, 0).float()
-                scores -= total
-                if bias is not None:
-                    scores += bias
-                paid.index_add_(2, group, scores.exp_())
-                start += len(key)
+        _, heads, _, head_dim = query.shape
+        sequences, passes = self.shape
+        if layer == len(self._queries):
+            self._scaling = scaling
+            self._queries.append(query.new_empty(sequences * passes, heads, head_dim))
+            self._lses.append(lse.new_empty(sequences * passes, heads))
         if layer == 0:
-            self._passes[self._running] += 1
-        if layer == len(self._paid):
-            self._paid.append(paid.new_zeros(len(self._passes), heads, self._groups))
-        running, paid = self._running.to(query.device), unfold(paid, batch, 1)[:, :, 0, 1:]
-        self._paid[layer].index_add_(0, running, paid)
+            self._place = self._place.to(query.device)
+            self._place += sequences
+        place = self._place.to(query.device)
+        self._queries[layer].index_copy_(0, place, query[:, :, -1])
+        self._lses[layer].index_copy_(0, place, lse[:, :, -1])
 
-    @property
-    def mass(self) -> Tensor:
-        """Share of attention paid to each group; float32 [sequences, layers, heads, groups].
+    def paid(self, prefix: Prefix, lengths: Sequence[int], group: Tensor, groups: int) -> Tensor:
+        """Share of attention paid to each group of rows, a mean over the passes of each sequence.
 
-        The mean over the passes of each sequence; what is missing to 1 was paid to the suffix.
+        Args:
+            lengths: passes of each sequence that count, at least one, from the first on.
+            group: int [rows of the prefix], below `groups`; -1 is none.
+
+        Returns:
+            float32 [sequences, layers, heads, groups] on the CPU; what is missing to 1 was paid
+            to the suffix, or to no group.
         """
-        paid = torch.stack([layer.cpu() for layer in self._paid], 1)
-        return paid / self._passes[:, None, None, None]
+        places = [
+            torch.arange(length) * self.shape[0] + sequence
+            for sequence, length in enumerate(lengths)
+        ]
+        sequence = torch.repeat_interleave(torch.tensor(lengths))
+        mean = torch.zeros(len(lengths), len(sequence))
+        mean[sequence, torch.arange(len(sequence))] = 1 / torch.tensor(lengths)[sequence]
+        into, group = torch.cat(places), group.long() + 1  # none first
+
+        @functools.cache  # a copy to each device, not to each layer
+        def on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+            return into.to(device), mean.to(device), group.to(device)
+
+        layers = []
+        for layer, (query, lse) in enumerate(zip(self._queries, self._lses, strict=True)):
+            place, weight, group_here = on(query.device)
+            asked = query[place].float() * self._scaling
+            layers.append(
+                _paid(prefix, layer, query.dtype, asked, lse[place], weight, group_here, groups + 1)
+            )
+        return torch.stack([layer[..., 1:].to(layers[0].device) for layer in layers], 1).cpu()
+
+
+def _paid(
+    prefix: Prefix,
+    layer: int,
+    dtype: torch.dtype,
+    asked: Tensor,
+    lse: Tensor,
+    mean: Tensor,
+    group: Tensor,
+    groups: int,
+) -> Tensor:
+    """Mean share that scaled queries float32 [asked, heads, head_dim] pay in one layer.
+
+    mean: [sequences, asked], the weight of each query; returns [sequences, heads, groups].
+    """
+    sequences, kv_heads = len(mean), prefix.shape.heads
+    queries = fold(asked[:, :, None], kv_heads)
+    totals = fold(lse[:, :, None, None], kv_heads)
+    chunk = rows_at_a_time(kv_heads, asked.shape[-1], asked.device)
+    paid = asked.new_zeros(groups, kv_heads * sequences * (asked.shape[1] // kv_heads))
+    start = 0
+    for part in prefix.layer(layer):
+        for key, bias in part.keys(dtype, chunk):
+            shares = torch.baddbmm(-totals, queries, key.permute(1, 2, 0).float())
+            if bias is not None:
+                shares += bias
+            of_passes = shares.exp_().view(kv_heads, mean.shape[1], -1)
+            means = (mean @ of_passes).view(-1, len(key))
+            paid.index_add_(0, group[start : start + len(key)], means.T)
+            start += len(key)
+    return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0]

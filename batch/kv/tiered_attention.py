@@ -3,7 +3,8 @@
 Knows transformers' attention interface (5.23); no model code is copied or patched.
 """
 
-from functools import partial
+import functools
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from transformers import AttentionInterface
 
 from batch.errors import ModelError
 from batch.kv.attention import Block, Kernel, attend, attend_block, attend_own, fold, merge, unfold
-from batch.kv.cache import Packing, TieredCache
+from batch.kv.cache import Columns, Packing, TieredCache
+from cachefmt.tiers import STORED_TIERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,6 +28,16 @@ ATTENTIONS: dict[Kernel, str] = {
     "triton": f"{ATTENTION}_triton",
 }
 """Its names by what attends to stored rows."""
+
+FEW_QUERIES = 256
+"""Queries of a key/value head that Triton's kernel serves at most; more are for torch's own.
+
+Source: modelled, not measured. The kernel reads and decodes all rows again for every 32 queries:
+131,072 rows of INT4, 8 heads x 128, are 0.17 GB, so 256 queries take 8 times 0.05 ms at best. To
+decode them once into a buffer, and to read that, moves 1.2 GB: 0.3 ms; the products come on top.
+"""
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _SINK_FAMILIES = (
     *("deepseek_v4", "flint", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4"),
@@ -65,8 +77,8 @@ def install() -> None:
     Comes before a model is loaded with, or switched to, such a name:
     `language_model.set_attn_implementation(ATTENTION)`. Again it changes nothing.
     """
-    for kernel, name in ATTENTIONS.items():
-        AttentionInterface.register(name, partial(tiered_attention, kernel=kernel))
+    for name in ATTENTIONS.values():
+        AttentionInterface.register(name, tiered_attention)
 
 
 @torch.no_grad()
@@ -76,6 +88,7 @@ def forward(
     positions: Tensor,
     cache: TieredCache,
     padding: Tensor | None = None,
+    columns: Columns | None = None,
 ) -> Tensor:
     """Run tokens after the prefix and the suffix of `cache`, and add them to the suffix.
 
@@ -86,7 +99,9 @@ def forward(
         cache: its suffix must be of the same batch, or empty.
         padding: int [batch], columns of padding at the left of each sequence's suffix, the same
             in every call until the suffix is cleared; None = none. Nothing is computed for it,
-            no other column sees it, and 0 comes out.
+            no other column sees it, and 0 comes out. On the CPU it costs no device a wait.
+        columns: instead of `padding` where `is_for_kernel`, for a pass that a CUDA graph holds. The
+            cache's capacity must have room; the caller counts them with `cache.advance`.
 
     Returns:
         The last hidden state [batch, new, hidden], after the final norm.
@@ -101,8 +116,19 @@ def forward(
             f"call batch.kv.install() and .set_attn_implementation({ATTENTION!r}) first"
         )
     past, (batch, new) = cache.get_seq_length(), embeddings.shape[:2]
+    is_counted = columns is None
+    if (
+        columns is None
+        and cache.filling is None
+        and is_for_kernel(language_model, batch * new, embeddings.dtype, embeddings.device)
+    ):
+        columns = _columns(past, new, padding, batch, embeddings.device)
+    cache.columns = columns
     scores, cache.packing = None, Packing()
-    if past or padding is not None:
+    if columns is not None:
+        # Of four axes, so that it passes (see below); the kernel makes its own of the columns.
+        scores = embeddings.new_empty(1, 1, 1, 1).expand(batch, -1, -1, -1)
+    elif past or padding is not None:
         scores, cache.packing = _causal(past, new, padding, embeddings.device)
         # 4-D masks reach the attention function as they are (masking_utils, 5.23); without one,
         # transformers gives an attention it does not know no mask at all.
@@ -115,7 +141,32 @@ def forward(
         use_cache=True,
         tiers=cache,
     )
-    return cache.packing.unpack(output.last_hidden_state)
+    hidden: Tensor = cache.packing.unpack(output.last_hidden_state)
+    if columns is None:
+        return hidden
+    if is_counted:
+        cache.advance(new)
+    if new == 1:  # a question has at least one token, so the padding is behind
+        return hidden
+    columns = Columns(*(one.to(hidden.device) for one in columns))
+    return hidden.masked_fill((columns.place < columns.padding[:, None])[..., None], 0)
+
+
+def is_for_kernel(
+    language_model: "PreTrainedModel", tokens: int, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether so many tokens of a pass behind a prefix are few enough for Triton's kernel.
+
+    And whether the model is set to it, and it can run here.
+    """
+    config = language_model.config
+    kernels = {name: kernel for kernel, name in ATTENTIONS.items()}
+    kernel = kernels.get(config._attn_implementation)
+    can = device.type == "cuda" and dtype in _KERNEL_DTYPES
+    is_wanted = kernel == "triton" or (kernel == "auto" and can)
+    heads = config.num_attention_heads
+    group = heads // (getattr(config, "num_key_value_heads", None) or heads)
+    return is_wanted and tokens * group <= FEW_QUERIES and _kernels() is not None
 
 
 def fill(
@@ -152,7 +203,6 @@ def tiered_attention(
     *,
     scaling: float,
     tiers: TieredCache | None = None,
-    kernel: Kernel = "auto",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend to the prefix of `tiers` and to the own suffix (an attention function, 5.23).
@@ -161,7 +211,7 @@ def tiered_attention(
         query: [batch, heads, new, head_dim], packed as `tiers` says.
         key, value: the suffix, [batch, kv_heads, keys, head_dim].
         attention_mask: float32 [batch, 1, new, keys], added to the scores; None: the suffix is
-            new, and each column sees those before it.
+            new, and each column sees those before it. Not read where `tiers` has columns.
         tiers: handed through the model by `forward`.
         kwargs: what the model tells other attention functions.
     """
@@ -175,6 +225,8 @@ def tiered_attention(
         raise ModelError(f"attention over tiers: {type(module).__name__} does not know its layer")
     if tiers.filling is not None and layer == tiers.prefix.shape.layers - 1:
         raise _FilledError
+    if tiers.columns is not None:
+        return _attend_few(query, tiers, layer, key, value, scaling), None
     unpacked = tiers.packing.unpack_heads(query)
     if attention_mask is None:
         output, total = attend_block(unpacked, key, value, tiers.filling, scaling=scaling)
@@ -184,12 +236,63 @@ def tiered_attention(
     parts = [part for part in tiers.prefix.layer(layer) if len(part)]
     if parts:
         batch, _, queries, _ = query.shape
-        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling, kernel=kernel)
+        folded, lse = attend(fold(query, key.shape[1]), parts, scaling=scaling)
         shared = unfold(folded, batch, queries), unfold(lse, batch, queries)
         output, total = merge([shared, (output, total)])
     if tiers.observer is not None:
         tiers.observer.add(layer, unpacked, tiers.packing.unpack_heads(total), scaling)
     return output.to(query.dtype).transpose(1, 2), None
+
+
+def _attend_few(
+    query: Tensor, tiers: TieredCache, layer: int, key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    """As `tiered_attention`, by the kernel, from tensors that lie still for a CUDA graph."""
+    kernels = _kernels()
+    if kernels is None or tiers.columns is None:
+        raise ModelError("attention by triton: not installed")
+    prefix = tiers.prefix
+    filled = tuple(prefix.filled(layer, tier) for tier in STORED_TIERS)
+    if layer not in tiers.prepared or tiers.prepared[layer][0] != filled:
+        rows = kernels.prepare(
+            prefix.layer(layer),
+            kv_heads=prefix.shape.heads,
+            head_dim=prefix.shape.head_dim,
+            device=query.device,
+        )
+        tiers.prepared[layer] = filled, rows
+    columns = (one.to(query.device) for one in tiers.columns)
+    output: Tensor
+    output, lse = kernels.attend_few(
+        query,
+        tiers.prepared[layer][1],
+        kernels.Suffix(key, value, *columns),
+        scaling=scaling,
+    )
+    if tiers.observer is not None:
+        tiers.observer.add(layer, query, lse, scaling)
+    return output
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """`triton_attention`, imported when it is first needed; None if there is no Triton."""
+    try:
+        from batch.kv import triton_attention
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return triton_attention
+
+
+def _columns(
+    past: int, new: int, padding: Tensor | None, batch: int, device: torch.device
+) -> Columns:
+    place = torch.arange(past, past + new, device=device)
+    if padding is None:
+        return Columns(place, torch.zeros(batch, dtype=torch.int32, device=device))
+    return Columns(place, padding.to(device, torch.int32))
 
 
 def _causal(
@@ -200,12 +303,13 @@ def _causal(
     float32 [batch or 1, 1, new, past + new], 0 where a column sees the suffix, else -inf. Padding
     sees itself, so that its softmax is never empty.
     """
-    columns = torch.arange(past + new, device=device)
+    columns = torch.arange(past + new, device=device if padding is None else padding.device)
     rows = columns[past:, None]
     hidden, packing = (columns > rows)[None], Packing()
     if padding is not None:
-        padded = columns < padding.to(device)[:, None, None]
+        padded = columns < padding[:, None, None]
         hidden = hidden | (padded & (columns != rows))
         packing = Packing(~padded[:, 0, past:])
+    hidden = hidden.to(device)
     scores = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
     return scores, packing

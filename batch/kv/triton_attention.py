@@ -1,137 +1,222 @@
-"""Attention over stored rows by Triton kernels: codes are decoded in registers, never in memory.
+"""Attention of few queries over stored rows and suffixes, in two launches of Triton kernels.
 
 Knows how to cut the work into programs and launch `triton_kernels`; imports Triton, so it is
 itself imported only where it is used. The torch path of `attention` is the reference.
 
-Run so far: interpreted on the CPU with Triton 3.7.1 and 3.9.0, compiled for sm_80 to sm_120, and
-once on an H200 (the first 55 cases of tests/kv/triton_cases.py). Tile sizes and splits are chosen
-by what the compiler reports (registers, spills, loads), not by measured time.
+Run so far: interpreted on the CPU with Triton 3.7.1, and compiled for sm_80, sm_90 and sm_100.
+Tile sizes and splits are chosen by what the compiler reports (registers, spills, loads), not by
+measured time.
 """
 
+import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from triton import knobs
 
 from batch.kv.rows import StoredRows
 from batch.kv.triton_kernels import attend_kernel, merge_kernel
 from cachefmt.tensors import TORCH_DTYPES
 
-_LEAST_ROWS_PER_SPLIT = 256
-"""A split writes one float32 row a query: with fewer rows that costs more than it hides."""
+_ROWS_STEP = 64
+"""Rows of a split are a multiple of it, and so of the rows of any tile."""
 
-_MOST_SPLITS = 128
-"""What one program of `merge_kernel` holds in registers at head_dim 128."""
+_LEAST_ROWS_PER_SPLIT = 128
+"""A split writes one float32 row a query: with fewer rows that costs more than it hides."""
 
 _LEAST_GROUPS = 4
 """Scales loaded for half a row: with 64 rows one for each of the 256 threads of the largest tile.
 Triton 3.7 loads a tile with fewer scales than threads again wherever it is used, which spilled.
 """
 
-_PROGRAMS_PER_PROCESSOR = 2
-"""Programs on each multiprocessor, so that one computes while the other waits for memory."""
+_PROGRAMS_PER_PROCESSOR = 4
+"""Programs on each multiprocessor, so that some compute while others wait for memory."""
+
+_MERGED_AT_A_TIME = 32
+"""Splits that a program of `merge_kernel` holds in registers."""
 
 
-def attend_stored(
-    query: Tensor, rows: StoredRows, *, scaling: float, splits: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attend from folded queries to all rows of one part.
+class Suffix(NamedTuple):
+    """What follows the prefix in each sequence, and where the queries stand in it."""
+
+    key: Tensor
+    """[batch, kv_heads, capacity, head_dim], contiguous, in the dtype of the queries."""
+    value: Tensor
+    columns: Tensor
+    """int64 [new], consecutive; no query sees a later column than its own."""
+    padding: Tensor
+    """int32 [batch]: columns that no query of the sequence sees, from the left."""
+
+
+class PreparedRows(NamedTuple):
+    """Arguments of the kernel that are the same for all queries of a layer."""
+
+    parts: tuple[tuple[Any, ...], ...]
+    cuts: Tensor | None
+    splits: int
+    rows_per_split: int
+    constants: dict[str, Any]
+
+
+def prepare(
+    rows: Sequence[StoredRows],
+    *,
+    kv_heads: int,
+    head_dim: int,
+    device: torch.device,
+    splits: int | None = None,
+) -> PreparedRows:
+    """Lay out the work over the rows of a layer, which attention only reads from then on.
 
     Args:
-        query: float32, bfloat16 or float16 [kv_heads, folded, head_dim]; keys and values are
-            decoded in float32, rounded to its dtype, and multiplied in it with float32 sums.
-        rows: on query's device, any number; the last axis of each tensor is contiguous.
-        splits: programs that share the rows of a tile of queries; None = enough to fill the
+        rows: on the device, contiguous, any number of each tier.
+        splits: programs for each key/value head that share the rows; None = enough to fill the
             device. The result does not depend on it but for rounding.
 
-    Returns:
-        output and lse as of `attend`; without rows 0 and -inf, which weigh nothing in `merge`.
+    Raises:
+        ValueError: tensors that do not fit each other, the heads or the device.
     """
-    _check(query, rows)
-    query = query.contiguous()
-    kv_heads, folded, head_dim = query.shape
-    count = len(rows)
-    if count == 0 or folded == 0:
-        output = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
-        return output, torch.full_like(output[..., 0], -torch.inf)
-    block_queries, block_rows, launch = _tile(folded, head_dim, query.dtype)
-    tiles = triton.cdiv(folded, block_queries)
-    if splits is None:
-        splits = _splits_to_fill(query.device, tiles * kv_heads, count)
-    rows_per_split = triton.cdiv(triton.cdiv(count, splits), block_rows) * block_rows
-    splits = triton.cdiv(count, rows_per_split)
-    outputs = torch.empty((splits, *query.shape), dtype=torch.float32, device=query.device)
-    lses = torch.empty((splits, kv_heads, folded), dtype=torch.float32, device=query.device)
+    rows = [part for part in rows if len(part)]
+    for part in rows:
+        _check(part, kv_heads, head_dim, device)
+    total = sum(len(part) for part in rows)
+    wanted = _splits_to_fill(device, kv_heads) if splits is None else splits
+    least = _LEAST_ROWS_PER_SPLIT if splits is None else 1
+    rows_per_split = _rounded_up(max(least, triton.cdiv(total, wanted)), _ROWS_STEP)
+    counts = tuple(len(part) for part in rows)
+    layouts = [_layout(parts, head_dim) for part in rows for parts in (part.key, part.value)]
+    scaled = [layout for layout in layouts if layout != _layout((None,), head_dim)]
+    if any(layout != scaled[0] for layout in scaled):
+        raise ValueError("groups of different sizes in one layer")
+    return PreparedRows(
+        parts=tuple((_three(part.key), _three(part.value), part.bias) for part in rows),
+        cuts=_cuts(counts, rows_per_split, device) if rows else None,
+        splits=sum(triton.cdiv(count, rows_per_split) for count in counts),
+        rows_per_split=rows_per_split,
+        constants={
+            "TIERS": tuple(part.tier.name for part in rows),
+            "KV_HEADS": kv_heads,
+            # Tensor cores take no fewer than 16 channels.
+            "RAW_LANES": max(16, triton.next_power_of_2((head_dim + 1) // 2)),
+            **(scaled[0] if scaled else _layout((None,), head_dim)),
+        },
+    )
+
+
+def attend_few(
+    query: Tensor, rows: PreparedRows, suffix: Suffix, *, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attend from each sequence to all stored rows and to what it sees of its own suffix.
+
+    Nothing here waits for the device or depends on numbers there, so a CUDA graph can hold it.
+
+    Args:
+        query: float32, bfloat16 or float16 [batch, heads, new, head_dim]. Raw keys and values are
+            multiplied in its dtype, quantised ones in float16 (float32 if it is), with float32
+            sums.
+
+    Returns:
+        output [batch, new, heads, head_dim] in the dtype of the query, and the log-sum-exp of all
+        scores, float32 [batch, heads, new]; 0 and -inf for a query that sees nothing.
+    """
+    batch, heads, new, head_dim = query.shape
+    query = query if query.stride(-1) == 1 else query.contiguous()
+    kv_heads, capacity = suffix.key.shape[1:3]
+    group = heads // kv_heads
+    block_queries, block_rows, launch = _tile(batch * group * new, head_dim, query.dtype)
+    own_splits = triton.cdiv(capacity, rows.rows_per_split)
+    splits, queries = rows.splits + own_splits, batch * group * new
+    programs = rows.splits * triton.cdiv(queries, block_queries)
+    programs += batch * own_splits * triton.cdiv(group * new, block_queries)
+    device = query.device
+    parts = torch.empty(splits, kv_heads, queries, head_dim, dtype=torch.float32, device=device)
+    part_lses = torch.empty(splits, kv_heads, queries, dtype=torch.float32, device=device)
+    output = torch.empty(batch, new, heads, head_dim, dtype=query.dtype, device=device)
+    lse = torch.empty(batch, heads, new, dtype=torch.float32, device=device)
     # Triton launches on the current device, which need not be the query's.
     with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # torch 2.13
-        attend_kernel[(tiles, kv_heads, splits)](
+        attend_kernel[(programs, kv_heads)](
             query,
-            _three(rows.key),
-            _three(rows.value),
-            rows.bias,
-            outputs,
-            lses,
-            _strides(rows.key),
-            _strides(rows.value),
-            folded,
-            count,
-            rows_per_split,
+            query.stride()[:3],
+            rows.parts,
+            rows.cuts,
+            suffix,
+            parts,
+            part_lses,
+            batch,
+            new,
+            capacity,
+            rows.splits,
+            own_splits,
+            rows.rows_per_split,
             scaling,
-            TIER=rows.tier.name,
-            **_layout(rows.key, head_dim),
+            **rows.constants,
+            QUERY_GROUP=group,
+            IN_PAIRS=query.dtype != torch.float32 and not knobs.runtime.interpret,
             BLOCK_QUERIES=block_queries,
             BLOCK_ROWS=block_rows,
             **launch,
         )
-        return (outputs[0], lses[0]) if splits == 1 else _merge_splits(outputs, lses)
-
-
-def _merge_splits(outputs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge along the first axis in one launch."""
-    splits, *_, head_dim = outputs.shape
-    output, lse = torch.empty_like(outputs[0]), torch.empty_like(lses[0])
-    merge_kernel[(lse.numel(),)](
-        outputs,
-        lses,
-        output,
-        lse,
-        splits,
-        HEAD_DIM=head_dim,
-        BLOCK_SPLITS=triton.next_power_of_2(splits),
-        BLOCK_CHANNELS=triton.next_power_of_2(head_dim),
-        num_warps=8 if splits > 32 else 4,
-    )
+        merge_kernel[(queries, kv_heads)](
+            parts,
+            part_lses,
+            output,
+            lse,
+            splits,
+            new,
+            QUERY_GROUP=group,
+            HEAD_DIM=head_dim,
+            BLOCK_SPLITS=_MERGED_AT_A_TIME,
+            BLOCK_CHANNELS=triton.next_power_of_2(head_dim),
+            num_warps=4,
+        )
     return output, lse
 
 
-def _tile(folded: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int, dict[str, Any]]:
+def _tile(queries: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int, dict[str, Any]]:
     """Queries and rows of a tile, and how to launch it.
 
-    Decoding has few queries and waits for memory: the smallest tile tensor cores take. Prefill
-    has thousands and pays for every time the rows are decoded again: the largest that fits.
-    float32 is multiplied exactly, not in TF32, and outside the tensor cores.
+    A decode step has few queries and waits for memory: the smallest tile that tensor cores take.
+    More queries share what is decoded. float32 is multiplied exactly, not in TF32, and outside
+    the tensor cores.
     """
     if dtype == torch.float32:
         return 16, 32, {"PRECISION": "ieee", "num_warps": 4, "num_stages": 1}
-    block_queries, block_rows = (128, 64) if head_dim <= 128 else (64, 32)
-    block_queries = min(block_queries, max(16, triton.next_power_of_2(folded)))
+    block_queries = 16 if queries <= 16 else 32
+    block_rows = 64 if head_dim <= 128 else 32
     launch = {
         "PRECISION": "tf32",  # of no effect on 16-bit factors
-        "num_warps": 8 if block_queries == 128 else 4,
-        "num_stages": 3 if block_queries <= 32 else 2,
+        "num_warps": 4,
+        "num_stages": 3 if block_queries == 16 else 2,
     }
     return block_queries, block_rows, launch
 
 
-def _splits_to_fill(device: torch.device, programs: int, rows: int) -> int:
-    """Splits of the rows so that `programs` per split fill the device, none of them tiny."""
+def _splits_to_fill(device: torch.device, kv_heads: int) -> int:
+    """Splits of the rows so that as many programs for each head fill the device."""
     processors: int = 1
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-    wanted: int = triton.cdiv(_PROGRAMS_PER_PROCESSOR * processors, programs)
-    return max(1, min(wanted, rows // _LEAST_ROWS_PER_SPLIT, _MOST_SPLITS))
+    return max(1, _PROGRAMS_PER_PROCESSOR * processors // kv_heads)
+
+
+@functools.lru_cache(maxsize=64)
+def _cuts(counts: tuple[int, ...], rows_per_split: int, device: torch.device) -> Tensor:
+    """The first split and the rows of each part; one tensor for all layers of a prefix."""
+    first, cuts = 0, []
+    for count in counts:
+        cuts.append((first, count))
+        first += triton.cdiv(count, rows_per_split)
+    with torch.inference_mode(False):
+        return torch.tensor(cuts, dtype=torch.int32).to(device)
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _three(parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
@@ -139,15 +224,15 @@ def _three(parts: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     return (*parts, None, None)[:3]
 
 
-def _layout(parts: tuple[Tensor, ...], head_dim: int) -> dict[str, int]:
+def _layout(parts: Sequence[Tensor | None], head_dim: int) -> dict[str, int]:
     """How a half of the channels is cut into runs that share a scale: see `triton_kernels`."""
     half = (head_dim + 1) // 2
-    is_scaled = len(parts) > 1
-    channels_per_scale = head_dim // parts[-1].shape[-1] if is_scaled else head_dim
+    scale = parts[-1] if len(parts) > 1 else None
+    channels_per_scale = head_dim if scale is None else head_dim // scale.shape[-1]
     # Raw rows share nothing: all of a half is one run. Else a run lies in one half and one group
     # (which may lie across both halves), and is a power of two, so that loads are aligned.
     group = half
-    if is_scaled:
+    if scale is not None:
         group = math.gcd(channels_per_scale, half)
         group &= -group
         while triton.next_power_of_2(half // group) < _LEAST_GROUPS and group > 1:
@@ -157,19 +242,12 @@ def _layout(parts: tuple[Tensor, ...], head_dim: int) -> dict[str, int]:
         "HEAD_DIM": head_dim,
         "GROUP": group,
         "GROUPS": groups,
-        # Tensor cores take no fewer than 16 channels.
         "LANES": max(triton.next_power_of_2(group), 16 // groups),
         "CHANNELS_PER_SCALE": channels_per_scale,
     }
 
 
-def _strides(parts: tuple[Tensor, ...]) -> tuple[int, ...]:
-    """Of codes, then of scale and minimum, along rows and heads."""
-    return (*parts[0].stride()[:2], *parts[-1].stride()[:2])
-
-
-def _check(query: Tensor, rows: StoredRows) -> None:
-    kv_heads, _, head_dim = query.shape
+def _check(rows: StoredRows, kv_heads: int, head_dim: int, device: torch.device) -> None:
     for kind, parts in (("key", rows.key), ("value", rows.value)):
         groups = parts[-1].shape[-1]
         if head_dim % groups:
@@ -177,15 +255,11 @@ def _check(query: Tensor, rows: StoredRows) -> None:
         for part, found in zip(rows.tier.parts, parts, strict=True):
             name = f"{kind} {part.suffix.removeprefix('.') or 'codes'}"
             channels = head_dim // part.channels if part.channels else groups
-            _require(name, found, (len(rows), kv_heads, channels), query.device)
+            _require(name, found, (len(rows), kv_heads, channels), device)
             if part.dtype is not None and found.dtype != TORCH_DTYPES[part.dtype]:
                 raise ValueError(f"{name}: got {found.dtype}, expected {TORCH_DTYPES[part.dtype]}")
-        if len({part.stride() for part in parts[1:]}) > 1:
-            raise ValueError(f"{kind}: strides of its scale and of its minimum differ")
     if rows.bias is not None:
-        _require("bias", rows.bias, (len(rows),), query.device)
-    if _layout(rows.key, head_dim) != _layout(rows.value, head_dim):
-        raise ValueError("key and value: groups of different sizes")
+        _require("bias", rows.bias, (len(rows),), device)
 
 
 def _require(name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
@@ -193,5 +267,5 @@ def _require(name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.de
         raise ValueError(
             f"{name}: got {tuple(tensor.shape)} on {tensor.device}, expected {shape} on {device}"
         )
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        raise ValueError(f"{name}: its last axis is not contiguous, strides {tensor.stride()}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: is not contiguous, strides {tensor.stride()}")

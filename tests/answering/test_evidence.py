@@ -27,7 +27,7 @@ def test_attention_on_each_sample_is_that_of_transformers_eager_attention(
     answerer: PrefixAnswerer, llava: Family, cache: Path
 ) -> None:
     ids = [llava.question_ids(question) for question in QUESTIONS]
-    answers, found = answerer.attention(ids, 3)
+    answers, found = answerer.attention(ids, [3, 3])
     assert answers == answerer.generate(ids, 3)
     for index, (question, answer) in enumerate(zip(ids, answers, strict=True)):
         expected = _eager_attention(cache, llava, question, answer)

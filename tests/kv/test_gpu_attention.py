@@ -95,7 +95,6 @@ def cases(device):
             parts,
             scaling=SCALING,
             chunk_rows=chunk_rows,
-            kernel="torch",
         )
         return unfold(folded, 2, 13), unfold(lse, 2, 13)
 

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from batch.errors import ModelError
-from batch.kv import attention, check_kernel
-from batch.kv.attention import FEW_QUERIES, takes_stored
-from tests.kv.encoded import random, raw
+from batch.kv import ATTENTIONS, check_kernel, is_for_kernel, tiered_attention
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = "tests/kv/triton_cases.py"
@@ -37,21 +35,63 @@ def run(*arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+INTERPRETED = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 @needs_triton
 def test_interpreted_kernels_equal_the_torch_path():
-    run("-m", "pytest", "-q", CASES, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    """One case of each kind; those marked long are all."""
+    run("-m", "pytest", "-q", CASES, **INTERPRETED)
+
+
+@pytest.mark.long
+@needs_triton
+def test_interpreted_kernels_equal_the_torch_path_in_every_case():
+    run("-m", "pytest", "-q", "-m", "long", CASES, **INTERPRETED)
 
 
 @pytest.mark.needs_gpu
 @needs_triton
 def test_kernels_on_cuda_equal_the_torch_path():
-    run("-m", "pytest", "-q", CASES, FAIL_WITHOUT_GPU="1")
+    run("-m", "pytest", "-q", "-m", "long or not long", CASES, FAIL_WITHOUT_GPU="1")
 
 
 @needs_triton
-def test_kernels_compile_for_cuda_and_fit_its_shared_memory(tmp_path):
+def test_kernels_compile_for_cuda_without_spills_and_with_wide_loads(tmp_path):
     """The interpreter knows no types, layouts or limits."""
     run("-m", "tests.kv.triton_compiled", TRITON_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.long
+@needs_triton
+def test_kernels_compile_for_every_generation_and_tile(tmp_path):
+    run("-m", "tests.kv.triton_compiled", "--all", TRITON_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "tokens", "device", "dtype", "has_kernel", "is_taken"),
+    [
+        ("auto", 1, "cuda", torch.float16, True, True),
+        ("auto", 64, "cuda", torch.bfloat16, True, True),
+        ("auto", 65, "cuda", torch.bfloat16, True, False),
+        ("auto", 1, "cuda", torch.float16, False, False),
+        ("auto", 1, "cuda", torch.float64, True, False),
+        ("auto", 1, "cpu", torch.float16, True, False),
+        ("torch", 1, "cuda", torch.float16, True, False),
+        ("triton", 1, "cpu", torch.float16, True, True),
+        ("triton", 65, "cpu", torch.float16, True, False),
+    ],
+)
+def test_few_queries_on_cuda_take_the_kernel_unless_told_otherwise(
+    monkeypatch, chosen, tokens, device, dtype, has_kernel, is_taken
+):
+    kernels = SimpleNamespace() if has_kernel else None
+    monkeypatch.setattr(tiered_attention, "_kernels", lambda: kernels)
+    config = SimpleNamespace(
+        _attn_implementation=ATTENTIONS[chosen], num_attention_heads=8, num_key_value_heads=2
+    )
+    model = SimpleNamespace(config=config)
+    assert is_for_kernel(model, tokens, dtype, torch.device(device)) == is_taken
 
 
 @needs_triton
@@ -70,42 +110,14 @@ def test_the_decoding_kernel_on_cuda_equals_the_codecs():
     run("-m", "pytest", "-q", DECODING, FAIL_WITHOUT_GPU="1")
 
 
-@pytest.mark.parametrize(
-    ("chosen", "device", "dtype", "folded", "is_kernel"),
-    [
-        ("auto", "cuda", torch.float16, FEW_QUERIES, True),
-        ("auto", "cuda", torch.float16, FEW_QUERIES + 1, False),
-        ("auto", "cuda", torch.float64, 1, False),
-        ("auto", "cpu", torch.float16, 1, False),
-        ("torch", "cuda", torch.float16, 1, False),
-        ("triton", "cpu", torch.float16, 10_000, True),
-    ],
-)
-def test_few_queries_on_cuda_take_the_kernel_unless_told_otherwise(
-    chosen, device, dtype, folded, is_kernel
-):
-    # CUDA need not be there.
-    query = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(2, folded, 16))
-    assert takes_stored(query, chosen) == is_kernel
-
-
-def test_without_triton_rows_are_decoded_in_chunks(monkeypatch):
-    query, (key, value) = random(2, 3, 16), random(2, 9, 2, 16, seed=1)
-    monkeypatch.setattr(attention, "takes_stored", lambda query, kernel: True)
-    monkeypatch.setattr(attention, "_attend_stored", lambda: None)
-    output, _ = attention.attend(query, [raw(key, value)], scaling=1.0)
-    monkeypatch.undo()
-    assert torch.equal(output, attention.attend(query, [raw(key, value)], scaling=1.0)[0])
-
-
 def test_kernels_are_imported_only_when_used_and_are_none_without_triton():
     run(
         "-c",
         "import sys\n"
-        "from batch.kv import attention\n"
+        "from batch.kv import tiered_attention\n"
         "assert 'batch.kv.triton_attention' not in sys.modules\n"
         "sys.modules['triton'] = None  # as if it were not installed\n"
-        "assert attention._attend_stored() is None",
+        "assert tiered_attention._kernels() is None",
     )
 
 

@@ -6,19 +6,35 @@ path in float32 on the CPU.
 """
 
 import dataclasses
+import itertools
 import math
 import os
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
-from batch.kv import ATTENTIONS, Prefix, TieredCache, attention, check_kernel, merge
-from batch.kv.attention import attend
+from batch.evaluation.launches import count_launches
+from batch.kv import (
+    ATTENTIONS,
+    Columns,
+    LastQueries,
+    Prefix,
+    TieredCache,
+    check_kernel,
+    forward,
+    merge,
+)
+from batch.kv import triton_attention as kernels
+from batch.kv.attention import attend, attend_own, fold, unfold
 from batch.kv.rows import StoredRows
-from batch.kv.triton_attention import attend_stored
+from batch.kv.triton_rows import DECODE_INT4, DECODE_INT8
 from cachefmt.layout import KINDS
 from cachefmt.tiers import STORED_TIERS, Tier
+from tests.kv import ptx
 from tests.kv.decoders import ask, decoder, store, tiered, tokens
 from tests.kv.decoders import shape as small_shape
 from tests.kv.encoded import encoded, random, raw
@@ -98,17 +114,54 @@ def on_device(rows: StoredRows) -> StoredRows:
     )
 
 
-def kernel(query: Tensor, part: StoredRows, splits: int | None = None) -> tuple[Tensor, Tensor]:
-    """What the kernel says, on the CPU."""
-    output, lse = attend_stored(
-        query.to(DEVICE), on_device(part), scaling=query.shape[-1] ** -0.5, splits=splits
+def kernel(
+    query: Tensor,
+    *parts: StoredRows,
+    past: int = 0,
+    capacity: int = 3,
+    padding: Sequence[int] | None = None,
+    splits: int | None = None,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What the kernel says of queries [batch, heads, new, head_dim], and what the torch path says.
+
+    Behind the parts each sequence has a suffix of random columns, `past` of them before the
+    queries' own; what lies behind those must not be read.
+    """
+    batch, _, new, head_dim = query.shape
+    seen, scaling = past + new, head_dim**-0.5
+    key, value = random(2, batch, KV_HEADS, capacity, head_dim, seed=past + 9).to(query.dtype)
+    key[:, :, seen:] = value[:, :, seen:] = math.nan
+    hidden = torch.tensor([0] * batch if padding is None else padding, dtype=torch.int32)
+    output, lse = kernels.attend_few(
+        query.to(DEVICE),
+        kernels.prepare(
+            [on_device(part) for part in parts],
+            kv_heads=KV_HEADS,
+            head_dim=head_dim,
+            device=torch.device(DEVICE),
+            splits=splits,
+        ),
+        kernels.Suffix(
+            key.to(DEVICE),
+            value.to(DEVICE),
+            torch.arange(past, seen, device=DEVICE),
+            hidden.to(DEVICE),
+        ),
+        scaling=scaling,
     )
-    assert output.dtype == lse.dtype == torch.float32
-    return output.cpu(), lse.cpu()
+    assert output.shape == (batch, new, query.shape[1], head_dim)
+    assert (output.dtype, lse.dtype) == (query.dtype, torch.float32)
+    got = output.cpu().float().transpose(1, 2), lse.cpu()
 
-
-def torch_path(query: Tensor, *parts) -> tuple[Tensor, Tensor]:
-    return attend(query.float(), parts, scaling=query.shape[-1] ** -0.5)
+    columns = torch.arange(seen)
+    is_hidden = (columns > columns[past:, None])[None] | (columns < hidden[:, None, None])
+    bias = torch.zeros(is_hidden.shape).masked_fill(is_hidden, -math.inf)[:, None]
+    query, own = query.float(), (key[:, :, :seen].float(), value[:, :, :seen].float())
+    expected = [attend_own(query, *own, bias, scaling=scaling)]
+    if any(map(len, parts)):
+        shared = attend(fold(query, KV_HEADS), parts, scaling=scaling)
+        expected.append(tuple(unfold(one, batch, new) for one in shared))
+    return got, merge(expected)
 
 
 def assert_equal(got, expected, dtype: torch.dtype = torch.float32, size: float = 3.0) -> None:
@@ -118,133 +171,201 @@ def assert_equal(got, expected, dtype: torch.dtype = torch.float32, size: float 
     torch.testing.assert_close(got[1], expected[1], rtol=1e-6, atol=tolerance * size)
 
 
+def mixed(rows: Sequence[int], head_dim: int, group_size: int, dtype: str = "F32"):
+    """A part of each tier, the quantised ones with a bias."""
+    key, value = random(2, sum(rows), KV_HEADS, head_dim, seed=1)
+    return [
+        part_of(
+            encoding, *states, None if encoding == dtype else counts(len(states[0])), group_size
+        )
+        for encoding, *states in zip(
+            (dtype, *QUANTISED), key.split(rows), value.split(rows), strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["F16", *QUANTISED])
+def test_a_tier_alone_equals_the_torch_path(encoding):
+    key, value = random(2, 33, KV_HEADS, 32, seed=1)
+    part = part_of(encoding, key, value, counts(33), 32)
+    assert_equal(*kernel(random(1, KV_HEADS, 1, 32), part))
+
+
+def test_all_tiers_and_padded_suffixes_equal_the_torch_path():
+    """Groups of heads, several sequences and new columns, a split that ends within a tile."""
+    query = random(2, 3 * KV_HEADS, 3, 32)
+    parts = mixed((40, 70, 5), 32, 16)
+    assert_equal(*kernel(query, *parts, past=7, capacity=13, padding=[0, 8], splits=2))
+
+
+def test_without_stored_rows_the_suffix_is_all():
+    assert_equal(*kernel(random(2, KV_HEADS, 2, 32), past=4, capacity=70, padding=[3, 0]))
+    none = mixed((0, 0, 0), 32, 16)
+    assert_equal(*kernel(random(1, KV_HEADS, 1, 32), *none, past=70, capacity=80))
+
+
+def test_one_row_dropped_is_seen():
+    """So the tolerances tell right from wrong."""
+    query, (key, value) = random(1, KV_HEADS, 1, 32), random(2, 20, KV_HEADS, 32, seed=1)
+    whole, _ = kernel(query, part_of("F32", key, value))
+    _, without = kernel(query, part_of("F32", key[1:], value[1:]))
+    for dtype in TOLERANCE:
+        with pytest.raises(AssertionError):
+            assert_equal(without, whole, dtype)
+
+
+def test_a_query_that_sees_nothing_is_zero_and_weighs_nothing():
+    (output, lse), _ = kernel(random(2, KV_HEADS, 1, 32), past=2, padding=[3, 0])
+    assert not output[0].any()
+    assert bool((lse[0] == -math.inf).all())
+    assert bool(lse[1].isfinite().all())
+
+
+def test_the_machines_instructions_decode_as_the_codecs_do():
+    """The interpreter has no inline assembly: so every byte, by what the instructions mean."""
+    generator = np.random.default_rng(1)
+    code = np.arange(256, dtype=np.uint8)
+    packed = np.stack([code, *generator.integers(0, 256, (3, 256), np.uint8)], -1)
+    scale, minimum, high_scale, high_minimum = (
+        generator.normal(0, 3, 256).astype(np.float16) for _ in range(4)
+    )
+    twice = [
+        ptx.pairs(np.stack([one, one], -1)) for one in (scale, minimum, high_scale, high_minimum)
+    ]
+    given = [register for register in twice for _ in range(2)]
+    bits = packed.view(np.uint32)[:, 0]
+    for codes, found, step, floor in [
+        (packed & 15, slice(0, 2), scale, minimum),
+        (packed >> 4, slice(2, 4), high_scale, high_minimum),
+    ]:
+        decoded = [ptx.halves(one) for one in ptx.run(DECODE_INT4.value, 4, [bits, *given])[found]]
+        expected = codes.astype(np.float64) * step[:, None] + floor[:, None]
+        np.testing.assert_array_equal(np.concatenate(decoded, -1), expected.astype(np.float16))
+    decoded = [ptx.halves(one) for one in ptx.run(DECODE_INT8.value, 2, [bits, *given[:2]])]
+    expected = packed.view(np.int8).astype(np.float64) * scale[:, None]
+    np.testing.assert_array_equal(np.concatenate(decoded, -1), expected.astype(np.float16))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("encoding", "head_dim", "group_size"), SHAPES)
 def test_every_encoding_and_shape_equals_the_torch_path(encoding, head_dim, group_size):
     # In float32 a tile is 16 queries x 32 rows: one and several, whole and ragged.
-    for folded, rows, splits, bias in [
-        (1, 1, None, counts(1)),
-        (5, 75, 3, None),
-        (16, 64, None, None),
-        (37, 33, 1, counts(33)),
+    for batch, group, new, rows, splits, bias in [
+        (1, 1, 1, 1, None, counts(1)),
+        (1, 5, 1, 75, 3, None),
+        (2, 4, 2, 64, None, None),
+        (1, 7, 3, 33, 1, counts(33)),
     ]:
-        query = random(KV_HEADS, folded, head_dim)
+        query = random(batch, group * KV_HEADS, new, head_dim)
         key, value = random(2, rows, KV_HEADS, head_dim, seed=rows)
         part = part_of(encoding, key, value, bias, group_size)
-        assert_equal(kernel(query, part, splits), torch_path(query, part))
+        assert_equal(*kernel(query, part, splits=splits))
 
 
-@pytest.mark.parametrize(("folded", "head_dim"), [(5, 128), (130, 64)], ids=["decode", "prefill"])
+@pytest.mark.long
+@pytest.mark.parametrize("rows", list(itertools.product((0, 50, 64), repeat=3)))
+def test_any_of_the_tiers_may_be_empty(rows):
+    query = random(2, 2 * KV_HEADS, 2, 80)
+    assert_equal(*kernel(query, *mixed(rows, 80, 16), past=5, capacity=80, padding=[0, 5]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("batch", "new"), [(1, 1), (3, 1), (1, 24), (16, 1), (5, 7)])
+@pytest.mark.parametrize("group", [1, 3, 7])
+def test_every_batch_and_group_equals_the_torch_path(batch, new, group):
+    query = random(batch, group * KV_HEADS, new, 32)
+    padding = [sequence % new for sequence in range(batch)]
+    parts = mixed((30, 30, 30), 32, 32)
+    assert_equal(*kernel(query, *parts, past=3, capacity=40, padding=padding))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("queries", "head_dim"), [(1, 128), (20, 64)], ids=["decode", "question"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_half_precision_is_close_to_the_torch_path_in_float32(encoding, dtype, head_dim, folded):
-    query = random(KV_HEADS, folded, head_dim).to(dtype)
+def test_half_precision_is_close_to_the_torch_path_in_float32(encoding, dtype, head_dim, queries):
+    query = random(1, 4 * KV_HEADS, queries, head_dim).to(dtype)
     key, value = random(2, 131, KV_HEADS, head_dim, seed=1)
     part = part_of(encoding, key, value, counts(131), 64)
-    assert_equal(kernel(query, part), torch_path(query, part), dtype)
+    assert_equal(*kernel(query, part, past=9, capacity=40), dtype)
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_one_row_dropped_is_seen(dtype):
-    """So the tolerances tell right from wrong."""
-    query, (key, value) = random(KV_HEADS, 5, 64).to(dtype), random(2, 70, KV_HEADS, 64, seed=1)
-    whole = torch_path(query, part_of("F32", key, value))
-    without = kernel(query, part_of("F32", key[1:], value[1:]))
-    with pytest.raises(AssertionError):
-        assert_equal(without, whole, dtype)
-
-
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("magnitude", [1e-3, 1.0, 300.0])
 def test_small_and_large_values_keep_their_precision(encoding, magnitude):
-    query, (key, value) = random(KV_HEADS, 3, 32), random(2, 50, KV_HEADS, 32, seed=1)
+    query, (key, value) = random(1, KV_HEADS, 3, 32), random(2, 50, KV_HEADS, 32, seed=1)
     for dtype in (torch.float32, torch.float16):
         part = part_of(encoding, key, value * magnitude, group_size=32)
-        got, expected = kernel(query.to(dtype), part), torch_path(query.to(dtype), part)
-        assert_equal((got[0] / magnitude, got[1]), (expected[0] / magnitude, expected[1]), dtype)
+        got, expected = kernel(query.to(dtype), part)
+        size = 3.0 * max(magnitude, 1.0)  # the suffix has values of about 1
+        assert_equal(got, expected, dtype, size)
 
 
-@pytest.mark.parametrize("magnitude", [30.0, 1e3])
-def test_large_scores_do_not_overflow(magnitude):
-    query, (key, value) = random(KV_HEADS, 3, 32), random(2, 70, KV_HEADS, 32, seed=1)
-    part = part_of("F32", key * magnitude, value)
-    got, expected = kernel(query, part, 2), torch_path(query, part)
-    # Scores have float32's relative error, which is an absolute one of their exponentials.
-    assert_equal(got, expected, size=3.0 * magnitude)
+@pytest.mark.long
+@pytest.mark.parametrize("encoding", ["F32", *QUANTISED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_queries_do_not_overflow(encoding, dtype):
+    """bfloat16 reaches further than float16, in which quantised rows are multiplied."""
+    query, (key, value) = random(1, KV_HEADS, 3, 32), random(2, 70, KV_HEADS, 32, seed=1)
+    part = part_of(encoding, key * 1e-4, value, group_size=32)
+    # Beside scores of this size the suffix, whose keys are not small, decides; so it is hidden.
+    got, expected = kernel((query * 1e6).to(dtype), part, splits=2, padding=[9])
+    # Scores have the dtype's relative error, which is an absolute one of their exponentials.
+    assert_equal(got, expected, dtype, size=300.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("splits", [1, 2, 7, 100])
 def test_the_number_of_splits_does_not_matter(splits):
-    query, (key, value) = random(KV_HEADS, 20, 80), random(2, 250, KV_HEADS, 80, seed=1)
+    query, (key, value) = random(1, 5 * KV_HEADS, 4, 80), random(2, 250, KV_HEADS, 80, seed=1)
     part = part_of("INT4", key, value, counts(250), 80)
-    assert_equal(kernel(query, part, splits), torch_path(query, part))
+    assert_equal(*kernel(query, part, splits=splits, past=130, capacity=140))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_no_rows_or_no_queries_weigh_nothing(encoding):
-    query, key = random(KV_HEADS, 3, 32), random(0, KV_HEADS, 32)
-    output, lse = kernel(query, part_of(encoding, key, key, group_size=32))
-    assert output.shape == query.shape
-    assert bool((output == 0).all())
-    assert bool((lse == -math.inf).all())
-    rows = random(4, KV_HEADS, 32)
-    output, lse = kernel(query[:, :0], part_of(encoding, rows, rows, group_size=32))
-    assert output.shape == (KV_HEADS, 0, 32)
-    assert lse.shape == (KV_HEADS, 0)
-
-
+@pytest.mark.long
 def test_rows_hidden_by_their_bias_weigh_nothing():
-    query, (key, value) = random(KV_HEADS, 3, 32), random(2, 70, KV_HEADS, 32, seed=1)
+    query, (key, value) = random(1, KV_HEADS, 3, 32), random(2, 70, KV_HEADS, 32, seed=1)
     hidden = torch.arange(70) < 40  # a whole tile of 32 rows, and part of the next
     bias = torch.zeros(70).masked_fill(hidden, -math.inf)
-    got = kernel(query, part_of("INT8", key, value, bias, 32), splits=3)
-    expected = torch_path(query, part_of("INT8", key[~hidden], value[~hidden], None, 32))
+    got, _ = kernel(query, part_of("INT8", key, value, bias, 32), splits=3)
+    _, expected = kernel(query, part_of("INT8", key[~hidden], value[~hidden], None, 32))
     assert_equal(got, expected)
-    nothing = kernel(query, part_of("F16", key, value, torch.full((70,), -math.inf)), splits=2)
-    assert bool((nothing[0] == 0).all())
-    assert bool((nothing[1] == -math.inf).all())
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_kernel_part_and_torch_parts_merge_into_the_whole(encoding):
-    query, (key, value) = random(KV_HEADS, 6, 64), random(2, 90, KV_HEADS, 64, seed=1)
-    bias = counts(90)
-    parts = [
-        part_of(encoding, key[at], value[at], bias[at], 64)
-        for at in (slice(0, 40), slice(40, 41), slice(41, 90))
-    ]
-    partials = [kernel(query, parts[0]), torch_path(query, parts[1]), kernel(query, parts[2], 2)]
-    assert_equal(merge(partials), torch_path(query, *parts))
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_views_are_read_where_they_lie(encoding):
-    """Rows and heads out of larger tensors, queries transposed."""
-    query = random(9, KV_HEADS, 64).transpose(0, 1)
-    key, value = random(2, 60, 5, 64, seed=1)
-    whole = part_of(encoding, key, value, counts(60), 32)
-
-    def views(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(part.to(DEVICE)[3:50:2, 1 : 1 + KV_HEADS] for part in parts)
-
-    bias = whole.bias[3:50:2]
-    rows = dataclasses.replace(
-        whole, key=views(whole.key), value=views(whole.value), bias=bias.clone().to(DEVICE)
-    )
-    output, lse = attend_stored(query.to(DEVICE), rows, scaling=64**-0.5)
-    copied = part_of(encoding, key[3:50:2, 1:3], value[3:50:2, 1:3], bias, 32)
-    assert_equal((output.cpu(), lse.cpu()), torch_path(query, copied))
+@pytest.mark.long
+def test_queries_are_read_where_they_lie():
+    query = random(2, 3, 2 * KV_HEADS, 64).transpose(1, 2)
+    assert_equal(*kernel(query, *mixed((20, 20, 20), 64, 32)))
 
 
 @pytest.mark.needs_gpu
 def test_rows_beyond_2_to_the_31_elements_are_found():
-    stride = 2**30 + 64
-    query, (key, value) = random(KV_HEADS, 4, 64), random(2, 3, KV_HEADS, 64, seed=1)
-    part = part_of("INT8", key, value, group_size=64)
-    stored = on_device(part)
-    far = torch.empty_strided((3, KV_HEADS, 64), (stride, 64, 1), dtype=torch.int8, device=DEVICE)
-    rows = dataclasses.replace(stored, key=(far.copy_(stored.key[0]), *stored.key[1:]))
-    output, lse = attend_stored(query.to(DEVICE), rows, scaling=64**-0.5)
-    assert_equal((output.cpu(), lse.cpu()), torch_path(query, part))
+    rows = (2**31 + 2**26) // (KV_HEADS * 64)
+    query, (key, value) = random(1, KV_HEADS, 4, 64), random(2, 3, KV_HEADS, 64, seed=1)
+    few = part_of("INT8", key, value, group_size=64)
+    bias = torch.full((rows,), -math.inf)
+    bias[-3:] = 0
+    far = dataclasses.replace(
+        on_device(few),
+        bias=bias.to(DEVICE),
+        **{
+            kind: tuple(
+                torch.cat([part.new_zeros(rows - 3, *part.shape[1:], device=DEVICE), part])
+                for part in getattr(on_device(few), kind)
+            )
+            for kind in KINDS
+        },
+    )
+    prepared = kernels.prepare([far], kv_heads=KV_HEADS, head_dim=64, device=torch.device(DEVICE))
+    own = torch.zeros(1, KV_HEADS, 8, 64, device=DEVICE)
+    suffix = kernels.Suffix(
+        own, own, torch.arange(4, device=DEVICE), torch.tensor([9], dtype=torch.int32).to(DEVICE)
+    )
+    output, lse = kernels.attend_few(query.to(DEVICE), prepared, suffix, scaling=64**-0.5)
+    shared = attend(fold(query, KV_HEADS), [few], scaling=64**-0.5)
+    expected = tuple(unfold(one, 1, 4) for one in shared)
+    assert_equal((output.cpu().transpose(1, 2), lse.cpu()), expected)
 
 
 @pytest.mark.parametrize(
@@ -258,11 +379,6 @@ def test_rows_beyond_2_to_the_31_elements_are_found():
         ("key", lambda parts: (parts[0].view(torch.int8), *parts[1:]), "expected torch.uint8"),
         (
             "key",
-            lambda parts: (*parts[:2], torch.stack((parts[2],) * 2, 1)[:, 0]),
-            "its scale and of its minimum differ",
-        ),
-        (
-            "key",
             lambda parts: (parts[0], *(part[..., :1].clone() for part in parts[1:])),
             "groups of different sizes",
         ),
@@ -273,10 +389,10 @@ def test_tensors_that_do_not_fit_are_refused(kind, broken, message):
     rows = on_device(part_of("INT4", key, value, group_size=16))
     rows = dataclasses.replace(rows, **{kind: broken(getattr(rows, kind))})
     with pytest.raises(ValueError, match=message):
-        attend_stored(random(KV_HEADS, 2, 32).to(DEVICE), rows, scaling=1.0)
+        kernels.prepare([rows], kv_heads=KV_HEADS, head_dim=32, device=torch.device(DEVICE))
 
 
-def test_a_model_over_all_tiers_gives_the_same_logits(monkeypatch):
+def test_a_model_over_all_tiers_gives_the_same_logits():
     """On CUDA by the product's own choice; interpreted, it is told to."""
     model, rows = tiered(decoder("qwen2")), 60
     shape = dataclasses.replace(small_shape(20, 20, 20), group_size=4)
@@ -284,16 +400,9 @@ def test_a_model_over_all_tiers_gives_the_same_logits(monkeypatch):
     store(model, prefix, tokens(rows), torch.arange(rows), (30, 30), torch.arange(rows) % 3)
     multiplicity = torch.arange(20) % 3 + 1
     prefix.set_multiplicity(Tier.INT8, multiplicity)
-    question, positions = tokens(3, 4, seed=1), rows + torch.arange(4).expand(3, -1)
+    question, positions = tokens(2, 2, seed=1), rows + torch.arange(2).expand(2, -1)
     expected = ask(model, TieredCache(prefix), question, positions)
 
-    attended = []
-
-    def counted(query, stored, *, scaling):
-        attended.append(stored)
-        return attend_stored(query, stored, scaling=scaling)
-
-    monkeypatch.setattr(attention, "_attend_stored", lambda: counted)
     if INTERPRETED:
         model.set_attn_implementation(ATTENTIONS["triton"])
     layers = [
@@ -304,11 +413,51 @@ def test_a_model_over_all_tiers_gives_the_same_logits(monkeypatch):
         }
         for layer in range(shape.layers)
     ]
-    moved = Prefix(shape, layers, is_filled=True)
+    moved = Prefix(shape, layers)
     moved.set_multiplicity(Tier.INT8, multiplicity)
     got = ask(model.to(DEVICE), TieredCache(moved), question.to(DEVICE), positions.to(DEVICE))
     torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-4)
-    assert len(attended) == 3 * shape.layers
+
+
+def test_a_decode_step_adds_six_launches_a_layer_and_waits_for_nothing():
+    """Two that write the suffix, the kernel and the merge; two for who looks at the queries."""
+    model = tiered(decoder("llama")).to(DEVICE)
+    prefix = Prefix.allocate(small_shape(8), DEVICE)
+    ids, places = tokens(8).to(DEVICE), torch.arange(8, device=DEVICE)
+    store(model, prefix, ids, places, [8])
+    model.set_attn_implementation(ATTENTIONS["triton"])
+    cache = TieredCache(prefix, LastQueries(1, 2), capacity=8)
+    columns = Columns(
+        torch.zeros(1, dtype=torch.int64, device=DEVICE),
+        torch.zeros(1, dtype=torch.int32, device=DEVICE),
+    )
+    embedded = model.model.embed_tokens(ids[None, :1]).detach()
+
+    def step() -> None:
+        forward(model.model, embedded, places[None, :1], cache, columns=columns)
+
+    step()  # what is done once for a prefix
+    counted = count_launches(step, DEVICE)
+
+    def nothing(module, query, *others, **kwargs):
+        return torch.empty_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("nothing", nothing)
+    model.set_attn_implementation("nothing")
+    mask = torch.empty(1, 1, 1, 1, device=DEVICE)
+    with torch.no_grad():
+        own = count_launches(
+            lambda: model.model(
+                inputs_embeds=embedded,
+                position_ids=places[None, :1],
+                attention_mask=mask,
+                use_cache=False,
+            ),
+            DEVICE,
+        )
+    added = counted.launches - own.launches
+    assert added <= 6 * prefix.shape.layers + 1  # and where the observer writes, once
+    assert counted.synchronisations == own.synchronisations == 0
 
 
 def test_the_kernels_can_be_asked_for_where_they_run():
