@@ -23,8 +23,8 @@ from batch.evaluation.bench.report import MEASUREMENTS, report
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice(list(MEASUREMENTS)),
-    help="Measure this alone; repeat for more. Default: all.",
+    type=click.Choice([*MEASUREMENTS, "model"]),
+    help="Measure this alone; repeat for more. Default: all. model: what is expected of a GPU.",
 )
 @click.option("--device", help="Of --suite tiers: cpu or cuda; default: cuda if there is one.")
 @dtype_option
@@ -75,7 +75,7 @@ def bench(
             [SIZES[name] for name in sizes or ("demo", "0.5b")],
             repeats=repeats,
             log=log,
-            only=only or MEASUREMENTS,
+            only=only or (*MEASUREMENTS, "model"),
             where=ModelSettings(device=device, dtype=dtype),
         )
     elif suite == "archive":

@@ -1,6 +1,7 @@
 """The bench program measures what it says, on any size, and prints stable JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from batch.cli import main
 from batch.evaluation.bench import counting
-from batch.evaluation.bench.report import MEASUREMENTS, RATIOS, report
+from batch.evaluation.bench.report import MEASUREMENTS, MODELLED, RATIOS, report
 from batch.evaluation.bench.tiers import MEASUREMENTS as MEASURED
 from batch.evaluation.bench.tiers import measure_size
 from batch.evaluation.bench.workload import SIZES, Size
@@ -53,7 +54,9 @@ class Printed(dict[str, Any]):
 def bench(*words: str) -> Printed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "demo", TINY)
+        patch.setitem(SIZES, "7b", replace(SIZES["7b"], samples=2, long_samples=3))
         patch.setattr(counting, "in_new_process", count_here)
+        counting.count_work.cache_clear()
         command = ["bench", "--size", "demo", "--repeats", "2", "--device", "cpu", "--json", *words]
         done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
@@ -120,7 +123,7 @@ def test_what_cannot_be_measured_is_wrong_usage(words: list[str], said: str) -> 
 
 
 def test_the_report_names_every_ratio(found: Printed) -> None:
-    assert set(RATIOS) <= {line.split()[0] for line in report(found) if line}
+    assert {*RATIOS, *MODELLED} <= {line.split()[0] for line in report(found) if line}
 
 
 @pytest.mark.parametrize(("share", "mark"), [(0.0, " "), (0.5, "~"), (None, "~")])

@@ -23,6 +23,7 @@ from batch.evaluation.launches import Launches, count_launches
 from batch.evaluation.measuring import in_new_process
 from batch.evaluation.uncompressed import own_attention, uncompressed_film
 from batch.kv import Kernel, Prefix, TieredCache, forward
+from batch.making.cache_plan import plan_cache
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
 
@@ -60,8 +61,8 @@ def count_work() -> dict[str, Counts]:
     - "step", "plain_step": of the decoder behind rows of all tiers, or behind a plain cache as
       transformers runs it.
     - "question": of four tokens, answered from rows in memory, evidence included.
-    - "prefill", "plain_prefill": a film of 8 samples, decoded and analysed before, to the last
-      written row; and transformers' own forward over all its slots.
+    - "block": of a prefill, from pictures to written rows, a mean over those of a film.
+    - "plain_prefill": transformers' own forward over all slots of a film.
     """
     with patch.dict(os.environ, {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}):
         few, many = in_new_process(count_here, (_FEW_LAYERS, _MANY_LAYERS), _kernel_of_gpu())
@@ -86,9 +87,12 @@ def _count_of(layers: int, kernel: Kernel, folder: Path) -> dict[str, Launches]:
     workload = Workload(size, folder, where)
     film = workload.films[0]
     manifest = workload.analyze(film)
-    counted = {"prefill": count_launches(lambda: workload.prefill(film, manifest))}
-    pictures = partial(uncompressed_film, workload.family, film.path)
-    counted["plain_prefill"] = count_launches(pictures)
+    plan = plan_cache(manifest, workload.family, dtype=workload.dtype)
+    blocks = len(list(plan.plan.blocks(plan.block_samples)))
+    prefill = count_launches(lambda: workload.prefill(film, manifest))
+    counted = {"block": _launches(each // blocks for each in astuple(prefill))}
+    plain = partial(uncompressed_film, workload.family, film.path)
+    counted["plain_prefill"] = count_launches(plain)
     answerer = workload.answerer(film)
 
     def ask() -> None:

@@ -15,7 +15,8 @@ from batch.evaluation.bench.prefilling import (
     measure_long_film,
     measure_memory,
 )
-from batch.evaluation.bench.workload import PROFILE, Measured, Size, Workload
+from batch.evaluation.bench.time_model import model_times
+from batch.evaluation.bench.workload import PROFILE, SIZES, Measured, Size, Workload
 from batch.evaluation.measuring import Log, OtherWork, load_1min, machine, versions
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
@@ -41,13 +42,13 @@ def run_tiers(
     *,
     repeats: int,
     log: Log,
-    only: Collection[str] = MEASUREMENTS.keys(),
+    only: Collection[str] = (*MEASUREMENTS, "model"),
     where: ModelSettings | None = None,
 ) -> dict[str, Any]:
     """Measure sizes one after another; the result is plain JSON.
 
     Args:
-        only: names of `MEASUREMENTS`.
+        only: names of `MEASUREMENTS`; "model" is what a GPU is expected to do of size 7b.
         where: device and dtype; see `Workload`.
     """
     before = machine()
@@ -55,6 +56,10 @@ def run_tiers(
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             found[size.name] = measure_size(size, Path(folder), repeats, log, only, where)
+    modelled = None
+    if "model" in only:
+        log("7b: model of a GPU's time")
+        modelled = model_times(SIZES["7b"])
     return {
         "suite": "tiers",
         "machine": before,
@@ -64,6 +69,7 @@ def run_tiers(
         "profile": PROFILE,
         "ratios": {name: ratios for name, (ratios, _) in found.items()},
         "figures": {name: figures for name, (_, figures) in found.items()},
+        "modelled": modelled,
     }
 
 
