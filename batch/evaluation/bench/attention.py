@@ -1,5 +1,6 @@
 """What attention alone takes over stored rows, against torch's own over the same rows decoded."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from batch.kv.attention import attend, fold
 from cachefmt import CacheFile
 from cachefmt.header import Shape
 from cachefmt.layout import kv_bytes
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 BLOCK_SAMPLES = 4
 """Of a block: 2,304 queries in the shape of seven billion."""
@@ -29,19 +30,31 @@ MANY_ROWS = (8192, 32_768, 131_072)
 
 def measure_attention(workload: Workload, repeats: int) -> Measured:
     """A block of a prefill over INT4 rows; on a GPU, few queries over rows of each tier too."""
-    with CacheFile.open(workload.films[0].cache) as cache:
-        shape = replace(cache.header.shape, layers=1)
+    shape = _one_layer(workload)
     queries = BLOCK_SAMPLES * shape.rows * shape.columns
     taken = _compare(workload, shape, Tier.INT4, workload.size.rows, queries, repeats, calls=1)
     figures: dict[str, Any] = {"queries": queries, "rows": workload.size.rows, **taken}
     if workload.device == "cuda":
-        figures["few_queries"] = [
-            _few_queries(workload, shape, tier, rows, count, repeats)
-            for rows in MANY_ROWS
-            for tier in STORED_TIERS
-            for count in FEW_QUERIES
-        ]
+        figures["few_queries"] = measure_few_queries(workload, repeats)
     return {"attention_block": ratio(taken["tiered_seconds"], taken["sdpa_seconds"])}, figures
+
+
+def measure_few_queries(
+    workload: Workload, repeats: int, row_counts: Sequence[int] = MANY_ROWS
+) -> list[dict[str, Any]]:
+    """Few queries over rows of each tier, as long as a decode step or a question has."""
+    shape = _one_layer(workload)
+    return [
+        _few_queries(workload, shape, tier, rows, count, repeats)
+        for rows in row_counts
+        for tier in STORED_TIERS
+        for count in FEW_QUERIES
+    ]
+
+
+def _one_layer(workload: Workload) -> Shape:
+    with CacheFile.open(workload.films[0].cache) as cache:
+        return replace(cache.header.shape, layers=1)
 
 
 def _few_queries(
@@ -50,7 +63,7 @@ def _few_queries(
     """Milliseconds each way, and how fast ours reads its rows."""
     taken = _compare(workload, shape, tier, rows, queries, repeats, calls=CALLS)
     tiered_s, sdpa_s = min(taken["tiered_seconds"]), min(taken["sdpa_seconds"])
-    stored = kv_bytes(replace(shape, tokens=dict.fromkeys(shape.tokens, 0) | {tier.name: rows}))
+    stored = kv_bytes(replace(shape, tokens=token_counts({tier: rows})))
     return {
         "tier": tier.name,
         "rows": rows,

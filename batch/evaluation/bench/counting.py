@@ -95,11 +95,11 @@ def _count_of(layers: int, kernel: Kernel, folder: Path) -> dict[str, Launches]:
     counted["plain_prefill"] = count_launches(plain)
     answerer = workload.answerer(film)
 
-    def ask() -> None:
-        list(answerer.ask_all(film.questions[:1], max_new_tokens=4))
+    def ask(tokens: int) -> None:
+        list(answerer.ask_all(film.questions[:1], max_new_tokens=tokens))
 
-    ask()
-    counted["question"] = count_launches(ask)
+    ask(1)
+    counted["question"] = count_launches(partial(ask, 4))
     for name, step in _steps(workload, film).items():
         step(torch.tensor([[0]]))
         counted[name] = count_launches(partial(step, torch.tensor([[1]])))

@@ -1,7 +1,8 @@
 """What a decode step takes on rows in tiers, against a plain cache of as many rows."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from batch.answering import PrefixAnswerer
 from batch.evaluation.bench.workload import Measured, Workload
-from batch.evaluation.measuring import ratio, timed
+from batch.evaluation.measuring import ratio, timed, within
 from batch.evaluation.uncompressed import own_attention
-from batch.kv import Prefix, TieredCache, forward
+from batch.kv import Prefix
+from batch.models import Family
 from cachefmt import CacheFile
 from cachefmt.header import Shape
 from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 
 STEPS = 8
-"""Decode steps in a row each way before it is the other's turn; their median counts."""
+"""Decode steps in a row each way before it is the other's turn."""
 DTYPE = torch.bfloat16
 """Of decode steps."""
 
@@ -68,31 +71,56 @@ def random_prefix(like: Shape, tokens: dict[Tier, int], device: str) -> Prefix:
 def _compare(
     workload: Workload, prefix: Prefix, plain: DynamicCache, repeats: int
 ) -> tuple[float, dict[str, list[float]]]:
-    """Median seconds of a step each way, in turn, and the median of their ratios."""
-    model = workload.family.language_model
-    tiered = TieredCache(prefix)
-    generator = torch.Generator().manual_seed(1)
-    embedded = torch.randn(1, 1, model.config.hidden_size, generator=generator)
-    embedded = embedded.to(model.device, DTYPE)
+    """Median seconds of a step each way, in turn, and the median of their ratios.
+
+    Ours is what one more token of an answer takes, as the product gives it, but for the head,
+    which is left out both ways.
+    """
+    family = workload.family
     start = plain.get_seq_length()
-
-    def step_tiered(place: Tensor) -> None:
-        forward(model, embedded, place, tiered)
-
-    def step_plain(place: Tensor) -> None:
-        model(inputs_embeds=embedded, position_ids=place, past_key_values=plain, use_cache=True)
-
+    place = (start,) * prefix.shape.position_axes
+    answerer = PrefixAnswerer(prefix, family, next_position=place, name="drawn rows")
     taken: dict[str, list[float]] = {"tiered_seconds": [], "plain_seconds": []}
-    for number in range(repeats + 1):
-        first = start + number * STEPS
-        places = torch.arange(first, first + STEPS, device=model.device).view(-1, 1, 1)
-        taken["tiered_seconds"].append(_median_step(step_tiered, places))
-        with own_attention(workload.family):
-            taken["plain_seconds"].append(_median_step(step_plain, places))
-    taken = {name: each[1:] for name, each in taken.items()}  # the first was a warm-up
+    with endless_answers(family, has_head=False):
+        for number in within(repeats):
+            few, many = (_seconds_of(answerer, tokens) for tokens in (2, 2 + STEPS))
+            taken["tiered_seconds"].append((many - few) / STEPS)
+            first = start + number * STEPS
+            taken["plain_seconds"].append(_plain_step(family, plain, first))
     return ratio(taken["tiered_seconds"], taken["plain_seconds"]), taken
 
 
+def _seconds_of(answerer: PrefixAnswerer, tokens: int) -> float:
+    """Of an answer of so many tokens to a question of one, asked again: the first is to warm up."""
+    answerer.generate([[1]], tokens)
+    return timed(lambda: answerer.generate([[1]], tokens))[0]
+
+
 @torch.inference_mode()
-def _median_step(step: Callable[[Tensor], None], places: Tensor) -> float:
-    return statistics.median(timed(partial(step, place))[0] for place in places)
+def _plain_step(family: Family, plain: DynamicCache, first: int) -> float:
+    """Median of steps in a row, as transformers runs them."""
+    model = family.language_model
+    generator = torch.Generator().manual_seed(1)
+    embedded = torch.randn(1, 1, model.config.hidden_size, generator=generator)
+    embedded = embedded.to(model.device, DTYPE)
+
+    def step(place: Tensor) -> None:
+        model(inputs_embeds=embedded, position_ids=place, past_key_values=plain, use_cache=True)
+
+    places = torch.arange(first, first + STEPS, device=model.device).view(-1, 1, 1)
+    with own_attention(family):
+        return statistics.median(timed(partial(step, place))[0] for place in places)
+
+
+@contextmanager
+def endless_answers(family: Family, *, has_head: bool = True) -> Iterator[None]:
+    """Let no token end an answer; without the head, every token is one of the first few."""
+    generation = family.model.generation_config
+    stop, generation.eos_token_id = generation.eos_token_id, []
+    if not has_head:
+        family.logits = lambda hidden: hidden[..., :4]  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        generation.eos_token_id = stop
+        family.__dict__.pop("logits", None)
