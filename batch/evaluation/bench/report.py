@@ -71,9 +71,10 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
     yield (
         f"{machine['processor']}, {machine['cores']} cores{memory}{gpu}; "
-        f"load before {machine['load_1min']:.1f}, after {found['load_after_1min']:.1f}"
+        f"load before {machine['load_1min']:.1f}"
     )
-    yield ", ".join(f"{name} {version}" for name, version in versions.items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield f"{packages}; load after {found['load_after_1min']:.1f}"
     suites = {"tiers": _tiers, "archive": _archive, "long": _long}
     yield from suites[found["suite"]](found)
 
