@@ -66,3 +66,8 @@ def test_a_block_pays_for_decoding_its_rows_once(model: TimeModel) -> None:
 
 def test_what_is_counted_in_each_layer_is_multiplied_by_their_number() -> None:
     assert counts(7, 5).of(32).launches == 32 * 7 + 5
+
+
+def test_a_plain_prefill_holds_the_keys_and_values_of_all_slots(model: TimeModel) -> None:
+    of_slot = 32 * 4096 + 2 * (4 * 4096 + 3 * 14_336)
+    assert model.plain_peak_bytes(9216) == 9216 * of_slot

@@ -70,7 +70,8 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     memory = "" if machine["memory_bytes"] is None else f", {machine['memory_bytes'] >> 30} GiB"
     gpu = "" if machine["gpu"] is None else f", {machine['gpu']}"
     yield (
-        f"{machine['processor']}, {machine['cores']} cores{memory}{gpu}; "
+        f"{machine['processor']} ({machine['processor_dtype']}), "
+        f"{machine['cores']} cores{memory}{gpu}; "
         f"load before {machine['load_1min']:.1f}"
     )
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -19,8 +19,8 @@ from batch.evaluation.bench.counting import Counts, count_work
 from batch.evaluation.bench.workload import Size, write_manifest
 from batch.evaluation.measuring import timed
 from batch.making.cache_plan import CachePlan, plan_cache
-from batch.making.memory import estimate_memory
 from batch.models import Family
+from batch.settings import CacheSettings
 from batch.video import Sampling, geometry_for, probe, read_samples
 from cachefmt.header import Shape
 from cachefmt.layout import kv_bytes
@@ -29,7 +29,7 @@ from cachefmt.tiers import Tier, token_counts
 DTYPE = torch.bfloat16
 QUESTION_TOKENS, ANSWER_TOKENS = 24, 4
 BLOCK_SAMPLES = 4
-"""Of the block whose attention is compared."""
+"""Of a block: 2,304 tokens in the shape of seven billion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +163,14 @@ class TimeModel:
         works = [decoder.see(pictures), decoder.run(slots), attended]
         return self.seconds(works, self._launches("plain_prefill"))
 
-    def plain_bytes(self, slots: int) -> float:
-        """Most memory of the plain prefill above the weights: K and V, and one layer's numbers."""
+    def peak_bytes(self, plan: CachePlan) -> float:
+        """Most memory of a prefill above the weights: its rows, and a block of a plain one."""
+        blocks = plan.plan.blocks(plan.block_samples)
+        longest = max(block.stop - block.start for block in blocks)
+        return kv_bytes(plan.header.shape) + self.plain_peak_bytes(longest)
+
+    def plain_peak_bytes(self, slots: int) -> float:
+        """K and V of all layers, and what one layer needs at once; nothing quadratic."""
         decoder = self._decoder
         of_slot = decoder.layers * decoder.plain_row_bytes + decoder.activations * DTYPE.itemsize
         return slots * of_slot
@@ -217,20 +223,20 @@ def _film(
     analyze_s, manifest = timed(lambda: write_manifest(path, family))
     geometry = geometry_for(family.geometry, probe(path), Sampling())
     decode_s, _ = timed(lambda: list(read_samples(path, geometry=geometry)))
-    plan = plan_cache(manifest, family, dtype="bfloat16")
+    settings = CacheSettings(block_samples=BLOCK_SAMPLES)
+    plan = plan_cache(manifest, family, settings, dtype="bfloat16")
     shape, slots = plan.header.shape, plan.header.layout.slots
     rows, row_bytes = shape.token_count, model.row_bytes(shape)
     prefill, plain = model.prefill(plan), model.plain_prefill(slots, samples)
     question = model.question(rows, row_bytes)
     from_file = model.load(plan.size_bytes) + model.step(rows, row_bytes, graph=False) + question
     from_video = decode_s + plain + model.plain_question(slots)
-    memory = estimate_memory(plan, family, torch.device("cuda"))
     ratios = {
         "prefill_time": (analyze_s + prefill) / (decode_s + plain),
         "prefill_time_gpu": prefill / plain,
         "first_answer_speedup": from_video / from_file,
         "first_answer_overhead": from_file / question,
-        "prefill_peak_memory": (memory.tiers_bytes + memory.block_bytes) / model.plain_bytes(slots),
+        "prefill_peak_memory": model.peak_bytes(plan) / model.plain_peak_bytes(slots),
         "question_steps": question / model.step(rows, row_bytes, graph=False),
     }
     seconds = {
