@@ -7,7 +7,8 @@ SET_UP := .venv/.set-up
 RIVALS := build/rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes bench rivals clean
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes test-gpu bench bench-gpu \
+	needs-gpu rivals clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -47,8 +48,17 @@ test-kubernetes: $(SET_UP) ## manifests against the schemas of Kubernetes, insta
 	PYTHONPATH=$(CURDIR)/.venv/kubernetes $(BIN)/python -m kubernetes_validate --strict \
 		jobs/kubernetes/*.yaml
 
+test-gpu: needs-gpu ## the tests that need CUDA, every Triton case compiled among them
+	FAIL_WITHOUT_GPU=1 $(BIN)/pytest -m needs_gpu
+
 bench: $(SET_UP) ## measure time, size and agreement on this machine
 	@$(BIN)/batch bench
+
+bench-gpu: needs-gpu ## measure a GPU with decoders of half a billion and seven billion weights
+	@$(BIN)/batch bench --device cuda --size 0.5b --size 7b
+
+needs-gpu: $(SET_UP)
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("no GPU here: torch %s sees no CUDA device" % torch.__version__)'
 
 # FILMS chooses others, as batch evaluate does: make rivals FILMS="--data demo:long --videos 60".
 rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answers of other tools' caches, for batch evaluate --rows

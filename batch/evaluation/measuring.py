@@ -11,7 +11,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -45,13 +45,49 @@ def machine() -> dict[str, Any]:
         "memory_bytes": proc_bytes(Path("/proc/meminfo"), "MemTotal"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
-        "load_1min": os.getloadavg()[0],
+        "load_1min": load_1min(),
     }
+
+
+def load_1min() -> float:
+    """Mean number of processes that ran or waited in the last minute."""
+    return os.getloadavg()[0]
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that the figures depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+class OtherWork:
+    """What other processes take of this machine, from its making on."""
+
+    def __init__(self) -> None:
+        self._before = _others_seconds()
+        self._started = time.perf_counter()
+
+    def share(self) -> float | None:
+        """Of all cores' time; None where the kernel does not say."""
+        now, wall = _others_seconds(), time.perf_counter() - self._started
+        if now is None or self._before is None:
+            return None
+        return max(0.0, now - self._before) / (wall * (os.cpu_count() or 1))
+
+
+def _others_seconds() -> float | None:
+    """Seconds that cores worked, for whomever, less those of this process and its children.
+
+    Children count when they have ended.
+    """
+    file = Path("/proc/stat")
+    if not file.exists():
+        return None
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(
+        int, file.read_text().split(maxsplit=9)[1:9]
+    )
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return busy - sum(own[:4])
 
 
 def in_new_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,10 +110,22 @@ def _wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
+def within(repeats: int, seconds: float = 60.0) -> Iterator[int]:
+    """Numbers of repeats from 0 on; after so many seconds none begins but the first."""
+    started = time.perf_counter()
+    for number in range(repeats):
+        if number and time.perf_counter() - started > seconds:
+            return
+        yield number
+
+
 def side_by_side(works: dict[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each work in each repeat, run in turn (A B A B), so that drift meets all."""
+    """Seconds of each work in each repeat, run in turn (A B A B), so that drift meets all.
+
+    Repeats are those of `within`.
+    """
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
+    for _ in within(repeats):
         for name, work in works.items():
             taken[name].append(timed(work)[0])
     return taken

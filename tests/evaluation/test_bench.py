@@ -1,6 +1,7 @@
 """The bench program measures what it says, on any size, and prints stable JSON."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,22 @@ from click.testing import CliRunner
 from transformers import AutoModelForImageTextToText
 
 from batch.cli import main
-from batch.evaluation.bench.report import RATIOS, report
+from batch.evaluation.bench import counting
+from batch.evaluation.bench.attention import measure_few_queries
+from batch.evaluation.bench.report import MEASUREMENTS, MODELLED, RATIOS, report
+from batch.evaluation.bench.tiers import MEASUREMENTS as MEASURED
 from batch.evaluation.bench.tiers import measure_size
-from batch.evaluation.bench.workload import SIZES, Size
+from batch.evaluation.bench.workload import SIZES, Size, Workload
 from batch.models import Family, open_family
+from batch.settings import ModelSettings
+from cachefmt.tiers import STORED_TIERS
 from tests import tiny
 from tests.manifests import geometry_of
+
+
+def count_here(work: Any, layers: tuple[int, ...], kernel: str) -> Any:
+    """As `in_new_process`, without the seconds that it takes: no kernel is interpreted."""
+    return work(layers, "auto")
 
 
 def open_tiny(folder: Path) -> Family:
@@ -29,6 +40,7 @@ TINY = Size(
     open=open_tiny,
     films=2,
     samples=4,
+    long_samples=6,
     answer_tokens=2,
     rows=48,
     load_tokens=64,
@@ -36,32 +48,103 @@ TINY = Size(
 )
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    """What the command prints of a tiny model."""
+STEPS = ("decode_step", "decode_step_uncompressed", "question_steps")
+
+
+class Printed(dict[str, Any]):
+    """What the command prints of a tiny model, and what it says meanwhile."""
+
+    log: list[str]
+
+
+def bench(*words: str) -> Printed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "demo", TINY)
-        done = CliRunner().invoke(main, ["bench", "--size", "demo", "--repeats", "2", "--json"])
+        patch.setitem(SIZES, "7b", replace(SIZES["7b"], samples=2, long_samples=3))
+        patch.setattr(counting, "in_new_process", count_here)
+        counting.count_work.cache_clear()
+        command = ["bench", "--size", "demo", "--repeats", "2", "--device", "cpu", "--json", *words]
+        done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    printed = Printed(json.loads(done.stdout))
+    printed.log = [line.strip() for line in done.stderr.splitlines()]
+    return printed
 
 
-def test_every_ratio_is_measured_and_its_circumstances_are_told(found: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def found() -> Printed:
+    return bench()
+
+
+def test_every_ratio_is_measured_and_its_circumstances_are_told(found: Printed) -> None:
     assert set(found["ratios"]["tiny"]) == set(RATIOS)
-    assert all(value > 0 for value in found["ratios"]["tiny"].values())
+    values = found["ratios"]["tiny"]
+    # Decode steps are told from two answers: beside other work one of so tiny a model may be < 0.
+    assert all(values[name] > 0 for name in RATIOS if not name.endswith(STEPS))
+    assert all(math.isfinite(value) for value in values.values())
     assert found["suite"] == "tiers"
     assert found["repeats"] == 2
     assert found["machine"]["cores"] >= 1
+    assert found["load_after_1min"] >= 0
     assert {"python", "torch", "transformers"} <= set(found["versions"])
     figures = found["figures"]["tiny"]
-    assert figures["samples"] == TINY.samples
+    assert (figures["device"], figures["samples"]) == ("cpu", TINY.samples)
     assert len(figures["timing"]["compressed_seconds"]) == 2
     assert figures["lengths"]["samples"] == [TINY.samples, 3 * TINY.samples]
+    assert set(figures["other_work"]) == set(RATIOS)
 
 
-def test_the_report_names_every_ratio(found: dict[str, Any]) -> None:
-    assert set(RATIOS) <= {line.split()[0] for line in report(found) if line}
+def test_a_ratio_is_said_as_soon_as_it_is_known(found: Printed) -> None:
+    said = [line.split()[1] for line in found.log if line.startswith("tiny: ")]
+    order = [word for word in said if word in RATIOS]
+    assert order == [ratio for name in MEASURED for ratio in MEASUREMENTS[name]]
+    value = found["ratios"]["tiny"]["decode_step"]
+    assert f"tiny: decode_step {value:.3f}" in found.log
+
+
+def test_the_measurements_of_the_help_are_those_that_there_are() -> None:
+    assert set(MEASURED) == set(MEASUREMENTS)
+    shown = CliRunner().invoke(main, ["bench", "--help"]).stdout
+    assert all(name in shown for name in MEASUREMENTS)
+
+
+def test_only_what_is_asked_for_is_measured() -> None:
+    found = bench("--only", "loading", "--only", "questions", "--dtype", "bfloat16")
+    assert set(found["ratios"]["tiny"]) == {*MEASUREMENTS["loading"], *MEASUREMENTS["questions"]}
+    assert found["figures"]["tiny"]["dtype"] == "bfloat16"
+    lines = [line.split()[0] for line in report(found) if line]
+    assert "load_rate" in lines
+    assert "decode_step" not in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "everything"], "'everything' is not one of 'timing'"),
+        (["--suite", "archive", "--only", "timing"], "--only goes with --suite tiers"),
+        (["--suite", "long", "--device", "cpu"], "--device goes with --suite tiers"),
+    ],
+)
+def test_what_cannot_be_measured_is_wrong_usage(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["bench", *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_the_report_names_every_ratio(found: Printed) -> None:
+    assert {*RATIOS, *MODELLED} <= {line.split()[0] for line in report(found) if line}
+
+
+@pytest.mark.parametrize(("share", "mark"), [(0.0, " "), (0.5, "~"), (None, "~")])
+def test_a_time_beside_other_work_is_not_called_quiet(
+    found: Printed, share: float | None, mark: str
+) -> None:
+    found["figures"]["tiny"]["other_work"] = dict.fromkeys(RATIOS, 0.0) | {"load_rate": share}
+    lines = list(report(found))
+    (line,) = (line for line in lines if line.startswith("load_rate "))
+    value = found["ratios"]["tiny"]["load_rate"]
+    assert line.startswith(f"load_rate                 {value:10.3f}{mark} ")
+    assert sum(line.startswith("~") for line in lines) == (mark == "~")
 
 
 def test_the_large_size_has_the_published_decoder(tmp_path: Path) -> None:
@@ -87,13 +170,27 @@ def test_the_gpu_size_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(main, ["bench", "--size", "7b"])
     assert done.exit_code == 1
-    assert "size 7b is measured on a GPU, and torch" in done.stderr
+    assert "size 7b is measured on a GPU, got cpu" in done.stderr
     assert "batch bench --size demo --size 0.5b" in done.stderr
+
+
+def test_attention_of_few_queries_is_timed_over_rows_of_every_tier(tmp_path: Path) -> None:
+    workload = Workload(TINY, tmp_path, ModelSettings(device="cpu"))
+    workload.compress(workload.films[0])
+    found = measure_few_queries(workload, 1, (48,))
+    assert [(row["tier"], row["queries"]) for row in found] == [
+        (tier.name, queries) for tier in STORED_TIERS for queries in (1, 24)
+    ]
+    assert all(row["tiered_ms"] > 0 and row["sdpa_ms"] > 0 for row in found)
+    read = found[0]["gb_per_s"] * 1e9 * found[0]["tiered_ms"] / 1e3
+    assert read == pytest.approx(2 * 48 * 2 * 8 * 2)  # K and V of 2 heads x 8 channels in 16 bits
 
 
 @pytest.mark.needs_gpu
 def test_a_size_runs_on_a_gpu(tmp_path: Path) -> None:
-    size = replace(TINY, device="cuda", dtype="bfloat16")
-    ratios, _ = measure_size(size, tmp_path, 2, lambda line: None)
+    where = ModelSettings(device="cuda")
+    ratios, figures = measure_size(TINY, tmp_path, 2, lambda line: None, where=where)
     assert set(ratios) == set(RATIOS)
     assert all(value > 0 for value in ratios.values())
+    assert (figures["device"], figures["dtype"]) == ("cuda", "bfloat16")
+    assert all(row["gb_per_s"] > 0 for row in figures["attention"]["few_queries"])

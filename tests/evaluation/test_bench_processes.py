@@ -5,6 +5,7 @@ import json
 import pytest
 
 from batch.evaluation.bench.archive import run_archive
+from batch.evaluation.bench.counting import count_work
 from batch.evaluation.bench.long import run_long
 from batch.evaluation.bench.report import report
 
@@ -32,3 +33,11 @@ def test_phases_of_long_videos_have_peaks_of_their_own() -> None:
     for growth in figures["growth"].values():
         assert 0.8 < growth < 1.25  # the same video twice, each phase in a new process
     assert all(matches["questions"] > 0 for matches in figures["evidence"].values())
+
+
+def test_launches_are_counted_as_a_gpu_would_be_asked() -> None:
+    counted = count_work()
+    assert counted["plain_step"].layer.launches < counted["step"].layer.launches
+    assert counted["plain_step"].layer.copies == 0
+    assert counted["step"].layer.synchronisations == 0
+    assert counted["block"].layer.launches > counted["plain_prefill"].layer.launches

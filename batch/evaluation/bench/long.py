@@ -25,6 +25,7 @@ from batch.evaluation.measuring import (
     Log,
     bytes_read,
     in_new_process,
+    load_1min,
     machine,
     peak_resident,
     timed,
@@ -80,7 +81,13 @@ def run_long(
         matches = call(match_short_films, folder, evidence_films)
         log("evidence in short films")
     found = summarise(short, videos, reads, matches, budget_tokens=budget_tokens)
-    return {"suite": "long", "machine": before, "versions": versions(), "long": found}
+    return {
+        "suite": "long",
+        "machine": before,
+        "load_after_1min": load_1min(),
+        "versions": versions(),
+        "long": found,
+    }
 
 
 def _measure_video(

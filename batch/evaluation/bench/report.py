@@ -12,18 +12,56 @@ SCOPES = {
     "uniform": "samples evenly over the video, uncompressed",
 }
 
-RATIOS = {
-    "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
-    "prefill_peak_memory": "peak of K, V and activations, the same two",
-    "prefill_memory_growth": "prefill peak beyond the stored bytes, longest / shortest and buffers",
-    "first_answer_speedup": "first answer from the video, uncompressed / from the file",
-    "load_rate": "raw read of a long cache into new memory / opening it and touching all rows",
-    "load_rate_reused_buffer": "the same, read into a buffer that is there already",
-    "batch64_speedup": "64 questions one by one / in one batch",
-    "decode_step": "a step on INT8 or INT4 rows, the slower / on as many rows in bfloat16",
-    "decode_step_uncompressed": "a step on a film's tiers / on all its slots in bfloat16",
+MEASUREMENTS = {
+    "timing": {
+        "prefill_time": "time of analysis, prefill and writing / decoding and uncompressed forward",
+        "first_answer_speedup": "first answer from the video, uncompressed / from the file",
+    },
+    "timing64": {
+        "prefill_time_64": "prefill_time of a film of 64 samples",
+        "first_answer_speedup_64": "first_answer_speedup of a film of 64 samples",
+    },
+    "memory": {
+        "prefill_peak_memory": "peak of K, V and activations, as of prefill_time",
+    },
+    "lengths": {
+        "prefill_memory_growth": "prefill peak beyond stored bytes, longest / shortest and buffers",
+    },
+    "questions": {
+        "first_answer_overhead": "first answer from the file / the same with its rows in memory",
+        "question_steps": "a question of 4 tokens / one decode step",
+    },
+    "batch": {
+        "batch64_speedup": "64 questions one by one / in one batch",
+    },
+    "loading": {
+        "load_rate": "raw read of a long cache into new memory / opening it, touching all rows",
+        "load_rate_reused_buffer": "the same, read into a buffer that is there already",
+    },
+    "attention": {
+        "attention_block": "a block's attention over INT4 rows / torch's own over decoded rows",
+    },
+    "launches": {
+        "launches_per_layer": "of a decode step, beside the model's own; counted, not measured",
+    },
+    "decoding": {
+        "decode_step": "a step on INT8 or INT4 rows, the slower / on as many rows in bfloat16",
+        "decode_step_uncompressed": "a step on a film's tiers / on all its slots in bfloat16",
+    },
 }
-"""What each ratio of the suite `tiers` divides by what."""
+"""The measurements of the suite `tiers`, and what each of their ratios divides by what."""
+
+RATIOS = {name: meaning for ratios in MEASUREMENTS.values() for name, meaning in ratios.items()}
+
+MODELLED = {
+    "prefill_time_gpu": "prefill_time without decoding and analysis, which are the processor's",
+    "prefill_time_gpu_64": "the same of a film of 64 samples",
+    "decode_step_graph": "decode_step on INT4 rows, ours replayed as a CUDA graph",
+}
+"""What a model of a GPU's time tells and no measurement does."""
+
+NOISY_SHARE = 0.05
+"""Of all cores: where other work took more meanwhile, a time is called noisy."""
 
 
 def report(found: dict[str, Any]) -> Iterator[str]:
@@ -36,18 +74,38 @@ def report(found: dict[str, Any]) -> Iterator[str]:
         f"{machine['cores']} cores{memory}{gpu}; "
         f"load before {machine['load_1min']:.1f}"
     )
-    yield ", ".join(f"{name} {version}" for name, version in versions.items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield f"{packages}; load after {found['load_after_1min']:.1f}"
     suites = {"tiers": _tiers, "archive": _archive, "long": _long}
     yield from suites[found["suite"]](found)
 
 
+def is_noisy(share: float | None) -> bool:
+    """Whether other work took so much of a machine that a time is not to be called quiet."""
+    return share is None or share > NOISY_SHARE
+
+
 def _tiers(found: dict[str, Any]) -> Iterator[str]:
-    yield f"profile {found['profile']}, median of {found['repeats']} in turn"
+    model = found["modelled"]
+    yield f"profile {found['profile']}, median of at most {found['repeats']} in turn"
     yield ""
-    yield f"{'':26}" + "".join(f"{size:>10}" for size in found["ratios"])
-    for name, meaning in RATIOS.items():
-        values = "".join(f"{ratios[name]:10.3f}" for ratios in found["ratios"].values())
-        yield f"{name:26}{values}  {meaning}"
+    title = f"{model['size']} modelled" if model else ""
+    yield f"{'':26}" + "".join(f"{size:>11}" for size in found["ratios"]) + f"{title:>13}"
+    for name, meaning in (RATIOS | MODELLED).items():
+        values = [_measured(found, size, name) for size in found["ratios"]]
+        if model:
+            values.append(f"{_number(model['ratios'].get(name)):>12} ")
+        if any(value.strip(" -") for value in values):
+            yield f"{name:26}{''.join(values)}  {meaning}"
+    yield from _noise(found)
+    if model:
+        gpu = model["gpu"]
+        yield (
+            f"modelled: not measured but expected of a GPU of {gpu['bytes_per_s'] / 1e12:g} TB/s, "
+            f"{gpu['flops_per_s'] / 1e12:g} TFLOP/s, {1e6 * gpu['launch_s']:g} us a launch and "
+            f"{gpu['host_bytes_per_s'] / 1e9:g} GB/s from files; launches counted, decoding and "
+            "analysis measured on this processor"
+        )
     yield ""
     for size, figures in found["figures"].items():
         yield (
@@ -55,6 +113,36 @@ def _tiers(found: dict[str, Any]) -> Iterator[str]:
             f"{figures['films']} film(s) of {figures['samples']} samples; the first: "
             f"{sum(figures['tokens'].values())} of {figures['slots']} slots stored, "
             f"{figures['cache_bytes']:,} bytes"
+        )
+        yield from _few_queries(figures.get("attention", {}).get("few_queries", []))
+
+
+def _measured(found: dict[str, Any], size: str, name: str) -> str:
+    """A ratio in ten columns and its mark in one."""
+    value = found["ratios"][size].get(name)
+    if value is None:
+        return f"{'-':>10} "
+    return f"{value:10.3f}{'~' if is_noisy(found['figures'][size]['other_work'][name]) else ' '}"
+
+
+def _noise(found: dict[str, Any]) -> Iterator[str]:
+    shares = [
+        share for figures in found["figures"].values() for share in figures["other_work"].values()
+    ]
+    noisy = [share for share in shares if is_noisy(share)]
+    if None in noisy:
+        yield "~ it is not known here whether other work ran meanwhile"
+    elif noisy:
+        yield f"~ noisy: other work took up to {max(noisy):.0%} of the machine meanwhile"
+
+
+def _few_queries(rows: list[dict[str, Any]]) -> Iterator[str]:
+    if rows:
+        yield f"{'attention alone':>18}{'queries':>9}{'rows':>9}{'ms':>8}{'SDPA ms':>9}{'GB/s':>7}"
+    for row in rows:
+        yield (
+            f"{row['tier']:>18}{row['queries']:9}{row['rows']:9,}{row['tiered_ms']:8.3f}"
+            f"{row['sdpa_ms']:9.3f}{row['gb_per_s']:7.0f}"
         )
 
 

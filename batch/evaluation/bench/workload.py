@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ PROFILE = "default"
 
 @dataclass(frozen=True)
 class _RandomCheckpoint(Checkpoint):
-    """A checkpoint whose weights are drawn from seed 0, not read."""
+    """A checkpoint whose weights are drawn from seed 0, not read; by a GPU they are others."""
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -51,10 +51,10 @@ class _RandomCheckpoint(Checkpoint):
 
     def load_weights(self, *, dtype: torch.dtype, device: Device) -> PreTrainedModel:
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
-            self.config, dtype=dtype
-        )
-        torch.nn.Module.to(model, first_device(device))
+        with first_device(device):  # seven billion weights take minutes on the CPU
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # untyped in 5.23
+                self.config, dtype=dtype
+            )
         return model
 
 
@@ -110,6 +110,22 @@ def _seven_billion(folder: Path) -> Family:
     return _llava(folder, decoder, tower, layers=24, cells=24, vision_layer=-2)
 
 
+def tiny_llava(folder: Path, layers: int) -> Family:
+    """Seven billion's family with so many layers, small enough to be run operation by operation."""
+    decoder = MistralConfig(
+        vocab_size=1024,
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=None,
+        **_DECODER,
+    )
+    tower = {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32}
+    return _llava(folder, decoder, tower, layers=2, cells=2, vision_layer=-2)
+
+
 def _llava(
     folder: Path,
     decoder: PreTrainedConfig,
@@ -148,6 +164,8 @@ class Size:
     films: int = 1
     samples: int = 16
     """Of each film."""
+    long_samples: int = 64
+    """Of the long film."""
     answer_tokens: int = 4
     """Of an answer, which random weights never end earlier. 4 is the length of the mean answer to
     a demo question (3.4 with its end, 200 films)."""
@@ -158,10 +176,11 @@ class Size:
     can use."""
     lengths: tuple[int, ...] = (1, 4)
     """How often the first film runs in the videos, shortest first, whose peaks are compared."""
-    device: str = "cpu"
-    dtype: str = "float32"
-    """Of all but the decode steps, which are in bfloat16."""
+    needs_gpu: bool = False
 
+
+Measured = tuple[dict[str, float], dict[str, Any]]
+"""Ratios, and the figures behind them."""
 
 SIZES = {
     "demo": Size(
@@ -183,8 +202,7 @@ SIZES = {
         about="true shape of LLaVA-1.6-Mistral-7B, random weights, on a GPU",
         open=_seven_billion,
         rows=32_768,
-        device="cuda",
-        dtype="bfloat16",
+        needs_gpu=True,
     ),
 }
 
@@ -204,28 +222,52 @@ class Film:
 class Workload:
     """A loaded model and the films it is measured on."""
 
-    def __init__(self, size: Size, folder: Path) -> None:
-        """Load the model and draw the films; ModelError if there is no GPU for its size."""
-        self.size = size
-        self.family: Family = size.open(folder)
-        if size.device == "cuda" and not torch.cuda.is_available():
+    def __init__(self, size: Size, folder: Path, where: ModelSettings | None = None) -> None:
+        """Load the model and draw the films.
+
+        Args:
+            where: device and dtype, in all but the decode steps, which are in bfloat16; None and
+                what it leaves open is as for all commands.
+
+        Raises:
+            ModelError: torch cannot use the device, or sees no GPU for a size that needs one.
+        """
+        self.size, self._folder = size, folder
+        opened = replace(open_model(where or ModelSettings()), family=size.open(folder))
+        self.device = first_device(opened.device).type
+        self.dtype = opened.dtype
+        if size.needs_gpu and self.device != "cuda":
             raise ModelError(
-                f"size {size.name} is measured on a GPU, and torch {torch.__version__} sees none "
-                "here; the other sizes run on the CPU:  batch bench --size demo --size 0.5b"
+                f"size {size.name} is measured on a GPU, got {self.device} (torch "
+                f"{torch.__version__}); the other sizes run on the CPU:  "
+                "batch bench --size demo --size 0.5b"
             )
-        self.family.load(device=size.device, dtype=getattr(torch, size.dtype))
-        self.films = []
-        for number in range(size.films):
-            path = folder / f"film{number}.mp4"
-            asked = draw_film(path, number, size.samples)
-            self.films.append(Film(path=path, questions=[question.text for question in asked]))
+        self.family: Family = opened.load()
+        # Times and memory do not depend on what positions mean to a model, and some of what is
+        # measured is longer than the context it was trained for.
+        self.family.config.get_text_config(decoder=True).max_position_embeddings = 1 << 20
+        self.films = [self._draw(f"film{number}", number) for number in range(size.films)]
+
+    @cached_property
+    def long_film(self) -> Film:
+        return self._draw("long_film", 0, self.size.long_samples)
+
+    def _draw(self, name: str, number: int, samples: int | None = None) -> Film:
+        path = self._folder / f"{name}.mp4"
+        asked = draw_film(path, number, samples or self.size.samples)
+        return Film(path=path, questions=[question.text for question in asked])
 
     def compress(self, film: Film) -> Manifest:
         """Analyse a film and prefill: all of `batch prefill`."""
-        manifest = write_manifest(film.path, self.family)
-        size = self.size
-        write_cache(film.path, manifest, self.family, device=size.device, dtype=size.dtype)
+        manifest = self.analyze(film)
+        self.prefill(film, manifest)
         return manifest
+
+    def analyze(self, film: Film) -> Manifest:
+        return write_manifest(film.path, self.family)
+
+    def prefill(self, film: Film, manifest: Manifest) -> None:
+        write_cache(film.path, manifest, self.family, device=self.device, dtype=self.dtype)
 
     def answerer(self, film: Film) -> PrefixAnswerer:
         """Open the cache of a film for questions, checked as `batch answer` checks it."""
