@@ -1,4 +1,4 @@
-"""KLT: keys and values of a group of layers by a transform, predicted in time, one quantiser's step.
+"""KLT: keys and values of several layers by a transform, predicted in time, one quantiser's step.
 
 A block is some stored samples of a group of layers, decodable alone, with its basis. Keys come
 without the rotation of their position. A token's numbers, K and V of all layers of the group, are
@@ -43,7 +43,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ROUND_UP = 0.35
 """What is left counts as a step more from 0.65 on: small numbers cost more bits than they tell."""
 _TOWARDS_ZERO = (0.0, 0.12, 0.05, 0.02)
-"""How far below itself a magnitude of 0, 1, 2, or 3 and more is decoded: small ones are likelier."""
+"""How far below itself a magnitude of 0, 1, 2, or 3 and more decodes: small ones are likelier."""
 _FROM_MEAN, _FROM_BEFORE, _AGAIN = 0, 1, -1
 _MODES = coding.Alphabet(base=3, per_byte=5, least_mean=0.0)
 _FIXED = struct.Struct("<If")
@@ -72,7 +72,7 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
 
     Returns:
         Bytes from which `decode` makes mean + synthesis(y'), where for each token
-        ||y - y'|| <= LARGEST_ERROR * step * sqrt(components) + 2^-21 ||y||, y being its components.
+        ||y - y'|| <= LARGEST_ERROR * step * sqrt(components) + 2^-17 ||y||, y being its components.
         What of x - mean lies outside the basis is lost.
 
     Raises:

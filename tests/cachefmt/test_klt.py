@@ -213,7 +213,7 @@ def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 @given(mutated(BLOCK_BYTES))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_a_broken_block_is_refused_or_decodes_to_rows(data: bytes) -> None:
     basis = bases.unpack(BASIS_BYTES, FILM)
     try:
@@ -224,7 +224,7 @@ def test_a_broken_block_is_refused_or_decodes_to_rows(data: bytes) -> None:
 
 
 @given(mutated(BASIS_BYTES))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_a_broken_basis_is_refused_or_is_one(data: bytes) -> None:
     try:
         basis = bases.unpack(data, FILM)
