@@ -42,8 +42,8 @@ LEVEL = 12
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ROUND_UP = 0.35
 """What is left counts as a step more from 0.65 on: small numbers cost more bits than they tell."""
-_TOWARDS_ZERO = (0.0, 0.12, 0.05, 0.02)
-"""How far below itself a magnitude of 0, 1, 2, or 3 and more decodes: small ones are likelier."""
+_TOWARDS_ZERO = (0.12, 0.05, 0.02)
+"""How far below itself a magnitude of 1, 2, or 3 and more decodes: small ones are likelier."""
 _FROM_MEAN, _FROM_BEFORE, _AGAIN = 0, 1, -1
 _MODES = coding.Alphabet(base=3, per_byte=5, least_mean=0.0)
 _FIXED = struct.Struct("<If")
@@ -164,8 +164,9 @@ def _bits(left: Tensor) -> Tensor:
 
 def _dequantise(symbols: Tensor) -> Tensor:
     """Float32 steps of symbols, which are float32 too."""
-    table = torch.tensor(_TOWARDS_ZERO, device=symbols.device)
-    inwards = table[symbols.abs().clamp_(max=len(table) - 1).to(torch.int32)]
+    one, two, more = _TOWARDS_ZERO
+    magnitude = symbols.abs()
+    inwards = torch.where(magnitude == 1, one, torch.where(magnitude == 2, two, more))
     return symbols - symbols.sign() * inwards
 
 
