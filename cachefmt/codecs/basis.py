@@ -7,6 +7,7 @@ is a vector; of layers and kinds it knows only how each is scaled.
 import math
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,21 +41,24 @@ class Basis:
     x is a token's numbers of `shape`, flat. All tensors are float32:
 
     - mean: [places, vector]; a single row is that of all places.
-    - synthesis: [components, vector], components of most energy first.
-    - analysis: [vector, components]; synthesis @ analysis is 1, as nearly as float32 has it.
+    - scale: [layers, 2], > 0: what the numbers of a layer and kind are divided by.
+    - directions: [components, vector], of divided numbers, most energy first; orthonormal or, as
+      they were rounded, nearly.
     """
 
     shape: Shape
     mean: Tensor
-    synthesis: Tensor
-    analysis: Tensor
+    scale: Tensor
+    directions: Tensor
 
     def __post_init__(self) -> None:
-        components = len(self.synthesis)
-        found = tuple(self.synthesis.shape), tuple(self.analysis.shape), tuple(self.mean.shape[1:])
-        expected = (components, self.vector), (self.vector, components), (self.vector,)
-        if found != expected or not len(self.mean):
-            raise ValueError(f"a basis of {self.shape} has tensors of {found}, expected {expected}")
+        found = tuple(self.mean.shape[1:]), tuple(self.scale.shape), self.directions.shape[1:]
+        expected = (self.vector,), self.shape[:2], (self.vector,)
+        if found != expected or not len(self.mean) or self.components > self.vector:
+            raise ValueError(
+                f"a basis of {self.shape} has {self.components} components "
+                f"and tensors of {found}, expected {expected}"
+            )
 
     @property
     def vector(self) -> int:
@@ -63,7 +67,19 @@ class Basis:
 
     @property
     def components(self) -> int:
-        return len(self.synthesis)
+        return len(self.directions)
+
+    @cached_property
+    def synthesis(self) -> Tensor:
+        """[components, vector]"""
+        return self.directions * spread(self.scale, self.shape)
+
+    @cached_property
+    def analysis(self) -> Tensor:
+        """[vector, components], what gives the least error of divided numbers."""
+        rows = self.directions.double()
+        inverse: Tensor = rows.T @ torch.linalg.pinv(rows @ rows.T, hermitian=True)
+        return inverse.to(torch.float32) / spread(self.scale, self.shape)[:, None]
 
     def analyse(self, x: Tensor, place: NDArray[np.int64]) -> Tensor:
         """Float32 [tokens, components] of x [tokens, *shape]."""
@@ -78,8 +94,8 @@ class Basis:
         return Basis(
             shape=self.shape,
             mean=self.mean.to(device),
-            synthesis=self.synthesis.to(device),
-            analysis=self.analysis.to(device),
+            scale=self.scale.to(device),
+            directions=self.directions.to(device),
         )
 
     def _means(self, place: NDArray[np.int64]) -> Tensor:
@@ -172,18 +188,6 @@ def _nystrom(product: Tensor, test: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return (values.square() - shift).clamp(min=0)[:most], vectors.T[:most].contiguous()
 
 
-def of_directions(directions: Tensor, scale: Tensor, mean: Tensor, shape: Shape) -> Basis:
-    """A basis of directions [components, vector] of scaled numbers, orthonormal or nearly."""
-    by = spread(scale, shape)
-    inverse = torch.linalg.pinv(directions.double()).to(torch.float32)
-    return Basis(
-        shape=shape,
-        mean=mean,
-        synthesis=directions * by,
-        analysis=inverse / by[:, None],
-    )
-
-
 def pack(moments: Moments, step: float) -> bytes:
     """The bytes of a file's own basis, as coarse as the step allows.
 
@@ -228,5 +232,9 @@ def unpack(data: bytes, shape: Shape) -> Basis:
     symbols = join(head, streams, vector).T
     directions = torch.zeros(count, vector)
     directions[: len(symbols)] = torch.from_numpy(symbols.astype(np.float32))
-    zero = torch.zeros(1, vector)
-    return of_directions(directions * gain[:, None], scale.view(shape[:2]), zero, shape)
+    return Basis(
+        shape=shape,
+        mean=torch.zeros(1, vector),
+        scale=scale.view(shape[:2]),
+        directions=directions * gain[:, None],
+    )

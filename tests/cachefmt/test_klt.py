@@ -55,7 +55,9 @@ def whole_basis(shape: tuple[int, int, int, int], seed: int = 0) -> Basis:
     size = int(np.prod(shape))
     drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
     turned = torch.linalg.qr(drawn).Q
-    return bases.of_directions(turned, torch.ones(shape[:2]), torch.zeros(1, size), shape)
+    return Basis(
+        shape=shape, mean=torch.zeros(1, size), scale=torch.ones(shape[:2]), directions=turned
+    )
 
 
 @st.composite
@@ -182,17 +184,17 @@ def test_what_does_not_fit_is_refused() -> None:
     of_places = Basis(
         shape=basis.shape,
         mean=torch.zeros(2, 4),
-        synthesis=basis.synthesis,
-        analysis=basis.analysis,
+        scale=basis.scale,
+        directions=basis.directions,
     )
     with pytest.raises(ValueError, match="a token is at place 2 of 2"):
         klt.encode(x, of_places, step=1.0, place=place + 2)
-    with pytest.raises(ValueError, match="a basis of"):
+    with pytest.raises(ValueError, match=r"a basis of \(1, 2, 1, 3\) has 4 components"):
         Basis(
             shape=(1, 2, 1, 3),
             mean=basis.mean,
-            synthesis=basis.synthesis,
-            analysis=basis.analysis,
+            scale=basis.scale,
+            directions=basis.directions,
         )
 
 
@@ -333,8 +335,11 @@ def test_each_place_has_its_mean() -> None:
 
 
 def test_the_bytes_are_those_of_the_docstring_and_decode_to_the_same_rows_for_ever() -> None:
-    basis = bases.of_directions(
-        torch.eye(4), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0, 0, 1]]), (1, 2, 1, 2)
+    basis = Basis(
+        shape=(1, 2, 1, 2),
+        mean=torch.tensor([[0.0, 0, 0, 1]]),
+        scale=torch.tensor([[1.0, 2.0]]),
+        directions=torch.eye(4),
     )
     streams = [
         bytes([0 + 2 * 3 + 1 * 9]),  # modes of tokens 0, 2, 3: from the mean, again, from before
