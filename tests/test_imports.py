@@ -38,7 +38,7 @@ FAMILIES = {
         "qwen_vl",
     },
     "batch/evaluation/methods": {"cell_method", "row_method"},
-    "cachefmt/codecs": {"quantising"},
+    "cachefmt/codecs": {"basis", "quantising", "symbols"},
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""
 

@@ -1,0 +1,240 @@
+"""The transform of `klt`: from keys and values of a group of layers to few numbers, and back.
+
+Knows how a basis is made of tokens, in one pass, and how it is packed into a file. To it a token
+is a vector; of layers and kinds it knows only how each is scaled.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cachefmt.codecs.symbols import HEAD_BYTES, DecodeError, Head, compress, decompress, join, split
+
+NOISE = 0.25
+"""Error of a packed basis, in steps over the square root of the number of its components.
+
+Source: measured on the demo world; a coarser basis costs more quality than a coarser step.
+"""
+WORTH_STORING = 0.5
+"""Components of a file's own basis have at least this variance, in squares of the step."""
+
+_LEVEL = 19
+_SMALLEST_SCALE = 1e-6
+"""Of a layer and kind, in units of the largest: one that never varies must not be divided by 0."""
+_COUNTS = struct.Struct("<H")
+_GAIN = np.dtype("<f4")
+
+Shape = tuple[int, int, int, int]
+"""Layers, 2 (K and V), heads, head_dim."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """y = (x - mean of the place) @ analysis; x' = mean of the place + y @ synthesis.
+
+    x is a token's numbers of `shape`, flat. All tensors are float32:
+
+    - mean: [places, vector]; a single row is that of all places.
+    - scale: [layers, 2], > 0: what the numbers of a layer and kind are divided by.
+    - directions: [components, vector], of divided numbers, most energy first; orthonormal or, as
+      they were rounded, nearly.
+    """
+
+    shape: Shape
+    mean: Tensor
+    scale: Tensor
+    directions: Tensor
+
+    def __post_init__(self) -> None:
+        found = tuple(self.mean.shape[1:]), tuple(self.scale.shape), self.directions.shape[1:]
+        expected = (self.vector,), self.shape[:2], (self.vector,)
+        if found != expected or not len(self.mean) or self.components > self.vector:
+            raise ValueError(
+                f"a basis of {self.shape} has {self.components} components "
+                f"and tensors of {found}, expected {expected}"
+            )
+
+    @property
+    def vector(self) -> int:
+        """Numbers of a token."""
+        return math.prod(self.shape)
+
+    @property
+    def components(self) -> int:
+        return len(self.directions)
+
+    @cached_property
+    def synthesis(self) -> Tensor:
+        """[components, vector]"""
+        return self.directions * spread(self.scale, self.shape)
+
+    @cached_property
+    def analysis(self) -> Tensor:
+        """[vector, components], what gives the least error of divided numbers."""
+        rows = self.directions.double()
+        inverse: Tensor = rows.T @ torch.linalg.pinv(rows @ rows.T, hermitian=True)
+        return inverse.to(torch.float32) / spread(self.scale, self.shape)[:, None]
+
+    def analyse(self, x: Tensor, place: NDArray[np.int64]) -> Tensor:
+        """Float32 [tokens, components] of x [tokens, *shape]."""
+        return (x.flatten(1).to(torch.float32) - self._means(place)) @ self.analysis
+
+    def synthesise(self, y: Tensor, place: NDArray[np.int64]) -> Tensor:
+        """Float32 [tokens, *shape] of y [tokens, the first components or all]."""
+        x = y @ self.synthesis[: y.shape[1]] + self._means(place)
+        return x.view(-1, *self.shape)
+
+    def to(self, device: torch.device | str) -> "Basis":
+        return Basis(
+            shape=self.shape,
+            mean=self.mean.to(device),
+            scale=self.scale.to(device),
+            directions=self.directions.to(device),
+        )
+
+    def _means(self, place: NDArray[np.int64]) -> Tensor:
+        if len(self.mean) == 1:
+            return self.mean
+        if place.max(initial=0) >= len(self.mean):
+            raise ValueError(f"a token is at place {place.max()} of {len(self.mean)}")
+        return self.mean[torch.from_numpy(place).to(self.mean.device)]
+
+
+class Moments:
+    """Sums over tokens, from which bases are made: one pass, memory of a fixed size.
+
+    Holds the covariance, [vector, vector], or with `sketch` its product with so many random
+    vectors, which is enough for some fewer components.
+    Source of the latter: Nyström's approximation; Tropp and others, arXiv 1706.05736, algorithm 3.
+    """
+
+    def __init__(self, shape: Shape, *, places: int = 1, sketch: int | None = None) -> None:
+        """`places` that have a mean each; with 1, all tokens count to the same."""
+        vector = math.prod(shape)
+        seeded = torch.Generator().manual_seed(0)
+        self.shape = shape
+        self._test = None if sketch is None else torch.randn(vector, sketch, generator=seeded)
+        self._product = torch.zeros(vector, vector if sketch is None else sketch)
+        self._square = torch.zeros(vector)
+        self._sum = torch.zeros(places, vector)
+        self._tokens = torch.zeros(places)
+
+    def add(self, x: Tensor, place: NDArray[np.int64]) -> None:
+        """Count tokens in: [tokens, *shape], each at its place."""
+        flat = x.flatten(1).to(device="cpu", dtype=torch.float32)
+        where = torch.from_numpy(place) if len(self._sum) > 1 else torch.zeros(len(x)).long()
+        self._product += flat.T @ (flat if self._test is None else flat @ self._test)
+        self._square += flat.square().sum(0)
+        self._sum.index_add_(0, where, flat)
+        self._tokens += torch.bincount(where, minlength=len(self._tokens))
+
+    def means(self) -> Tensor:
+        """Of each place, [places, vector]; where no token was, that of all."""
+        total = self._sum.sum(0) / self._tokens.sum().clamp(min=1)
+        own = self._sum / self._tokens.clamp(min=1)[:, None]
+        return torch.where(self._tokens[:, None] > 0, own, total)
+
+    def scale(self, mean: Tensor) -> Tensor:
+        """Root mean square of each layer and kind about means [places, vector], [layers, 2].
+
+        Where it is 0 or nearly, a small number that can be divided by.
+        """
+        square = self._square - (mean * (2 * self._sum - self._tokens[:, None] * mean)).sum(0)
+        of_kinds = (square / self._tokens.sum().clamp(min=1)).view(self.shape).mean((2, 3))
+        scale = of_kinds.clamp(min=0).sqrt()
+        smallest = _SMALLEST_SCALE * scale.max()
+        return scale.clamp(min=float(smallest) if smallest > 0 else 1.0)
+
+    def principal(self, mean: Tensor, scale: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """The directions of most variance about means, of numbers divided by their scale.
+
+        Returns:
+            variance [components], falling, and orthonormal directions [components, vector];
+            components are `most`, or as many as there are.
+        """
+        by = spread(scale, self.shape)
+        tokens = self._tokens.sum().clamp(min=1)
+        weighted = self._tokens[:, None] * mean
+        right = torch.eye(self._product.shape[0]) if self._test is None else self._test
+        # Sum of (x - m)(x - m)' = xx' - m s' - s m' + n m m', with the sums s and counts n.
+        about = self._product + (weighted - self._sum).T @ (mean @ right)
+        about -= mean.T @ (self._sum @ right)
+        product = about / tokens / by[:, None]
+        if self._test is None:
+            variance, found = torch.linalg.eigh(product / by)
+            return variance.flip(0)[:most].clamp(min=0), found.T.flip(0)[:most].contiguous()
+        return _nystrom(product, self._test * by[:, None], most)
+
+
+def spread(scale: Tensor, shape: Shape) -> Tensor:
+    """The scale of each number of a vector from that of each layer and kind."""
+    return scale[..., None, None].expand(shape).reshape(-1)
+
+
+def _nystrom(product: Tensor, test: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of a covariance from its product with a test matrix."""
+    shift = product.norm() * 1e-6  # keeps Cholesky's argument positive
+    shifted = product + shift * test
+    core = test.T @ shifted
+    root = torch.linalg.cholesky((core + core.T) / 2)
+    left = torch.linalg.solve_triangular(root, shifted.T, upper=False).T
+    vectors, values, _ = torch.linalg.svd(left, full_matrices=False)
+    return (values.square() - shift).clamp(min=0)[:most], vectors.T[:most].contiguous()
+
+
+def pack(moments: Moments, step: float) -> bytes:
+    """The bytes of a file's own basis, as coarse as the step allows.
+
+    No mean is stored; a component takes its part. Directions are scaled to the deviation of their
+    component and rounded with one step, so those of little energy get few bits.
+
+    Bytes: components, uint16; scale, float32 [layers, 2]; gain, float32 [components];
+    `symbols.Head`; a frame with the symbols, [vector, components]. A direction is its column
+    times its gain.
+    """
+    shape = moments.shape
+    zero = torch.zeros(1, math.prod(shape))
+    scale = moments.scale(moments.means())
+    variance, directions = moments.principal(zero, scale, math.prod(shape))
+    count = int((variance >= WORTH_STORING * step * step).sum())
+    gain = NOISE * step / math.sqrt(max(count, 1)) / variance[:count].sqrt()
+    symbols = (directions[:count] / gain[:, None]).round().to(torch.int32)
+    head, streams = split(np.ascontiguousarray(symbols.numpy().T))
+    numbers = [part.numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
+    return b"".join([_COUNTS.pack(count), *numbers, head.to_bytes(), compress(streams, _LEVEL)])
+
+
+def unpack(data: bytes, shape: Shape) -> Basis:
+    """The basis that `pack` wrote of a group of this shape.
+
+    Raises:
+        DecodeError: bytes that `pack` does not write.
+    """
+    vector, kinds = math.prod(shape), shape[0] * shape[1]
+    if len(data) < _COUNTS.size:
+        raise DecodeError(f"a basis of {len(data)} bytes")
+    (count,) = _COUNTS.unpack_from(data)
+    numbers = _COUNTS.size + _GAIN.itemsize * (kinds + count)
+    if count > vector or len(data) < numbers + HEAD_BYTES:
+        raise DecodeError(f"a basis of {count} components of {vector} in {len(data)} bytes")
+    found = np.frombuffer(data[_COUNTS.size : numbers], _GAIN).astype(np.float32)
+    if not np.isfinite(found).all() or found.min(initial=1) <= 0:
+        raise DecodeError("a scale or gain that is not finite and positive")
+    scale, gain = torch.from_numpy(found[:kinds]), torch.from_numpy(found[kinds:])
+    head = Head.from_bytes(data[numbers : numbers + HEAD_BYTES], count)
+    streams = decompress(data[numbers + HEAD_BYTES :], head.stream_sizes(vector))
+    symbols = join(head, streams, vector).T
+    directions = torch.zeros(count, vector)
+    directions[: len(symbols)] = torch.from_numpy(symbols.astype(np.float32))
+    return Basis(
+        shape=shape,
+        mean=torch.zeros(1, vector),
+        scale=scale.view(shape[:2]),
+        directions=directions * gain[:, None],
+    )

@@ -1,0 +1,212 @@
+"""KLT: keys and values of several layers by a transform, predicted in time, one quantiser's step.
+
+A block is some stored samples of a group of layers, decodable alone, with its basis. Keys come
+without the rotation of their position. A token's numbers, K and V of all layers of the group, are
+one vector; of its components most are small. They are predicted by what was decoded for the token
+before at the same place, or by 0 (the mean), whichever leaves less, and what is left is quantised;
+or the token is the one before again.
+
+Bytes of a block, little-endian:
+
+    rows      uint32: tokens that have symbols
+    step      float32
+    head      of their symbols, see `symbols.Head`
+    frame     zstandard: modes, the symbols' streams, exact rows
+
+- Modes: of each token that is not exact, in order, five a byte, the first as the lowest digit in
+  base 3: 0 from the mean, 1 from the token before, 2 the token before again (has no symbols).
+- Symbols: [rows, components].
+- Exact rows: the numbers of tokens without a place, one token after another; of them all the first
+  byte, then of all the second, ...
+
+Which tokens a block has, and their places, its bytes do not say: the tables of a file do.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cachefmt.codecs import symbols as coding
+from cachefmt.codecs.basis import Basis
+from cachefmt.codecs.symbols import DecodeError, Head
+
+LARGEST_ERROR = 0.78
+"""Of a component that was quantised, in steps; 0.77 and room for float32."""
+LEVEL = 12
+"""Of zstandard."""
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_ROUND_UP = 0.35
+"""What is left counts as a step more from 0.65 on: small numbers cost more bits than they tell."""
+_TOWARDS_ZERO = (0.12, 0.05, 0.02)
+"""How far below itself a magnitude of 1, 2, or 3 and more decodes: small ones are likelier."""
+_FROM_MEAN, _FROM_BEFORE, _AGAIN = 0, 1, -1
+_MODES = coding.Alphabet(base=3, per_byte=5, least_mean=0.0)
+_FIXED = struct.Struct("<If")
+
+
+class _Times(NamedTuple):
+    """In which order tokens can be decoded, each time step at once.
+
+    - before: the token before at the same place, -1 for none; [tokens].
+    - steps: tokens of each time step: their first at a place, their second, ...
+    """
+
+    before: NDArray[np.int64]
+    steps: list[NDArray[np.int64]]
+
+
+def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) -> bytes:
+    """Encode one block.
+
+    Args:
+        x: float16, bfloat16 or float32 [tokens, layers, 2, heads, head_dim]; those of earlier
+            samples first.
+        step: of the quantiser, in units of components, > 0.
+        place: of each token in its sample, int [tokens]: it is predicted by the token before at
+            the same place. Negative: the token is kept exactly.
+
+    Returns:
+        Bytes from which `decode` makes mean + synthesis(y'), where for each token
+        ||y - y'|| <= LARGEST_ERROR * step * sqrt(components) + 2^-17 ||y||, y being its components.
+        What of x - mean lies outside the basis is lost.
+
+    Raises:
+        ValueError: a number is NaN, infinite or 2^23 steps large; or sizes do not fit.
+    """
+    _check(x, basis, step, place)
+    step = float(np.float32(step))
+    coded = place >= 0
+    kept = torch.from_numpy(coded).to(x.device)
+    y = basis.analyse(x[kept], place[coded])
+    if not bool(y.isfinite().all() & x.isfinite().all()):
+        raise ValueError("klt: got NaN, infinity or a magnitude that float32 cannot hold")
+    rounded, modes = _quantise(y, step, _times(place[coded]))
+    written = rounded[modes != _AGAIN]
+    head, streams = coding.split(written)
+    exact = x[~kept].cpu().flatten().view(torch.uint8).numpy()
+    frame = coding.compress(
+        [coding.share_bytes(modes, _MODES), *streams, coding.shuffle(exact, x.element_size())],
+        LEVEL,
+    )
+    return _FIXED.pack(len(written), step) + head.to_bytes() + frame
+
+
+def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+    """Rows [tokens, layers, 2, heads, head_dim] of a block, on the device of the basis.
+
+    Args:
+        place, dtype: as of `encode`; memory is bounded by them and the basis.
+
+    Raises:
+        DecodeError: bytes that `encode` does not write for such tokens.
+    """
+    coded = place >= 0
+    tokens = int(coded.sum())
+    numbers = (len(place) - tokens) * basis.vector
+    start = _FIXED.size + coding.HEAD_BYTES
+    if len(data) < start:
+        raise DecodeError(f"a block of {len(data)} bytes")
+    rows, step = _FIXED.unpack_from(data)
+    if rows > tokens or not 0 < step < float("inf"):
+        raise DecodeError(f"{rows} rows with step {step} for {tokens} tokens")
+    head = Head.from_bytes(data[_FIXED.size : start], basis.components)
+    sizes = [_MODES.size(tokens), *head.stream_sizes(rows), numbers * dtype.itemsize]
+    packed, *streams, exact = coding.decompress(data[start:], sizes)
+    modes = coding.take_apart(packed, _MODES, tokens)
+    symbols = torch.from_numpy(coding.join(head, streams, rows)).to(basis.mean.device)
+    y = _dequantise(symbols.to(torch.float32)).mul_(step)
+    row_of = _predict(y, modes, _times(place[coded]))
+    found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
+    x = torch.empty(len(place), *basis.shape, dtype=dtype, device=found.device)
+    x[torch.from_numpy(np.flatnonzero(coded))] = found[row_of]
+    kept = torch.empty(len(place) - tokens, *basis.shape, dtype=dtype)
+    kept.view(torch.uint8).view(-1).copy_(torch.from_numpy(coding.unshuffle(exact, dtype.itemsize)))
+    x[torch.from_numpy(np.flatnonzero(~coded))] = kept.to(x.device)
+    return x
+
+
+def _quantise(y: Tensor, step: float, times: _Times) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    """Symbols int32 [tokens, components] of y, and the mode of each token."""
+    decoded = torch.empty_like(y)
+    symbols = torch.empty(y.shape, dtype=torch.int32)
+    modes = np.full(len(y), _FROM_MEAN, np.int8)
+    for number, now in enumerate(times.steps):
+        left = y[now] / step
+        before = torch.zeros_like(left)
+        if number:
+            decoded_before = decoded[times.before[now]]
+            left_after = (y[now] - decoded_before) / step
+            predicted = _bits(left_after) <= _bits(left)
+            again = predicted & (left_after.abs() < 1 - _ROUND_UP).all(1)
+            left = torch.where(predicted[:, None], left_after, left)
+            left[again] = 0
+            before = torch.where(predicted[:, None], decoded_before, before)
+            modes[now[predicted.cpu().numpy()]] = _FROM_BEFORE
+            modes[now[again.cpu().numpy()]] = _AGAIN
+        rounded = (left.abs() + _ROUND_UP).floor_()
+        if float(rounded.max() if rounded.numel() else 0) >= coding.LARGEST:
+            raise ValueError(f"klt: a number is more than {coding.LARGEST} steps of {step} large")
+        rounded *= left.sign()
+        decoded[now] = before + _dequantise(rounded) * step
+        symbols[now] = rounded.to(device="cpu", dtype=torch.int32)
+    return symbols.numpy(), modes
+
+
+def _bits(left: Tensor) -> Tensor:
+    """What symbols of [tokens, components] steps may cost, [tokens]; only for comparing."""
+    return (left.abs() + 1).log2_().sum(1)
+
+
+def _dequantise(symbols: Tensor) -> Tensor:
+    """Float32 steps of symbols, which are float32 too."""
+    one, two, more = _TOWARDS_ZERO
+    magnitude = symbols.abs()
+    inwards = torch.where(magnitude == 1, one, torch.where(magnitude == 2, two, more))
+    return symbols - symbols.sign() * inwards
+
+
+def _predict(y: Tensor, modes: NDArray[np.int8], times: _Times) -> NDArray[np.int64]:
+    """Add to rows of y, in place, what they were predicted from; the row of each token."""
+    row_of = np.cumsum(modes != _AGAIN) - 1
+    if np.count_nonzero(modes != _AGAIN) != len(y):
+        raise DecodeError(f"modes say that {row_of[-1] + 1} tokens have symbols, got {len(y)} rows")
+    for number, now in enumerate(times.steps):
+        if not number:
+            if modes[now].any():
+                raise DecodeError("the first token of a place is predicted")
+            continue
+        before = row_of[times.before[now]]
+        again = modes[now] == _AGAIN
+        row_of[now[again]] = before[again]
+        predicted = modes[now] == _FROM_BEFORE
+        rows = torch.from_numpy(row_of[now[predicted]])
+        y[rows] += y[torch.from_numpy(before[predicted])]
+    return row_of
+
+
+def _check(x: Tensor, basis: Basis, step: float, place: NDArray[np.int64]) -> None:
+    if x.dtype not in _DTYPES:
+        raise ValueError(f"klt: got {x.dtype}, supported are float16, bfloat16 and float32")
+    if tuple(x.shape[1:]) != basis.shape or place.shape != x.shape[:1]:
+        raise ValueError(
+            f"klt: got rows {tuple(x.shape)} at places {place.shape}, expected {basis.shape} a row"
+        )
+    if not 0 < np.float32(step) < np.inf:
+        raise ValueError(f"klt: the step must be positive and finite, got {step}")
+
+
+def _times(place: NDArray[np.int64]) -> _Times:
+    order = np.argsort(place, kind="stable")
+    same = np.flatnonzero(np.diff(place[order], prepend=-1) == 0)
+    before = np.full(len(place), -1)
+    before[order[same]] = order[same - 1]
+    first = np.flatnonzero(np.diff(place[order], prepend=-1))
+    number = np.empty_like(order)
+    number[order] = np.arange(len(place)) - np.repeat(first, np.diff(first, append=len(place)))
+    by_time = np.argsort(number, kind="stable")
+    return _Times(before, np.split(by_time, np.cumsum(np.bincount(number)))[:-1])
