@@ -5,9 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 SET_UP := .venv/.set-up
 RIVALS := build/rivals
+JUDGES := build/judges
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes bench rivals clean
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes bench rivals judges clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -56,6 +57,10 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 	@$(RIVALS)/kvpress/bin/python -m batch.evaluation.rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
 	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 
+# What reads the packages' files lies apart; once they are converted nothing needs it.
+judges: $(SET_UP) $(JUDGES)/readers ## real weights for batch evaluate --suite prose: 180 MB fetched, 370 MB kept
+	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
+
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find batch cachefmt jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -76,4 +81,8 @@ $(RIVALS)/%/.set-up: batch/evaluation/rivals/%.txt
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -r $<
+	@touch $@
+
+$(JUDGES)/readers: .ci/constraints.txt
+	@$(PIP) --no-deps --target $@ --upgrade gguf
 	@touch $@
