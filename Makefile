@@ -58,7 +58,7 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 
 # What reads the packages' files lies apart; once they are converted nothing needs it.
-judges: $(SET_UP) $(JUDGES)/readers ## real weights for batch evaluate --suite prose: 180 MB fetched, 370 MB kept
+judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --suite prose: 180 MB fetched, 370 MB kept
 	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
 
 clean: ## remove .venv, tool caches and build outputs; nothing else
@@ -85,4 +85,10 @@ $(RIVALS)/%/.set-up: batch/evaluation/rivals/%.txt
 
 $(JUDGES)/readers: .ci/constraints.txt
 	@$(PIP) --no-deps --target $@ --upgrade gguf
+	@touch $@
+
+# transformers' QuantizedCache asks for them; what they need beside it has the product already.
+$(JUDGES)/quantizers: batch/evaluation/rivals/quantized.txt
+	@$(PIP) --no-deps --target $@ --upgrade termcolor \
+		$(shell grep -E '^(hqq|optimum)' $<)
 	@touch $@
