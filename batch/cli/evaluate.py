@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from batch.cli import options
 from batch.cli.progress import progress
@@ -16,6 +17,9 @@ from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
+PROSE = "prose"
+_OF_PROSE = ("context_tokens", "contexts")
+_OF_ALL = ("suites", "methods", "as_json")
 
 
 @click.command()
@@ -37,12 +41,21 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations"]),
+    type=click.Choice(["methods", "ablations", PROSE]),
     default=["methods"],
     show_default=True,
-    help="ablations: the default profile with one part changed; repeat for both.",
+    help="ablations: the default profile with one part changed; repeat for both. prose: ways to "
+    "store keys and values, of a real language model reading text (after make judges).",
 )
 @click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
+@click.option(
+    "--context-tokens",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Of each context of prose.",
+)
+@click.option("--contexts", type=click.IntRange(2), default=8, show_default=True, help="Of prose.")
 @click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
 @click.option(
     "--budget-bytes",
@@ -63,6 +76,8 @@ def evaluate(
     seed: int,
     suites: tuple[str, ...],
     methods: tuple[str, ...],
+    context_tokens: int,
+    contexts: int,
     budget_tokens: tuple[str, ...],
     budget_bytes: tuple[str, ...],
     rows: tuple[Path, ...],
@@ -82,6 +97,7 @@ def evaluate(
     Each method runs as it is, if it knows how much to keep, and within each budget. Prints a row
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
+    _refuse_mixed(suites)
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
@@ -89,6 +105,9 @@ def evaluate(
         raise BatchError(
             f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
         )
+    if PROSE in suites:
+        _judge_prose(methods, context_tokens, contexts, as_json=as_json)
+        return
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
     from batch.evaluation.runs import run_methods
@@ -118,4 +137,37 @@ def evaluate(
             publish(found, out, command, lambda video: PreparedVideo(video, family, chosen))
     in_json = (json.dumps(row.to_dict()) for row in found.rows)
     for line in in_json if as_json else found.to_text():
+        click.echo(line)
+
+
+def _refuse_mixed(suites: tuple[str, ...]) -> None:
+    """A suite of videos and one of text have no options in common but a few."""
+    context = click.get_current_context()
+    is_prose = PROSE in suites
+    if is_prose and len(set(suites)) > 1:
+        raise click.UsageError(f"--suite {PROSE} is run by itself, it has other rows")
+    for option in context.command.params:
+        name = option.name or ""
+        fits = name in _OF_ALL or (name in _OF_PROSE) == is_prose
+        if not fits and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            verb = "does not go with" if is_prose else "needs"
+            raise click.UsageError(f"{option.opts[0]} {verb} --suite {PROSE}")
+
+
+def _judge_prose(
+    methods: tuple[str, ...], context_tokens: int, contexts: int, *, as_json: bool
+) -> None:
+    """Let schemes store contexts of text; print a row each."""
+    from batch.evaluation.judges.packages import SMOLLM2, find
+    from batch.evaluation.judges.prose import LanguageModel, ProseJudge, choose_schemes, prose_table
+    from batch.evaluation.judges.prose_texts import HAYSTACKS
+
+    schemes = choose_schemes(methods)
+    judge = ProseJudge(LanguageModel(find(SMOLLM2)), schemes)
+    steps = (contexts + HAYSTACKS) * len(schemes)
+    with progress(PROSE, steps, "stored contexts") as report:
+        rows = judge.rows(context_tokens, contexts, report)
+    table = prose_table(rows)
+    in_text = [table.note, "", *table.to_text()]
+    for line in (json.dumps(row.to_dict()) for row in rows) if as_json else in_text:
         click.echo(line)

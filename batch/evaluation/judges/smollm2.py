@@ -20,7 +20,7 @@ def convert(gguf: Path, folder: Path) -> None:
     read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # The one that was read says that it is quantised, and would not be saved as it is now.
     del read.config.quantization_config
-    model = type(read)._from_config(read.config, dtype=torch.float16)
+    model = type(read)._from_config(read.config, dtype=torch.float16)  # type: ignore[no-untyped-call]  # transformers 5.23
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
