@@ -1,6 +1,7 @@
 """The judge of prose, with a random model of seed and size 0 in place of the real one."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(judges: Path) -> LanguageModel:
     return LanguageModel(judges / "build" / "judges" / SMOLLM2.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_texts() -> Iterator[None]:
+    """The tiny tokenizer makes five times the tokens of the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("judged_text", "calibration_text"):
+            text = getattr(prose, name)()
+            patch.setattr(prose, name, lambda text=text: text[:40_000])
+        yield
 
 
 def judge(model: LanguageModel, *schemes: Scheme, count: int = 2) -> list[ProseRow]:
