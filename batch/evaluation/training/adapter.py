@@ -4,8 +4,10 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2
 frozen W is added (alpha / rank) B A, with B zero at first, so that training starts at W.
 """
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -64,7 +66,7 @@ class Adapter:
     @property
     def low_rank(self) -> dict[str, LowRank]:
         layers = self._model.model.language_model.layers
-        return {place: layers.get_submodule(place) for place, _ in self._places}  # type: ignore[misc]
+        return {place: layers.get_submodule(place) for place, _ in self._places}
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Every trained tensor by the name that it has in a file."""
@@ -76,11 +78,11 @@ class Adapter:
         }
         return {**projector, **of_layers}
 
-    def save(self, file: Path) -> None:
-        """Write the tensors in float16."""
+    def save(self, file: Path, card: dict[str, Any]) -> None:
+        """Write the tensors in float16, and in the same file how they came to be."""
         half = {name: it.detach().half().cpu().contiguous() for name, it in self.tensors().items()}
         part = file.with_suffix(".part")
-        save_file(half, part)
+        save_file(half, part, {"card": json.dumps(card)})
         part.replace(file)
 
     def load(self, file: Path) -> None:
@@ -93,6 +95,13 @@ class Adapter:
         """Add every adapter to its layer; the model is then an ordinary one."""
         for place, one in self.low_rank.items():
             self._model.model.language_model.layers.set_submodule(place, one.merged())
+
+
+def read_card(file: Path) -> dict[str, Any]:
+    """How the adapter of a file came to be, as training wrote it."""
+    with safe_open(file, "pt") as stored:
+        card: dict[str, Any] = json.loads(stored.metadata()["card"])
+    return card
 
 
 def load_adapter(model: LlavaForConditionalGeneration, file: Path) -> Adapter:

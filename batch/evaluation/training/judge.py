@@ -25,6 +25,7 @@ from transformers import LlavaForConditionalGeneration
 from batch.demo.drawing import Rgb, draw
 from batch.demo.questions import KINDS
 from batch.demo.world import World
+from batch.evaluation.training.adapter import read_card
 from batch.evaluation.training.checkpoint import CELLS
 from batch.evaluation.training.examples import Batch, Stage, TrainingExamples
 from batch.evaluation.training.judge_student import JudgeStudent, cell_labels
@@ -68,10 +69,10 @@ def _part(
 
 
 PARTS = (
-    _part("cells", 0.15, (1, 1), 16, (3e-3, 3e-4)),
-    _part("pictures", 0.45, (1, 1), 3, (1.5e-3, 1e-3)),
-    _part("clips", 0.2, (2, 3), 6, (1e-3, 7e-4)),
-    _part("films", 0.2, (4, 8), 10, (7e-4, 5e-5)),
+    _part("cells", 0.1, (1, 1), 16, (3e-3, 3e-4)),
+    _part("pictures", 0.55, (1, 1), 3, (1.5e-3, 1.2e-3)),
+    _part("clips", 0.2, (1, 3), 6, (1.2e-3, 7e-4)),
+    _part("films", 0.15, (4, 8), 10, (7e-4, 5e-5)),
 )
 
 Log = Callable[[dict[str, Any]], object]
@@ -86,6 +87,8 @@ class Course:
     seed: int = 0
     clips: tuple[Path, ...] = ()
     """Every other film is drawn over these."""
+    start: dict[str, Any] | None = None
+    """Card of the adapter that it begins with."""
     parts: Sequence[Part] = PARTS
     pool: int = POOL
     save_every_s: float = 180.0
@@ -97,7 +100,7 @@ def train(folder: Path, student: JudgeStudent, course: Course, log: Log) -> None
         _pool(folder, student, course)  # not of the time: it is made once
     tensors = student.adapter.tensors()
     optimizer = torch.optim.AdamW(tensors.values(), betas=(0.9, 0.98), weight_decay=0.01)
-    progress = _Progress(folder, student, optimizer)
+    progress = _Progress(folder, student, optimizer, course)
     begin = 0.0
     for number, part in enumerate(course.parts):
         end = begin + part.share * course.seconds
@@ -205,9 +208,14 @@ class _Progress:
     """How far training is, on disk every few minutes, so that the same command goes on."""
 
     def __init__(
-        self, folder: Path, student: JudgeStudent, optimizer: torch.optim.Optimizer
+        self,
+        folder: Path,
+        student: JudgeStudent,
+        optimizer: torch.optim.Optimizer,
+        course: Course,
     ) -> None:
         self._folder, self._student, self._optimizer = folder, student, optimizer
+        self._course = course
         self.part, self.step, self._before = 0, 0, 0.0
         file = folder / "state.pt"
         if file.exists():
@@ -239,7 +247,16 @@ class _Progress:
         unfinished = file.with_suffix(".part")
         torch.save(state, unfinished)
         unfinished.replace(file)
-        self._student.adapter.save(self._folder / "adapter.safetensors")
+        card = {
+            "kinds": list(ASKED),
+            "seed": self._course.seed,
+            "clips": [clip.name for clip in self._course.clips],
+            "start": self._course.start,
+            "stage": self._course.parts[part].stage.name,
+            "steps": steps,
+            "minutes": round(self.seconds() / 60, 1),
+        }
+        self._student.adapter.save(self._folder / "adapter.safetensors", card)
         self._saved = time.monotonic()
 
 
@@ -295,6 +312,7 @@ def main(
         seconds=60 * minutes,
         seed=seed,
         clips=tuple(find_clips(backgrounds)) if backgrounds else (),
+        start=None if start is None else read_card(start),
         parts=PARTS if start is None else PARTS[1:],
     )
     train(out, student, course, print_some)

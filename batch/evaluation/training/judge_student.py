@@ -139,17 +139,10 @@ class _WordGroups(nn.Module):
 
     def __init__(self, model: LlavaForConditionalGeneration, family: Family) -> None:
         super().__init__()
-        tokenizer = family.checkpoint.tokenizer
-        table = model.get_input_embeddings().weight.detach().float()
-        for name, words in zip(self.names, (_THINGS, COLOURS, _DIGITS, ROWS, COLUMNS), strict=True):
-            ids = [tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-            means = torch.stack(
-                [
-                    table[own[-1] if word.isdigit() else own].reshape(-1, table.shape[1]).mean(0)
-                    for own, word in zip(ids, words, strict=True)
-                ]
-            )
-            self.register_buffer(name, means, persistent=False)
+        vocabularies = (_THINGS, COLOURS, _DIGITS, ROWS, COLUMNS)
+        for name, words in zip(self.names, vocabularies, strict=True):
+            meanings = torch.stack([_meaning(word, model, family) for word in words])
+            self.register_buffer(name, meanings, persistent=False)
 
     def loss(self, cells: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of each group's words, and the distance to the sum of the right ones."""
@@ -158,7 +151,7 @@ class _WordGroups(nn.Module):
         right = {}
         is_full = labels[..., 0] > 0
         for group, name in enumerate(self.names):
-            words, label = getattr(self, name), labels[..., group]
+            words, label = self.get_buffer(name), labels[..., group]
             centred = words - words.mean(0)
             length = centred.norm(dim=-1).mean()
             scores = (cells - words.mean(0)) @ centred.T * (_SHARPNESS / length**2)
@@ -170,6 +163,15 @@ class _WordGroups(nn.Module):
             loss = loss + sum(own[part].mean() for part in parts if part.any())
             right[name] = float((scores.argmax(-1) == label)[parts[0]].float().mean())
             wanted = wanted + words[label.clamp(min=0)] * has[..., None]
-        variance = getattr(self, "thing").var()  # noqa: B009  # a buffer, unknown to mypy
+        variance = self.get_buffer("thing").var()
         apart = (cells - wanted).square().mean(-1) / variance
         return loss + 0.3 * (apart[is_full].mean() + apart[~is_full].mean()), right
+
+
+def _meaning(word: str, model: LlavaForConditionalGeneration, family: Family) -> Tensor:
+    """The mean embedding of a word's tokens; a digit is its last one, behind the space."""
+    ids = family.checkpoint.tokenizer(f" {word}", add_special_tokens=False).input_ids
+    chosen = ids[-1:] if word.isdigit() else ids
+    with torch.no_grad():
+        embedded: Tensor = model.get_input_embeddings()(torch.tensor(chosen))
+    return embedded.float().mean(0)

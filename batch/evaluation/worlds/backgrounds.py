@@ -71,7 +71,8 @@ class Backgrounds:
         clip = self.clips[int(rng.integers(len(self.clips)))]
         ground = _ground(clip, scene, time_s, rng)
         if size_px != FILM_PX:
-            ground = cv2.resize(ground, (size_px, size_px), interpolation=cv2.INTER_AREA)
+            size = (size_px, size_px)
+            ground = cv2.resize(ground, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         picture = draw_over(ground, scene, time_s)
         things = (picture != ground).any(axis=2)
         light = cv2.blur(ground.mean(axis=2, dtype=np.float32), (size_px // 4, size_px // 4))
