@@ -60,7 +60,8 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 # What reads the packages' files lies apart; once they are converted nothing needs it.
 judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --suite prose: 180 MB fetched, 370 MB kept
 	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
-	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.seeing
+	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.seeing \
+		$(addprefix --adapter ,$(wildcard batch/evaluation/judges/seeing.safetensors))
 
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -34,8 +34,6 @@ from batch.evaluation.judges.seeing_films import CARD, JUDGE
 from batch.evaluation.training.adapter import load_adapter, read_card
 from jobs.atomic import make_folder
 
-ADAPTER = Path(__file__).with_name("seeing.safetensors")
-"""What was trained of the judge."""
 SIDE_PX = 112
 FEATURE_LAYERS = (4, 8, 12)
 """States of the tower that a cell is made of: colours and edges are in the early ones."""
@@ -203,7 +201,6 @@ def _number(value: object) -> int:
 @click.option(
     "--adapter",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=ADAPTER if ADAPTER.exists() else None,
     help="As training left it; without one the projector is random, which training starts from.",
 )
 def main(out: Path, adapter: Path | None) -> None:

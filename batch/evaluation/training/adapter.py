@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
+
+from batch.errors import BatchError
 
 _ALPHA = 2.0
 """By which the product of an adapter's factors is multiplied, whatever the rank."""
@@ -49,7 +51,7 @@ class Adapter:
 
     def __init__(self, model: LlavaForConditionalGeneration, rank: int) -> None:
         """Freeze the model and put adapters into the linear layers of its decoder."""
-        self._model = model
+        self._model, self.rank = model, rank
         model.requires_grad_(False)
         self.projector: nn.Module = model.model.multi_modal_projector
         self.projector.requires_grad_(True)
@@ -79,17 +81,37 @@ class Adapter:
         return {**projector, **of_layers}
 
     def save(self, file: Path, card: dict[str, Any]) -> None:
-        """Write the tensors in float16, and in the same file how they came to be."""
+        """Write the tensors in float16, and in the same file their rank and how they came to be."""
         half = {name: it.detach().half().cpu().contiguous() for name, it in self.tensors().items()}
         part = file.with_suffix(".part")
-        save_file(half, part, {"card": json.dumps(card)})
+        save_file(half, part, {"card": json.dumps({"rank": self.rank, **card})})
         part.replace(file)
 
     def load(self, file: Path) -> None:
-        """Take the tensors of a file of the same rank."""
-        with safe_open(file, "pt") as stored, torch.no_grad():
-            for name, tensor in self.tensors().items():
-                tensor.copy_(stored.get_tensor(name))
+        """Take the tensors of a file.
+
+        Raises:
+            BatchError: they are not those of this model at this rank.
+        """
+        tensors = self.tensors()
+        try:
+            stored = load_file(file)
+        except SafetensorError as error:
+            raise BatchError(f"{file}: not an adapter: {error}") from error
+        shapes, wanted = (
+            {name: tuple(it.shape) for name, it in each.items()} for each in (stored, tensors)
+        )
+        if shapes != wanted:
+            name = next(
+                name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)
+            )
+            raise BatchError(
+                f"{file}: not an adapter of this model: {name} has the shape {shapes.get(name)}, "
+                f"expected {wanted.get(name)}"
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(stored[name])
 
     def merge(self) -> None:
         """Add every adapter to its layer; the model is then an ordinary one."""
@@ -98,17 +120,21 @@ class Adapter:
 
 
 def read_card(file: Path) -> dict[str, Any]:
-    """How the adapter of a file came to be, as training wrote it."""
-    with safe_open(file, "pt") as stored:
-        card: dict[str, Any] = json.loads(stored.metadata()["card"])
+    """How the adapter of a file came to be, as training wrote it.
+
+    Raises:
+        BatchError: it is no such file.
+    """
+    try:
+        with safe_open(file, "pt") as stored:
+            card: dict[str, Any] = json.loads(stored.metadata()["card"])
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise BatchError(f"{file}: not an adapter that training wrote: {error}") from error
     return card
 
 
 def load_adapter(model: LlavaForConditionalGeneration, file: Path) -> Adapter:
     """Put the adapter of a file into a model, of the rank that it was trained with."""
-    with safe_open(file, "pt") as stored:
-        name = next(name for name in stored.keys() if name.endswith(".down"))  # noqa: SIM118
-        rank = stored.get_slice(name).get_shape()[0]
-    adapter = Adapter(model, rank)
+    adapter = Adapter(model, read_card(file)["rank"])
     adapter.load(file)
     return adapter

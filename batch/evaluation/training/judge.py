@@ -25,6 +25,8 @@ from transformers import LlavaForConditionalGeneration
 from batch.demo.drawing import Rgb, draw
 from batch.demo.questions import KINDS
 from batch.demo.world import World
+from batch.errors import BatchError
+from batch.evaluation.judges.seeing_films import CARD
 from batch.evaluation.training.adapter import read_card
 from batch.evaluation.training.checkpoint import CELLS
 from batch.evaluation.training.examples import Batch, Stage, TrainingExamples
@@ -32,6 +34,8 @@ from batch.evaluation.training.judge_student import JudgeStudent, cell_labels
 from batch.evaluation.training.student import answer_loss, right_answers
 from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.models import open_family
+from jobs.atomic import make_folder
+from jobs.errors import JobError
 from jobs.workers import usable_cores
 
 ASKED = tuple(kind for kind in KINDS if kind != "caption")
@@ -302,20 +306,30 @@ def main(
             window.clear()
 
     window: dict[str, list[float]] = {}
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
+    try:
+        make_folder(out)
+        torch.manual_seed(seed)
+        student = _student(model, start).to(device)
+        course = Course(
+            seconds=60 * minutes,
+            seed=seed,
+            clips=tuple(find_clips(backgrounds)) if backgrounds else (),
+            start=None if start is None else read_card(start),
+            parts=PARTS if start is None else PARTS[1:],
+        )
+        train(out, student, course, print_some)
+    except (BatchError, JobError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _student(model: Path, start: Path | None) -> JudgeStudent:
+    if (model / CARD).exists():
+        raise BatchError(f"{model}: an adapter is merged into it; training starts without one")
     whole = LlavaForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
-    student = JudgeStudent(whole, open_family(str(model)), RANK).to(device)
+    student = JudgeStudent(whole, open_family(str(model)), RANK)
     if start is not None:
         student.adapter.load(start)
-    course = Course(
-        seconds=60 * minutes,
-        seed=seed,
-        clips=tuple(find_clips(backgrounds)) if backgrounds else (),
-        start=None if start is None else read_card(start),
-        parts=PARTS if start is None else PARTS[1:],
-    )
-    train(out, student, course, print_some)
+    return student
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from batch.errors import BatchError
 from batch.evaluation.training.adapter import read_card
 from batch.evaluation.training.examples import IGNORED, Stage, TrainingExamples
-from batch.evaluation.training.judge import ASKED, Course, Log, Part, train
+from batch.evaluation.training.judge import ASKED, Course, Log, Part, main, train
 from batch.evaluation.training.judge_student import FamilyPrompts, JudgeStudent, cell_labels
 from batch.models import open_family
 from batch.video import Footage
@@ -170,3 +173,26 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, checkpoint: Path) -> N
         torch.testing.assert_close(
             again.adapter.tensors()[name], tensor, atol=1e-3, rtol=1e-3, msg=name
         )
+
+
+def test_what_training_cannot_start_from_is_refused_by_name(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"layers.0.mlp.up_proj.up": torch.zeros(48, 3)}, other)
+    with pytest.raises(BatchError, match=r"other\.safetensors: not an adapter of this model"):
+        student_of(checkpoint).adapter.load(other)
+    other.write_bytes(b"no tensors")
+    for read in (student_of(checkpoint).adapter.load, read_card):
+        with pytest.raises(BatchError, match=r"other\.safetensors: not an adapter"):
+            read(other)
+    merged = judge.judge(tmp_path / "merged", trained(tmp_path, checkpoint))
+    options = ["--model", str(merged), "--out", str(tmp_path / "out"), "--minutes", "1"]
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 1
+    assert "an adapter is merged into it" in result.output
+
+
+def trained(folder: Path, checkpoint: Path) -> Path:
+    run(folder / "run", checkpoint, lambda figures: None, parts=PARTS[:1])
+    return folder / "run" / "adapter.safetensors"
