@@ -136,9 +136,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if is_judged:
-            sets = judge_sets(
-                Path(model), folder, videos=videos, seed=seed, backgrounds=backgrounds
-            )
+            sets = judge_sets(Path(model), folder, videos, seed, backgrounds)
         else:
             clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
             sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=clips)

@@ -34,7 +34,7 @@ def find_judge(folder: Path = JUDGE) -> Path:
 
 
 def judge_sets(
-    judge: Path, folder: Path, *, videos: int, seed: int, backgrounds: Path | None
+    judge: Path, folder: Path, videos: int, seed: int, backgrounds: Path | None
 ) -> list[QuestionSet]:
     """Short films, drawn, and if there are clips over them too, with the questions it was taught.
 

@@ -47,6 +47,7 @@ _ENDLESS = 1 << 30
 _WARMUP_STEPS = 20
 _POOL_BATCH = 24
 _LOGGED_STEPS = 10
+_PROJECTOR_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,7 @@ def train(folder: Path, student: JudgeStudent, course: Course, log: Log) -> None
     """Run what `folder`/state.pt has not; writes the state and the adapter as it goes."""
     if course.parts[0].stage.name == "cells":
         _pool(folder, student, course)  # not of the time: it is made once
-    tensors = student.adapter.tensors()
-    optimizer = torch.optim.AdamW(tensors.values(), betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = _optimizer(student)
     progress = _Progress(folder, student, optimizer, course)
     begin = 0.0
     for number, part in enumerate(course.parts):
@@ -113,11 +113,10 @@ def train(folder: Path, student: JudgeStudent, course: Course, log: Log) -> None
             for step, loss, right in _steps(folder, student, course, part.stage, first):
                 done = min(1.0, max(0.0, (progress.seconds() - begin) / (end - begin)))
                 rate = part.stage.rates[0] * (1 - done) + part.stage.rates[1] * done
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * min(1.0, (step + 1) / _WARMUP_STEPS)
+                _set_rate(optimizer, rate * min(1.0, (step + 1) / _WARMUP_STEPS), part.stage)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
-                nn.utils.clip_grad_norm_(tensors.values(), 1.0)
+                nn.utils.clip_grad_norm_(student.adapter.tensors().values(), 1.0)
                 optimizer.step()
                 figures = {"stage": part.stage.name, "step": step, "loss": float(loss.detach())}
                 log(figures | {"seconds": round(progress.seconds()), **right})
@@ -126,6 +125,21 @@ def train(folder: Path, student: JudgeStudent, course: Course, log: Log) -> None
                 if is_last:
                     break
         begin = end
+
+
+def _optimizer(student: JudgeStudent) -> torch.optim.Optimizer:
+    """With the projector as its first group and all adapters as its second."""
+    projector = list(student.adapter.projector.parameters())
+    adapters = [pair for one in student.adapter.low_rank.values() for pair in (one.down, one.up)]
+    groups = [{"params": projector}, {"params": adapters}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float, stage: Stage) -> None:
+    """Behind stage "cells" the projector, which can see by then, learns more slowly."""
+    projector, adapters = optimizer.param_groups
+    projector["lr"] = rate if stage.name == "cells" else _PROJECTOR_SHARE * rate
+    adapters["lr"] = rate
 
 
 def _steps(

@@ -121,9 +121,9 @@ def test_clips_of_the_training_are_left_out_of_the_films(tmp_path: Path) -> None
     (tmp_path / CARD).write_text(json.dumps({"kinds": ["place"], "clips": ["seen.mp4"]}))
     films = tmp_path / "films"
     with pytest.raises(BatchError, match="trained on every clip"):
-        judge_sets(tmp_path, films, videos=2, seed=5, backgrounds=clips)
+        judge_sets(tmp_path, films, 2, 5, clips)
     write_clip(clips / "other.mp4", FRAMES)
-    drawn, over = judge_sets(tmp_path, films, videos=2, seed=5, backgrounds=clips)
+    drawn, over = judge_sets(tmp_path, films, 2, 5, clips)
     assert [drawn.name, over.name] == ["demo short", "demo short over clips"]
     for one, two in zip(drawn.questions, over.questions, strict=True):
         assert one.kind == "place"

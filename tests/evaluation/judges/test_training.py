@@ -150,6 +150,17 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path, checkpoi
     assert not torch.equal(whole.adapter.tensors()["layers.0.mlp.up_proj.up"], torch.zeros(48, 2))
 
 
+def test_the_projector_learns_slowly_once_it_sees(tmp_path: Path, checkpoint: Path) -> None:
+    def largest_step(student: JudgeStudent, name: str) -> float:
+        before = student_of(checkpoint).adapter.tensors()[name]
+        return float((student.adapter.tensors()[name] - before).abs().max())
+
+    films = part("films", 1, (1, 1))
+    one = run(tmp_path, checkpoint, lambda figures: None, parts=(films,))
+    adapter = largest_step(one, "layers.0.mlp.up_proj.up")
+    assert largest_step(one, "projector.linear_1.weight") == pytest.approx(adapter / 10, rel=0.05)
+
+
 def test_a_run_ends_with_its_time(tmp_path: Path, checkpoint: Path) -> None:
     steps: list[str] = []
     run(tmp_path, checkpoint, lambda figures: steps.append(figures["stage"]), seconds=0.001)
