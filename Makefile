@@ -5,10 +5,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 SET_UP := .venv/.set-up
 RIVALS := build/rivals
+JUDGES := build/judges
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes test-gpu bench bench-gpu \
-	needs-gpu rivals clean
+	needs-gpu rivals judges clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -66,6 +67,12 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 	@$(RIVALS)/kvpress/bin/python -m batch.evaluation.rivals.presses batch/models/demo $(RIVALS)/asked $(RIVALS)/kvpress.jsonl
 	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 
+# What reads the packages' files lies apart; once they are converted nothing needs it.
+judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --suite prose and seeing: 200 MB fetched, 690 MB kept
+	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
+	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.seeing \
+		$(addprefix --adapter ,$(wildcard batch/evaluation/judges/seeing.safetensors))
+
 clean: ## remove .venv, tool caches and build outputs; nothing else
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find batch cachefmt jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -86,4 +93,14 @@ $(RIVALS)/%/.set-up: batch/evaluation/rivals/%.txt
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -r $<
+	@touch $@
+
+$(JUDGES)/readers: .ci/constraints.txt
+	@$(PIP) --no-deps --target $@ --upgrade gguf onnx ml_dtypes protobuf
+	@touch $@
+
+# transformers' QuantizedCache asks for them; what they need beside it has the product already.
+$(JUDGES)/quantizers: batch/evaluation/rivals/quantized.txt
+	@$(PIP) --no-deps --target $@ --upgrade termcolor \
+		$(shell grep -E '^(hqq|optimum)' $<)
 	@touch $@

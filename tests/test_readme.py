@@ -327,7 +327,9 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_every_long_check_of_the_makefile_is_in_contributing() -> None:
-    targets = re.findall(r"^(test-[a-z-]+|rivals|bench|bench-gpu):", read("Makefile"), re.MULTILINE)
+    targets = re.findall(
+        r"^(test-[a-z-]+|rivals|judges|bench|bench-gpu):", read("Makefile"), re.MULTILINE
+    )
     assert targets
     for target in targets:
         assert f"`make {target}`" in read("CONTRIBUTING.md"), target

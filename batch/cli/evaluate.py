@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from batch.cli import options
 from batch.cli.progress import progress
@@ -16,6 +17,9 @@ from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings, Saliency
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
+PROSE, SEEING = "prose", "seeing"
+_OF_PROSE = ("context_tokens", "contexts")
+_OF_ALL = ("suites", "methods", "as_json")
 
 
 @click.command()
@@ -37,12 +41,25 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations"]),
+    type=click.Choice(["methods", "ablations", SEEING, PROSE]),
     default=["methods"],
     show_default=True,
-    help="ablations: the default profile with one part changed; repeat for both.",
+    help="ablations: the default profile with one part changed; repeat for both. After make "
+    "judges, seeing: the methods, on a model of a real language model and films of its own; prose: "
+    "ways to store keys and values, of the language model reading text.",
+)
+@click.option(
+    "--backgrounds", type=options.EXISTING_FOLDER, help="Draw films over the clips in this folder."
 )
 @click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
+@click.option(
+    "--context-tokens",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Of each context of prose.",
+)
+@click.option("--contexts", type=click.IntRange(2), default=8, show_default=True, help="Of prose.")
 @click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
 @click.option(
     "--budget-bytes",
@@ -63,7 +80,10 @@ def evaluate(
     videos: int,
     seed: int,
     suites: tuple[str, ...],
+    backgrounds: Path | None,
     methods: tuple[str, ...],
+    context_tokens: int,
+    contexts: int,
     budget_tokens: tuple[str, ...],
     budget_bytes: tuple[str, ...],
     rows: tuple[Path, ...],
@@ -85,6 +105,7 @@ def evaluate(
     Each method runs as it is, if it knows how much to keep, and within each budget. Prints a row
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
+    _refuse_mixed(suites)
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
@@ -92,11 +113,16 @@ def evaluate(
         raise BatchError(
             f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
         )
+    if PROSE in suites:
+        _judge_prose(methods, context_tokens, contexts, as_json=as_json)
+        return
     network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
+    from batch.evaluation.judges.seeing_films import find_judge, judge_sets
     from batch.evaluation.runs import run_methods
     from batch.evaluation.storing import PreparedVideo
+    from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
     from batch.models import open_model
     from jobs.atomic import make_folder
 
@@ -104,13 +130,20 @@ def evaluate(
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
+    is_judged = SEEING in suites
+    if is_judged:
+        model = str(find_judge())
     settings = ModelSettings(
         name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
     )
     family = open_model(settings).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sets = choose_sets(data, folder, videos=videos, seed=seed)
+        if is_judged:
+            sets = judge_sets(Path(model), folder, videos, seed, backgrounds)
+        else:
+            clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
+            sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=clips)
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
             runs = list(
@@ -122,6 +155,7 @@ def evaluate(
                     sampling=chosen,
                     saliency=network,
                     report=report,
+                    has_control=is_judged,
                 )
             )
         found = compare(runs, rows, family, sets)
@@ -132,4 +166,40 @@ def evaluate(
             )
     in_json = (json.dumps(row.to_dict()) for row in found.rows)
     for line in in_json if as_json else found.to_text():
+        click.echo(line)
+
+
+def _refuse_mixed(suites: tuple[str, ...]) -> None:
+    """A suite of videos and one of text have no options in common but a few."""
+    context = click.get_current_context()
+    is_prose = PROSE in suites
+    if is_prose and len(set(suites)) > 1:
+        raise click.UsageError(f"--suite {PROSE} is run by itself, it has other rows")
+    for option in context.command.params:
+        name = option.name or ""
+        fits = name in _OF_ALL or (name in _OF_PROSE) == is_prose
+        if not fits and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            verb = "does not go with" if is_prose else "needs"
+            raise click.UsageError(f"{option.opts[0]} {verb} --suite {PROSE}")
+    for name in ("data", "model", "revision"):
+        if SEEING in suites and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
+
+
+def _judge_prose(
+    methods: tuple[str, ...], context_tokens: int, contexts: int, *, as_json: bool
+) -> None:
+    """Let schemes store contexts of text; print a row each."""
+    from batch.evaluation.judges.packages import SMOLLM2, find
+    from batch.evaluation.judges.prose import LanguageModel, ProseJudge, choose_schemes, prose_table
+    from batch.evaluation.judges.prose_texts import HAYSTACKS
+
+    schemes = choose_schemes(methods)
+    judge = ProseJudge(LanguageModel(find(SMOLLM2)), schemes)
+    steps = (contexts + HAYSTACKS) * len(schemes)
+    with progress(PROSE, steps, "stored contexts") as report:
+        rows = judge.rows(context_tokens, contexts, report)
+    table = prose_table(rows)
+    in_text = [table.note, "", *table.to_text()]
+    for line in (json.dumps(row.to_dict()) for row in rows) if as_json else in_text:
         click.echo(line)

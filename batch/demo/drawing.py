@@ -1,6 +1,7 @@
 """Pictures of a demo world at any moment, at any square size, and its film as a video file."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from batch.demo.world import Place, Scene, Thing, World
 Rgb = NDArray[np.uint8]
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
+Draw = Callable[[World, float, int], Rgb]
+"""Draws a world at a moment, in seconds, at a square size in pixels."""
 
 INK = {
     "red": (215, 40, 40),
@@ -60,20 +63,30 @@ _ENCODER = {"crf": "18", "x264-params": "mbtree=0"}
 def draw(world: World, time_s: float, size_px: int) -> Rgb:
     """Draw what the camera sees at `time_s`, without its noise; [size_px, size_px, 3]."""
     scene = world.scene_at(time_s)
-    picture = draw_ground(scene, size_px).copy()
+    return draw_over(draw_ground(scene, size_px), scene, time_s)
+
+
+def draw_over(ground: Rgb, scene: Scene, time_s: float) -> Rgb:
+    """Draw a scene's things on a ground [size_px, size_px, 3], which stays as it is."""
+    picture = ground.copy()
     _draw_things(picture, scene, time_s)
     share = scene.look.contrast
     if share < 1:
-        cv2.addWeighted(picture, share, draw_ground(scene, size_px), 1 - share, 0, dst=picture)
+        cv2.addWeighted(picture, share, ground, 1 - share, 0, dst=picture)
     return picture
 
 
 def write_clip(
-    world: World, path: Path, *, frames_per_s: int = FRAMES_PER_S, preset: str = "medium"
+    world: World,
+    path: Path,
+    *,
+    frames_per_s: int = FRAMES_PER_S,
+    preset: str = "medium",
+    drawn: Draw = draw,
 ) -> None:
     """Film a world with its camera noise as H.264, by a preset of x264.
 
-    Sample k is the frame at second k.
+    Sample k is the frame at second k, as `drawn` draws it.
     """
     rng = np.random.default_rng(world.noise_seed)
     with av.open(str(path), "w") as container:
@@ -85,7 +98,7 @@ def write_clip(
         stream.codec_context.time_base = Fraction(1, frames_per_s)
         stream.codec_context.thread_count = 1
         for number in range((world.samples - 1) * frames_per_s + 1):
-            picture = draw(world, number / frames_per_s, FILM_PX)
+            picture = drawn(world, number / frames_per_s, FILM_PX)
             frame = av.VideoFrame.from_ndarray(add_noise(picture, world.noise, rng), "rgb24")
             frame.pts = number
             container.mux(stream.encode(frame))

@@ -10,9 +10,10 @@ from batch.evaluation.budgets import Limit
 from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.methods import ABLATIONS, METHODS
 from batch.evaluation.runs import Entry
+from batch.evaluation.worlds.backgrounds import Backgrounds
 from batch.evaluation.worlds.variants import VARIANTS
 
-SUITES = {"methods": METHODS, "ablations": ABLATIONS}
+SUITES = {"methods": METHODS, "ablations": ABLATIONS, "seeing": METHODS}
 
 
 def choose_limits(tokens: Sequence[str], size_bytes: Sequence[str]) -> list[Limit]:
@@ -43,24 +44,34 @@ def choose_entries(
         Entry(method=method, limit=limit)
         for limit in limits
         for method in METHODS
-        if method in chosen and "methods" in suites and method.takes_budget
+        if method in chosen and set(suites) != {"ablations"} and method.takes_budget
     ]
     return list(dict.fromkeys([*free, *within]))
 
 
-def choose_sets(data: Sequence[str], folder: Path, *, videos: int, seed: int) -> list[QuestionSet]:
+def choose_sets(
+    data: Sequence[str],
+    folder: Path,
+    *,
+    videos: int,
+    seed: int,
+    backgrounds: Backgrounds | None = None,
+) -> list[QuestionSet]:
     """Draw question sets, "demo:VARIANT" or "demo" for every variant, or read those of a path.
 
     Args:
         folder: where drawn films go.
         videos: how many of each set, at most.
+        backgrounds: clips to draw over.
     """
     every = [f"demo:{variant}" for variant in VARIANTS]
     sets = []
     for name in [one for typed in data for one in (every if typed == "demo" else [typed])]:
         kind, _, variant = name.partition(":")
         if kind == "demo":
-            sets.append(demo_set(variant, folder, videos=videos, seed=seed))
+            sets.append(
+                demo_set(variant, folder, videos=videos, seed=seed, backgrounds=backgrounds)
+            )
         else:
             found = read_set(Path(name))
             by_video = groupby(found.questions, key=lambda question: question.video)

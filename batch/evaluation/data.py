@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.demo.drawing import write_clip
+from batch.demo.drawing import draw, write_clip
 from batch.demo.questions import questions_about
 from batch.errors import BatchError
-from batch.evaluation.worlds.variants import VARIANTS
+from batch.evaluation.worlds.backgrounds import Backgrounds
+from batch.evaluation.worlds.variants import KNOWN
 
 _KNOWN = {"video", "question", "answer", "options", "kind"}
 Fields = dict[str, Any]
@@ -98,34 +99,45 @@ class _Layout(NamedTuple):
     convert: Callable[[Path, Path, Any], Question | None]
 
 
-def demo_set(variant: str, folder: Path, *, videos: int, seed: int) -> QuestionSet:
+def demo_set(
+    variant: str,
+    folder: Path,
+    *,
+    videos: int,
+    seed: int,
+    backgrounds: Backgrounds | None = None,
+) -> QuestionSet:
     """Film demo worlds and ask all that can be asked about them.
 
     The same arguments give the same films and questions; a film that is there stays.
 
     Args:
         seed: 0 trained the model and 1 is the demo.
+        backgrounds: clips to draw over; captions, which name a drawn ground, are not asked then.
 
     Raises:
         BatchError: no such variant.
     """
-    if variant not in VARIANTS:
-        raise BatchError(f"got the variant {variant!r}, there are {', '.join(VARIANTS)}")
+    if variant not in KNOWN:
+        raise BatchError(f"got the variant {variant!r}, there are {', '.join(KNOWN)}")
     folder.mkdir(parents=True, exist_ok=True)
+    ground = "" if backgrounds is None else " over clips"
+    drawn = draw if backgrounds is None else backgrounds.draw
     questions = []
     for number in range(videos):
         rng = np.random.default_rng([seed, number])
-        world = VARIANTS[variant].random_world(rng)
-        film = folder / f"{variant}-{seed}-{number}.mp4"
+        world = KNOWN[variant].random_world(rng)
+        film = folder / f"{variant}{ground.replace(' ', '-')}-{seed}-{number}.mp4"
         if not film.exists():
             unfinished = film.with_name(f".{film.stem}.tmp.mp4")
-            write_clip(world, unfinished)
+            write_clip(world, unfinished, drawn=drawn)
             unfinished.replace(film)
         questions += [
             Question(video=film, question=one.text, answer=one.answer, kind=one.kind)
             for one in questions_about(world, rng)
+            if backgrounds is None or one.kind != "caption"
         ]
-    return QuestionSet(name=f"demo {variant}", questions=tuple(questions))
+    return QuestionSet(name=f"demo {variant}{ground}", questions=tuple(questions))
 
 
 def read_set(path: Path) -> QuestionSet:

@@ -42,6 +42,8 @@ class Label:
 
 
 UNCOMPRESSED = Label(method="uncompressed")
+NO_VIDEO = Label(method="no video")
+"""The uncompressed model before a grey video: what it gets right without seeing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,7 @@ def run_methods(
     sampling: Sampling,
     saliency: SaliencyNetwork | None = None,
     report: Callable[[int], object],
+    has_control: bool = False,
 ) -> Iterator[Run]:
     """Run the uncompressed model and every method over every video, on the same questions.
 
@@ -121,6 +124,7 @@ def run_methods(
         family: a loaded model.
         folder: for the one cache file that exists at a time.
         report: called with 1 after each video.
+        has_control: whether NO_VIDEO runs too.
     """
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
@@ -129,6 +133,8 @@ def run_methods(
             makers: dict[Label, Callable[[], Stored]] = {
                 one.label: partial(store, one.method, video, one.limit, folder) for one in entries
             }
+            if has_control:
+                makers = {NO_VIDEO: partial(store_uncompressed, video, is_blank=True), **makers}
             makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
             yield from _runs(data.name, video, list(questions), makers, has_peak=number == 0)
             report(1)

@@ -129,9 +129,10 @@ class Stored:
     plan: CachePlan | None = None
 
 
-def store_uncompressed(video: PreparedVideo) -> Stored:
-    """Transformers' own forward over every slot."""
-    full = Uncompressed(video.family, video.pictures, video.footage)
+def store_uncompressed(video: PreparedVideo, *, is_blank: bool = False) -> Stored:
+    """Transformers' own forward over every slot, or over as many of a grey video."""
+    pictures = np.full_like(video.pictures, 128) if is_blank else video.pictures
+    full = Uncompressed(video.family, pictures, video.footage)
     whole = video.full_plan.header.fp16_kv_bytes
     return Stored(
         answerer=full,

@@ -69,6 +69,7 @@ class Row:
             "n": self.questions,
             "videos": len(self.runs),
             **{name: figure.value for name, figure in self.figures.items()},
+            "accuracy_by_kind": accuracy_by(lambda run, one: one.question.kind, self.runs),
             "peak_bytes": self.peak_bytes,
             "void": self.void,
             "intervals": {

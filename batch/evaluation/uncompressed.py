@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
-_OBSERVED = "observed"
-"""Name of our attention function in transformers' interface."""
+OBSERVED = "observed"
+"""Name of our attention function in transformers' interface; the model is called with `mass`."""
+
+
+class AttentionObserver(Protocol):
+    """Sees the attention of each layer, in order."""
+
+    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Observe the next layer: query [1, heads, n, head_dim], key [1, kv_heads, n, head_dim]."""
 
 
 @dataclass
@@ -101,8 +108,7 @@ class Uncompressed:
         self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
         positions = torch.from_numpy(layout.positions.T)
         observed = {} if mass is None else {"mass": mass}
-        AttentionInterface.register(_OBSERVED, _observed_attention)
-        with own_attention(family, "sdpa" if mass is None else _OBSERVED), torch.inference_mode():
+        with own_attention(family, "sdpa" if mass is None else OBSERVED), torch.inference_mode():
             self._run(embedded, positions, self._prefix, **observed)
         self._start = torch.tensor(layout.next_position)[:, None]
         self.encode_seconds = encoded - started
@@ -180,7 +186,7 @@ def _observed_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    mass: AttentionMass,
+    mass: AttentionObserver,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' SDPA does, causally, and let `mass` observe.
@@ -191,3 +197,6 @@ def _observed_attention(
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
     output: Tensor = attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0]
     return output, None
+
+
+AttentionInterface.register(OBSERVED, _observed_attention)

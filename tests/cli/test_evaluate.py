@@ -8,7 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch.cli import evaluate as command
+from batch.evaluation.judges.seeing_films import CARD
 from tests.cli.running import batch, objects, succeed
+from tests.clips import write_clip
+from tests.models.cases import draw_clip
+from tests.tiny import judge
 
 METHODS = ("--method", "sali-cache", "--method", "random")
 FEW = ("--budget-tokens", 12)
@@ -155,3 +159,37 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     result = batch("evaluate")
     assert result.exit_code == 1
     assert "pip install 'sali-cache[evaluate]'" in result.stderr
+
+
+def test_the_suite_of_the_judge_asks_for_it_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = batch("evaluate", "--suite", "seeing", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "make judges" in result.stderr
+
+
+@pytest.mark.parametrize("option", [("--data", "demo:easy"), ("--model", "demo")])
+def test_the_judge_has_its_own_films_and_model(option: tuple[str, str]) -> None:
+    result = batch("evaluate", "--suite", "seeing", *option)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert option[0] in result.stderr
+
+
+def test_the_judge_answers_with_and_without_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = judge.judge(tmp_path / "build" / "judge")
+    (folder / CARD).write_text(json.dumps({"kinds": ["detail", "count"], "clips": []}))
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "clip.mp4", draw_clip(3, 64, 64))
+    few = ("--suite", "seeing", "--videos", 1, "--method", "full", "--backgrounds", "clips")
+    rows = objects(succeed("evaluate", *few, "--json"))
+    assert [row["method"] for row in rows] == ["uncompressed", "no video", "full"]
+    assert all(row["videos"] == 2 for row in rows)
+    assert set(rows[0]["accuracy_by_kind"]) == {"detail", "count"}
+    by_row = [row["agreement_em"] for row in rows]
+    assert by_row[0] == by_row[2] == 1.0
+    assert rows[1]["kl"] > 1e-3

@@ -35,10 +35,11 @@ def _method(backend: str, bits: int) -> Method:
         return cache
 
     name = f"QuantizedCache {backend}"
-    return Method(name=name, profile=f"{bits} bits", fill=fill, tensors=_codes_and_scales)
+    return Method(name=name, profile=f"{bits} bits", fill=fill, tensors=codes_and_scales)
 
 
-def _codes_and_scales(cache: Any) -> Iterable[Tensor]:
+def codes_and_scales(cache: Any) -> Iterable[Tensor]:
+    """All that a QuantizedCache holds of its quantised rows."""
     for layer in cache.layers:
         yield from _plain(layer._quantized_keys)
         yield from _plain(layer._quantized_values)

@@ -4,8 +4,9 @@ All questions of a video stand behind one shared prefix; a question sees the pre
 itself. The token layout is the product's: <s> user, then 64 cells and a newline a sample.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from batch.demo.drawing import add_noise, draw
+from batch.demo.drawing import Draw, add_noise, draw
 from batch.demo.questions import KINDS, Question, questions_about
 from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, World, random_world
 from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
@@ -52,6 +53,8 @@ class Batch:
     """int64 [videos, samples, cells], 0 is none"""
     grounds: Tensor
     """int64 [videos, samples]"""
+    dots: Tensor
+    """int64 [videos, samples], how many the scene has"""
     tokens: Tensor
     """int64 [videos, packed] question and answer tokens"""
     positions: Tensor
@@ -64,11 +67,34 @@ class Batch:
     """int64 [videos, questions], index into KINDS; -1 is padding"""
 
 
+class Prompts(Protocol):
+    """Where a model expects a question, and by which tokens."""
+
+    def start(self, samples: int) -> int:
+        """The position behind the prefix of a video."""
+
+    def question_ids(self, question: str) -> list[int]:
+        """Token ids from behind the prefix to where the answer begins."""
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer and its end."""
+
+
 class TrainingExamples(Dataset[Batch]):
     """Batches of videos of one length; the same stage, seed and index give the same batch."""
 
-    def __init__(self, stage: Stage, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.stage, self.seed, self.tokenizer = stage, seed, tokenizer
+    def __init__(
+        self,
+        stage: Stage,
+        seed: int,
+        prompts: Prompts,
+        *,
+        kinds: Collection[str] = KINDS,
+        drawn: Draw = draw,
+    ) -> None:
+        """Ask questions of some kinds about worlds as `drawn` draws them."""
+        self.stage, self.seed, self.prompts = stage, seed, prompts
+        self.kinds, self.drawn = kinds, drawn
 
     def __len__(self) -> int:
         return self.stage.steps
@@ -80,8 +106,8 @@ class TrainingExamples(Dataset[Batch]):
         samples = int(rng.integers(self.stage.shortest, self.stage.longest + 1))
         videos = max(1, self.stage.slots // (samples * (CELLS + 1)))
         worlds = [random_world(rng, samples) for _ in range(videos)]
-        seen = [[_sample(world, k, rng) for k in range(samples)] for world in worlds]
-        packed = [_pack(questions_about(world, rng), samples, self.tokenizer) for world in worlds]
+        seen = [[_sample(world, k, self.drawn, rng) for k in range(samples)] for world in worlds]
+        packed = [_pack(self._asked(world, rng), samples, self.prompts) for world in worlds]
         of_samples = {
             part: torch.from_numpy(np.array([[one[part] for one in video] for video in seen]))
             for part in seen[0][0]
@@ -92,6 +118,29 @@ class TrainingExamples(Dataset[Batch]):
         }
         return Batch(**of_samples, **of_questions)
 
+    def _asked(self, world: World, rng: np.random.Generator) -> list[Question]:
+        return [one for one in questions_about(world, rng) if one.kind in self.kinds]
+
+
+class DemoPrompts:
+    """The demo model's: <s> user, then 64 cells and a newline a sample, then the question."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+
+    def start(self, samples: int) -> int:
+        return 2 + samples * (CELLS + 1)
+
+    def question_ids(self, question: str) -> list[int]:
+        return self._ids(f"{question} assistant")
+
+    def answer_ids(self, answer: str) -> list[int]:
+        return self._ids(f"{answer} </s>")
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
 
 def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The product's prefix of a video: <s> user, then 64 cells and a newline a sample."""
@@ -100,16 +149,22 @@ def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [vocabulary[word] for word in words]
 
 
-def _sample(world: World, sample: int, rng: np.random.Generator) -> dict[str, Any]:
+def _sample(world: World, sample: int, drawn: Draw, rng: np.random.Generator) -> dict[str, Any]:
     """One sample's share of the parts of a batch that have samples."""
     scene = world.scene_at(sample)
-    large = draw(world, sample, 2 * SIZE_PX)
+    large = drawn(world, sample, 2 * SIZE_PX)
     picture = cv2.resize(large, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
     picture = np.clip(picture * rng.uniform(0.92, 1.08), 0, 255).astype(np.uint8)
     picture = add_noise(picture, world.noise, rng)
     things, colours = _cell_labels(scene, sample)
     ground = GROUNDS.index(scene.ground)
-    return {"pictures": picture, "things": things, "colours": colours, "grounds": ground}
+    return {
+        "pictures": picture,
+        "things": things,
+        "colours": colours,
+        "grounds": ground,
+        "dots": scene.dots or 0,
+    }
 
 
 def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -137,17 +192,15 @@ def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArra
     return things.ravel(), colours.ravel()
 
 
-def _pack(
-    questions: list[Question], samples: int, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, list[int]]:
+def _pack(questions: list[Question], samples: int, prompts: Prompts) -> dict[str, list[int]]:
     """A video's share of the parts of a batch that have questions."""
-    start = 2 + samples * (CELLS + 1)
+    start = prompts.start(samples)
     packed: dict[str, list[int]] = {
         part: [] for part in ("tokens", "positions", "owners", "targets", "kinds")
     }
     for number, question in enumerate(questions):
-        asked = tokenizer(f"{question.text} assistant", add_special_tokens=False).input_ids
-        answer = tokenizer(f"{question.answer} </s>", add_special_tokens=False).input_ids
+        asked = prompts.question_ids(question.text)
+        answer = prompts.answer_ids(question.answer)
         length = len(asked) + len(answer) - 1
         packed["tokens"] += [*asked, *answer[:-1]]
         packed["targets"] += [*[IGNORED] * (len(asked) - 1), *answer]

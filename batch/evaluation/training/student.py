@@ -51,7 +51,7 @@ class StudentModel(nn.Module):
         }
 
     def answers(self, batch: Batch, prefix: Tensor) -> Tensor:
-        """Logits [videos, packed, vocabulary] of the packed questions behind the videos."""
+        """Logits [asked, vocabulary] of the packed answers' tokens behind the videos."""
         inner = self.model.model
         videos, samples = batch.pictures.shape[:2]
         cells = inner.multi_modal_projector(self._cell_states(batch.pictures.flatten(0, 1)))
@@ -64,15 +64,15 @@ class StudentModel(nn.Module):
         positions = torch.arange(slots, device=prefix.device).expand(videos, -1)
         hidden = inner.language_model(
             inputs_embeds=torch.cat([start, pictures, questions], 1),
-            attention_mask=_mask(batch.owners, slots),
+            attention_mask=question_mask(batch.owners, slots),
             position_ids=torch.cat([positions, batch.positions], 1),
             use_cache=False,
         ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[:, slots:])
+        logits: Tensor = self.model.lm_head(hidden[:, slots:][batch.targets != IGNORED])
         return logits
 
 
-def _mask(owners: Tensor, slots: int) -> Tensor:
+def question_mask(owners: Tensor, slots: int) -> Tensor:
     """Bool [videos, 1, all, all]: causal, and a question sees the prefix and itself only."""
     videos, packed = owners.shape
     whole = torch.cat([owners.new_full((videos, slots), -2), owners], 1)
@@ -83,20 +83,28 @@ def _mask(owners: Tensor, slots: int) -> Tensor:
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross entropy of answer tokens; a longer answer counts by the root of its length."""
+    """Cross entropy of answer tokens; a longer answer counts by the root of its length.
+
+    Args:
+        logits: [asked, vocabulary], of the tokens that have a target.
+    """
     target = batch.targets
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(target)
     asked = target != IGNORED
+    losses = functional.cross_entropy(logits.float(), target[asked], reduction="none")
     same = (batch.owners[:, None] == batch.owners[:, :, None]) & asked[:, None]
-    weight = same.sum(-1).clamp(min=1).float().rsqrt() * asked
+    weight = same.sum(-1).clamp(min=1).float().rsqrt()[asked]
     return (losses * weight).sum() / weight.sum()
 
 
 def right_answers(logits: Tensor, batch: Batch) -> dict[str, list[bool]]:
-    """For each kind, whether each answer is right to the last token under greedy decoding."""
-    wrong = (logits.argmax(-1) != batch.targets) & (batch.targets != IGNORED)
+    """For each kind, whether each answer is right to the last token under greedy decoding.
+
+    Args:
+        logits: [asked, vocabulary], of the tokens that have a target.
+    """
+    asked = batch.targets != IGNORED
+    wrong = torch.zeros_like(asked)
+    wrong[asked] = logits.argmax(-1) != batch.targets[asked]
     found: dict[str, list[bool]] = {}
     for video, kinds in enumerate(batch.kinds.tolist()):
         for question, kind in enumerate(kinds):

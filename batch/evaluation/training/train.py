@@ -21,7 +21,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from batch.evaluation.training.checkpoint import new_tokenizer, save_checkpoint
-from batch.evaluation.training.examples import Batch, Stage, TrainingExamples, prefix_ids
+from batch.evaluation.training.examples import (
+    Batch,
+    DemoPrompts,
+    Stage,
+    TrainingExamples,
+    prefix_ids,
+)
 from batch.evaluation.training.student import StudentModel, answer_loss, right_answers
 
 STAGES = (
@@ -58,7 +64,7 @@ def train(
     for number, stage in list(enumerate(stages))[progress.stage :]:
         first = progress.step if number == progress.stage else 0
         batches = DataLoader(
-            TrainingExamples(stage, seed, tokenizer),
+            TrainingExamples(stage, seed, DemoPrompts(tokenizer)),
             batch_size=None,
             sampler=range(first, stage.steps),
             num_workers=1,

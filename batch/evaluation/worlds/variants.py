@@ -101,3 +101,6 @@ VARIANTS = {
     "slow-drift": Variant(shortest=16, longest=24, change=_drift),
     "still-event": Variant(shortest=24, longest=32, change=_event),
 }
+"""All that `demo` stands for."""
+KNOWN = VARIANTS | {"short": Variant(shortest=4, longest=8, change=lambda world: world)}
+"""With those that are asked for by name only: short ones are what the judge "seeing" learned."""

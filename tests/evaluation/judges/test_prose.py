@@ -1,0 +1,254 @@
+"""The judge of prose, with a random model of seed and size 0 in place of the real one."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from batch.errors import BatchError
+from batch.evaluation.judges import prose
+from batch.evaluation.judges.packages import RECORD, SMOLLM2
+from batch.evaluation.judges.prose import LanguageModel, ProseJudge, ProseRow
+from batch.evaluation.judges.prose_texts import DEPTHS, FOLLOWING, haystacks
+from batch.evaluation.judges.schemes import Rows, Scheme, Stored
+from batch.evaluation.judges.schemes.evictions import Eviction, Nothing
+from batch.evaluation.judges.schemes.low_bits import LowBits
+from batch.evaluation.judges.schemes.tiers import Tiers
+from batch.evaluation.methods.h2o import H2O
+from cachefmt.tiers import Tier
+from tests.cli.running import batch, objects, succeed
+from tests.tiny.byte_level import tokenizer
+
+LAYERS, HEADS, HEAD_DIM = 2, 2, 16
+TOKENS = 330
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Scheme):
+    """Gives back what it got."""
+
+    def store(self, rows: Rows) -> Stored:
+        return Stored(rows.key, rows.value, rows.fp16_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactUnrotated(Exact):
+    """The same, of keys without rotation."""
+
+    rotated = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Exact):
+    """Remembers what it was fitted to."""
+
+    is_fitted = True
+    fitted_to: list[Rows] = field(default_factory=list)
+
+    def fit(self, calibration: Rows) -> "Fitted":
+        return replace(self, fitted_to=[calibration])
+
+    def store(self, rows: Rows) -> Stored:
+        [calibration] = self.fitted_to
+        assert calibration.key.shape[2:] == rows.key.shape[2:]
+        assert calibration.key.shape[1] > rows.key.shape[1]
+        return super().store(rows)
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository's folder in which `make judges` put a tiny model."""
+    root = tmp_path_factory.mktemp("repository")
+    folder = root / "build" / "judges" / SMOLLM2.name
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2 * HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=HEAD_DIM,
+        max_position_embeddings=1024,
+        initializer_range=0.4,  # else the prefix hardly changes a score
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer(["<end>"]).save_pretrained(folder)
+    (folder / RECORD).write_text(SMOLLM2.record)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(judges: Path) -> LanguageModel:
+    return LanguageModel(judges / "build" / "judges" / SMOLLM2.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_texts() -> Iterator[None]:
+    """The tiny tokenizer makes five times the tokens of the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("judged_text", "calibration_text"):
+            text = getattr(prose, name)()
+            patch.setattr(prose, name, lambda text=text: text[:40_000])
+        yield
+
+
+def judge(model: LanguageModel, *schemes: Scheme, count: int = 2) -> list[ProseRow]:
+    return ProseJudge(model, schemes).rows(TOKENS, count)
+
+
+def test_scores_behind_read_rows_are_those_of_one_forward(model: LanguageModel) -> None:
+    ids = model.encode("A context, and what follows it: numbers, words.")
+    rows = model.read(ids[:20], [None])
+    scores = model.scores(rows.key, rows.value, torch.tensor([ids[20:]]), 20)[0]
+    with torch.inference_mode():
+        whole = model.model(torch.tensor([ids])).logits[0, 20:].log_softmax(-1)
+    assert torch.allclose(scores, whole, atol=1e-4)
+    # All queries' weights of a layer sum to one each, over the query heads of all groups.
+    assert rows.mass[None].sum(dim=(1, 2)).tolist() == pytest.approx([20 * 2 * HEADS] * LAYERS)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Exact(name="exact"),
+        ExactUnrotated(name="exact, unrotated"),
+        Eviction(name="all rows", method=H2O(), share=1.0),
+        Tiers(name="FP16", shares={Tier.FP16: 1.0}),
+    ],
+    ids=lambda scheme: scheme.name,
+)
+def test_an_exact_prefix_changes_nothing_and_none_changes_all(
+    model: LanguageModel, scheme: Scheme
+) -> None:
+    exact, nothing = judge(model, scheme, Nothing(name="nothing"))
+    assert abs(exact.kl) < 1e-4
+    assert exact.agreement > 0.99
+    assert exact.perplexity_ratio == pytest.approx(1, abs=1e-3)
+    assert exact.compression_fp16 == pytest.approx(1)
+    assert nothing.kl > 1000 * abs(exact.kl)
+    assert nothing.agreement < 0.9
+
+
+def test_bytes_are_those_of_the_codes_and_scales_and_of_the_exact_tokens(
+    model: LanguageModel,
+) -> None:
+    both = ("key", "value")
+    int4, mixed, per_token, per_channel, nothing = judge(
+        model,
+        Tiers(name="INT4", shares={Tier.INT4: 1.0}),
+        Tiers(name="mixed", shares={Tier.INT8: 0.5, Tier.INT4: 0.5}),
+        LowBits(name="3 bits", bits=3),
+        LowBits(name="2 bits", bits=2, per_channel=both),
+        Nothing(name="nothing"),
+    )
+    exact = 4 * 2 * 2 * LAYERS * HEADS * HEAD_DIM
+    stored = (TOKENS - 4) * 2 * LAYERS * HEADS
+    assert nothing.bytes == exact
+    assert int4.bytes == exact + stored * (HEAD_DIM // 2 + 4)
+    assert mixed.bytes == exact + stored * (HEAD_DIM // 2 + 4 + HEAD_DIM + 2) / 2
+    assert per_token.bytes == exact + stored * (3 * HEAD_DIM / 8 + 4)
+    groups = 2 * LAYERS * HEADS * HEAD_DIM * 3  # of 128 in 326 tokens
+    assert per_channel.bytes == exact + stored * 2 * HEAD_DIM / 8 + 4 * groups
+
+
+@pytest.mark.parametrize("per_channel", [(), ("key",), ("key", "value")])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("tokens", [5, 128, 130])
+def test_rounding_is_within_half_a_step(
+    bits: int, per_channel: tuple[str, ...], tokens: int
+) -> None:
+    key, value = torch.randn(2, 3, tokens, 2, HEAD_DIM).mul(3).unbind()
+    decoded = LowBits(name="", bits=bits, per_channel=per_channel).store(Rows(key=key, value=value))
+    for kind, before, after in (("key", key, decoded.key), ("value", value, decoded.value)):
+        extent = before.amax() - before.amin()
+        assert (before - after).abs().max() <= 0.51 * extent / (2**bits - 1), kind
+
+
+def test_fewer_bits_are_worse(model: LanguageModel) -> None:
+    rows = judge(model, *(LowBits(name=str(bits), bits=bits) for bits in (8, 4, 2)))
+    assert rows[0].kl < rows[1].kl < rows[2].kl
+
+
+def test_a_scheme_is_fitted_to_rows_of_another_text(model: LanguageModel) -> None:
+    [row] = judge(model, Fitted(name="fitted"))
+    assert abs(row.kl) < 1e-4
+
+
+def test_numbers_are_hidden_at_their_depths(model: LanguageModel) -> None:
+    ids = model.encode("Words around the numbers. " * 1000)
+    for haystack in haystacks(ids, 1000, model.encode):
+        assert len(haystack.prefix) == 1000
+        for depth, (question, answer) in zip(DEPTHS, haystack.questions, strict=True):
+            [place] = places(question + answer, haystack.prefix)
+            assert place / 1000 == pytest.approx(depth, abs=0.06)
+
+
+def places(part: list[int], whole: list[int]) -> list[int]:
+    """Where one list stands in another."""
+    starts = range(len(whole) - len(part) + 1)
+    return [start for start in starts if whole[start : start + len(part)] == part]
+
+
+def test_a_context_that_does_not_fit_is_named(model: LanguageModel) -> None:
+    with pytest.raises(BatchError, match="contexts of 900 tokens: the model takes 1024"):
+        ProseJudge(model, [Exact(name="exact")]).rows(900, 2)
+    with pytest.raises(BatchError, match="the text has only"):
+        ProseJudge(model, [Exact(name="exact")]).rows(TOKENS, 10_000)
+
+
+SUITE = ("evaluate", "--suite", "prose")
+
+
+def test_the_command_prints_a_row_a_scheme(judges: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(judges)
+    chosen = ("--method", "INT8", "--method", "nothing", "--contexts", 2, "--context-tokens", 330)
+    rows = objects(succeed(*SUITE, *chosen, "--json"))
+    assert [row["scheme"] for row in rows] == ["INT8", "nothing"]
+    for row in rows:
+        assert (row["tokens"], row["contexts"], row["needles_asked"]) == (330, 2, 50)
+        assert {"bytes", "compression_fp16", "kl", "agreement", "perplexity_ratio", "needles"} <= {
+            *row
+        }
+    text = "\n".join(succeed(*SUITE, *chosen))
+    assert f"next {FOLLOWING} tokens" in text
+    assert f"{rows[0]['bytes']:,.0f}" in text
+    json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--data", "demo"), "--data does not go with --suite prose"),
+        (("--model", "demo"), "--model does not go with --suite prose"),
+        (("--suite", "methods"), "--suite prose is run by itself"),
+    ],
+)
+def test_options_of_videos_do_not_go_with_text(words: tuple[str, ...], error: str) -> None:
+    result = batch(*SUITE, *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert error in result.stderr
+
+
+def test_options_of_text_do_not_go_with_videos() -> None:
+    result = batch("evaluate", "--contexts", 3)
+    assert result.exit_code == 2
+    assert "--contexts needs --suite prose" in result.stderr
+
+
+def test_without_make_judges_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = batch(*SUITE)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "make judges" in result.stderr
+
+
+def test_an_unknown_scheme_is_named() -> None:
+    with pytest.raises(BatchError, match="got 'magic', there are FP16; INT8"):
+        prose.choose_schemes(["magic"])
