@@ -86,7 +86,8 @@ def attend(
         parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
         chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`. A
-            kernel that decodes in registers has no chunks.
+            kernel that decodes in registers has no chunks; of a few queries on the CPU they are not
+            decoded (`batch.kv.codes`).
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
