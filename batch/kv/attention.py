@@ -74,7 +74,8 @@ def attend(
         query: [kv_heads, folded, head_dim] (see `fold`); its dtype is the compute dtype.
         parts: in any order; empty ones are skipped, but all empty is a ValueError.
         scaling: factor of the scores, usually head_dim ** -0.5.
-        chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`.
+        chunk_rows: most rows decoded at a time, for all queries; None: as of `rows_at_a_time`. For
+            a few queries on the CPU they are not decoded (`batch.kv.codes`).
 
     Returns:
         output float32 [kv_heads, folded, head_dim] and lse float32 [kv_heads, folded].
