@@ -8,6 +8,8 @@ Attention = Literal["auto", "torch", "triton"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Reference = Literal["kept", "previous"]
 """Sample that redundancy is measured against: the last kept one, or the one before."""
+Saliency = Literal["classical", "neural"]
+"""What tells how salient a cell is: edges and colours, or a network."""
 Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
 Scope = Literal["auto", "whole", "retrieve", "each-segment"]

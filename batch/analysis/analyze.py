@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from batch.analysis.header import ManifestHeader
 from batch.analysis.manifest import Manifest
+from batch.analysis.neural import SaliencyNetwork
 from batch.analysis.pictures import PictureSpool, encode_png
-from batch.analysis.saliency import cell_saliency
+from batch.analysis.saliency import MapOf, cell_saliency, saliency_map
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import TEMPORAL_PROFILES, Change, TemporalSettings, compare
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
@@ -33,11 +34,20 @@ from batch.video import (
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisSettings:
-    """All but the model's geometry that decides what a manifest says of a given video."""
+    """All but the model's geometry that decides what a manifest says of a given video.
+
+    `saliency` None: of edges and colours, for which the thresholds of the profiles are made.
+    """
 
     sampling: Sampling
     temporal: TemporalSettings
     thresholds: TierThresholds
+    saliency: SaliencyNetwork | None = None
+
+    @property
+    def saliency_sha256(self) -> str | None:
+        """Digest of the network that tells it."""
+        return None if self.saliency is None else self.saliency.sha256
 
     @classmethod
     def of_profile(
@@ -46,6 +56,7 @@ class AnalysisSettings:
         *,
         sampling: Sampling | None = None,
         reference: Reference | None = None,
+        saliency: SaliencyNetwork | None = None,
     ) -> Self:
         """The settings that a profile of `PROFILES` stands for, by default a sample a second.
 
@@ -54,7 +65,12 @@ class AnalysisSettings:
         temporal = TEMPORAL_PROFILES[profile]
         if reference is not None:
             temporal = replace(temporal, reference=reference)
-        return cls(sampling=sampling or Sampling(), temporal=temporal, thresholds=PROFILES[profile])
+        return cls(
+            sampling=sampling or Sampling(),
+            temporal=temporal,
+            thresholds=PROFILES[profile],
+            saliency=saliency,
+        )
 
 
 def analyze_video(
@@ -73,6 +89,7 @@ def analyze_video(
 
     Raises:
         VideoError: it cannot be opened or decoded.
+        ModelError: the network for saliency cannot be used.
     """
     start = time.perf_counter()
     info = probe(video) if isinstance(video, Path) else video
@@ -89,6 +106,7 @@ def analyze_video(
         temporal=settings.temporal,
         pointers=settings.thresholds.pointers,
         pictures=PictureSpool(folder),
+        saliency_of=saliency_map if settings.saliency is None else settings.saliency.map,
     )
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
@@ -106,6 +124,7 @@ def analyze_video(
             geometry=geometry,
             temporal=settings.temporal,
             thresholds=settings.thresholds,
+            saliency_sha256=settings.saliency_sha256,
         ),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
@@ -131,6 +150,7 @@ class _Rows:
     pointers: bool
     """Whether a redundant sample becomes a pointer."""
     pictures: PictureSpool
+    saliency_of: MapOf
     frame: list[int] = field(default_factory=list)
     pts_s: list[float] = field(default_factory=list)
     last_pts_s: list[float] = field(default_factory=list)
@@ -154,7 +174,8 @@ class _Rows:
         self.frame.append(sample.frame)
         self.pts_s.append(sample.pts_s)
         self.last_pts_s.append(sample.last_pts_s)
-        self.saliency.frombytes(cell_saliency(sample.rgb, self.geometry).tobytes())
+        saliency = cell_saliency(sample.rgb, self.geometry, self.saliency_of)
+        self.saliency.frombytes(saliency.tobytes())
         self.flow_px.frombytes(change.flow_px.tobytes())
         self.difference.frombytes(change.difference.tobytes())
         self.redundancy.append(change.redundancy)

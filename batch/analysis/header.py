@@ -11,6 +11,8 @@ from cachefmt.strict_json import dump_canonical, load_strict
 
 VERSION = 1
 _KEYS = {"version", "tool", "video", "sampling", "geometry", "temporal", "tiers"}
+_NETWORK = "saliency_sha256"
+"""Key that is there only if a network told the saliency."""
 _VIDEO_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
 _SAMPLING = {field.name for field in fields(Sampling)}
 
@@ -21,7 +23,8 @@ class ManifestHeader:
 
     `tool` is the version of the writer; `broken_frames` counts what of the video could not be
     decoded whole, `decoded_s` is the length of what could be read; `interval_s` is the time from
-    one sampled frame to the next. Of the video's path only the name is stored.
+    one sampled frame to the next; `saliency_sha256` is the digest of the network that told the
+    saliency, None if it is of edges and colours. Of the video's path only the name is stored.
     """
 
     tool: str
@@ -33,6 +36,7 @@ class ManifestHeader:
     geometry: Geometry
     temporal: TemporalSettings
     thresholds: TierThresholds
+    saliency_sha256: str | None = None
 
     @property
     def warning(self) -> str | None:
@@ -67,6 +71,8 @@ class ManifestHeader:
                 "thresholds": self.thresholds.to_dict(),
             },
         }
+        if self.saliency_sha256 is not None:
+            data[_NETWORK] = self.saliency_sha256
         return dump_canonical(data)
 
     @classmethod
@@ -80,7 +86,7 @@ class ManifestHeader:
         version = data.get("version") if isinstance(data, dict) else None
         if version != VERSION:
             raise ValueError(f"got version {version}, this tool reads {VERSION}")
-        _check_keys("header", data, _KEYS)
+        _check_keys("header", data, _KEYS | ({_NETWORK} & data.keys()))
         _check_keys("tiers", data["tiers"], {"profile", "thresholds"})
         _check_keys("video", data["video"], _VIDEO_FACTS | {"name", "broken_frames", "decoded_s"})
         sampling = data["sampling"]
@@ -96,6 +102,7 @@ class ManifestHeader:
             geometry=Geometry.from_dict(data["geometry"]),
             temporal=TemporalSettings.from_dict(data["temporal"]),
             thresholds=TierThresholds.from_dict(data["tiers"]["thresholds"]),
+            saliency_sha256=data.get(_NETWORK),
         )
 
 

@@ -1,5 +1,6 @@
 """How much there is to see in each cell of one picture. Knows no time and no tiers."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.video.geometry import Geometry
+
+MapOf = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Of a picture, uint8 [height, width, 3], the saliency of each pixel, 0..1; [height, width]."""
 
 _EDGE_FLOOR = 60.0
 _EDGE_CEILING = 250.0
@@ -19,15 +23,6 @@ _NOISE_LEAST, _NOISE_MOST = 1.5, 8.5
 99.9 % of the pixels deviate by less than 7.8."""
 
 
-def cell_saliency(rgb: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.float32]:
-    """Mean over each cell of the saliency map, 0..1; float32 [cells]. Source: eq. 7.
-
-    Of a picture of several frames, a cell has the saliency of its most salient frame.
-    """
-    frames = (geometry.cell_means(saliency_map(frame)) for frame in geometry.split(rgb))
-    return reduce(np.maximum, frames)
-
-
 def saliency_map(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean of edge density and local colour deviation, 0..1; float32 [height, width].
 
@@ -37,6 +32,17 @@ def saliency_map(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     Source: the paper's saliency (Canny edges and LAB variance); the combination is ours.
     """
     return (edge_density(rgb) + colour_deviation(rgb)) * np.float32(0.5)
+
+
+def cell_saliency(
+    rgb: NDArray[np.uint8], geometry: Geometry, map_of: MapOf = saliency_map
+) -> NDArray[np.float32]:
+    """Mean over each cell of the saliency map, 0..1; float32 [cells]. Source: eq. 7.
+
+    Of a picture of several frames, a cell has the saliency of its most salient frame.
+    """
+    frames = (geometry.cell_means(map_of(frame)) for frame in geometry.split(rgb))
+    return reduce(np.maximum, frames)
 
 
 def edge_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

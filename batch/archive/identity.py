@@ -81,7 +81,7 @@ class Products:
         """Decide it; a dtype that nobody chose stays that of the first machine that worked here."""
         about = {"model": model.name, "revision": model.revision}
         decided: dict[str, Any] = {
-            **asdict(chosen.analysis),
+            **_analysis_facts(chosen.analysis),
             "geometry": _rule_facts(model.geometry),
             "manifest_version": MANIFEST_VERSION,
         }
@@ -135,6 +135,14 @@ def _digest(value: Any) -> str:
     """Sixteen hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _analysis_facts(analysis: AnalysisSettings) -> dict[str, Any]:
+    """Of a network its digest alone; without one nothing, as IDs were before there were any."""
+    facts = asdict(analysis)
+    del facts["saliency"]
+    digest = analysis.saliency_sha256
+    return facts if digest is None else {**facts, "saliency_sha256": digest}
 
 
 def _rule_facts(rule: GeometryRule) -> dict[str, Any]:

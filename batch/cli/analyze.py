@@ -9,7 +9,7 @@ import click
 
 from batch.cli import options
 from batch.cli.progress import Summary, progress
-from batch.settings import Reference
+from batch.settings import Reference, Saliency
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -32,6 +32,8 @@ def analyze(
     pictures: Path | None,
     fps: float,
     max_samples: int | None,
+    saliency: Saliency,
+    saliency_model: Path | None,
     reference: Reference | None,
     jobs: int | None,
     model: str,
@@ -48,7 +50,9 @@ def analyze(
     from jobs.atomic import make_folder
     from jobs.errors import JobError
 
-    settings = options.analysis_settings(profile, fps, max_samples, reference)
+    settings = options.analysis_settings(
+        profile, fps, max_samples, reference, saliency, saliency_model
+    )
     rule = open_family(model, revision=revision, offline=offline).geometry
     summary = Summary()
     if pictures is not None:

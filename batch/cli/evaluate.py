@@ -13,7 +13,7 @@ import click
 from batch.cli import options
 from batch.cli.progress import progress
 from batch.errors import BatchError
-from batch.settings import Attention, ModelSettings
+from batch.settings import Attention, ModelSettings, Saliency
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 
@@ -54,6 +54,7 @@ EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 )
 @click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
 @options.sampling_options
+@options.saliency_options
 @options.model_options
 @options.run_options
 @options.json_option
@@ -69,6 +70,8 @@ def evaluate(
     out: Path | None,
     fps: float,
     max_samples: int | None,
+    saliency: Saliency,
+    saliency_model: Path | None,
     model: str,
     revision: str | None,
     offline: bool,
@@ -89,6 +92,7 @@ def evaluate(
         raise BatchError(
             f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
         )
+    network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
     from batch.evaluation.runs import run_methods
@@ -110,12 +114,22 @@ def evaluate(
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
             runs = list(
-                run_methods(family, sets, entries, folder=folder, sampling=chosen, report=report)
+                run_methods(
+                    family,
+                    sets,
+                    entries,
+                    folder=folder,
+                    sampling=chosen,
+                    saliency=network,
+                    report=report,
+                )
             )
         found = compare(runs, rows, family, sets)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])
-            publish(found, out, command, lambda video: PreparedVideo(video, family, chosen))
+            publish(
+                found, out, command, lambda video: PreparedVideo(video, family, chosen, network)
+            )
     in_json = (json.dumps(row.to_dict()) for row in found.rows)
     for line in in_json if as_json else found.to_text():
         click.echo(line)

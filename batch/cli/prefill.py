@@ -11,7 +11,15 @@ import click
 from batch.cli import options
 from batch.cli.analyze import analyze_all
 from batch.cli.progress import Summary, progress
-from batch.settings import Attention, CacheSettings, ModelSettings, Pointers, Positions, Reference
+from batch.settings import (
+    Attention,
+    CacheSettings,
+    ModelSettings,
+    Pointers,
+    Positions,
+    Reference,
+    Saliency,
+)
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -43,6 +51,8 @@ def prefill(
     block_samples: int | None,
     fps: float,
     max_samples: int | None,
+    saliency: Saliency,
+    saliency_model: Path | None,
     reference: Reference | None,
     jobs: int | None,
     model: str,
@@ -68,7 +78,9 @@ def prefill(
     from jobs.workers import Raised
 
     _refuse_shared_names(inputs)
-    analysis = options.analysis_settings(profile or "default", fps, max_samples, reference)
+    analysis = options.analysis_settings(
+        profile or "default", fps, max_samples, reference, saliency, saliency_model
+    )
     settings = ModelSettings(
         name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.analysis.manifest import Manifest
+from batch.analysis.neural import SaliencyNetwork
 from batch.errors import BatchError
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
@@ -111,6 +112,7 @@ def run_methods(
     *,
     folder: Path,
     sampling: Sampling,
+    saliency: SaliencyNetwork | None = None,
     report: Callable[[int], object],
 ) -> Iterator[Run]:
     """Run the uncompressed model and every method over every video, on the same questions.
@@ -123,7 +125,7 @@ def run_methods(
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
-            video = PreparedVideo(path, family, sampling)
+            video = PreparedVideo(path, family, sampling, saliency)
             makers: dict[Label, Callable[[], Stored]] = {
                 one.label: partial(store, one.method, video, one.limit, folder) for one in entries
             }

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.manifest import Manifest
+from batch.analysis.neural import SaliencyNetwork
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.answering import PrefixAnswerer
@@ -42,10 +43,17 @@ PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
 class PreparedVideo:
     """One video as every method gets it: decoded once, analysed once for each way to analyse it."""
 
-    def __init__(self, path: Path, family: Family, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        path: Path,
+        family: Family,
+        sampling: Sampling,
+        saliency: SaliencyNetwork | None = None,
+    ) -> None:
         self.path = path
         self.family = family
         self._sampling = sampling
+        self._saliency = saliency
         geometry = geometry_for(family.geometry, probe(path), sampling)
         started = time.perf_counter()
         samples = read_samples(
@@ -58,7 +66,10 @@ class PreparedVideo:
     def manifest(self, temporal: TemporalSettings, thresholds: TierThresholds) -> Manifest:
         """The manifest of these settings; what it took to make is in `analyze_seconds`."""
         settings = AnalysisSettings(
-            sampling=self._sampling, temporal=temporal, thresholds=thresholds
+            sampling=self._sampling,
+            temporal=temporal,
+            thresholds=thresholds,
+            saliency=self._saliency,
         )
         if settings not in self._manifests:
             self._manifests[settings] = analyze_video(self.path, self.family.geometry, settings)

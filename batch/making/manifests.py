@@ -218,13 +218,12 @@ def _make(task: _Task, progress: Progress) -> Analyzed:
 
 def _is_done(task: _Task, info: VideoInfo) -> bool:
     found, settings = Manifest.read(task.target).header, task.settings
-    made_with = AnalysisSettings(
-        sampling=found.sampling, temporal=found.temporal, thresholds=found.thresholds
-    )
+    made_with = (found.sampling, found.temporal, found.thresholds, found.saliency_sha256)
     made_by = (found.tool, found.geometry, made_with)
+    asked = (settings.sampling, settings.temporal, settings.thresholds, settings.saliency_sha256)
     geometry = geometry_for(task.rule, info, settings.sampling)
     is_same_video = found.video.sha256 == info.sha256
-    if is_same_video and made_by == (__version__, geometry, settings):
+    if is_same_video and made_by == (__version__, geometry, asked):
         return True
     differs = "settings" if is_same_video else "video"
     raise ManifestError(

@@ -8,6 +8,7 @@ import click
 import pytest
 
 from batch.analysis.analyze import AnalysisSettings
+from batch.analysis.neural import SaliencyNetwork
 from batch.archive import run
 from batch.archive.identity import IndexSettings
 from batch.archive.recording import Listener
@@ -20,6 +21,7 @@ from batch.video import Sampling
 from jobs.runs import Run
 from jobs.shards import Shard
 from jobs.stopping import Stop
+from tests import networks
 from tests.archive.conftest import IndexedArchive
 from tests.archive.contents import contents
 from tests.archive.indexing import run_index, settings_of
@@ -84,6 +86,8 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
 
 
 def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks.install(monkeypatch)
+    network = networks.write_network(tmp_path / "net.onnx")
     seen: list[Request] = []
 
     def remember_request(request: Request, stop: Stop, listener: Listener) -> Tally:
@@ -100,7 +104,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
         *("--model", "x", "--revision", "y", "--offline", "--dtype", "float16", "--attn", "torch"),
         *("--profile", "paper", "--fps", 2, "--max-samples", 9, "--reference", "previous"),
         *("--positions", "original", "--pointers", "nothing", "--timestamps"),
-        *("--block-samples", 5),
+        *("--block-samples", 5, "--saliency", "neural", "--saliency-model", network),
     )
     plain, full = seen
     assert plain.settings == settings_of(Path("demo"))
@@ -111,7 +115,10 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
             name="x", revision="y", offline=True, dtype="float16", attention="torch"
         ),
         analysis=AnalysisSettings.of_profile(
-            "paper", sampling=Sampling(rate_hz=2, max_samples=9), reference="previous"
+            "paper",
+            sampling=Sampling(rate_hz=2, max_samples=9),
+            reference="previous",
+            saliency=SaliencyNetwork.of(network),
         ),
         cache=CacheSettings(
             positions="original", pointers="nothing", timestamps=True, block_samples=5

@@ -15,6 +15,7 @@ from batch.evaluation.methods.h2o import H2O
 from batch.evaluation.methods.random_tokens import RandomTokens
 from batch.evaluation.methods.row_method import RowMethod
 from batch.evaluation.methods.sali_cache import SaliCache
+from batch.evaluation.methods.salient_cells import SalientCells
 from batch.evaluation.methods.sliding_window import SlidingWindow
 from batch.evaluation.methods.snapkv import SnapKV
 from batch.evaluation.methods.sparse_frames import SparseFrames
@@ -41,6 +42,7 @@ METHODS: tuple[Method, ...] = (
     StreamingLLM(),
     H2O(),
     SnapKV(),
+    SalientCells(),
     RandomTokens(),
 )
 """What can be compared, ours first."""

@@ -55,6 +55,7 @@ WITHIN_19_TOKENS = {
     "uniform int4": ["4444", "4...", "4444", "....", "....", "4444"],
     "sparse-frames": ["FFFF", "F...", "FFFF", "....", "....", "FFFF"],
     "token-drop": ["FFFF", "FFF.", "..F.", "F...", ".F..", "...F"],
+    "salient-cells": ["..FF", "..FF", "..FF", "..FF", "..FF", "...F"],
     "random": ["..FF", "F.F.", "F.FF", "....", "..F.", "FFFF"],
 }
 """Text takes 2 of them, a sample's separator 1: three samples whole, and one cell of a fourth."""
@@ -82,7 +83,7 @@ def manifest(
 def known_video() -> Manifest:
     tier = np.array([["F84.".index(cell) for cell in sample] for sample in TIERS], np.uint8)
     difference = np.array(CHANGE, np.float32) / 20
-    return manifest(difference, tier=tier, source=[0, 0, 0, 3, 3, 5])
+    return manifest(difference, ramp(1), tier=tier, source=[0, 0, 0, 3, 3, 5])
 
 
 def stored(
