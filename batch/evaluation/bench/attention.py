@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from batch.evaluation.bench.decoding import random_prefix
 from batch.evaluation.bench.workload import Measured, Workload
 from batch.evaluation.measuring import Work, ratio, side_by_side
-from batch.kv import Prefix
+from batch.kv import Prefix, is_for_kernel
 from batch.kv.attention import attend, fold
 from cachefmt import CacheFile
 from cachefmt.header import Shape
@@ -95,7 +95,9 @@ def _compare(
     query = torch.randn(size, generator=generator, device=device).to(dtype)
     folded = fold(query, shape.heads).contiguous()
     ways: dict[str, Work] = {
-        "tiered_seconds": partial(_attend, folded, prefix),
+        "tiered_seconds": _few_attend(query, prefix)
+        if is_for_kernel(workload.family.language_model, queries, dtype, torch.device(device))
+        else partial(_attend, folded, prefix),
         "sdpa_seconds": partial(scaled_dot_product_attention, folded[None], key, value),
     }
 
@@ -120,3 +122,16 @@ def _decoded(prefix: Prefix, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _attend(folded: Tensor, prefix: Prefix) -> None:
     parts = [part for part in prefix.layer(0) if len(part)]
     attend(folded, parts, scaling=folded.shape[-1] ** -0.5)
+
+
+def _few_attend(query: Tensor, prefix: Prefix) -> Work:
+    """Attention of few queries as a decode step has it: the kernel's own, with a suffix beside."""
+    from batch.kv.triton_attention import Suffix, attend_few, prepare
+
+    shape, device = prefix.shape, query.device
+    rows = prepare(prefix.layer(0), kv_heads=shape.heads, head_dim=shape.head_dim, device=device)
+    new = query.shape[2]
+    own = torch.zeros(1, shape.heads, new, shape.head_dim, dtype=query.dtype, device=device)
+    padding = torch.zeros(1, dtype=torch.int32, device=device)
+    suffix = Suffix(own, own, torch.arange(new, device=device), padding)
+    return partial(attend_few, query, rows, suffix, scaling=shape.head_dim**-0.5)
