@@ -5,6 +5,7 @@ from batch.evaluation.judges.schemes.low_bits import LowBits
 from batch.evaluation.judges.schemes.quantized_cache import Quantized
 from batch.evaluation.judges.schemes.scheme import Rows, Scheme, Stored
 from batch.evaluation.judges.schemes.tiers import Tiers
+from batch.evaluation.judges.schemes.transform import CalibratedTransform, Transform
 from batch.evaluation.methods.h2o import H2O
 from batch.evaluation.methods.sliding_window import SlidingWindow
 from batch.evaluation.methods.snapkv import SnapKV
@@ -29,6 +30,10 @@ SCHEMES: tuple[Scheme, ...] = (
     LowBits(name="2 bits", bits=2),
     LowBits(name="2 bits, keys per channel", bits=2, per_channel=("key",)),
     LowBits(name="2 bits, both per channel", bits=2, per_channel=BOTH),
+    CalibratedTransform(name="klt, calibrated, step 0.7", step=0.7),
+    CalibratedTransform(name="klt, calibrated, step 1", step=1.0),
+    CalibratedTransform(name="klt, calibrated, step 1.4", step=1.4),
+    Transform(name="klt, basis of the context, step 1", step=1.0),
     Quantized(name="QuantizedCache hqq 8 bits", backend="hqq", bits=8),
     Quantized(name="QuantizedCache hqq 4 bits", backend="hqq", bits=4),
     Quantized(name="QuantizedCache hqq 2 bits", backend="hqq", bits=2),

@@ -1,0 +1,76 @@
+"""The transform codec of `cachefmt`, with bases made of other text or of the context itself."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batch.evaluation.judges.schemes.scheme import Rows, Scheme, Stored
+from cachefmt.codecs import basis as bases
+from cachefmt.codecs import klt
+from cachefmt.codecs.basis import Basis, Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform(Scheme):
+    """Bases over `layers` layers each, K and V together; text has no places, so no prediction.
+
+    - calibrated: bases are fitted to other text and not counted; else they are made of the rows
+      themselves, packed and counted.
+    - components: at most so many a basis, if calibrated.
+    """
+
+    rotated: ClassVar[bool] = False
+
+    step: float
+    layers: int = 6
+    components: int = 1024
+    bases: tuple[Basis, ...] = field(default=(), repr=False, compare=False)
+
+    def fit(self, calibration: Rows) -> Self:
+        return replace(self, bases=tuple(map(self._fitted, self._groups(calibration))))
+
+    def store(self, rows: Rows) -> Stored:
+        place = np.arange(rows.key.shape[1])
+        decoded, size = [], 0
+        for number, group in enumerate(self._groups(rows)):
+            basis, own_bytes = self._basis(number, group)
+            data = klt.encode(group, basis, step=self.step, place=place)
+            decoded.append(klt.decode(data, basis, place=place, dtype=torch.float32))
+            size += len(data) + own_bytes
+        key, value = torch.cat(decoded, 1).transpose(0, 1).unbind(2)
+        return Stored(key, value, size)
+
+    def _basis(self, number: int, group: Tensor) -> tuple[Basis, int]:
+        """The basis of a group and how many bytes it adds."""
+        if self.bases:
+            return self.bases[number], 0
+        packed = bases.pack(_moments(group), self.step)
+        return bases.unpack(packed, group.shape[1:]), len(packed)
+
+    def _fitted(self, group: Tensor) -> Basis:
+        moments = _moments(group)
+        mean = moments.means()
+        scale = moments.scale(mean)
+        _, directions = moments.principal(mean, scale, self.components)
+        return Basis(shape=moments.shape, mean=mean, scale=scale, directions=directions)
+
+    def _groups(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Rows [tokens, layers, 2, heads, head_dim] of each group of layers."""
+        return torch.stack([rows.key, rows.value], 2).transpose(0, 1).split(self.layers, dim=1)
+
+
+def _moments(group: Tensor) -> Moments:
+    layers, kinds, heads, head_dim = group.shape[1:]
+    moments = Moments((layers, kinds, heads, head_dim))
+    moments.add(group, np.zeros(len(group), np.int64))
+    return moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedTransform(Transform):
+    """The same, fitted to other text."""
+
+    is_fitted: ClassVar[bool] = True
