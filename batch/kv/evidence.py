@@ -90,7 +90,7 @@ class LastQueries:
         sequence = torch.repeat_interleave(torch.tensor(lengths))
         mean = torch.zeros(len(lengths), len(sequence))
         mean[sequence, torch.arange(len(sequence))] = 1 / torch.tensor(lengths)[sequence]
-        into, group = torch.cat(places), group.long() + 1  # none first
+        into = torch.cat(places)
 
         @functools.cache  # a copy to each device, not to each layer
         def on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +123,8 @@ def _paid(
     sequences, kv_heads = len(mean), prefix.shape.heads
     queries = fold(asked[:, :, None], kv_heads)
     totals = fold(lse[:, :, None, None], kv_heads)
-    chunk = rows_at_a_time(kv_heads, asked.shape[-1], asked.device)
+    # Scores may be more than keys: a batch of long answers has thousands of queries.
+    chunk = rows_at_a_time(kv_heads, max(queries.shape[1:]), asked.device)
     paid = asked.new_zeros(groups, kv_heads * sequences * (asked.shape[1] // kv_heads))
     start = 0
     for part in prefix.layer(layer):
@@ -133,6 +134,6 @@ def _paid(
                 shares += bias
             of_passes = shares.exp_().view(kv_heads, mean.shape[1], -1)
             means = (mean @ of_passes).view(-1, len(key))
-            paid.index_add_(0, group[start : start + len(key)], means.T)
+            paid.index_add_(0, 1 + group[start : start + len(key)], means.T)  # none first
             start += len(key)
     return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0]

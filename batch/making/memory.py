@@ -72,6 +72,6 @@ def _vision_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> int
     hidden = getattr(vision, "embed_dim", None) or vision.hidden_size  # Qwen2-VL's and the others'
     kept = vision.num_hidden_layers if hasattr(family.config, "vision_feature_layer") else 0
     states = patches * hidden * (kept + 14) * dtype.itemsize
-    pixels = 3 * math.prod(geometry.picture_shape) * _FLOAT32_BYTES
+    pixels = math.prod(geometry.picture_shape) * _FLOAT32_BYTES
     pictures = min(planned.block_samples, int(planned.manifest.kept.sum()))
-    return int(pictures * (states + pixels))
+    return int(pictures * (states + 2 * pixels))  # as numbers, and scaled for the first layer

@@ -63,6 +63,7 @@ def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path
         "samples",
         "stored_samples",
         "positions",
+        "dtype",
         "segments",
         "segments_written",
     ]

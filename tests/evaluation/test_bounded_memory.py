@@ -19,12 +19,15 @@ from batch.kv import attention
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
+from batch.settings import CacheSettings
 from batch.video import Footage
 from cachefmt import CacheFile, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
-SHORT, LONG = 8, 32
+SHORT, LONG = 16, 64
+BLOCKS = CacheSettings(block_samples=2)
+"""Small ones: the short video has many, and they attend to stored rows too."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def made(
     found = {}
     for samples in (SHORT, LONG):
         path = tmp_path_factory.mktemp("made") / f"{samples}.safetensors"
-        plan = plan_cache(manifest(samples, family, request.param), family, dtype="float32")
+        plan = plan_cache(manifest(samples, family, request.param), family, BLOCKS, dtype="float32")
         peak = peak_allocated(lambda: prefill(plan, family, path))  # noqa: B023  # called at once
         found[samples] = Made(path=path, beyond_bytes=peak - plan.size_bytes)
     return found

@@ -47,8 +47,9 @@ class Transform(Scheme):
         """The basis of a group and how many bytes it adds."""
         if self.bases:
             return self.bases[number], 0
-        packed = bases.pack(_moments(group), self.step)
-        return bases.unpack(packed, group.shape[1:]), len(packed)
+        moments = _moments(group)
+        packed = bases.pack(moments, self.step)
+        return bases.unpack(packed, moments.shape), len(packed)
 
     def _fitted(self, group: Tensor) -> Basis:
         moments = _moments(group)
@@ -59,7 +60,7 @@ class Transform(Scheme):
 
     def _groups(self, rows: Rows) -> tuple[Tensor, ...]:
         """Rows [tokens, layers, 2, heads, head_dim] of each group of layers."""
-        return torch.stack([rows.key, rows.value], 2).transpose(0, 1).split(self.layers, dim=1)
+        return torch.split(torch.stack([rows.key, rows.value], 2).transpose(0, 1), self.layers, 1)
 
 
 def _moments(group: Tensor) -> Moments:
