@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
@@ -37,12 +37,13 @@ class SaliencyNetwork:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The network of a file, which is opened once, so that all videos do not fail of it.
+        """The network of a file, which is tried once, so that all videos do not fail of it.
 
         Raises:
             ModelError: it cannot be used, or onnxruntime is not installed.
         """
-        _open(path)
+        session = _open(path)
+        _run(session, path, np.zeros((*_size_px(session), 3), np.float32))
         return cls(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
     def map(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -55,20 +56,13 @@ class SaliencyNetwork:
             ModelError: what comes of it is no map of the picture.
         """
         session = _session(self.path)
-        (entry,) = session.get_inputs()
-        height_px, width_px = entry.shape[2:]
+        height_px, width_px = _size_px(session)
         top, left, resized = _fitted(rgb, height_px, width_px)
         shown = np.zeros((height_px, width_px, 3), np.uint8)
         inner = slice(top, top + resized.shape[0]), slice(left, left + resized.shape[1])
         shown[inner] = resized
         normal = (shown.astype(np.float32) / 255 - _MEAN) / _DEVIATION
-        found = session.run(None, {entry.name: normal.transpose(2, 0, 1)[None]})[0]
-        if found.size != height_px * width_px:
-            raise ModelError(
-                f"{self.path}: is no network for saliency: got a map of shape {found.shape}, "
-                f"expected {height_px} x {width_px}"
-            )
-        values = found.astype(np.float32).reshape(height_px, width_px)[inner]
+        values = _run(session, self.path, normal)[inner]
         height_px, width_px = rgb.shape[:2]
         whole = cv2.resize(values, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
         saliency: NDArray[np.float32] = np.clip(whole, 0, 1)
@@ -115,6 +109,31 @@ def _open(path: Path) -> "InferenceSession":
             "expected one of [1, 3, height, width]"
         )
     return session
+
+
+def _size_px(session: "InferenceSession") -> tuple[int, int]:
+    """Height and width of the picture that it takes."""
+    (entry,) = session.get_inputs()
+    height_px, width_px = entry.shape[2:]
+    return height_px, width_px
+
+
+def _run(
+    session: "InferenceSession", path: Path, normal: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    """The map [height, width] of a normalised picture [height, width, 3] of the network's size."""
+    (entry,) = session.get_inputs()
+    try:
+        found = np.asarray(session.run(None, {entry.name: normal.transpose(2, 0, 1)[None]})[0])
+    except Exception as error:  # as where it is opened; such as an input of another type
+        raise ModelError(f"{path}: cannot be run by onnxruntime: {error}") from error
+    height_px, width_px, _ = normal.shape
+    if found.size != height_px * width_px:
+        raise ModelError(
+            f"{path}: is no network for saliency: got a map of shape {found.shape}, "
+            f"expected {height_px} x {width_px}"
+        )
+    return found.astype(np.float32).reshape(height_px, width_px)
 
 
 def _is_picture(shape: Sequence[object]) -> bool:

@@ -126,6 +126,18 @@ def test_a_map_that_is_not_of_the_picture_is_named(
         network.map(clips.flat(56, 56))
 
 
+def test_what_onnxruntime_cannot_run_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*given: object) -> None:
+        raise TypeError("Unexpected input data type")
+
+    monkeypatch.setattr(networks.Session, "run", run)
+    path = networks.write_network(tmp_path / "half.onnx")
+    with pytest.raises(ModelError, match=f"^{path}: cannot be run by onnxruntime: Unexpected"):
+        SaliencyNetwork.of(path)
+
+
 def test_what_onnxruntime_cannot_open_is_named(tmp_path: Path) -> None:
     path = networks.write_network(tmp_path / "empty.onnx", "")
     with pytest.raises(ModelError, match=f"^{path}: cannot be opened by onnxruntime: INVALID"):
