@@ -121,8 +121,8 @@ def attend_own(
 class Block:
     """Columns that see each other causally, some of which count as copies that come later.
 
-    - bias: float32 [columns], added to the scores of a column for the queries of later pieces
-      than its own; None = zero.
+    - bias: float32 [columns] on any device, as layers may be on several; added to the scores of a
+      column for the queries of later pieces than its own; None = zero.
     - stops: where each piece ends, in order; the last is the number of columns.
     """
 
@@ -152,7 +152,7 @@ def attend_block(
             own, key[:, :, start:stop], value[:, :, start:stop], None, scaling, is_causal=True
         )
         if start:
-            bias = block.bias[:start].expand(1, 1, stop - start, -1)
+            bias = block.bias[:start].to(own.device).expand(1, 1, stop - start, -1)
             earlier = _partial(own, key[:, :, :start], value[:, :, :start], bias, scaling)
             found = merge([found, earlier])
         pieces.append(found)

@@ -172,6 +172,19 @@ def test_a_block_equals_a_mask_with_the_copies_that_come_later(
         assert_close(got, wanted)
 
 
+def test_a_block_is_told_its_copies_on_one_device_whatever_that_of_a_layer(monkeypatch):
+    query, key, value = torch.empty(3, 1, KV_HEADS, 5, HEAD_DIM, device="meta")
+    partial, devices = attention._partial, []
+
+    def watch(query, key, value, bias, scaling, *, is_causal=False):
+        devices.append("none" if bias is None else bias.device.type)
+        return partial(query, key, value, bias, scaling, is_causal=is_causal)
+
+    monkeypatch.setattr(attention, "_partial", watch)
+    attend_block(query, key, value, Block(stops=(2, 5), bias=torch.ones(5)), scaling=SCALING)
+    assert devices == ["none", "none", "meta"]
+
+
 def test_a_query_that_sees_nothing_in_one_part_takes_all_from_the_other():
     query, (key, value) = random(1, 2, 3, HEAD_DIM), random(2, 1, 2, 3, HEAD_DIM, seed=1)
     nothing = attend_own(query, key, value, hide(torch.ones(1, 1, 3, 3).bool()), scaling=1.0)
