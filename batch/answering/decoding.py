@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from batch.kv import Columns, LastQueries, Observer, Prefix, TieredCache, forward, is_for_kernel
+from batch.kv.rotation import LENGTH_DEPENDENT
 from batch.models import Family
 
 CHECK_EVERY = 4
@@ -138,7 +139,7 @@ class Decoder:
         return (
             _replays_on(self._family.device)
             and len({*self._family.layer_devices, self._family.device}) == 1
-            and rope.get("rope_type") != "dynamic"
+            and rope.get("rope_type") not in LENGTH_DEPENDENT
             and (observer is None or isinstance(observer, LastQueries))
             and self.is_for_kernel(sequences)
         )
@@ -268,10 +269,13 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
     """What repeats the work as a CUDA graph; the work itself, if a graph cannot hold it."""
     try:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on with what a capture would forbid them.
+        own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch 2.13
+        # Around it once more: torch 2.13 does not leave the stream of a capture that fails. Other
+        # threads may go on with what a capture would forbid them.
         with (
             torch.cuda.device(device),
-            torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            torch.cuda.stream(own),
+            torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
         ):
             work()
     except RuntimeError as error:  # such as a model that asks the device for a number

@@ -15,7 +15,8 @@ from batch.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Types of rotation that look at all positions of a pass; on CUDA that waits for the device."""
 _INTERLEAVED = (
     *("cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "glm", "glm4", "helium"),
     "llama4_text",
@@ -43,7 +44,7 @@ def why_fixed(config: "PreTrainedConfig") -> str | None:
     if not rope:
         return f"{text.model_type}: positions are not rotations of the keys"
     kind = rope.get("rope_type", "default")
-    if kind in _LENGTH_DEPENDENT:
+    if kind in LENGTH_DEPENDENT:
         return f"{text.model_type}: rotations of type {kind!r} depend on the length of the sequence"
     if text.model_type in _INTERLEAVED:
         return f"{text.model_type}: rotations of neighbouring channels are not supported"

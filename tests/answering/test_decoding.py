@@ -4,6 +4,8 @@ A stand-in for a CUDA graph records the operations of a pass and repeats them on
 one for Triton's kernel computes the same in torch, from the same arguments.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -14,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from batch.answering import decoding
 from batch.answering.decoding import Decoder
-from batch.kv import ATTENTIONS, LastQueries, Prefix, merge, tiered_attention
+from batch.kv import ATTENTIONS, LastQueries, Prefix, attention, merge, tiered_attention
 from batch.kv.attention import attend, attend_own, fold, unfold
+from batch.kv.rotation import LENGTH_DEPENDENT
 from batch.models import Family
 from cachefmt.tiers import Tier
 from tests.kv.decoders import decoder, shape, store, tiered, tokens
@@ -210,6 +213,35 @@ def test_the_attention_of_answers_is_the_same_when_steps_are_replayed(
     assert len(captures) == 2
 
 
+def test_the_attention_of_many_tokens_is_summed_a_few_rows_at_a_time(
+    family: TinyFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix, group = family.prefix(), torch.arange(ROWS) % 5 - 1
+    observer = LastQueries(len(QUESTIONS), 6)
+    lengths = list(map(len, family.decoder(prefix).generate(QUESTIONS, [6] * 4, observer)))
+    expected = observer.paid(prefix, lengths, group, 4)
+    heads = family.language_model.config.num_attention_heads
+    most = 9 * heads * sum(lengths)  # nine rows
+    monkeypatch.setattr(attention, "CHUNK_NUMBERS", most)
+    with Largest() as allocated:
+        found = observer.paid(prefix, lengths, group, 4)
+    torch.testing.assert_close(found, expected)
+    assert allocated.numbers <= most
+
+
+class Largest(TorchDispatchMode):
+    """Tells of the most numbers that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(one.numel() for one in _tensors(result))])
+        return result
+
+
 class Shown:
     """An observer that a graph cannot hold."""
 
@@ -234,7 +266,17 @@ def test_what_a_graph_cannot_hold_is_run_step_by_step(
     assert shown.columns == [7, 1, 1, 1, 1, 1]
     monkeypatch.setattr(family, "layer_devices", [family.device, torch.device("meta")])
     assert run_step_by_step(family, prefix, [6] * 4) == expected
-    monkeypatch.undo()
+    assert captures == []
+
+
+@pytest.mark.parametrize("kind", LENGTH_DEPENDENT)
+def test_rotations_that_look_at_all_positions_are_run_step_by_step(
+    family: TinyFamily, captures: list[Recorded], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    prefix, config = family.prefix(), family.language_model.config
+    monkeypatch.setitem(config.rope_parameters, "rope_type", kind)
+    family.language_model.set_attn_implementation(ATTENTIONS["triton"])
+    run_step_by_step(family, prefix, [6] * 4)
     assert captures == []
 
 
@@ -247,6 +289,42 @@ def test_a_capture_that_fails_leaves_the_work_as_it_is(caplog: pytest.LogCapture
 
     assert decoding.capture(work, torch.device("cuda")) is work
     assert "decode steps are not replayed" in caplog.text
+
+
+def test_a_capture_that_fails_goes_back_to_the_stream_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = ["before"]
+
+    @contextmanager
+    def stream(own: str) -> Iterator[None]:
+        before, streams[0] = streams[0], own
+        try:
+            yield
+        finally:
+            streams[0] = before
+
+    class Graph:
+        """As torch's: it goes back only from a capture that ends well."""
+
+        def __init__(self, graph: object, *, stream: str, capture_error_mode: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            streams[0] = self.stream
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"own of {device}")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    during: list[str] = []
+    decoding.capture(lambda: during.extend(streams), torch.device("cuda:1"))
+    assert during == ["own of cuda:1"]
+    assert streams == ["before"]
 
 
 @pytest.mark.needs_gpu
