@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from batch.evaluation.training.checkpoint import new_tokenizer
-from batch.evaluation.training.examples import (
-    IGNORED,
-    DemoPrompts,
-    Stage,
-    TrainingExamples,
-    prefix_ids,
-)
+from batch.evaluation.training.examples import IGNORED, DemoPrompts, Stage, TrainingExamples
 from batch.evaluation.training.student import StudentModel, right_answers
 from batch.evaluation.training.train import Log, train
 from batch.models import open_family
@@ -29,10 +23,10 @@ STAGES = (
 def test_training_and_the_product_lay_out_a_video_alike() -> None:
     family = open_family("demo")
     layout = family.layout(Footage.steady(geometry_of(family), 3))
-    assert prefix_ids(3, new_tokenizer()) == layout.token_ids.tolist()
+    prompts = DemoPrompts(new_tokenizer())
+    assert prompts.prefix_ids(3) == layout.token_ids.tolist()
     text = "what colour is the star ?"
-    asked = new_tokenizer()(f"{text} assistant", add_special_tokens=False).input_ids
-    assert family.question_ids(text) == asked
+    assert prompts.question_ids(text) == family.question_ids(text)
 
 
 def test_questions_behind_one_prefix_are_packed_with_their_answers() -> None:
