@@ -105,6 +105,12 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - started, result
 
 
+def timed_again(work: Callable[[], object]) -> float:
+    """Seconds of the second of two calls: the first makes ready what it is the first to need."""
+    work()
+    return timed(work)[0]
+
+
 def _wait_for_gpu() -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch 2.13
         torch.cuda.synchronize()

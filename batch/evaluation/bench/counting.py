@@ -44,14 +44,15 @@ class Counts:
 
 
 def measure_launches(workload: Workload, repeats: int) -> Measured:
-    """What a decode step launches for each layer, beside what the model's own step does.
-
-    The same for all models.
-    """
+    """What every model asks of a GPU in a layer; `launches_per_layer` of it is the ratio."""
     counted = count_work()
-    step, plain = counted["step"].layer, counted["plain_step"].layer
     figures = {name: asdict(counts) for name, counts in counted.items()}
-    return {"launches_per_layer": float(step.launches - plain.launches)}, figures
+    return {"launches_per_layer": launches_per_layer(counted)}, figures
+
+
+def launches_per_layer(counted: dict[str, Counts]) -> float:
+    """Of a decode step, beside those of the model's own."""
+    return float(counted["step"].layer.launches - counted["plain_step"].layer.launches)
 
 
 @functools.cache

@@ -42,16 +42,17 @@ def run_tiers(
     *,
     repeats: int,
     log: Log,
-    only: Collection[str] = (*MEASUREMENTS, "model"),
+    only: Collection[str] = (),
     where: ModelSettings | None = None,
 ) -> dict[str, Any]:
     """Measure sizes one after another; the result is plain JSON.
 
     Args:
-        only: names of `MEASUREMENTS`; "model" is what a GPU is expected to do of size 7b.
+        only: names of `MEASUREMENTS`, none is all; "model" is what a GPU is expected to do of
+            size 7b.
         where: device and dtype; see `Workload`.
     """
-    before = machine()
+    before, only = machine(), only or (*MEASUREMENTS, "model")
     found = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
