@@ -36,17 +36,6 @@ EXACT_TOKENS = 4
 CALIBRATION_CONTEXTS = 12
 
 
-class _Masses:
-    """Several sums of the same attention."""
-
-    def __init__(self, queries: Iterable[int | None]) -> None:
-        self.of = {number: AttentionMass(number) for number in queries}
-
-    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        for mass in self.of.values():
-            mass.add(query, key, scaling)
-
-
 class LanguageModel:
     """A decoder of text that reads tokens into rows, and tokens behind rows."""
 
@@ -67,9 +56,10 @@ class LanguageModel:
     @torch.inference_mode()
     def read(self, ids: Sequence[int], observed: Iterable[int | None] = ()) -> Rows:
         """Rows of a prefix, keys rotated; with the masses of `observed` numbers of queries."""
-        cache, masses = DynamicCache(config=self.model.config), _Masses(observed)
-        self.model.set_attn_implementation(OBSERVED if masses.of else "sdpa")
-        more = {"mass": masses} if masses.of else {}
+        cache = DynamicCache(config=self.model.config)
+        masses = {number: AttentionMass(number) for number in observed}
+        self.model.set_attn_implementation(OBSERVED if masses else "sdpa")
+        more = {"masses": masses.values()} if masses else {}
         self.model.model(
             input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **more
         )
@@ -79,7 +69,7 @@ class LanguageModel:
             torch.stack([getattr(layer, kind)[0].transpose(0, 1) for layer in layers])
             for kind in ("keys", "values")
         )
-        summed = {number: torch.stack(mass.of_layers) for number, mass in masses.of.items()}
+        summed = {number: torch.stack(mass.of_layers) for number, mass in masses.items()}
         return Rows(key=key, value=value, mass=summed)
 
     @torch.inference_mode()
@@ -189,7 +179,7 @@ class ProseJudge:
     ) -> list[ProseRow]:
         """A row a scheme, over `count` contexts of `tokens` tokens.
 
-        report: is told how many more schemes have stored a context; `steps` tells how many will.
+        report: is told of each scheme that has stored a context or a haystack.
 
         Raises:
             BatchError: the model's context or the text is too short.
@@ -316,5 +306,5 @@ def _of(scores: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """Of their mean; NaN for a single one."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    """Of the mean of two or more."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
