@@ -13,8 +13,7 @@ INT4_BYTES = 2 * 8 * (128 // 2 + 4 * 128 // 32)
 
 
 def counts(layer: int, beside: int = 0) -> Counts:
-    each, once = (Launches(launches=n, copies=0, synchronisations=0) for n in (layer, beside))
-    return Counts(layer=each, beside=once)
+    return Counts(Launches(layer, 0, 0), Launches(beside, 0, 0))
 
 
 @pytest.fixture(scope="module")

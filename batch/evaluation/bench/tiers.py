@@ -21,7 +21,7 @@ from batch.evaluation.measuring import Log, OtherWork, load_1min, machine, versi
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
 
-MEASUREMENTS: dict[str, Callable[[Workload, int], Measured]] = {
+MEASURE_BY_NAME: dict[str, Callable[[Workload, int], Measured]] = {
     "timing": measure_films,
     "timing64": measure_long_film,
     "memory": measure_memory,
@@ -48,11 +48,11 @@ def run_tiers(
     """Measure sizes one after another; the result is plain JSON.
 
     Args:
-        only: names of `MEASUREMENTS`, none is all; "model" is what a GPU is expected to do of
-            size 7b.
+        only: names of `report.MEASUREMENTS`, none is all; "model" is what is expected of a GPU
+            at size 7b.
         where: device and dtype; see `Workload`.
     """
-    before, only = machine(), only or (*MEASUREMENTS, "model")
+    before, only = machine(), only or (*MEASURE_BY_NAME, "model")
     found = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def measure_size(
     folder: Path,
     repeats: int,
     log: Log,
-    only: Collection[str] = MEASUREMENTS.keys(),
+    only: Collection[str] = MEASURE_BY_NAME.keys(),
     where: ModelSettings | None = None,
 ) -> Measured:
     """Measure one size; films and caches go into the folder. Each ratio is logged as it is found.
@@ -92,7 +92,7 @@ def measure_size(
     figures = _about(workload)
     ratios: dict[str, float] = {}
     others: dict[str, float | None] = {}
-    for name, measure in MEASUREMENTS.items():
+    for name, measure in MEASURE_BY_NAME.items():
         if name not in only:
             continue
         log(f"{size.name}: {name}")
