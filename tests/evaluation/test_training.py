@@ -1,9 +1,7 @@
 """The training program: the product's layout, and a run that goes on where it stopped."""
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
 from batch.evaluation.training.checkpoint import new_tokenizer
@@ -12,6 +10,7 @@ from batch.evaluation.training.student import StudentModel, right_answers
 from batch.evaluation.training.train import Log, train
 from batch.models import open_family
 from batch.video import Footage
+from tests.evaluation.stopping import whole_and_resumed
 from tests.manifests import geometry_of
 
 STAGES = (
@@ -51,23 +50,7 @@ def test_an_answer_is_right_only_to_the_last_token() -> None:
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    steps: list[tuple[str, int]] = []
-
-    def note(figures: dict[str, Any]) -> None:
-        steps.append((figures["stage"], figures["step"]))
-
-    def note_and_stop(figures: dict[str, Any]) -> None:
-        note(figures)
-        if steps[-1] == ("videos", 1):
-            raise KeyboardInterrupt
-
-    whole = run(tmp_path / "whole", note)
-    uninterrupted = steps.copy()
-    steps.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", note_and_stop)
-    resumed = run(tmp_path / "cut", note)
-    assert steps == [*uninterrupted[:4], *uninterrupted[3:]]  # what was not saved comes again
+    whole, resumed = whole_and_resumed(run, tmp_path, ("videos", 1))
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
 

@@ -19,6 +19,7 @@ from batch.evaluation.training.judge_student import FamilyPrompts, JudgeStudent,
 from batch.models import open_family
 from batch.video import Footage
 from tests.clips import write_clip
+from tests.evaluation.stopping import whole_and_resumed
 from tests.manifests import geometry_of
 from tests.models.cases import draw_clip
 from tests.tiny import judge
@@ -113,23 +114,10 @@ def test_the_projector_learns_the_words_for_what_cells_show(
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path, checkpoint: Path) -> None:
-    steps: list[tuple[str, int]] = []
+    def run_at(folder: Path, log: Log) -> JudgeStudent:
+        return run(folder, checkpoint, log)
 
-    def note(figures: dict[str, Any]) -> None:
-        steps.append((figures["stage"], figures["step"]))
-
-    def note_and_stop(figures: dict[str, Any]) -> None:
-        note(figures)
-        if steps[-1] == ("films", 1):
-            raise KeyboardInterrupt
-
-    whole = run(tmp_path / "whole", checkpoint, note)
-    uninterrupted = steps.copy()
-    steps.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", checkpoint, note_and_stop)
-    resumed = run(tmp_path / "cut", checkpoint, note)
-    assert steps == [*uninterrupted[:4], *uninterrupted[3:]]  # what was not saved comes again
+    whole, resumed = whole_and_resumed(run_at, tmp_path, ("films", 1))
     for name, tensor in whole.adapter.tensors().items():
         torch.testing.assert_close(resumed.adapter.tensors()[name], tensor, msg=name)
     assert not torch.equal(whole.adapter.tensors()["layers.0.mlp.up_proj.up"], torch.zeros(48, 2))
