@@ -59,6 +59,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
+def circumstances(before: dict[str, Any]) -> dict[str, Any]:
+    """What is told beside figures: the machine before, its load now, and versions."""
+    return {"machine": before, "load_after_1min": load_1min(), "versions": versions()}
+
+
 class OtherWork:
     """What other processes take of this machine, from its making on."""
 

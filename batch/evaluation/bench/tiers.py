@@ -17,7 +17,7 @@ from batch.evaluation.bench.prefilling import (
 )
 from batch.evaluation.bench.time_model import model_times
 from batch.evaluation.bench.workload import PROFILE, SIZES, Measured, Size, Workload
-from batch.evaluation.measuring import Log, OtherWork, load_1min, machine, versions
+from batch.evaluation.measuring import Log, OtherWork, circumstances, machine
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
 
@@ -63,9 +63,7 @@ def run_tiers(
         modelled = model_times(SIZES["7b"])
     return {
         "suite": "tiers",
-        "machine": before,
-        "load_after_1min": load_1min(),
-        "versions": versions(),
+        **circumstances(before),
         "repeats": repeats,
         "profile": PROFILE,
         "ratios": {name: ratios for name, (ratios, _) in found.items()},
