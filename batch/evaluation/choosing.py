@@ -63,7 +63,12 @@ def choose_sets(
         folder: where drawn films go.
         videos: how many of each set, at most.
         backgrounds: folder of clips to draw over.
+
+    Raises:
+        BatchError: there are clips, and nothing is drawn.
     """
+    if backgrounds is not None and not any(name.partition(":")[0] == "demo" for name in data):
+        raise BatchError("--backgrounds: no set of --data is drawn")
     clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
     every = [f"demo:{variant}" for variant in VARIANTS]
     sets = []

@@ -4,8 +4,8 @@ All questions of a video stand behind one shared prefix; a question sees the pre
 itself. The token layout is the product's: <s> user, then 64 cells and a newline a sample.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from batch.demo.drawing import Draw, add_noise, draw
 from batch.demo.questions import KINDS, Question, questions_about
 from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, World, random_world
 from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
+from jobs.workers import usable_cores
 
 IGNORED = -100
 THINGS = ("nothing", *SHAPES, *"0123456789", "bead", "dots", "spark")
@@ -121,6 +122,19 @@ class TrainingExamples(Dataset[Batch]):
             part: _pad([rows[part] for rows in packed], filler) for part, filler in fillers.items()
         }
         return Batch(**of_samples, **of_questions)
+
+
+def batches(examples: TrainingExamples, first: int, device: torch.device) -> Iterator[Batch]:
+    """Batches from a number on, on a device, made by processes of their own meanwhile."""
+    loader = DataLoader(
+        examples,
+        batch_size=None,
+        sampler=range(first, examples.stage.steps),
+        num_workers=usable_cores() if device.type == "cuda" else 1,
+        prefetch_factor=4,
+    )
+    for batch in loader:
+        yield replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
 
 
 class DemoPrompts:

@@ -10,7 +10,7 @@ adapter alone, which `batch.evaluation.judges.seeing` merges.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import LlavaForConditionalGeneration
 
 from batch.demo.drawing import Rgb, draw
@@ -27,7 +26,7 @@ from batch.demo.world import World
 from batch.errors import BatchError
 from batch.evaluation.judges.seeing_films import CARD
 from batch.evaluation.training.adapter import read_card
-from batch.evaluation.training.examples import Batch, Stage, TrainingExamples
+from batch.evaluation.training.examples import Batch, Stage, TrainingExamples, batches
 from batch.evaluation.training.judge_student import JudgeStudent, cell_labels
 from batch.evaluation.training.progress import Progress
 from batch.evaluation.training.student import answer_loss, right_answers
@@ -35,7 +34,6 @@ from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.models import open_family
 from jobs.atomic import make_folder
 from jobs.errors import JobError
-from jobs.workers import usable_cores
 
 ASKED = tuple(kind for kind in KINDS if kind != "caption")
 """Kinds of questions that the judge learns; captions name the ground, and clips have no name."""
@@ -177,20 +175,10 @@ def _pool(folder: Path, student: JudgeStudent, course: Course) -> tuple[Tensor, 
 
 
 def _batches(student: JudgeStudent, course: Course, stage: Stage, first: int) -> Iterator[Batch]:
-    """Batches on the student's device, made by processes of their own while it learns."""
     examples = TrainingExamples(
         stage, course.seed, student.prompts, kinds=ASKED, drawn=_Drawing(course.clips).draw
     )
-    device = _device(student)
-    loader = DataLoader(
-        examples,
-        batch_size=None,
-        sampler=range(first, stage.steps),
-        num_workers=usable_cores() if device.type == "cuda" else 1,
-        prefetch_factor=4,
-    )
-    for batch in loader:
-        yield replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
+    return batches(examples, first, _device(student))
 
 
 class _Drawing:

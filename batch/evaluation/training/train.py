@@ -9,17 +9,15 @@ same batches; the figures of the last run are in the checkpoint's model card.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from batch.evaluation.training.checkpoint import new_tokenizer, save_checkpoint
-from batch.evaluation.training.examples import Batch, DemoPrompts, Stage, TrainingExamples
+from batch.evaluation.training.examples import Batch, DemoPrompts, Stage, TrainingExamples, batches
 from batch.evaluation.training.progress import Progress
 from batch.evaluation.training.student import StudentModel, answer_loss, right_answers
 
@@ -57,19 +55,12 @@ def train(
     progress = Progress(out / "state.pt", student.state_dict(), optimizer)
     for number, stage in list(enumerate(stages))[progress.part :]:
         first = progress.step if number == progress.part else 0
-        batches = DataLoader(
-            TrainingExamples(stage, seed, prompts),
-            batch_size=None,
-            sampler=range(first, stage.steps),
-            num_workers=1,
-            prefetch_factor=4,
-        )
-        for step, batch in enumerate(batches, first):
+        examples = TrainingExamples(stage, seed, prompts)
+        for step, batch in enumerate(batches(examples, first, torch.device(device)), first):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(step, stage)
-            there = replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
             with torch.autocast(device, torch.bfloat16):
-                loss, right = _loss(student, there, stage, prompts)
+                loss, right = _loss(student, batch, stage, prompts)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)

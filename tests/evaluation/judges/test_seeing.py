@@ -105,6 +105,9 @@ def test_without_make_judges_it_is_said_what_is_missing(tmp_path: Path) -> None:
         find_judge(tmp_path / "judge")
     judge.judge(tmp_path / "judge", trained_adapter(tmp_path / "adapter.safetensors"))
     assert find_judge(tmp_path / "judge") == tmp_path / "judge"
+    judge.judge(tmp_path / "judge")
+    with pytest.raises(BatchError, match="not been trained"):
+        find_judge(tmp_path / "judge")
 
 
 def test_clips_of_the_training_are_left_out_of_the_films(tmp_path: Path) -> None:
