@@ -35,6 +35,9 @@ EXACT_TOKENS = 4
 """First tokens of a context that are not left to the scheme. Source: StreamingLLM (2309.17453)."""
 CALIBRATION_CONTEXTS = 12
 
+Report = Callable[[int], object]
+"""Is told of each scheme that has stored a context or a haystack."""
+
 
 class LanguageModel:
     """A decoder of text that reads tokens into rows, and tokens behind rows."""
@@ -174,12 +177,8 @@ class ProseJudge:
             number for scheme in schemes for number in scheme.observed_queries
         )
 
-    def rows(
-        self, tokens: int, count: int, report: Callable[[int], object] = lambda _: None
-    ) -> list[ProseRow]:
+    def rows(self, tokens: int, count: int, report: Report = lambda _: None) -> list[ProseRow]:
         """A row a scheme, over `count` contexts of `tokens` tokens.
-
-        report: is told of each scheme that has stored a context or a haystack.
 
         Raises:
             BatchError: the model's context or the text is too short.
@@ -200,9 +199,7 @@ class ProseJudge:
             for scheme, one in zip(self._schemes, found, strict=True)
         ]
 
-    def _judge_context(
-        self, context: Context, found: Sequence[Found], report: Callable[[int], object]
-    ) -> None:
+    def _judge_context(self, context: Context, found: Sequence[Found], report: Report) -> None:
         rows = self._model.read(context.prefix, self._observed)
         start = len(context.prefix)
         texts, truth = torch.tensor([context.following[:-1]]), torch.tensor(context.following[1:])
@@ -216,9 +213,7 @@ class ProseJudge:
             one.fp16_bytes.append(rows.fp16_bytes)
             report(1)
 
-    def _judge_haystack(
-        self, haystack: Haystack, found: Sequence[Found], report: Callable[[int], object]
-    ) -> None:
+    def _judge_haystack(self, haystack: Haystack, found: Sequence[Found], report: Report) -> None:
         rows = self._model.read(haystack.prefix, self._observed)
         asked = [torch.tensor([*question, *answer]) for question, answer in haystack.questions]
         texts = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True)
@@ -234,11 +229,7 @@ class ProseJudge:
         kept_key, kept_value = (
             states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)
         )
-        rest = Rows(
-            key=rows.key[:, EXACT_TOKENS:],
-            value=rows.value[:, EXACT_TOKENS:],
-            mass={number: mass[..., EXACT_TOKENS:] for number, mass in rows.mass.items()},
-        )
+        rest = _behind_exact(rows)
         plain = self._model.unrotated(rest, EXACT_TOKENS)
         for scheme in self._schemes:
             key, value, size_bytes = scheme.store(rest if scheme.rotated else plain)
@@ -257,8 +248,7 @@ class ProseJudge:
         length = min(1024, len(ids) // CALIBRATION_CONTEXTS)
         keys, values = [], []
         for window in spread(ids, length, CALIBRATION_CONTEXTS):
-            rows = self._model.read(window)
-            rest = Rows(key=rows.key[:, EXACT_TOKENS:], value=rows.value[:, EXACT_TOKENS:])
+            rest = _behind_exact(self._model.read(window))
             if not scheme.rotated:
                 rest = self._model.unrotated(rest, EXACT_TOKENS)
             keys.append(rest.key)
@@ -298,6 +288,15 @@ def prose_table(rows: Sequence[ProseRow]) -> Table:
             ]
             for row in rows
         ],
+    )
+
+
+def _behind_exact(rows: Rows) -> Rows:
+    """Of tokens that are left to schemes."""
+    return Rows(
+        key=rows.key[:, EXACT_TOKENS:],
+        value=rows.value[:, EXACT_TOKENS:],
+        mass={number: mass[..., EXACT_TOKENS:] for number, mass in rows.mass.items()},
     )
 
 
