@@ -75,7 +75,7 @@ def bench(
             [SIZES[name] for name in sizes or ("demo", "0.5b")],
             repeats=repeats,
             log=log,
-            only=only or (*MEASUREMENTS, "model"),
+            only=only,
             where=ModelSettings(device=device, dtype=dtype),
         )
     elif suite == "archive":

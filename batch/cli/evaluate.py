@@ -6,7 +6,9 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -15,6 +17,10 @@ from batch.cli import options
 from batch.cli.progress import progress
 from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings, Saliency
+
+if TYPE_CHECKING:
+    from batch.evaluation.judges.prose import ProseRow
+    from batch.evaluation.summary import Row
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 PROSE, SEEING = "prose", "seeing"
@@ -106,15 +112,11 @@ def evaluate(
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
     _refuse_mixed(suites)
+    _require_packages()
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BatchError(
-            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
-        )
     if PROSE in suites:
-        _judge_prose(methods, context_tokens, contexts, as_json=as_json)
+        _print(*_judge_prose(methods, context_tokens, contexts), as_json=as_json)
         return
     network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
@@ -122,7 +124,6 @@ def evaluate(
     from batch.evaluation.judges.seeing_films import find_judge, judge_sets
     from batch.evaluation.runs import run_methods
     from batch.evaluation.storing import PreparedVideo
-    from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
     from batch.models import open_model
     from jobs.atomic import make_folder
 
@@ -130,42 +131,55 @@ def evaluate(
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
-    is_judged = SEEING in suites
-    if is_judged:
-        model = str(find_judge())
+    judge = find_judge() if SEEING in suites else None
     settings = ModelSettings(
-        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
+        name=str(judge or model),
+        revision=revision,
+        offline=offline,
+        device=device,
+        dtype=dtype,
+        attention=attn,
     )
     family = open_model(settings).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if is_judged:
-            sets = judge_sets(Path(model), folder, videos, seed, backgrounds)
+        if judge is None:
+            sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=backgrounds)
         else:
-            clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
-            sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=clips)
+            sets = judge_sets(judge, folder, videos, seed, backgrounds)
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
-            runs = list(
-                run_methods(
-                    family,
-                    sets,
-                    entries,
-                    folder=folder,
-                    sampling=chosen,
-                    saliency=network,
-                    report=report,
-                    has_control=is_judged,
-                )
+            made = run_methods(
+                family,
+                sets,
+                entries,
+                folder=folder,
+                sampling=chosen,
+                saliency=network,
+                report=report,
+                has_control=judge is not None,
             )
+            runs = list(made)
         found = compare(runs, rows, family, sets)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])
             publish(
                 found, out, command, lambda video: PreparedVideo(video, family, chosen, network)
             )
-    in_json = (json.dumps(row.to_dict()) for row in found.rows)
-    for line in in_json if as_json else found.to_text():
+    _print(found.rows, found.to_text(), as_json=as_json)
+
+
+def _require_packages() -> None:
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BatchError(
+            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
+        )
+
+
+def _print(rows: Sequence["Row | ProseRow"], text: Sequence[str], *, as_json: bool) -> None:
+    """A row a line in JSON, or lines for people."""
+    for line in (json.dumps(row.to_dict()) for row in rows) if as_json else text:
         click.echo(line)
 
 
@@ -187,9 +201,9 @@ def _refuse_mixed(suites: tuple[str, ...]) -> None:
 
 
 def _judge_prose(
-    methods: tuple[str, ...], context_tokens: int, contexts: int, *, as_json: bool
-) -> None:
-    """Let schemes store contexts of text; print a row each."""
+    methods: tuple[str, ...], context_tokens: int, contexts: int
+) -> tuple[list["ProseRow"], list[str]]:
+    """Let schemes store contexts of text: a row each, and lines for people."""
     from batch.evaluation.judges.packages import SMOLLM2, find
     from batch.evaluation.judges.prose import LanguageModel, ProseJudge, choose_schemes, prose_table
     from batch.evaluation.judges.prose_texts import HAYSTACKS
@@ -200,6 +214,4 @@ def _judge_prose(
     with progress(PROSE, steps, "stored contexts") as report:
         rows = judge.rows(context_tokens, contexts, report)
     table = prose_table(rows)
-    in_text = [table.note, "", *table.to_text()]
-    for line in (json.dumps(row.to_dict()) for row in rows) if as_json else in_text:
-        click.echo(line)
+    return rows, [table.note, "", *table.to_text()]

@@ -10,7 +10,7 @@ from batch.evaluation.budgets import Limit
 from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.methods import ABLATIONS, METHODS
 from batch.evaluation.runs import Entry
-from batch.evaluation.worlds.backgrounds import Backgrounds
+from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.evaluation.worlds.variants import VARIANTS
 
 SUITES = {"methods": METHODS, "ablations": ABLATIONS, "seeing": METHODS}
@@ -55,23 +55,27 @@ def choose_sets(
     *,
     videos: int,
     seed: int,
-    backgrounds: Backgrounds | None = None,
+    backgrounds: Path | None = None,
 ) -> list[QuestionSet]:
     """Draw question sets, "demo:VARIANT" or "demo" for every variant, or read those of a path.
 
     Args:
         folder: where drawn films go.
         videos: how many of each set, at most.
-        backgrounds: clips to draw over.
+        backgrounds: folder of clips to draw over.
+
+    Raises:
+        BatchError: there are clips, and nothing is drawn.
     """
+    if backgrounds is not None and not any(name.partition(":")[0] == "demo" for name in data):
+        raise BatchError("--backgrounds: no set of --data is drawn")
+    clips = None if backgrounds is None else Backgrounds(find_clips(backgrounds))
     every = [f"demo:{variant}" for variant in VARIANTS]
     sets = []
     for name in [one for typed in data for one in (every if typed == "demo" else [typed])]:
         kind, _, variant = name.partition(":")
         if kind == "demo":
-            sets.append(
-                demo_set(variant, folder, videos=videos, seed=seed, backgrounds=backgrounds)
-            )
+            sets.append(demo_set(variant, folder, videos=videos, seed=seed, backgrounds=clips))
         else:
             found = read_set(Path(name))
             by_video = groupby(found.questions, key=lambda question: question.video)

@@ -26,7 +26,7 @@ from batch.errors import BatchError
 from batch.evaluation.worlds.backgrounds import Backgrounds
 from batch.evaluation.worlds.variants import KNOWN
 
-_KNOWN = {"video", "question", "answer", "options", "kind"}
+_FIELDS = {"video", "question", "answer", "options", "kind"}
 Fields = dict[str, Any]
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
@@ -202,9 +202,9 @@ def _jsonl(root: Path, file: Path, line: bytes) -> Question | None:
     if not line.strip():
         return None
     row = json.loads(line)
-    unknown = set(row) - _KNOWN
+    unknown = set(row) - _FIELDS
     if unknown:
-        raise ValueError(f"got the fields {sorted(unknown)}, known are {sorted(_KNOWN)}")
+        raise ValueError(f"got the fields {sorted(unknown)}, known are {sorted(_FIELDS)}")
     return Question(
         video=root / row["video"],
         question=row["question"],

@@ -9,8 +9,7 @@ Knows torch's dispatcher (2.13) and how Triton (3.7 to 3.9) launches; nothing of
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -31,8 +30,7 @@ _INDEXES = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 """Those that wait if they are given a mask: its nonzero places are counted first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launches:
+class Launches(NamedTuple):
     """What was counted; see `count_launches`."""
 
     launches: int
@@ -59,11 +57,7 @@ def count_launches(work: Callable[[], object], device: torch.device | str = "cpu
             counting.enter_context(launches)
         with _Functions(counter), _Operations(counter):
             work()
-    return Launches(
-        launches=counter.launches,
-        copies=counter.copies,
-        synchronisations=counter.synchronisations,
-    )
+    return Launches(counter.launches, counter.copies, counter.synchronisations)
 
 
 class _Counter:

@@ -59,6 +59,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
+def circumstances(before: dict[str, Any]) -> dict[str, Any]:
+    """What is told beside figures: the machine before, its load now, and versions."""
+    return {"machine": before, "load_after_1min": load_1min(), "versions": versions()}
+
+
 class OtherWork:
     """What other processes take of this machine, from its making on."""
 
@@ -103,6 +108,12 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
     result = work()
     _wait_for_gpu()
     return time.perf_counter() - started, result
+
+
+def timed_again(work: Callable[[], object]) -> float:
+    """Seconds of the second of two calls: the first makes ready what it is the first to need."""
+    work()
+    return timed(work)[0]
 
 
 def _wait_for_gpu() -> None:

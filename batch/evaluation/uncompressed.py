@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,7 @@ from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
 OBSERVED = "observed"
-"""Name of our attention function in transformers' interface; the model is called with `mass`."""
-
-
-class AttentionObserver(Protocol):
-    """Sees the attention of each layer, in order."""
-
-    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Observe the next layer: query [1, heads, n, head_dim], key [1, kv_heads, n, head_dim]."""
+"""Name of our attention function in transformers' interface; the model is called with `masses`."""
 
 
 @dataclass
@@ -107,7 +100,7 @@ class Uncompressed:
         encoded = time.perf_counter()
         self._prefix = DynamicCache(config=family.config.get_text_config(decoder=True))
         positions = torch.from_numpy(layout.positions.T)
-        observed = {} if mass is None else {"mass": mass}
+        observed = {} if mass is None else {"masses": [mass]}
         with own_attention(family, "sdpa" if mass is None else OBSERVED), torch.inference_mode():
             self._run(embedded, positions, self._prefix, **observed)
         self._start = torch.tensor(layout.next_position)[:, None]
@@ -154,7 +147,11 @@ class Uncompressed:
         return self._family.logits(hidden[-1])
 
     def _run(
-        self, embedded: Tensor, positions: Tensor, cache: DynamicCache, **observed: AttentionMass
+        self,
+        embedded: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        **observed: list[AttentionMass],
     ) -> Tensor:
         """Last states [new, hidden] of embeddings [new, hidden] at positions [axes, new]."""
         positions = positions.long().to(embedded.device)
@@ -186,14 +183,15 @@ def _observed_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    mass: AttentionObserver,
+    masses: Iterable[AttentionMass],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' SDPA does, causally, and let `mass` observe.
+    """Attend as transformers' SDPA does, causally, and let `masses` observe.
 
     The layers of one prompt must come in order and in one piece.
     """
-    mass.add(query, key, scaling)
+    for mass in masses:
+        mass.add(query, key, scaling)
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
     output: Tensor = attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0]
     return output, None

@@ -161,20 +161,31 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert "pip install 'sali-cache[evaluate]'" in result.stderr
 
 
-def test_the_suite_of_the_judge_asks_for_it_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("suite", ["prose", "seeing"])
+def test_a_suite_of_a_judge_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = batch("evaluate", "--suite", "seeing", "--json")
+    result = batch("evaluate", "--suite", suite, "--json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "make judges" in result.stderr
 
 
-@pytest.mark.parametrize("option", [("--data", "demo:easy"), ("--model", "demo")])
-def test_the_judge_has_its_own_films_and_model(option: tuple[str, str]) -> None:
-    result = batch("evaluate", "--suite", "seeing", *option)
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--suite prose --data demo", "--data does not go with --suite prose"),
+        ("--suite prose --model demo", "--model does not go with --suite prose"),
+        ("--suite prose --suite methods", "--suite prose is run by itself"),
+        ("--contexts 3", "--contexts needs --suite prose"),
+        ("--suite seeing --data demo:easy", "--data does not go with --suite seeing"),
+        ("--suite seeing --model demo", "--model does not go with --suite seeing"),
+    ],
+)
+def test_options_of_another_suite_are_wrong_usage(words: str, error: str) -> None:
+    result = batch("evaluate", *words.split())
     assert (result.exit_code, result.stdout) == (2, "")
-    assert option[0] in result.stderr
+    assert error in result.stderr
 
 
 def test_the_judge_answers_with_and_without_the_video(

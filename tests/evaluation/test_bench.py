@@ -15,8 +15,7 @@ from batch.cli import main
 from batch.evaluation.bench import counting
 from batch.evaluation.bench.attention import measure_few_queries
 from batch.evaluation.bench.report import MEASUREMENTS, MODELLED, RATIOS, report
-from batch.evaluation.bench.tiers import MEASUREMENTS as MEASURED
-from batch.evaluation.bench.tiers import measure_size
+from batch.evaluation.bench.tiers import MEASURE_BY_NAME, measure_size
 from batch.evaluation.bench.workload import SIZES, Size, Workload
 from batch.models import Family, open_family
 from batch.settings import ModelSettings
@@ -97,13 +96,13 @@ def test_every_ratio_is_measured_and_its_circumstances_are_told(found: Printed) 
 def test_a_ratio_is_said_as_soon_as_it_is_known(found: Printed) -> None:
     said = [line.split()[1] for line in found.log if line.startswith("tiny: ")]
     order = [word for word in said if word in RATIOS]
-    assert order == [ratio for name in MEASURED for ratio in MEASUREMENTS[name]]
+    assert order == [ratio for name in MEASURE_BY_NAME for ratio in MEASUREMENTS[name]]
     value = found["ratios"]["tiny"]["decode_step"]
     assert f"tiny: decode_step {value:.3f}" in found.log
 
 
 def test_the_measurements_of_the_help_are_those_that_there_are() -> None:
-    assert set(MEASURED) == set(MEASUREMENTS)
+    assert set(MEASURE_BY_NAME) == set(MEASUREMENTS)
     shown = CliRunner().invoke(main, ["bench", "--help"]).stdout
     assert all(name in shown for name in MEASUREMENTS)
 

@@ -40,4 +40,5 @@ def test_launches_are_counted_as_a_gpu_would_be_asked() -> None:
     assert counted["plain_step"].layer.launches < counted["step"].layer.launches
     assert counted["plain_step"].layer.copies == 0
     assert counted["step"].layer.synchronisations == 0
-    assert counted["block"].layer.launches > counted["plain_prefill"].layer.launches
+    assert counted["step"].layer.launches <= counted["plain_step"].layer.launches + 5
+    assert counted["block"].layer.synchronisations == 0

@@ -57,3 +57,8 @@ def test_demo_is_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sets = choose_sets(["demo"], tmp_path, videos=1, seed=5)
     assert [data.name for data in sets] == ["demo plain", "demo easy"]
     assert all(len({question.video for question in data.questions}) == 1 for data in sets)
+
+
+def test_clips_behind_films_that_are_not_drawn_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match="--backgrounds: no set of --data is drawn"):
+        choose_sets(["own.jsonl"], tmp_path, videos=1, seed=5, backgrounds=tmp_path)

@@ -3,7 +3,8 @@
 import pytest
 
 from batch.evaluation.bench.counting import Counts
-from batch.evaluation.bench.time_model import DTYPE, Decoder, Gpu, TimeModel, Work
+from batch.evaluation.bench.decoding import DTYPE
+from batch.evaluation.bench.time_model import Decoder, Demand, Gpu, TimeModel
 from batch.evaluation.bench.workload import SIZES
 from batch.evaluation.launches import Launches
 
@@ -12,8 +13,7 @@ INT4_BYTES = 2 * 8 * (128 // 2 + 4 * 128 // 32)
 
 
 def counts(layer: int, beside: int = 0) -> Counts:
-    each, once = (Launches(launches=n, copies=0, synchronisations=0) for n in (layer, beside))
-    return Counts(layer=each, beside=once)
+    return Counts(Launches(layer, 0, 0), Launches(beside, 0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_the_decoder_of_seven_billion_has_the_weights_that_its_config_says(
 
 
 def test_a_phase_takes_its_bytes_its_products_or_its_launches(model: TimeModel) -> None:
-    moves, multiplies = Work(size_bytes=1e12, flops=0), Work(size_bytes=0, flops=50e12)
-    both = Work(size_bytes=1e12, flops=50e12)
+    moves, multiplies = Demand(size_bytes=1e12, flops=0), Demand(size_bytes=0, flops=50e12)
+    both = Demand(size_bytes=1e12, flops=50e12)
     assert model.seconds([moves, multiplies]) == pytest.approx(1.5)
     assert model.seconds([both]) == pytest.approx(1.0)
     assert model.seconds([moves], launches=50_000) == pytest.approx(1.0)

@@ -1,23 +1,16 @@
 """The training program: the product's layout, and a run that goes on where it stopped."""
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
 from batch.evaluation.training.checkpoint import new_tokenizer
-from batch.evaluation.training.examples import (
-    IGNORED,
-    DemoPrompts,
-    Stage,
-    TrainingExamples,
-    prefix_ids,
-)
+from batch.evaluation.training.examples import IGNORED, DemoPrompts, Stage, TrainingExamples
 from batch.evaluation.training.student import StudentModel, right_answers
 from batch.evaluation.training.train import Log, train
 from batch.models import open_family
 from batch.video import Footage
+from tests.evaluation.stopping import whole_and_resumed
 from tests.manifests import geometry_of
 
 STAGES = (
@@ -29,10 +22,10 @@ STAGES = (
 def test_training_and_the_product_lay_out_a_video_alike() -> None:
     family = open_family("demo")
     layout = family.layout(Footage.steady(geometry_of(family), 3))
-    assert prefix_ids(3, new_tokenizer()) == layout.token_ids.tolist()
+    prompts = DemoPrompts(new_tokenizer())
+    assert prompts.prefix_ids(3) == layout.token_ids.tolist()
     text = "what colour is the star ?"
-    asked = new_tokenizer()(f"{text} assistant", add_special_tokens=False).input_ids
-    assert family.question_ids(text) == asked
+    assert prompts.question_ids(text) == family.question_ids(text)
 
 
 def test_questions_behind_one_prefix_are_packed_with_their_answers() -> None:
@@ -57,23 +50,7 @@ def test_an_answer_is_right_only_to_the_last_token() -> None:
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    steps: list[tuple[str, int]] = []
-
-    def note(figures: dict[str, Any]) -> None:
-        steps.append((figures["stage"], figures["step"]))
-
-    def note_and_stop(figures: dict[str, Any]) -> None:
-        note(figures)
-        if steps[-1] == ("videos", 1):
-            raise KeyboardInterrupt
-
-    whole = run(tmp_path / "whole", note)
-    uninterrupted = steps.copy()
-    steps.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", note_and_stop)
-    resumed = run(tmp_path / "cut", note)
-    assert steps == [*uninterrupted[:4], *uninterrupted[3:]]  # what was not saved comes again
+    whole, resumed = whole_and_resumed(run, tmp_path, ("videos", 1))
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
 

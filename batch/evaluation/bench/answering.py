@@ -1,6 +1,7 @@
 """What an answer takes from a cache: loading it, one question, many of them in one batch."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from batch.evaluation.bench.decoding import endless_answers
 from batch.evaluation.bench.workload import Measured, Workload
-from batch.evaluation.measuring import ratio, side_by_side, timed, within
+from batch.evaluation.measuring import Work, ratio, side_by_side, timed_again, within
 from batch.kv import Prefix
 from cachefmt import CacheFile, CacheWriter, Header
 from cachefmt.layout import TensorSpec, tensor_specs
@@ -36,21 +37,17 @@ def measure_questions(workload: Workload, repeats: int) -> Measured:
     def answer(tokens: int) -> None:
         list(held.ask_all(question, max_new_tokens=tokens))
 
-    def answer_from_file() -> None:
-        list(workload.answerer(film).ask_all(question, max_new_tokens=most))
-
     answer(most)  # now its rows are in memory, on a GPU too
-    taken = side_by_side({"file": answer_from_file, "memory": lambda: answer(most)}, repeats)
+    ways: dict[str, Work] = {
+        "file": partial(workload.answer_from_file, film),
+        "memory": partial(answer, most),
+    }
+    taken = side_by_side(ways, repeats)
     few: list[float] = []
     steps: list[float] = []
     with endless_answers(workload.family):
         for _ in within(repeats):
-            # An answer as long as the one before may find more prepared: each is given twice.
-            seconds = [
-                timed(lambda: answer(tokens))[0]  # noqa: B023  # called at once
-                for tokens in (FEW_TOKENS, MANY_TOKENS)
-                for _ in range(2)
-            ][1::2]
+            seconds = [timed_again(partial(answer, n)) for n in (FEW_TOKENS, MANY_TOKENS)]
             few.append(seconds[0])
             steps.append((seconds[1] - seconds[0]) / (MANY_TOKENS - FEW_TOKENS))
     ratios = {

@@ -24,7 +24,7 @@ from batch.archive.store import Store
 from batch.demo.drawing import write_clip
 from batch.demo.run import run_batch
 from batch.demo.world import random_world
-from batch.evaluation.measuring import Log, load_1min, machine, proc_bytes, ratio, versions
+from batch.evaluation.measuring import Log, circumstances, machine, proc_bytes, ratio
 
 _PER_FOLDER = 1_000
 _POLLED_EVERY_S = 0.02
@@ -57,9 +57,7 @@ def run_archive(
         }
     return {
         "suite": "archive",
-        "machine": before,
-        "load_after_1min": load_1min(),
-        "versions": versions(),
+        **circumstances(before),
         "films": films,
         "samples": samples,
         "variants": variants,

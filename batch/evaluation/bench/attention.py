@@ -89,7 +89,8 @@ def _compare(
     device, dtype = workload.device, getattr(torch, workload.dtype)
     heads = workload.family.config.get_text_config(decoder=True).num_attention_heads
     prefix = random_prefix(shape, {tier: rows}, device)
-    key, value = _decoded(prefix, dtype)
+    decoded: Any = prefix.to_dynamic_cache(dtype).layers[0]
+    key, value = decoded.keys.contiguous(), decoded.values.contiguous()
     generator = torch.Generator(device).manual_seed(1)
     size = (1, heads, queries, shape.head_dim)
     query = torch.randn(size, generator=generator, device=device).to(dtype)
@@ -109,14 +110,6 @@ def _compare(
     side_by_side(works, 1)  # the first call compiles
     taken = side_by_side(works, repeats)
     return {name: [each / calls for each in seconds] for name, seconds in taken.items()}
-
-
-def _decoded(prefix: Prefix, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Key and value [1, kv_heads, rows, head_dim] of the first layer."""
-    (part,) = (part for part in prefix.layer(0) if len(part))
-    (chunk,) = part.chunks(dtype, len(part))
-    key, value = (rows.transpose(0, 1).contiguous()[None] for rows in chunk[:2])
-    return key, value
 
 
 def _attend(folded: Tensor, prefix: Prefix) -> None:

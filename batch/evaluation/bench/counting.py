@@ -9,10 +9,10 @@ import functools
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -30,8 +30,7 @@ from cachefmt import CacheFile
 _FEW_LAYERS, _MANY_LAYERS = 1, 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counts:
+class Counts(NamedTuple):
     """What a piece of work asks for in each layer, and once for all of them."""
 
     layer: Launches
@@ -39,19 +38,23 @@ class Counts:
 
     def of(self, layers: int) -> Launches:
         """In a decoder of so many layers."""
-        pairs = zip(astuple(self.layer), astuple(self.beside), strict=True)
-        return _launches(layers * each + once for each, once in pairs)
+        pairs = zip(self.layer, self.beside, strict=True)
+        return Launches(*(layers * each + once for each, once in pairs))
 
 
 def measure_launches(workload: Workload, repeats: int) -> Measured:
-    """What a decode step launches for each layer, beside what the model's own step does.
-
-    The same for all models.
-    """
+    """What every model asks of a GPU in a layer; `launches_per_layer` of it is the ratio."""
     counted = count_work()
-    step, plain = counted["step"].layer, counted["plain_step"].layer
-    figures = {name: asdict(counts) for name, counts in counted.items()}
-    return {"launches_per_layer": float(step.launches - plain.launches)}, figures
+    figures = {
+        name: {part: launches._asdict() for part, launches in counts._asdict().items()}
+        for name, counts in counted.items()
+    }
+    return {"launches_per_layer": launches_per_layer(counted)}, figures
+
+
+def launches_per_layer(counted: dict[str, Counts]) -> float:
+    """Of a decode step, beside those of the model's own."""
+    return float(counted["step"].layer.launches - counted["plain_step"].layer.launches)
 
 
 @functools.cache
@@ -90,7 +93,7 @@ def _count_of(layers: int, kernel: Kernel, folder: Path) -> dict[str, Launches]:
     plan = plan_cache(manifest, workload.family, dtype=workload.dtype)
     blocks = len(list(plan.plan.blocks(plan.block_samples)))
     prefill = count_launches(lambda: workload.prefill(film, manifest))
-    counted = {"block": _launches(each // blocks for each in astuple(prefill))}
+    counted = {"block": Launches(*(each // blocks for each in prefill))}
     plain = partial(uncompressed_film, workload.family, film.path)
     counted["plain_prefill"] = count_launches(plain)
     answerer = workload.answerer(film)
@@ -128,12 +131,7 @@ def _steps(workload: Workload, film: Film) -> dict[str, Callable[[Tensor], None]
 
 def _counts(few: Launches, many: Launches) -> Counts:
     """Of what was counted in `_FEW_LAYERS` and in `_MANY_LAYERS`."""
-    pairs = list(zip(astuple(few), astuple(many), strict=True))
+    pairs = zip(few, many, strict=True)
     layer = [(more - less) // (_MANY_LAYERS - _FEW_LAYERS) for less, more in pairs]
-    beside = [less - _FEW_LAYERS * each for (less, _), each in zip(pairs, layer, strict=True)]
-    return Counts(layer=_launches(layer), beside=_launches(beside))
-
-
-def _launches(numbers: Iterable[int]) -> Launches:
-    launches, copies, synchronisations = numbers
-    return Launches(launches=launches, copies=copies, synchronisations=synchronisations)
+    beside = [less - _FEW_LAYERS * each for less, each in zip(few, layer, strict=True)]
+    return Counts(Launches(*layer), Launches(*beside))

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from batch.answering import PrefixAnswerer
 from batch.evaluation.bench.workload import Measured, Workload
-from batch.evaluation.measuring import ratio, timed, within
+from batch.evaluation.measuring import ratio, timed, timed_again, within
 from batch.evaluation.uncompressed import own_attention
 from batch.kv import Prefix
 from batch.models import Family
@@ -83,17 +83,13 @@ def _compare(
     taken: dict[str, list[float]] = {"tiered_seconds": [], "plain_seconds": []}
     with endless_answers(family, has_head=False):
         for number in within(repeats):
-            few, many = (_seconds_of(answerer, tokens) for tokens in (2, 2 + STEPS))
+            few, many = (
+                timed_again(partial(answerer.generate, [[1]], tokens)) for tokens in (2, 2 + STEPS)
+            )
             taken["tiered_seconds"].append((many - few) / STEPS)
             first = start + number * STEPS
             taken["plain_seconds"].append(_plain_step(family, plain, first))
     return ratio(taken["tiered_seconds"], taken["plain_seconds"]), taken
-
-
-def _seconds_of(answerer: PrefixAnswerer, tokens: int) -> float:
-    """Of an answer of so many tokens to a question of one, asked again: the first is to warm up."""
-    answerer.generate([[1]], tokens)
-    return timed(lambda: answerer.generate([[1]], tokens))[0]
 
 
 @torch.inference_mode()

@@ -24,12 +24,11 @@ from batch.evaluation.measuring import (
     BytesRead,
     Log,
     bytes_read,
+    circumstances,
     in_new_process,
-    load_1min,
     machine,
     peak_resident,
     timed,
-    versions,
 )
 from batch.evaluation.worlds.needles import moments_of, random_needle_world
 from batch.models import Family, open_family
@@ -83,9 +82,7 @@ def run_long(
     found = summarise(short, videos, reads, matches, budget_tokens=budget_tokens)
     return {
         "suite": "long",
-        "machine": before,
-        "load_after_1min": load_1min(),
-        "versions": versions(),
+        **circumstances(before),
         "long": found,
     }
 

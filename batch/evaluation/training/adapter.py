@@ -98,17 +98,15 @@ class Adapter:
             stored = load_file(file)
         except SafetensorError as error:
             raise BatchError(f"{file}: not an adapter: {error}") from error
-        shapes, wanted = (
-            {name: tuple(it.shape) for name, it in each.items()} for each in (stored, tensors)
-        )
-        if shapes != wanted:
-            name = next(
-                name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)
+        for name in {**tensors, **stored}:
+            got, expected = (
+                tuple(each[name].shape) if name in each else None for each in (stored, tensors)
             )
-            raise BatchError(
-                f"{file}: not an adapter of this model: {name} has the shape {shapes.get(name)}, "
-                f"expected {wanted.get(name)}"
-            )
+            if got != expected:
+                raise BatchError(
+                    f"{file}: not an adapter of this model: {name} has the shape {got}, "
+                    f"expected {expected}"
+                )
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(stored[name])

@@ -4,8 +4,8 @@ All questions of a video stand behind one shared prefix; a question sees the pre
 itself. The token layout is the product's: <s> user, then 64 cells and a newline a sample.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from batch.demo.drawing import Draw, add_noise, draw
 from batch.demo.questions import KINDS, Question, questions_about
 from batch.demo.world import COLOURS, GROUNDS, SHAPES, Scene, World, random_world
 from batch.evaluation.training.checkpoint import CELLS, PATCH_PX, SIZE_PX
+from jobs.workers import usable_cores
 
 IGNORED = -100
 THINGS = ("nothing", *SHAPES, *"0123456789", "bead", "dots", "spark")
@@ -32,7 +33,7 @@ class Stage:
     """A part of the curriculum: `steps` batches of videos of [shortest, longest] samples."""
 
     name: str
-    steps: int
+    steps: int = 1 << 30
     shortest: int
     longest: int
     slots: int
@@ -68,10 +69,10 @@ class Batch:
 
 
 class Prompts(Protocol):
-    """Where a model expects a question, and by which tokens."""
+    """By which tokens a model expects a video, a question and an answer."""
 
-    def start(self, samples: int) -> int:
-        """The position behind the prefix of a video."""
+    def prefix_ids(self, samples: int) -> list[int]:
+        """Token ids of the prefix of a video, behind which questions begin."""
 
     def question_ids(self, question: str) -> list[int]:
         """Token ids from behind the prefix to where the answer begins."""
@@ -107,7 +108,11 @@ class TrainingExamples(Dataset[Batch]):
         videos = max(1, self.stage.slots // (samples * (CELLS + 1)))
         worlds = [random_world(rng, samples) for _ in range(videos)]
         seen = [[_sample(world, k, self.drawn, rng) for k in range(samples)] for world in worlds]
-        packed = [_pack(self._asked(world, rng), samples, self.prompts) for world in worlds]
+        asked = [
+            [one for one in questions_about(world, rng) if one.kind in self.kinds]
+            for world in worlds
+        ]
+        packed = [_pack(questions, samples, self.prompts) for questions in asked]
         of_samples = {
             part: torch.from_numpy(np.array([[one[part] for one in video] for video in seen]))
             for part in seen[0][0]
@@ -118,8 +123,18 @@ class TrainingExamples(Dataset[Batch]):
         }
         return Batch(**of_samples, **of_questions)
 
-    def _asked(self, world: World, rng: np.random.Generator) -> list[Question]:
-        return [one for one in questions_about(world, rng) if one.kind in self.kinds]
+
+def batches(examples: TrainingExamples, first: int, device: torch.device) -> Iterator[Batch]:
+    """Batches from a number on, on a device, made by processes of their own meanwhile."""
+    loader = DataLoader(
+        examples,
+        batch_size=None,
+        sampler=range(first, examples.stage.steps),
+        num_workers=usable_cores() if device.type == "cuda" else 1,
+        prefetch_factor=4,
+    )
+    for batch in loader:
+        yield replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
 
 
 class DemoPrompts:
@@ -128,8 +143,10 @@ class DemoPrompts:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
 
-    def start(self, samples: int) -> int:
-        return 2 + samples * (CELLS + 1)
+    def prefix_ids(self, samples: int) -> list[int]:
+        words = ["<s>", "user", *["<image>"] * (samples * (CELLS + 1))]
+        vocabulary = self._tokenizer.get_vocab()
+        return [vocabulary[word] for word in words]
 
     def question_ids(self, question: str) -> list[int]:
         return self._ids(f"{question} assistant")
@@ -142,13 +159,6 @@ class DemoPrompts:
         return ids
 
 
-def prefix_ids(samples: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The product's prefix of a video: <s> user, then 64 cells and a newline a sample."""
-    words = ["<s>", "user", *["<image>"] * (samples * (CELLS + 1))]
-    vocabulary = tokenizer.get_vocab()
-    return [vocabulary[word] for word in words]
-
-
 def _sample(world: World, sample: int, drawn: Draw, rng: np.random.Generator) -> dict[str, Any]:
     """One sample's share of the parts of a batch that have samples."""
     scene = world.scene_at(sample)
@@ -157,12 +167,11 @@ def _sample(world: World, sample: int, drawn: Draw, rng: np.random.Generator) ->
     picture = np.clip(picture * rng.uniform(0.92, 1.08), 0, 255).astype(np.uint8)
     picture = add_noise(picture, world.noise, rng)
     things, colours = _cell_labels(scene, sample)
-    ground = GROUNDS.index(scene.ground)
     return {
         "pictures": picture,
         "things": things,
         "colours": colours,
-        "grounds": ground,
+        "grounds": GROUNDS.index(scene.ground),
         "dots": scene.dots or 0,
     }
 
@@ -194,7 +203,7 @@ def _cell_labels(scene: Scene, time_s: float) -> tuple[NDArray[np.int64], NDArra
 
 def _pack(questions: list[Question], samples: int, prompts: Prompts) -> dict[str, list[int]]:
     """A video's share of the parts of a batch that have questions."""
-    start = prompts.start(samples)
+    start = len(prompts.prefix_ids(samples))
     packed: dict[str, list[int]] = {
         part: [] for part in ("tokens", "positions", "owners", "targets", "kinds")
     }

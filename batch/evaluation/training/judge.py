@@ -9,9 +9,8 @@ adapter alone, which `batch.evaluation.judges.seeing` merges.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import LlavaForConditionalGeneration
 
 from batch.demo.drawing import Rgb, draw
@@ -28,57 +26,32 @@ from batch.demo.world import World
 from batch.errors import BatchError
 from batch.evaluation.judges.seeing_films import CARD
 from batch.evaluation.training.adapter import read_card
-from batch.evaluation.training.checkpoint import CELLS
-from batch.evaluation.training.examples import Batch, Stage, TrainingExamples
+from batch.evaluation.training.examples import Batch, Stage, TrainingExamples, batches
 from batch.evaluation.training.judge_student import JudgeStudent, cell_labels
+from batch.evaluation.training.progress import Progress
 from batch.evaluation.training.student import answer_loss, right_answers
 from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.models import open_family
 from jobs.atomic import make_folder
 from jobs.errors import JobError
-from jobs.workers import usable_cores
 
 ASKED = tuple(kind for kind in KINDS if kind != "caption")
 """Kinds of questions that the judge learns; captions name the ground, and clips have no name."""
 RANK = 8
 POOL = 1000
 """Pictures of which stage "cells" keeps the features."""
-_ENDLESS = 1 << 30
 _WARMUP_STEPS = 20
 _POOL_BATCH = 24
 _LOGGED_STEPS = 10
 _PROJECTOR_SHARE = 0.1
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A stage, which ends after its share of the time or its steps."""
-
-    stage: Stage
-    share: float
-
-
-def _part(
-    name: str, share: float, lengths: tuple[int, int], samples: int, rates: tuple[float, float]
-) -> Part:
-    slots = samples * (CELLS + 1)
-    stage = Stage(
-        name=name,
-        steps=_ENDLESS,
-        shortest=lengths[0],
-        longest=lengths[1],
-        slots=slots,
-        rates=rates,
-    )
-    return Part(stage=stage, share=share)
-
-
-PARTS = (
-    _part("cells", 0.1, (1, 1), 16, (3e-3, 3e-4)),
-    _part("pictures", 0.55, (1, 1), 3, (1.5e-3, 1.2e-3)),
-    _part("clips", 0.2, (1, 3), 6, (1.2e-3, 7e-4)),
-    _part("films", 0.15, (4, 8), 10, (7e-4, 5e-5)),
-)
+STAGES = {
+    Stage(name="cells", shortest=1, longest=1, slots=1040, rates=(3e-3, 3e-4)): 0.1,
+    Stage(name="pictures", shortest=1, longest=1, slots=195, rates=(1.5e-3, 1.2e-3)): 0.55,
+    Stage(name="clips", shortest=1, longest=3, slots=390, rates=(1.2e-3, 7e-4)): 0.2,
+    Stage(name="films", shortest=4, longest=8, slots=650, rates=(7e-4, 5e-5)): 0.15,
+}
+"""Each with its share of the time."""
 
 Log = Callable[[dict[str, Any]], object]
 """Receives the figures of each step."""
@@ -94,37 +67,55 @@ class Course:
     """Every other film is drawn over these."""
     start: dict[str, Any] | None = None
     """Card of the adapter that it begins with."""
-    parts: Sequence[Part] = PARTS
+    stages: Mapping[Stage, float]
+    """Each with its share of the time."""
     pool: int = POOL
     save_every_s: float = 180.0
 
 
 def train(folder: Path, student: JudgeStudent, course: Course, log: Log) -> None:
     """Run what `folder`/state.pt has not; writes the state and the adapter as it goes."""
-    if course.parts[0].stage.name == "cells":
+    stages = list(course.stages)
+    if stages[0].name == "cells":
         _pool(folder, student, course)  # not of the time: it is made once
     optimizer = _optimizer(student)
-    progress = _Progress(folder, student, optimizer, course)
+    progress = Progress(folder / "state.pt", student.adapter.tensors(), optimizer)
     begin = 0.0
-    for number, part in enumerate(course.parts):
-        end = begin + part.share * course.seconds
+    for number, stage in enumerate(stages):
+        end = begin + course.stages[stage] * course.seconds
         if number >= progress.part and progress.seconds() < end:
             first = progress.step if number == progress.part else 0
-            for step, loss, right in _steps(folder, student, course, part.stage, first):
+            for step, loss, right in _steps(folder, student, course, stage, first):
                 done = min(1.0, max(0.0, (progress.seconds() - begin) / (end - begin)))
-                rate = part.stage.rates[0] * (1 - done) + part.stage.rates[1] * done
-                _set_rate(optimizer, rate * min(1.0, (step + 1) / _WARMUP_STEPS), part.stage)
+                rate = stage.rates[0] * (1 - done) + stage.rates[1] * done
+                _set_rate(optimizer, rate * min(1.0, (step + 1) / _WARMUP_STEPS), stage)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
                 nn.utils.clip_grad_norm_(student.adapter.tensors().values(), 1.0)
                 optimizer.step()
-                figures = {"stage": part.stage.name, "step": step, "loss": float(loss.detach())}
+                figures = {"stage": stage.name, "step": step, "loss": float(loss.detach())}
                 log(figures | {"seconds": round(progress.seconds()), **right})
-                is_last = progress.seconds() >= end or step + 1 == part.stage.steps
-                progress.save(number, step + 1, every_s=0.0 if is_last else course.save_every_s)
+                is_last = progress.seconds() >= end or step + 1 == stage.steps
+                every_s = 0.0 if is_last else course.save_every_s
+                if progress.save(number, step + 1, every_s=every_s):
+                    card = _card(course, stage, step + 1, progress.seconds())
+                    student.adapter.save(folder / "adapter.safetensors", card)
                 if is_last:
                     break
         begin = end
+
+
+def _card(course: Course, stage: Stage, steps: int, seconds: float) -> dict[str, Any]:
+    """How an adapter came to be, after so many steps of a stage."""
+    return {
+        "kinds": list(ASKED),
+        "seed": course.seed,
+        "clips": [clip.name for clip in course.clips],
+        "start": course.start,
+        "stage": stage.name,
+        "steps": steps,
+        "minutes": round(seconds / 60, 1),
+    }
 
 
 def _optimizer(student: JudgeStudent) -> torch.optim.Optimizer:
@@ -170,7 +161,7 @@ def _pool(folder: Path, student: JudgeStudent, course: Course) -> tuple[Tensor, 
     file = folder / "features.pt"
     if not file.exists():
         features, labels = [], []
-        for batch in _batches(student, course, course.parts[0].stage, 0):
+        for batch in _batches(student, course, next(iter(course.stages)), 0):
             with _cast(student):
                 features.append(student.features(batch.pictures.flatten(0, 1)).half().cpu())
             labels.append(cell_labels(batch).to(torch.int8).cpu())
@@ -184,20 +175,10 @@ def _pool(folder: Path, student: JudgeStudent, course: Course) -> tuple[Tensor, 
 
 
 def _batches(student: JudgeStudent, course: Course, stage: Stage, first: int) -> Iterator[Batch]:
-    """Batches on the student's device, made by processes of their own while it learns."""
     examples = TrainingExamples(
         stage, course.seed, student.prompts, kinds=ASKED, drawn=_Drawing(course.clips).draw
     )
-    device = _device(student)
-    loader = DataLoader(
-        examples,
-        batch_size=None,
-        sampler=range(first, stage.steps),
-        num_workers=usable_cores() if device.type == "cuda" else 1,
-        prefetch_factor=4,
-    )
-    for batch in loader:
-        yield replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
+    return batches(examples, first, _device(student))
 
 
 class _Drawing:
@@ -220,62 +201,6 @@ def _cast(student: JudgeStudent) -> torch.autocast:
     """bfloat16 where it is fast: on a GPU."""
     device = _device(student).type
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-
-class _Progress:
-    """How far training is, on disk every few minutes, so that the same command goes on."""
-
-    def __init__(
-        self,
-        folder: Path,
-        student: JudgeStudent,
-        optimizer: torch.optim.Optimizer,
-        course: Course,
-    ) -> None:
-        self._folder, self._student, self._optimizer = folder, student, optimizer
-        self._course = course
-        self.part, self.step, self._before = 0, 0, 0.0
-        file = folder / "state.pt"
-        if file.exists():
-            state = torch.load(file, map_location=_device(student))
-            with torch.no_grad():
-                for name, tensor in student.adapter.tensors().items():
-                    tensor.copy_(state["tensors"][name])
-            optimizer.load_state_dict(state["optimizer"])
-            self.part, self.step = state["part"], state["step"]
-            self._before = state["seconds"]
-        self._started = self._saved = time.monotonic()
-
-    def seconds(self) -> float:
-        """Of training, in all runs together."""
-        return self._before + time.monotonic() - self._started
-
-    def save(self, part: int, steps: int, *, every_s: float) -> None:
-        """Write state and adapter after so many steps of a part, unless it was not long ago."""
-        if time.monotonic() - self._saved < every_s:
-            return
-        state = {
-            "tensors": {name: it.data for name, it in self._student.adapter.tensors().items()},
-            "optimizer": self._optimizer.state_dict(),
-            "part": part,
-            "step": steps,
-            "seconds": self.seconds(),
-        }
-        file = self._folder / "state.pt"
-        unfinished = file.with_suffix(".part")
-        torch.save(state, unfinished)
-        unfinished.replace(file)
-        card = {
-            "kinds": list(ASKED),
-            "seed": self._course.seed,
-            "clips": [clip.name for clip in self._course.clips],
-            "start": self._course.start,
-            "stage": self._course.parts[part].stage.name,
-            "steps": steps,
-            "minutes": round(self.seconds() / 60, 1),
-        }
-        self._student.adapter.save(self._folder / "adapter.safetensors", card)
-        self._saved = time.monotonic()
 
 
 @click.command()
@@ -329,7 +254,11 @@ def main(
             seed=seed,
             clips=tuple(find_clips(backgrounds)) if backgrounds else (),
             start=None if start is None else read_card(start),
-            parts=PARTS if start is None else PARTS[1:],
+            stages={
+                stage: share
+                for stage, share in STAGES.items()
+                if start is None or stage.name != "cells"
+            },
         )
         train(out, student, course, print_some)
     except (BatchError, JobError) as error:

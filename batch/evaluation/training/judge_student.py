@@ -8,8 +8,8 @@ from transformers import LlavaForConditionalGeneration
 from batch.demo.world import COLOURS, COLUMNS, ROWS
 from batch.evaluation.training.adapter import Adapter
 from batch.evaluation.training.checkpoint import CELLS
-from batch.evaluation.training.examples import IGNORED, THINGS, Batch
-from batch.evaluation.training.student import question_mask
+from batch.evaluation.training.examples import THINGS, Batch
+from batch.evaluation.training.student import packed_scores
 from batch.models import Family
 from batch.models.pictures import pixel_values
 from batch.video import Footage
@@ -29,13 +29,9 @@ class FamilyPrompts:
         self._texts: dict[str, list[int]] = {}
 
     def prefix_ids(self, samples: int) -> list[int]:
-        """Token ids of the prefix of a video."""
         footage = Footage.steady(self._family.geometry.for_video(0, 0, 1), samples)
         ids: list[int] = self._family.layout(footage).token_ids.tolist()
         return ids
-
-    def start(self, samples: int) -> int:
-        return len(self.prefix_ids(samples))
 
     def question_ids(self, question: str) -> list[int]:
         if question not in self._texts:
@@ -44,12 +40,8 @@ class FamilyPrompts:
 
     def answer_ids(self, answer: str) -> list[int]:
         tokenizer = self._family.checkpoint.tokenizer
-        return [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, self.end_id]
-
-    @property
-    def end_id(self) -> int:
-        end: int = self._family.checkpoint.tokenizer.eos_token_id
-        return end
+        ids: list[int] = tokenizer(f" {answer}", add_special_tokens=False).input_ids
+        return [*ids, tokenizer.eos_token_id]
 
 
 class JudgeStudent(nn.Module):
@@ -87,24 +79,13 @@ class JudgeStudent(nn.Module):
 
     def answers(self, batch: Batch) -> Tensor:
         """Scores [asked, vocabulary] where an answer's tokens are expected, in order."""
-        inner = self.model.model
         videos, samples = batch.pictures.shape[:2]
         prefix = torch.tensor(self.prompts.prefix_ids(samples), device=batch.tokens.device)
         cells = self.adapter.projector(self.features(batch.pictures.flatten(0, 1)))
-        embed = inner.get_input_embeddings()
-        before = embed(prefix).expand(videos, -1, -1).clone()
+        before = self.model.get_input_embeddings()(prefix).expand(videos, -1, -1).clone()
         is_cell = prefix == self.model.config.image_token_index
         before[:, is_cell] = cells.view(videos, -1, cells.shape[-1]).to(before.dtype)
-        slots = len(prefix)
-        positions = torch.arange(slots, device=prefix.device).expand(videos, -1)
-        hidden = inner.language_model(
-            inputs_embeds=torch.cat([before, embed(batch.tokens)], 1),
-            attention_mask=question_mask(batch.owners, slots),
-            position_ids=torch.cat([positions, batch.positions], 1),
-            use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[:, slots:][batch.targets != IGNORED])
-        return logits
+        return packed_scores(self.model, before, batch)
 
 
 def cell_labels(batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaNextForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
 from batch.demo.questions import KINDS
 from batch.demo.world import COLOURS, GROUNDS
@@ -59,20 +59,33 @@ class StudentModel(nn.Module):
         pictures = torch.cat([cells, newline], 1).view(videos, -1, cells.shape[-1])
         embed = inner.get_input_embeddings()
         start = embed(prefix[:2]).expand(videos, -1, -1).to(cells.dtype)
-        questions = embed(batch.tokens).to(cells.dtype)
-        slots = len(prefix)
-        positions = torch.arange(slots, device=prefix.device).expand(videos, -1)
-        hidden = inner.language_model(
-            inputs_embeds=torch.cat([start, pictures, questions], 1),
-            attention_mask=question_mask(batch.owners, slots),
-            position_ids=torch.cat([positions, batch.positions], 1),
-            use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[:, slots:][batch.targets != IGNORED])
-        return logits
+        return packed_scores(self.model, torch.cat([start, pictures], 1), batch)
 
 
-def question_mask(owners: Tensor, slots: int) -> Tensor:
+def packed_scores(
+    model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration,
+    prefix: Tensor,
+    batch: Batch,
+) -> Tensor:
+    """Scores [asked, vocabulary] where an answer's tokens are expected, in order.
+
+    Args:
+        prefix: embedded, [videos, slots, width].
+    """
+    inner, slots = model.model, prefix.shape[1]
+    questions = inner.get_input_embeddings()(batch.tokens).to(prefix.dtype)
+    positions = torch.arange(slots, device=prefix.device).expand(len(prefix), -1)
+    hidden = inner.language_model(
+        inputs_embeds=torch.cat([prefix, questions], 1),
+        attention_mask=_mask(batch.owners, slots),
+        position_ids=torch.cat([positions, batch.positions], 1),
+        use_cache=False,
+    ).last_hidden_state
+    scores: Tensor = model.lm_head(hidden[:, slots:][batch.targets != IGNORED])
+    return scores
+
+
+def _mask(owners: Tensor, slots: int) -> Tensor:
     """Bool [videos, 1, all, all]: causal, and a question sees the prefix and itself only."""
     videos, packed = owners.shape
     whole = torch.cat([owners.new_full((videos, slots), -2), owners], 1)

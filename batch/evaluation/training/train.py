@@ -8,26 +8,17 @@ same batches; the figures of the last run are in the checkpoint's model card.
 """
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
 
 from batch.evaluation.training.checkpoint import new_tokenizer, save_checkpoint
-from batch.evaluation.training.examples import (
-    Batch,
-    DemoPrompts,
-    Stage,
-    TrainingExamples,
-    prefix_ids,
-)
+from batch.evaluation.training.examples import Batch, DemoPrompts, Stage, TrainingExamples, batches
+from batch.evaluation.training.progress import Progress
 from batch.evaluation.training.student import StudentModel, answer_loss, right_answers
 
 STAGES = (
@@ -57,25 +48,19 @@ def train(
 ) -> StudentModel:
     """Run the steps of the stages that `out`/state.pt has not; writes the state as it goes."""
     tokenizer = new_tokenizer()
+    prompts = DemoPrompts(tokenizer)
     torch.manual_seed(seed)
     student = StudentModel(len(tokenizer)).to(device)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    progress = _Progress(out / "state.pt", student, optimizer)
-    for number, stage in list(enumerate(stages))[progress.stage :]:
-        first = progress.step if number == progress.stage else 0
-        batches = DataLoader(
-            TrainingExamples(stage, seed, DemoPrompts(tokenizer)),
-            batch_size=None,
-            sampler=range(first, stage.steps),
-            num_workers=1,
-            prefetch_factor=4,
-        )
-        for step, batch in enumerate(batches, first):
+    progress = Progress(out / "state.pt", student.state_dict(), optimizer)
+    for number, stage in list(enumerate(stages))[progress.part :]:
+        first = progress.step if number == progress.part else 0
+        examples = TrainingExamples(stage, seed, prompts)
+        for step, batch in enumerate(batches(examples, first, torch.device(device)), first):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(step, stage)
-            there = replace(batch, **{part: it.to(device) for part, it in vars(batch).items()})
             with torch.autocast(device, torch.bfloat16):
-                loss, right = _loss(student, there, stage, tokenizer)
+                loss, right = _loss(student, batch, stage, prompts)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch 2.13
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -101,50 +86,15 @@ def _rate(step: int, stage: Stage) -> float:
 
 
 def _loss(
-    student: StudentModel, batch: Batch, stage: Stage, tokenizer: PreTrainedTokenizerFast
+    student: StudentModel, batch: Batch, stage: Stage, prompts: DemoPrompts
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss, and the share that is right of each kind of cell or question."""
     if stage.name == "cells":
         return student.cells_loss(batch)
-    prefix = torch.tensor(prefix_ids(batch.pictures.shape[1], tokenizer))
+    prefix = torch.tensor(prompts.prefix_ids(batch.pictures.shape[1]))
     logits = student.answers(batch, prefix.to(batch.pictures.device))
     right = {kind: sum(each) / len(each) for kind, each in right_answers(logits, batch).items()}
     return answer_loss(logits, batch), right
-
-
-class _Progress:
-    """How far training is, on disk every few minutes, so that the same command goes on."""
-
-    def __init__(self, file: Path, student: StudentModel, optimizer: torch.optim.Optimizer) -> None:
-        self._file, self._student, self._optimizer = file, student, optimizer
-        self.stage, self.step, self._before = 0, 0, 0.0
-        if file.exists():
-            state = torch.load(file, map_location=next(student.parameters()).device)
-            student.load_state_dict(state["student"])
-            optimizer.load_state_dict(state["optimizer"])
-            self.stage, self.step = state["stage"], state["step"]
-            self._before = state["seconds"]
-        self._started = self._saved = time.monotonic()
-
-    def seconds(self) -> float:
-        """Of training, in all runs together."""
-        return self._before + time.monotonic() - self._started
-
-    def save(self, stage: int, steps: int, *, every_s: float) -> None:
-        """Write the state after so many steps of a stage, unless it was not long ago."""
-        if time.monotonic() - self._saved < every_s:
-            return
-        state = {
-            "student": self._student.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "stage": stage,
-            "step": steps,
-            "seconds": self.seconds(),
-        }
-        part = self._file.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self._file)
-        self._saved = time.monotonic()
 
 
 @click.command()

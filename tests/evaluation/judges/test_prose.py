@@ -20,7 +20,7 @@ from batch.evaluation.judges.schemes.low_bits import LowBits
 from batch.evaluation.judges.schemes.tiers import Tiers
 from batch.evaluation.methods.h2o import H2O
 from cachefmt.tiers import Tier
-from tests.cli.running import batch, objects, succeed
+from tests.cli.running import objects, succeed
 from tests.tiny.byte_level import tokenizer
 
 LAYERS, HEADS, HEAD_DIM = 2, 2, 16
@@ -218,35 +218,6 @@ def test_the_command_prints_a_row_a_scheme(judges: Path, monkeypatch: pytest.Mon
     assert f"next {FOLLOWING} tokens" in text
     assert f"{rows[0]['bytes']:,.0f}" in text
     json.dumps(rows, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("words", "error"),
-    [
-        (("--data", "demo"), "--data does not go with --suite prose"),
-        (("--model", "demo"), "--model does not go with --suite prose"),
-        (("--suite", "methods"), "--suite prose is run by itself"),
-    ],
-)
-def test_options_of_videos_do_not_go_with_text(words: tuple[str, ...], error: str) -> None:
-    result = batch(*SUITE, *words)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert error in result.stderr
-
-
-def test_options_of_text_do_not_go_with_videos() -> None:
-    result = batch("evaluate", "--contexts", 3)
-    assert result.exit_code == 2
-    assert "--contexts needs --suite prose" in result.stderr
-
-
-def test_without_make_judges_the_command_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = batch(*SUITE)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "make judges" in result.stderr
 
 
 def test_an_unknown_scheme_is_named() -> None:

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Dinov2Model, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from batch.errors import BatchError
 from batch.evaluation.judges.seeing import tower_of
@@ -90,18 +89,12 @@ def test_a_tower_for_smaller_pictures_sees_them_as_the_large_one_does() -> None:
         for new, old in OLD_NAMES.items():
             name = name.replace(new, old)
         weights[name] = weight.numpy()
-    small = tower_with_sizes_of(large, weights)
+    small = tower_of(weights, 112)
+    assert small.config.image_size == 112
     pixels = torch.from_numpy(FRAMES).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         one, other = (tower(pixels).last_hidden_state for tower in (large.eval(), small.eval()))
     torch.testing.assert_close(one, other)
-
-
-def tower_with_sizes_of(large: Dinov2Model, weights: dict[str, np.ndarray]) -> Dinov2Model:
-    small = tower_of(weights, 112)
-    assert small.config.image_size == 112
-    assert small.config.num_hidden_layers == large.config.num_hidden_layers
-    return small
 
 
 def test_without_make_judges_it_is_said_what_is_missing(tmp_path: Path) -> None:
@@ -112,6 +105,9 @@ def test_without_make_judges_it_is_said_what_is_missing(tmp_path: Path) -> None:
         find_judge(tmp_path / "judge")
     judge.judge(tmp_path / "judge", trained_adapter(tmp_path / "adapter.safetensors"))
     assert find_judge(tmp_path / "judge") == tmp_path / "judge"
+    judge.judge(tmp_path / "judge")
+    with pytest.raises(BatchError, match="not been trained"):
+        find_judge(tmp_path / "judge")
 
 
 def test_clips_of_the_training_are_left_out_of_the_films(tmp_path: Path) -> None:

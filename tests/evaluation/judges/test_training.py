@@ -10,14 +10,16 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from batch.demo.questions import KINDS
 from batch.errors import BatchError
 from batch.evaluation.training.adapter import read_card
 from batch.evaluation.training.examples import IGNORED, Stage, TrainingExamples
-from batch.evaluation.training.judge import ASKED, Course, Log, Part, main, train
+from batch.evaluation.training.judge import ASKED, Course, Log, main, train
 from batch.evaluation.training.judge_student import FamilyPrompts, JudgeStudent, cell_labels
 from batch.models import open_family
 from batch.video import Footage
 from tests.clips import write_clip
+from tests.evaluation.stopping import whole_and_resumed
 from tests.manifests import geometry_of
 from tests.models.cases import draw_clip
 from tests.tiny import judge
@@ -25,19 +27,8 @@ from tests.tiny import judge
 NEVER_S = 1e9
 
 
-def part(name: str, steps: int, lengths: tuple[int, int]) -> Part:
-    stage = Stage(
-        name=name,
-        steps=steps,
-        shortest=lengths[0],
-        longest=lengths[1],
-        slots=4 * 65,
-        rates=(1e-3, 1e-3),
-    )
-    return Part(stage=stage, share=1.0)
-
-
-PARTS = (part("cells", 2, (1, 1)), part("films", 3, (2, 3)))
+CELLS = Stage(name="cells", steps=2, shortest=1, longest=1, slots=4 * 65, rates=(1e-3, 1e-3))
+FILMS = Stage(name="films", steps=3, shortest=2, longest=3, slots=4 * 65, rates=(1e-3, 1e-3))
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +43,9 @@ def student_of(checkpoint: Path) -> JudgeStudent:
 
 
 def course(**changed: Any) -> Course:
-    return replace(
-        Course(seconds=NEVER_S, seed=3, parts=PARTS, pool=6, save_every_s=0.0), **changed
-    )
+    stages = {CELLS: 1.0, FILMS: 1.0}
+    plain = Course(seconds=NEVER_S, seed=3, stages=stages, pool=6, save_every_s=0.0)
+    return replace(plain, **changed)
 
 
 def run(folder: Path, checkpoint: Path, log: Log, **changed: Any) -> JudgeStudent:
@@ -69,7 +60,6 @@ def test_training_and_the_product_lay_out_a_video_alike(checkpoint: Path) -> Non
     prompts = FamilyPrompts(family)
     layout = family.layout(Footage.steady(geometry_of(family), 3))
     assert prompts.prefix_ids(3) == layout.token_ids.tolist()
-    assert prompts.start(3) == layout.next_position[0]
     text = "what colour is the star ?"
     assert prompts.question_ids(text) == family.question_ids(text)
     assert prompts.answer_ids("red")[-1] == family.checkpoint.tokenizer.eos_token_id
@@ -77,7 +67,7 @@ def test_training_and_the_product_lay_out_a_video_alike(checkpoint: Path) -> Non
 
 def test_packed_questions_score_as_each_alone(checkpoint: Path) -> None:
     student = student_of(checkpoint)
-    batch = TrainingExamples(PARTS[1].stage, 0, student.prompts, kinds=ASKED)[0]
+    batch = TrainingExamples(FILMS, 0, student.prompts, kinds=ASKED)[0]
     with torch.no_grad():
         packed = student.answers(batch)
         place, number = int((batch.owners[0] >= 0).sum()), int(batch.owners[0].max())
@@ -97,19 +87,15 @@ def test_packed_questions_score_as_each_alone(checkpoint: Path) -> None:
 
 def test_captions_are_not_asked(checkpoint: Path) -> None:
     prompts = FamilyPrompts(open_family(str(checkpoint)))
-    kinds = {
-        kind
-        for index in range(3)
-        for kind in TrainingExamples(PARTS[1].stage, index, prompts, kinds=ASKED)[0]
-        .kinds.flatten()
-        .tolist()
-    }
-    assert max(kinds) < len(ASKED)
+    for kinds, has_captions in ((KINDS, True), (ASKED, False)):
+        examples = TrainingExamples(FILMS, 0, prompts, kinds=kinds)
+        asked = {kind for index in range(3) for kind in examples[index].kinds.flatten().tolist()}
+        assert (KINDS.index("caption") in asked) == has_captions
 
 
 def test_labels_name_what_stands_in_a_cell(checkpoint: Path) -> None:
     prompts = FamilyPrompts(open_family(str(checkpoint)))
-    batch = TrainingExamples(PARTS[0].stage, 0, prompts)[0]
+    batch = TrainingExamples(CELLS, 0, prompts)[0]
     labels = cell_labels(batch)
     assert labels.shape == (batch.pictures.shape[0], 64, 5)
     assert labels[0, [0, 27, 63], 3:].tolist() == [[0, 0], [1, 1], [2, 2]]
@@ -122,29 +108,16 @@ def test_the_projector_learns_the_words_for_what_cells_show(
     tmp_path: Path, checkpoint: Path
 ) -> None:
     losses: list[float] = []
-    cells = Part(stage=replace(PARTS[0].stage, steps=60, rates=(1e-2, 1e-2)), share=1.0)
-    run(tmp_path, checkpoint, lambda figures: losses.append(figures["loss"]), parts=(cells,))
+    cells = replace(CELLS, steps=60, rates=(1e-2, 1e-2))
+    run(tmp_path, checkpoint, lambda figures: losses.append(figures["loss"]), stages={cells: 1.0})
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(tmp_path: Path, checkpoint: Path) -> None:
-    steps: list[tuple[str, int]] = []
+    def run_at(folder: Path, log: Log) -> JudgeStudent:
+        return run(folder, checkpoint, log)
 
-    def note(figures: dict[str, Any]) -> None:
-        steps.append((figures["stage"], figures["step"]))
-
-    def note_and_stop(figures: dict[str, Any]) -> None:
-        note(figures)
-        if steps[-1] == ("films", 1):
-            raise KeyboardInterrupt
-
-    whole = run(tmp_path / "whole", checkpoint, note)
-    uninterrupted = steps.copy()
-    steps.clear()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", checkpoint, note_and_stop)
-    resumed = run(tmp_path / "cut", checkpoint, note)
-    assert steps == [*uninterrupted[:4], *uninterrupted[3:]]  # what was not saved comes again
+    whole, resumed = whole_and_resumed(run_at, tmp_path, ("films", 1))
     for name, tensor in whole.adapter.tensors().items():
         torch.testing.assert_close(resumed.adapter.tensors()[name], tensor, msg=name)
     assert not torch.equal(whole.adapter.tensors()["layers.0.mlp.up_proj.up"], torch.zeros(48, 2))
@@ -155,8 +128,8 @@ def test_the_projector_learns_slowly_once_it_sees(tmp_path: Path, checkpoint: Pa
         before = student_of(checkpoint).adapter.tensors()[name].detach()
         return float((student.adapter.tensors()[name].detach() - before).abs().max())
 
-    films = part("films", 1, (1, 1))
-    one = run(tmp_path, checkpoint, lambda figures: None, parts=(films,))
+    films = replace(FILMS, steps=1, shortest=1, longest=1)
+    one = run(tmp_path, checkpoint, lambda figures: None, stages={films: 1.0})
     adapter = largest_step(one, "layers.0.mlp.up_proj.up")
     assert largest_step(one, "projector.linear_1.weight") == pytest.approx(adapter / 10, rel=0.05)
 
@@ -205,5 +178,5 @@ def test_what_training_cannot_start_from_is_refused_by_name(
 
 
 def trained(folder: Path, checkpoint: Path) -> Path:
-    run(folder / "run", checkpoint, lambda figures: None, parts=PARTS[:1])
+    run(folder / "run", checkpoint, lambda figures: None, stages={CELLS: 1.0})
     return folder / "run" / "adapter.safetensors"
