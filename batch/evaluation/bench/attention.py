@@ -54,7 +54,7 @@ def measure_few_queries(
 
 def _one_layer(workload: Workload) -> Shape:
     with CacheFile.open(workload.films[0].cache) as cache:
-        return replace(cache.header.shape, layers=1)
+        return replace(cache.header.shape, layers=1, index_layers=())
 
 
 def _few_queries(
