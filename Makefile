@@ -28,7 +28,7 @@ check: $(SET_UP) ## formatting, lint, types, tests
 	$(BIN)/mypy & types=$$!; $(BIN)/pytest --numprocesses logical --dist worksteal; tests=$$?; \
 		wait $$types && exit $$tests
 
-test-long: $(SET_UP) ## the tests that take minutes: benches in processes of their own, every Triton case
+test-long: $(SET_UP) ## the tests that take minutes: whole benches, random kills, every Triton case
 	$(BIN)/pytest -m long
 
 test-kills: $(SET_UP) ## kill an index run 100 times at random moments and compare what comes out

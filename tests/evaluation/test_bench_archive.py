@@ -16,6 +16,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return simulate(tmp_path_factory.mktemp("simulated"), 30)
 
 
+@pytest.mark.long
 def test_a_simulated_archive_is_one_of_which_all_is_done(simulated: tuple[Path, Path]) -> None:
     archive, out = simulated
     store = Store(out)
@@ -27,6 +28,7 @@ def test_a_simulated_archive_is_one_of_which_all_is_done(simulated: tuple[Path, 
     assert "30 skipped" in result.stderr
 
 
+@pytest.mark.long
 def test_the_cost_of_each_command_is_measured(simulated: tuple[Path, Path]) -> None:
     found = measure_growth(*simulated, lambda line: None)
     assert set(found) == {"plan", "catalogue", "no_op", "status"}

@@ -42,6 +42,7 @@ def found() -> dict[str, Any]:
     )
 
 
+@pytest.mark.long
 def test_every_figure_is_there_and_possible(found: dict[str, Any]) -> None:
     figures = found["long"]
     assert set(NAMED) <= set(figures)
@@ -56,11 +57,13 @@ def test_every_figure_is_there_and_possible(found: dict[str, Any]) -> None:
     assert {"analyze", "prefill", "answer", "all"} <= set(behind["videos"][0]["seconds"])
 
 
+@pytest.mark.long
 def test_reading_counts_more_than_the_rows_that_were_loaded(found: dict[str, Any]) -> None:
     read = found["long"]["figures"]["read"]
     assert all(0 < over < 0.2 for over in read["over_loaded_rows"])
 
 
+@pytest.mark.long
 def test_retrieving_beats_a_segment_that_does_not_show_it(found: dict[str, Any]) -> None:
     figures = found["long"]
     assert figures["accuracy_retrieve"] > figures["accuracy_elsewhere"]
@@ -74,6 +77,7 @@ def test_the_times_named_in_short_films_are_compared_with_the_moments(tmp_path: 
     assert all(0 < match.share <= 1 for match in right)
 
 
+@pytest.mark.long
 def test_the_report_names_every_scope(found: dict[str, Any]) -> None:
     assert set(SCOPES) <= {line.split()[0] for line in report(found) if line}
 

@@ -40,8 +40,8 @@ INTERPRETED = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 @needs_triton
 def test_interpreted_kernels_equal_the_torch_path():
-    """One case of each kind; those marked long are all."""
-    run("-m", "pytest", "-q", CASES, **INTERPRETED)
+    """Attention in one case of each kind, those marked long are all; and decoding."""
+    run("-m", "pytest", "-q", CASES, DECODING, **INTERPRETED)
 
 
 @pytest.mark.long
@@ -53,7 +53,7 @@ def test_interpreted_kernels_equal_the_torch_path_in_every_case():
 @pytest.mark.needs_gpu
 @needs_triton
 def test_kernels_on_cuda_equal_the_torch_path():
-    run("-m", "pytest", "-q", "-m", "long or not long", CASES, FAIL_WITHOUT_GPU="1")
+    run("-m", "pytest", "-q", "-m", "long or not long", CASES, DECODING, FAIL_WITHOUT_GPU="1")
 
 
 @needs_triton
@@ -94,20 +94,10 @@ def test_few_queries_on_cuda_take_the_kernel_unless_told_otherwise(
     assert is_for_kernel(model, tokens, dtype, torch.device(device)) == is_taken
 
 
-@needs_triton
-def test_the_decoding_kernel_interpreted_equals_the_codecs():
-    run("-m", "pytest", "-q", DECODING, TRITON_INTERPRET="1")
-
-
+@pytest.mark.long
 @needs_triton
 def test_the_decoding_kernel_compiles_for_cuda_to_wide_loads_and_stores(tmp_path):
     run("-m", "tests.kv.triton_decoding_compiled", TRITON_CACHE_DIR=str(tmp_path))
-
-
-@pytest.mark.needs_gpu
-@needs_triton
-def test_the_decoding_kernel_on_cuda_equals_the_codecs():
-    run("-m", "pytest", "-q", DECODING, FAIL_WITHOUT_GPU="1")
 
 
 def test_kernels_are_imported_only_when_used_and_are_none_without_triton():
