@@ -114,7 +114,7 @@ def endless_answers(family: Family, *, has_head: bool = True) -> Iterator[None]:
     generation = family.model.generation_config
     stop, generation.eos_token_id = generation.eos_token_id, []
     if not has_head:
-        family.logits = lambda hidden: hidden[..., :4]  # type: ignore[method-assign]
+        family.logits = lambda hidden: hidden[..., :4]  # type: ignore[method-assign]  # till the end of this block
     try:
         yield
     finally:

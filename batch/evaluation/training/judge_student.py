@@ -69,7 +69,9 @@ class JudgeStudent(nn.Module):
     def standardise(self, features: Tensor) -> None:
         """Let the projector begin with features of mean 0 and deviation 1."""
         flat = features.flatten(0, -2).float()
-        first: nn.Linear = self.adapter.projector.get_submodule("linear_1")  # type: ignore[assignment]
+        first = self.adapter.projector.get_submodule("linear_1")
+        if not isinstance(first, nn.Linear):
+            raise TypeError(f"projector: got {type(first).__name__} first, expected Linear")
         first.weight /= flat.std(0).clamp(min=1e-3)
         first.bias.copy_(-first.weight @ flat.mean(0))
 

@@ -16,6 +16,7 @@ from batch.evaluation.training.adapter import read_card
 from batch.evaluation.training.examples import IGNORED, Stage, TrainingExamples
 from batch.evaluation.training.judge import ASKED, Course, Log, main, train
 from batch.evaluation.training.judge_student import FamilyPrompts, JudgeStudent, cell_labels
+from batch.evaluation.training.progress import Progress
 from batch.models import open_family
 from batch.video import Footage
 from tests.clips import write_clip
@@ -134,9 +135,12 @@ def test_the_projector_learns_slowly_once_it_sees(tmp_path: Path, checkpoint: Pa
     assert largest_step(one, "projector.linear_1.weight") == pytest.approx(adapter / 10, rel=0.05)
 
 
-def test_a_run_ends_with_its_time(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_run_ends_with_its_time(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[str] = []
-    run(tmp_path, checkpoint, lambda figures: steps.append(figures["stage"]), seconds=0.001)
+    monkeypatch.setattr(Progress, "seconds", lambda self: float(len(steps)))  # a step takes one
+    run(tmp_path, checkpoint, lambda figures: steps.append(figures["stage"]), seconds=0.5)
     assert steps == ["cells"]
 
 
