@@ -1,6 +1,7 @@
 """Work behind the computation is done in order, whole or with its error; nothing runs on after."""
 
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ def test_no_more_waits_than_may() -> None:
     with WriteBehind() as behind:
         putting = threading.Thread(target=put_all, args=(behind,))
         putting.start()
-        putting.join(0.3)
+        until = time.monotonic() + 10
+        while begun < write_behind._WAITING and time.monotonic() < until:
+            time.sleep(0.01)
+        putting.join(0.3)  # more would begin at once
         assert begun == write_behind._WAITING
         may_go.set()
         putting.join(10)
