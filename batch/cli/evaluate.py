@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch.evaluation.judges.prose import ProseRow
     from batch.evaluation.summary import Row
 
-EXTRA = ("matplotlib", "rouge_score", "sacrebleu", "zstandard")
+EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
 PROSE, SEEING = "prose", "seeing"
 _OF_PROSE = ("context_tokens", "contexts")
 _OF_ALL = ("suites", "methods", "as_json")
