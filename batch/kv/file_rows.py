@@ -3,8 +3,7 @@
 Knows the codecs of `cachefmt` and rotations; knows no model and no prefix.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import numpy as np
@@ -58,13 +57,17 @@ class FileRows:
             return 0
         return self._cache.tensor_bytes(block_name(number - len(self._text), group))
 
+    def naming(self, number: int, group: int) -> AbstractContextManager[None]:
+        """Turns a ValueError about the numbers of a block into a CacheFileError that names it."""
+        return self._cache.decoding(max(0, number - len(self._text)), group)
+
     def encoded(self, number: int, group: int) -> Encoded:
         """The rows of each tier, as memory holds them."""
         if self._codec.name == "plain":
             return self._plain(number, group)
         states = self._unrotated(number, group)
         _turn(states, self._positions(number), self._rotation, is_back=False)
-        with self._naming(number, group):
+        with self.naming(number, group):
             return {
                 tier: tier.codec.encode(
                     states[rows.to(states.device)].permute(1, 2, 0, 3, 4), self._shape.group_size
@@ -86,7 +89,7 @@ class FileRows:
     def _plain(self, number: int, group: int) -> Encoded:
         layers = len(self.groups[group])
         counts = self._cache.tables.counts(self.blocks[number])
-        with self._naming(number, group):
+        with self.naming(number, group):
             data = self._cache.block(number, group)
             found = plain.decode(data, self._shape, layers=layers, counts=counts)
             for tier, parts in found.items():
@@ -99,7 +102,7 @@ class FileRows:
         if number < len(self._text):
             return self._calibrated_text[: len(rows), layers.start : layers.stop].clone()
         basis = self._bases[group]
-        with self._naming(number, group):
+        with self.naming(number, group):
             return klt.decode(
                 self._cache.block(number - len(self._text), group),
                 basis,
@@ -150,11 +153,6 @@ class FileRows:
         if self._turn is None:
             raise ValueError(f"{self._cache.path}: its keys need the rotation of their model")
         return self._turn
-
-    @contextmanager
-    def _naming(self, number: int, group: int) -> Iterator[None]:
-        with self._cache.decoding(max(0, number - len(self._text)), group):
-            yield
 
 
 def _turn(states: Tensor, positions: Tensor, rotation_of: RotationOf, *, is_back: bool) -> None:

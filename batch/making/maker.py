@@ -48,6 +48,8 @@ class MadeCache:
     """Its file, or folder of segments."""
     video: VideoPlan
     written: list[int]
+    size_bytes: int
+    """Of all its files."""
 
 
 class CacheMaker:
@@ -165,7 +167,12 @@ class CacheMaker:
             video = self.plan(manifest, block_samples=block_samples)
             numbers = destination.to_do(video)
             if not numbers or self._write(video, numbers, destination, room, report):
-                return MadeCache(path=destination.cache(video), video=video, written=numbers)
+                return MadeCache(
+                    path=destination.cache(video),
+                    video=video,
+                    written=numbers,
+                    size_bytes=destination.size_bytes(video),
+                )
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
