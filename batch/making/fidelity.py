@@ -52,9 +52,7 @@ class NeutralAnswers:
         tokens = sum(map(len, self._answers))
         # Rounding may leave the divergence of equals below 0.
         mean = max(0.0, kl / tokens)
-        return Fidelity(
-            kl=mean, agreement=agrees / tokens, questions=len(QUESTIONS), tokens=tokens
-        )
+        return Fidelity(kl=mean, agreement=agrees / tokens, questions=len(QUESTIONS), tokens=tokens)
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         """Float32 [tokens, vocabulary] of the model's last states [tokens, hidden]."""
