@@ -6,7 +6,7 @@ Knows the tiers and the layout of `cachefmt`; knows no model and no question.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -192,6 +192,14 @@ class Prefix:
         for layer in range(first, first + layers):
             self._filled[layer][tier] = stop
         return stored
+
+    def rows(self, tier: Tier, rows: slice) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Views of some filled rows of a tier: for each run of layers on one device, the first.
+
+        And a tensor [layers, 2, rows, heads, ...] for each part of the tier, keys and values.
+        """
+        for run in self._runs:
+            yield run.layers.start, tuple(part[:, :, rows] for part in run.parts[tier])
 
     @staticmethod
     def named(first: int, tier: Tier, parts: Sequence[Tensor]) -> dict[str, Tensor]:
