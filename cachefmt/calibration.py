@@ -62,7 +62,7 @@ class CalibrationShape:
     columns: int
     """Cells of a sample, for whose places there are means."""
     places: int
-    """Means of a group; the last one is that of all tokens which have no other."""
+    """Of a sample's tokens; the last one is for all tokens which have no other."""
     components: tuple[int, ...]
     """Directions of each group."""
 
@@ -107,6 +107,8 @@ class CalibrationHeader:
     """From which it was made."""
     tokens: int
     """Of the videos, that were counted in."""
+    most_components: int
+    """That were asked for; a group has fewer where fewer carry anything."""
     data_sha256: str
     """Of the bytes of all tensors."""
 
@@ -119,14 +121,19 @@ class CalibrationHeader:
     def specs(self) -> dict[str, TensorSpec]:
         """All tensors by name, in the order of their bytes: larger items come first."""
         shape, found = self.shape, dict[str, TensorSpec]()
-        for number, group in enumerate(shape.groups()):
+        groups = list(zip(shape.groups(), shape.components, strict=True))
+        for number, (group, count) in enumerate(groups):
             found[f"scale.{number:02}"] = TensorSpec(dtype="F32", shape=(len(group), 2))
+            found[f"gain.{number:02}"] = TensorSpec(dtype="F32", shape=(count,))
         text = (len(self.text_ids), shape.layers, 2, shape.heads, shape.head_dim)
         found["text.rows"] = TensorSpec(dtype=shape.raw_dtype, shape=text)
-        for number, group in enumerate(shape.groups()):
-            vector, count = shape.vector(group), shape.components[number]
-            found[f"mean.{number:02}"] = TensorSpec(dtype="F16", shape=(shape.places, vector))
-            found[f"directions.{number:02}"] = TensorSpec(dtype="F16", shape=(count, vector))
+        for number, (group, count) in enumerate(groups):
+            vector = shape.vector(group)
+            found[f"mean.{number:02}"] = TensorSpec(dtype="F16", shape=(vector,))
+            found[f"place.{number:02}"] = TensorSpec(dtype="F16", shape=(shape.places, count))
+        for number, (group, count) in enumerate(groups):
+            of_group = (count, shape.vector(group))
+            found[f"directions.{number:02}"] = TensorSpec(dtype="I8", shape=of_group)
         return found
 
     def is_of(self, model: ModelIdentity, prompt: PromptIdentity) -> bool:
@@ -170,7 +177,7 @@ class Calibration:
             }
             for name, array in arrays.items():
                 if not _is_sound(name, array, specs[name].dtype):
-                    raise ValueError(f"{name} holds a number that is not finite, or no scale")
+                    raise ValueError(f"{name} holds a number that is not finite, or not positive")
         return cls(path, header, arrays, hashlib.sha256(content).hexdigest())
 
     @property
@@ -206,21 +213,24 @@ class Calibration:
         """
         import torch
 
-        from cachefmt.codecs.basis import Basis
+        from cachefmt.codecs.basis import Basis, spread
 
         shape = self.header.shape
         is_same = (rows, columns) == (shape.rows, shape.columns)
         own = np.minimum(np.arange(places), shape.places - 1) if is_same else [shape.places - 1]
         found = []
         for number, group in enumerate(shape.groups()):
-            mean, scale, directions = (
+            scale, gain, mean, place, directions = (
                 torch.from_numpy(self._arrays[f"{part}.{number:02}"].astype(np.float32)).to(device)
-                for part in ("mean", "scale", "directions")
+                for part in ("scale", "gain", "mean", "place", "directions")
             )
+            directions *= gain[:, None]
+            of_group = (len(group), 2, shape.heads, shape.head_dim)
+            offsets = place[torch.as_tensor(own, device=device)] @ directions
             found.append(
                 Basis(
-                    shape=(len(group), 2, shape.heads, shape.head_dim),
-                    mean=mean[torch.as_tensor(own, device=device)],
+                    shape=of_group,
+                    mean=mean + offsets * spread(scale, of_group),
                     scale=scale,
                     directions=directions,
                 )
@@ -403,8 +413,8 @@ def _check_table(table: dict[str, Any], specs: dict[str, TensorSpec], data_bytes
 
 
 def _is_sound(name: str, array: NDArray[Any], dtype: str) -> bool:
-    """Finite; a scale also positive."""
-    if name.startswith("scale."):
+    """Finite; a scale or gain also positive."""
+    if name.startswith(("scale.", "gain.")):
         return bool((np.isfinite(array) & (array > 0)).all())
     if dtype == "F16":
         return not bool(((array.view(np.uint16) & _EXPONENT) == _EXPONENT).any())

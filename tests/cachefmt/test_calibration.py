@@ -54,6 +54,7 @@ HEADER = CalibrationHeader(
     text_ids=(7, 1, 7),
     videos=(VideoIdentity(sha256="5" * 64, name="a.mp4"), VideoIdentity(sha256="6" * 64, name="")),
     tokens=1000,
+    most_components=5,
     data_sha256="0" * 64,
 )
 
@@ -62,13 +63,25 @@ def make_tensors(header: CalibrationHeader, seed: int = 0) -> dict[str, NDArray[
     rng = np.random.default_rng(seed)
     found = {}
     for name, spec in header.specs().items():
-        values = rng.random(spec.shape) + 0.01
+        values = rng.random(spec.shape) * (100 if spec.dtype == "I8" else 1) + 0.01
         if spec.dtype == "BF16":
             bits = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
             found[name] = bits.view(np.uint16)
         else:
             found[name] = values.astype(spec.numpy_dtype)
     return found
+
+
+def directions_and_mean(
+    tensors: dict[str, NDArray[Any]], number: int, shape: CalibrationShape
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As FORMAT.md says: [components, vector] and, of each place, [places, vector]."""
+    scale, gain, mean, place, directions = (
+        tensors[f"{name}.{number:02}"].astype(np.float32)
+        for name in ("scale", "gain", "mean", "place", "directions")
+    )
+    rows = directions * gain[:, None]
+    return rows, mean + place @ rows * scale.repeat(shape.heads * shape.head_dim)
 
 
 def write(path: Path, header: CalibrationHeader = HEADER, seed: int = 0) -> Path:
@@ -112,10 +125,10 @@ def test_what_was_written_comes_back(
     shape = header.shape
     bases = found.bases(shape.rows, shape.columns, shape.places)
     for number, basis in enumerate(bases):
-        for name, tensor in vars(basis).items():
-            if name != "shape":
-                expected = tensors[f"{name}.{number:02}"].astype(np.float32)
-                assert np.array_equal(tensor.numpy(), expected)
+        directions, mean = directions_and_mean(tensors, number, shape)
+        assert np.array_equal(basis.scale.numpy(), tensors[f"scale.{number:02}"])
+        assert np.array_equal(basis.directions.numpy(), directions)
+        np.testing.assert_allclose(basis.mean.numpy(), mean, rtol=1e-5)
     raw = found.text_rows.flatten().view(torch.uint8).numpy().tobytes()
     assert raw == tensors["text.rows"].tobytes()
     with safe_open(str(path), "pt") as whole:  # any safetensors library opens it
@@ -126,12 +139,12 @@ def test_what_was_written_comes_back(
 def test_places_beyond_its_own_and_samples_of_other_sizes_have_the_mean_of_the_rest(
     file: Path,
 ) -> None:
-    mean = make_tensors(HEADER)["mean.01"].astype(np.float32)
+    _, mean = directions_and_mean(make_tensors(HEADER), 0, SHAPE)
     calibration = Calibration.open(file)
-    more = calibration.bases(SHAPE.rows, SHAPE.columns, SHAPE.places + 2)[1].mean.numpy()
-    assert np.array_equal(more, mean[[*range(SHAPE.places), -1, -1]])
-    turned = calibration.bases(SHAPE.columns, SHAPE.rows, 40)[1].mean.numpy()
-    assert np.array_equal(turned, mean[-1:])
+    more = calibration.bases(SHAPE.rows, SHAPE.columns, SHAPE.places + 2)[0].mean.numpy()
+    np.testing.assert_allclose(more, mean[[*range(SHAPE.places), -1, -1]], rtol=1e-5)
+    turned = calibration.bases(SHAPE.columns, SHAPE.rows, 40)[0].mean.numpy()
+    np.testing.assert_allclose(turned, mean[-1:], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +225,9 @@ def test_a_header_that_says_otherwise_is_refused(
 
 def test_numbers_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
     tensors = make_tensors(HEADER)
-    for name, value in (("scale.00", 0), ("scale.00", np.nan), ("mean.01", np.inf)):
+    for name, value in (("scale.00", 0), ("gain.00", np.nan), ("mean.01", np.inf)):
         spoilt = tensors[name].copy()
-        spoilt[0, 0] = value
+        spoilt.flat[0] = value
         with pytest.raises(ValueError, match=name):
             write_calibration(tmp_path / "a", HEADER, {**tensors, name: spoilt})
         assert list(tmp_path.iterdir()) == []
