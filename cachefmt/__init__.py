@@ -7,6 +7,8 @@ Knows nothing of videos, models or clusters. Importing it imports no torch; only
 from cachefmt.files import CacheFileError
 from cachefmt.header import (
     WHOLE_VIDEO,
+    Codec,
+    Fidelity,
     FormatVersion,
     Header,
     Layout,
@@ -18,10 +20,11 @@ from cachefmt.header import (
     Shape,
     VideoIdentity,
 )
-from cachefmt.key_bounds import SampleIndex
-from cachefmt.layout import file_size, tensor_specs
-from cachefmt.reader import CacheFile, read_cost
+from cachefmt.key_bounds import KeyBounds
+from cachefmt.layout import file_size
+from cachefmt.reader import CacheFile
 from cachefmt.segments import open_segments, verify_segments
+from cachefmt.tables import Tables
 from cachefmt.tiers import STORED_TIERS, Tier, token_counts
 from cachefmt.writer import CacheWriter
 
@@ -31,22 +34,23 @@ __all__ = [
     "CacheFile",
     "CacheFileError",
     "CacheWriter",
+    "Codec",
+    "Fidelity",
     "FormatVersion",
     "Header",
+    "KeyBounds",
     "Layout",
     "ManifestIdentity",
     "ModelIdentity",
     "PolicyIdentity",
     "PromptIdentity",
-    "SampleIndex",
     "Segment",
     "Shape",
+    "Tables",
     "Tier",
     "VideoIdentity",
     "file_size",
     "open_segments",
-    "read_cost",
-    "tensor_specs",
     "token_counts",
     "verify_segments",
 ]

@@ -4,19 +4,24 @@ Knows JSON, no bytes on disk: those are in layout.py.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cachefmt.strict_json import build, dump_canonical, load_strict
-from cachefmt.tiers import STORED_TIERS, Tier
+from cachefmt.tiers import STORED_TIERS
 
-MAJOR = 1
+MAJOR = 2
 MINOR = 0
 ZERO_DIGEST = "0" * 64
 RAW_DTYPES = ("F16", "BF16", "F32")
 POSITIONS = ("original", "compact")
+CODECS = ("plain", "klt")
+QUALITIES = ("lossless", "high", "standard", "small", "custom")
+LARGEST_VECTOR = 1 << 15
+"""Numbers of a token in a group of layers of `klt`; bounds what a basis takes in memory."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -182,11 +187,10 @@ class Shape:
     def token_count(self) -> int:
         return sum(self.tokens.values())
 
-    def rows_of(self, tier: Tier) -> range:
-        """Rows of a stored tier in the token.* tensors."""
-        before = STORED_TIERS[: STORED_TIERS.index(tier)]
-        first = sum(self.tokens[stored.name] for stored in before)
-        return range(first, first + self.tokens[tier.name])
+    @property
+    def layer_numbers(self) -> int:
+        """Numbers of a token in one layer, K and V."""
+        return 2 * self.heads * self.head_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +210,81 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Codec:
+    """How keys and values lie in the file: in which blocks, and encoded how."""
+
+    name: str
+    """`plain`, the rows of tiers as memory has them, or `klt`."""
+    quality: str
+    step: float | None = None
+    """Of the quantiser of `klt`."""
+    group_layers: int
+    """Layers of a block; the last group may have fewer."""
+    block_samples: int
+    """Stored samples of a block; the last one may have fewer."""
+    calibration: str | None = None
+    """SHA-256 of the calibration file that blocks of `klt` need; None: the basis is in the file."""
+    text_tokens: int = 0
+    """First tokens, whose rows are in the calibration and not in the file."""
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("name", self.name, CODECS),
+            ("quality", self.quality, QUALITIES),
+        ):
+            if value not in known:
+                raise ValueError(f"codec.{what} must be one of {known}, got {value!r}")
+        is_plain = self.name == "plain"
+        if is_plain != (self.quality == "lossless") or is_plain != (self.step is None):
+            raise ValueError(
+                f"codec.quality {self.quality!r} with codec.step {self.step} is none of "
+                f"{self.name!r}: plain is lossless and has no step"
+            )
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise ValueError(f"codec.step must be positive and finite, got {self.step}")
+        for name in ("group_layers", "block_samples"):
+            _require_at_least(1, f"codec.{name}", getattr(self, name))
+        _require_at_least(0, "codec.text_tokens", self.text_tokens)
+        if self.calibration is not None:
+            _require_digest("codec.calibration", self.calibration)
+        if (is_plain and self.calibration) or (self.text_tokens and not self.calibration):
+            raise ValueError(
+                f"codec.calibration {self.calibration} does not fit {self.name!r} with "
+                f"{self.text_tokens} codec.text_tokens"
+            )
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether the file holds the bases of its blocks itself."""
+        return self.name == "klt" and self.calibration is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How answers from the file differ from those from exact keys and values, as measured."""
+
+    kl: float
+    """Mean Kullback-Leibler divergence a token, nats."""
+    agreement: float
+    """Share of tokens that are likeliest both ways."""
+    questions: int
+    tokens: int
+    """What both are means over."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kl < math.inf:
+            raise ValueError(f"fidelity.kl must be finite and at least 0, got {self.kl}")
+        if not 0 <= self.agreement <= 1:
+            raise ValueError(f"fidelity.agreement must be in 0..1, got {self.agreement}")
+        for name in ("questions", "tokens"):
+            _require_at_least(1, f"fidelity.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """Everything about a cache file but its tensors.
 
-    A writer leaves `checksums` and `header_sha256` None; in a file both are there.
+    A writer leaves `digests` and `header_sha256` None; in a file both are there.
     """
 
     format: FormatVersion = FormatVersion()
@@ -222,8 +297,10 @@ class Header:
     policy: PolicyIdentity
     shape: Shape
     layout: Layout
-    checksums: Mapping[str, str] | None = None
-    """SHA-256 of each tensor's bytes, by the name of the tensor."""
+    codec: Codec
+    fidelity: Fidelity | None = None
+    digests: str | None = None
+    """XXH3-128 of each tensor's bytes in the order of the file, base64."""
     header_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -242,10 +319,40 @@ class Header:
                 f"{samples} samples of shape.rows x shape.columns = {rows} x {columns} cells do "
                 f"not fit {self.layout.slots} slots"
             )
-        for name, digest in (self.checksums or {}).items():
-            _require_digest(f"checksums.{name}", digest)
+        self._check_codec()
         if self.header_sha256 is not None:
             _require_digest("header_sha256", self.header_sha256)
+
+    def _check_codec(self) -> None:
+        codec, shape = self.codec, self.shape
+        if codec.group_layers > shape.layers:
+            raise ValueError(
+                f"codec.group_layers must be at most {shape.layers}, got {codec.group_layers}"
+            )
+        vector = codec.group_layers * shape.layer_numbers
+        if codec.name == "klt" and vector > LARGEST_VECTOR:
+            raise ValueError(
+                f"codec.group_layers {codec.group_layers} are {vector} numbers a token, "
+                f"at most {LARGEST_VECTOR} fit a basis"
+            )
+        if codec.text_tokens > shape.token_count:
+            raise ValueError(
+                f"codec.text_tokens must be at most {shape.token_count}, got {codec.text_tokens}"
+            )
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of each group of layers; at least one."""
+        return max(1, -(-self.shape.stored_samples // self.codec.block_samples))
+
+    @property
+    def group_count(self) -> int:
+        return -(-self.shape.layers // self.codec.group_layers)
+
+    def groups(self) -> list[range]:
+        """The layers of each group."""
+        layers, size = self.shape.layers, self.codec.group_layers
+        return [range(first, min(first + size, layers)) for first in range(0, layers, size)]
 
     @property
     def fp16_kv_bytes(self) -> int:
@@ -253,9 +360,9 @@ class Header:
         return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
 
     def to_json(self) -> str:
-        """Canonical JSON; ValueError without checksums, or for a number that is not finite."""
-        if self.checksums is None or self.header_sha256 is None:
-            raise ValueError("a header without its checksums cannot be written")
+        """Canonical JSON; ValueError without digests, or for a number that is not finite."""
+        if self.digests is None or self.header_sha256 is None:
+            raise ValueError("a header without its digests cannot be written")
         return dump_canonical(dataclasses.asdict(self))
 
     @classmethod
@@ -268,6 +375,6 @@ class Header:
         if isinstance(value, dict) and "format" in value:
             build(FormatVersion, value["format"], "header.format")
         header = build(cls, value, "header")
-        if header.checksums is None or header.header_sha256 is None:
-            raise ValueError("header.checksums and header.header_sha256 must not be null")
+        if header.digests is None or header.header_sha256 is None:
+            raise ValueError("header.digests and header.header_sha256 must not be null")
         return header

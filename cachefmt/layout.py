@@ -1,41 +1,55 @@
-"""The names of all tensors, and where every byte of a file is, known from its header alone.
+"""The names of all tensors of a file, their largest sizes, and the bytes of its header.
 
 Knows the safetensors container, no tensors' content and no file system.
 """
 
+import base64
 import dataclasses
 import hashlib
 import itertools
 import json
 import math
 import struct
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cachefmt.header import ZERO_DIGEST, Header, Shape
+from cachefmt.codecs import symbols
+from cachefmt.header import ZERO_DIGEST, Fidelity, Header, Shape
+from cachefmt.tables import Tables
 from cachefmt.tiers import STORED_TIERS, Tier
 
 METADATA_KEY = "sali-cache"
 MAX_JSON_BYTES = 100_000_000
 """Source: safetensors' own limit (its Rust reader, 0.8)."""
 LENGTH_BYTES = 8
+DIGEST_BYTES = 16
+COST, TABLES, INDEX = "cost.seconds", "tables", "index"
 COST_SECONDS = ("analyze", "encode", "prefill")
 KINDS = ("key", "value")
 """What a row has in each layer, in the order of the file."""
 BOUNDS_TIER = Tier.INT4
 """The encoding of the bounds of keys."""
-BOUNDS = BOUNDS_TIER.part_names("index.bounds")
 
 # Our JSON sits in a JSON string, so its quotes are escaped. Sorted keys put nothing free
 # (names, parameters) before header_sha256: its first occurrence is the real one.
 _DIGEST_KEY = b'\\"header_sha256\\":\\"'
 _ALIGNMENT = 8
+_KLT_HEAD_BYTES = 8 + symbols.HEAD_BYTES
+"""Before the frame of a block of `klt`, which is no larger than one of exact rows."""
+_COST_BYTES = 8 * len(COST_SECONDS)
+_LONGEST = Fidelity(
+    kl=sys.float_info.max,
+    agreement=sys.float_info.min,
+    questions=2**63 - 1,
+    tokens=2**63 - 1,
+)
+"""No other takes more room in a header."""
 _NUMPY_DTYPES = {
-    "F64": "<f8",
     "F32": "<f4",
-    "I32": "<i4",
     "F16": "<f2",
     "BF16": "<u2",  # numpy has no bfloat16: its bits
     "I8": "i1",
@@ -45,7 +59,7 @@ _NUMPY_DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """Dtype (safetensors' name) and shape of a tensor."""
+    """Dtype (safetensors' name) and shape of a part of a tier's rows."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,105 +73,8 @@ class TensorSpec:
     def size_bytes(self) -> int:
         return math.prod(self.shape) * self.numpy_dtype.itemsize
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row along the first axis."""
-        return math.prod(self.shape[1:]) * self.numpy_dtype.itemsize
 
-
-def row_tensors(layer: int, kind: str, tier: Tier) -> tuple[str, ...]:
-    """Names of the tensors of a layer, kind and tier, in the order of the tier's codec."""
-    return tier.part_names(f"layers.{layer}.{kind}.{tier.name.lower()}")
-
-
-def row_specs(shape: Shape, tier: Tier) -> tuple[TensorSpec, ...]:
-    """Of the tensors that `row_tensors` names; the same for each layer and kind."""
-    return _part_specs(shape, tier, (shape.tokens[tier.name], shape.heads))
-
-
-def tensor_specs(shape: Shape) -> dict[str, TensorSpec]:
-    """All tensors by name, in the order in which their bytes stand in the file.
-
-    Larger items come first, so each tensor starts at a multiple of its item size.
-    """
-    specs = _table_specs(shape)
-    of_tiers = {tier: row_specs(shape, tier) for tier in STORED_TIERS}
-    for layer, kind, tier in itertools.product(range(shape.layers), KINDS, STORED_TIERS):
-        specs.update(zip(row_tensors(layer, kind, tier), of_tiers[tier], strict=True))
-    by_item_bytes = sorted(specs, key=lambda name: -specs[name].numpy_dtype.itemsize)  # stable
-    return {name: specs[name] for name in by_item_bytes}
-
-
-def tensor_count(shape: Shape) -> int:
-    """How many tensors `tensor_specs` names, without naming them."""
-    parts = sum(len(tier.parts) for tier in STORED_TIERS)
-    return len(_table_specs(shape)) + shape.layers * len(KINDS) * parts
-
-
-def kv_bytes(shape: Shape, tier: Tier | None = None) -> int:
-    """Bytes of the keys and values of a tier, or of all, in all layers; scales included."""
-    tiers = STORED_TIERS if tier is None else (tier,)
-    specs = itertools.chain.from_iterable(row_specs(shape, one) for one in tiers)
-    return shape.layers * len(KINDS) * sum(spec.size_bytes for spec in specs)
-
-
-def token_bytes(shape: Shape, tier: Tier) -> tuple[int, int]:
-    """Bytes of one token of a tier: its keys and values, and its rows of the tables."""
-    rows = sum(spec.row_bytes for spec in row_specs(shape, tier))
-    tables = sum(spec.row_bytes for spec in _token_specs(shape).values())
-    return shape.layers * len(KINDS) * rows, tables
-
-
-def data_offsets(specs: dict[str, TensorSpec]) -> dict[str, tuple[int, int]]:
-    """Half-open byte range of each tensor, counted from the end of the header."""
-    ends = itertools.accumulate((spec.size_bytes for spec in specs.values()), initial=0)
-    return dict(zip(specs, itertools.pairwise(ends), strict=True))
-
-
-def tensor_table(specs: dict[str, TensorSpec]) -> dict[str, dict[str, Any]]:
-    """The safetensors table: dtype, shape and data_offsets of each tensor, in file order."""
-    offsets = data_offsets(specs)
-    return {
-        name: {"dtype": spec.dtype, "shape": [*spec.shape], "data_offsets": [*offsets[name]]}
-        for name, spec in specs.items()
-    }
-
-
-def header_bytes(header: Header) -> bytes:
-    """The file's first bytes: length, JSON, padding; with its digest filled in.
-
-    Missing checksums become zeros, so a draft is as long as the finished header. ValueError where
-    it holds a number that is not finite, or is too large for safetensors.
-    """
-    table = tensor_table(tensor_specs(header.shape))
-    checksums = dict.fromkeys(table, ZERO_DIGEST) if header.checksums is None else header.checksums
-    complete = dataclasses.replace(header, checksums=checksums, header_sha256=ZERO_DIGEST)
-    parts = {"__metadata__": {METADATA_KEY: complete.to_json()}, **table}
-    text = json.dumps(parts, separators=(",", ":")).encode()
-    json_bytes = text + b" " * (-len(text) % _ALIGNMENT)
-    if len(json_bytes) > MAX_JSON_BYTES:
-        raise ValueError(f"the header has {len(json_bytes)} bytes, at most {MAX_JSON_BYTES} fit")
-    blank = struct.pack("<Q", len(json_bytes)) + json_bytes
-    return _with_digest(blank, hashlib.sha256(blank).hexdigest())
-
-
-def header_digest(first_bytes: bytes) -> str:
-    """SHA-256 of the first bytes (length, JSON, padding) with header_sha256 as zeros."""
-    return hashlib.sha256(_with_digest(first_bytes, ZERO_DIGEST)).hexdigest()
-
-
-def file_size(header: Header) -> int:
-    """Size of the finished file, bytes; exact."""
-    specs = tensor_specs(header.shape)
-    return len(header_bytes(header)) + sum(spec.size_bytes for spec in specs.values())
-
-
-def _with_digest(first_bytes: bytes, digest: str) -> bytes:
-    start = first_bytes.index(_DIGEST_KEY) + len(_DIGEST_KEY)
-    return first_bytes[:start] + digest.encode() + first_bytes[start + len(digest) :]
-
-
-def _part_specs(shape: Shape, tier: Tier, rows: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+def part_specs(shape: Shape, tier: Tier, rows: tuple[int, ...]) -> tuple[TensorSpec, ...]:
     """What the codec of a tier makes of numbers [*rows, head_dim]."""
     return tuple(
         TensorSpec(
@@ -168,23 +85,162 @@ def _part_specs(shape: Shape, tier: Tier, rows: tuple[int, ...]) -> tuple[Tensor
     )
 
 
-def _table_specs(shape: Shape) -> dict[str, TensorSpec]:
-    samples, stored = shape.samples, shape.stored_samples
-    bounds = _part_specs(shape, BOUNDS_TIER, (stored, len(shape.index_layers), 2, shape.heads))
-    return {
-        "cost.seconds": TensorSpec(dtype="F64", shape=(len(COST_SECONDS),)),
-        "sample.time_s": TensorSpec(dtype="F64", shape=(samples,)),
-        "sample.source": TensorSpec(dtype="I32", shape=(samples,)),
-        **_token_specs(shape),
-        "index.row": TensorSpec(dtype="I32", shape=(stored, len(STORED_TIERS))),
-        **dict(zip(BOUNDS, bounds, strict=True)),
-    }
+def row_specs(shape: Shape, tier: Tier) -> tuple[TensorSpec, ...]:
+    """Of all rows of a tier, of one layer and kind."""
+    return part_specs(shape, tier, (shape.tokens[tier.name], shape.heads))
 
 
-def _token_specs(shape: Shape) -> dict[str, TensorSpec]:
-    tokens = shape.token_count
-    one_number = TensorSpec(dtype="I32", shape=(tokens,))
-    return {
-        "token.position": TensorSpec(dtype="I32", shape=(tokens, shape.position_axes)),
-        **dict.fromkeys(("token.sample", "token.cell", "token.multiplicity"), one_number),
+def kv_bytes(shape: Shape, tier: Tier | None = None) -> int:
+    """Bytes of the keys and values of a tier, or of all, in all layers; scales included."""
+    tiers = STORED_TIERS if tier is None else (tier,)
+    return sum(token_bytes(shape, one) * shape.tokens[one.name] for one in tiers)
+
+
+def token_bytes(shape: Shape, tier: Tier) -> int:
+    """Bytes of the keys and values of one token of a tier in all layers."""
+    rows = sum(spec.size_bytes for spec in part_specs(shape, tier, (shape.heads,)))
+    return shape.layers * len(KINDS) * rows
+
+
+def index_specs(shape: Shape) -> tuple[TensorSpec, ...]:
+    """Of the parts of `index`, one behind the other: the codes of bounds, scales, minimums."""
+    return part_specs(
+        shape, BOUNDS_TIER, (shape.stored_samples, len(shape.index_layers), 2, shape.heads)
+    )
+
+
+def block_name(number: int, group: int) -> str:
+    """Of the tensor with a block of a group of layers."""
+    return f"block.{number:05}.{group:02}"
+
+
+def basis_name(group: int) -> str:
+    """Of the tensor with the basis of a group of layers."""
+    return f"basis.{group:02}"
+
+
+def tensor_names(header: Header) -> list[str]:
+    """All tensors in the order of the file."""
+    groups, blocks = range(header.group_count), range(header.block_count)
+    return [
+        *(COST, TABLES),
+        *([INDEX] if header.shape.index_layers else []),
+        *(map(basis_name, groups) if header.codec.has_bases else []),
+        *(block_name(number, group) for number in blocks for group in groups),
+    ]
+
+
+def tensor_count(header: Header) -> int:
+    """How many tensors `tensor_names` names, without naming them."""
+    bases = header.group_count if header.codec.has_bases else 0
+    blocks = header.block_count * header.group_count
+    return 2 + bool(header.shape.index_layers) + bases + blocks
+
+
+def largest_sizes(header: Header, tables: Tables) -> dict[str, int]:
+    """Bytes of each tensor in the order of the file: exact, but for `klt` no more than these."""
+    shape, codec = header.shape, header.codec
+    blocks = tables.blocks(codec.block_samples, codec.text_tokens)
+    groups = header.groups()
+    sizes = {COST: _COST_BYTES, TABLES: len(tables.pack())}
+    if shape.index_layers:
+        sizes[INDEX] = sum(spec.size_bytes for spec in index_specs(shape))
+    if codec.has_bases:
+        for group, layers in enumerate(groups):
+            vector = len(layers) * shape.layer_numbers
+            # A basis has no more components than there are tokens to make it of.
+            count = min(vector, len(blocks[0]))
+            numbers = 2 + 4 * (2 * len(layers) + count)
+            sizes[basis_name(group)] = numbers + symbols.largest_matrix(vector * count)
+    for number, rows in enumerate(blocks):
+        for group, layers in enumerate(groups):
+            sizes[block_name(number, group)] = _block_bytes(header, tables, rows, layers)
+    return sizes
+
+
+def _block_bytes(header: Header, tables: Tables, rows: range, layers: range) -> int:
+    shape = header.shape
+    if header.codec.name == "plain":
+        counts = tables.counts(rows)
+        row_bytes = sum(count * token_bytes(shape, tier) for tier, count in counts.items())
+        return row_bytes // shape.layers * len(layers)
+    raw = np.dtype(_NUMPY_DTYPES[shape.raw_dtype]).itemsize
+    numbers = len(rows) * len(layers) * shape.layer_numbers
+    return _KLT_HEAD_BYTES + symbols.largest_frame(numbers * raw)
+
+
+def file_size(header: Header, tables: Tables) -> int:
+    """Bytes of the finished file: exact for `plain`, no less than it will have for `klt`."""
+    sizes = largest_sizes(header, tables)
+    return reserved_bytes(header, sizes) + sum(sizes.values())
+
+
+def reserved_bytes(header: Header, sizes: Mapping[str, int]) -> int:
+    """Bytes of the largest header that a file of tensors of at most these sizes can have.
+
+    ValueError where it holds a number that is not finite, or is too large for safetensors.
+    """
+    longest = dataclasses.replace(
+        header, fidelity=_LONGEST, digests=pack_digests([b""] * len(sizes))
+    )
+    text = _json(longest, sizes)
+    json_bytes = len(text) + -len(text) % _ALIGNMENT
+    if json_bytes > MAX_JSON_BYTES:
+        raise ValueError(f"the header has {json_bytes} bytes, at most {MAX_JSON_BYTES} fit")
+    return LENGTH_BYTES + json_bytes
+
+
+def header_bytes(header: Header, sizes: Mapping[str, int], reserved: int) -> bytes:
+    """The file's first bytes: length, JSON, padding; with its digest filled in.
+
+    Args:
+        header: with digests.
+        sizes: bytes of each tensor, in the order of the file.
+        reserved: how many the first bytes are, see `reserved_bytes`.
+    """
+    text = _json(header, sizes)
+    json_bytes = reserved - LENGTH_BYTES
+    if len(text) > json_bytes:
+        raise ValueError(f"the header has {len(text)} bytes, {json_bytes} were reserved for it")
+    blank = struct.pack("<Q", json_bytes) + text.ljust(json_bytes)
+    return _with_digest(blank, hashlib.sha256(blank).hexdigest())
+
+
+def header_digest(first_bytes: bytes) -> str:
+    """SHA-256 of the first bytes (length, JSON, padding) with header_sha256 as zeros."""
+    return hashlib.sha256(_with_digest(first_bytes, ZERO_DIGEST)).hexdigest()
+
+
+def tensor_entry(name: str, start: int, size_bytes: int) -> dict[str, Any]:
+    """What the safetensors table says of a tensor that begins here; offsets count from the data."""
+    dtype, shape = ("F64", [len(COST_SECONDS)]) if name == COST else ("U8", [size_bytes])
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size_bytes]}
+
+
+def pack_digests(digests: list[bytes]) -> str:
+    """Digests of all tensors as a header has them; empty ones become zeros."""
+    return base64.b64encode(b"".join(one.ljust(DIGEST_BYTES, b"\0") for one in digests)).decode()
+
+
+def unpack_digests(text: str, count: int) -> list[bytes]:
+    """The digests of so many tensors; ValueError if these are not they."""
+    data = base64.b64decode(text, validate=True)
+    if len(data) != count * DIGEST_BYTES or pack_digests([data]) != text:
+        raise ValueError(f"digests of {len(data)} bytes, expected {count} of {DIGEST_BYTES}")
+    return [data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)]
+
+
+def _json(header: Header, sizes: Mapping[str, int]) -> bytes:
+    blank = dataclasses.replace(header, header_sha256=ZERO_DIGEST)
+    starts = itertools.accumulate(sizes.values(), initial=0)
+    table = {
+        name: tensor_entry(name, start, size)
+        for (name, size), start in zip(sizes.items(), starts, strict=False)
     }
+    parts = {"__metadata__": {METADATA_KEY: blank.to_json()}, **table}
+    return json.dumps(parts, separators=(",", ":")).encode()
+
+
+def _with_digest(first_bytes: bytes, digest: str) -> bytes:
+    start = first_bytes.index(_DIGEST_KEY) + len(_DIGEST_KEY)
+    return first_bytes[:start] + digest.encode() + first_bytes[start + len(digest) :]

@@ -1,78 +1,92 @@
-"""Read a cache file: a memory map behind checks that name what is wrong.
+"""Read a cache file in parts, behind checks that name what is wrong.
 
-Knows numpy, no torch. Needs a POSIX system. A file must not be cut short while it is open
-(writers here never do, they rename): touching the lost pages would kill the process.
+Knows numpy, no torch. Needs a POSIX system.
 """
 
-import hashlib
-import mmap
 import os
 import struct
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from cachefmt.files import CacheFileError, MappedTensors, naming, read_into
+from cachefmt.files import CacheFileError, naming, read_exactly
 from cachefmt.header import Header
+from cachefmt.key_bounds import KeyBounds
 from cachefmt.layout import (
+    COST,
+    INDEX,
     LENGTH_BYTES,
     MAX_JSON_BYTES,
     METADATA_KEY,
-    TensorSpec,
+    TABLES,
+    basis_name,
+    block_name,
     header_digest,
+    largest_sizes,
     tensor_count,
-    tensor_specs,
-    tensor_table,
+    tensor_entry,
+    tensor_names,
+    unpack_digests,
 )
 from cachefmt.strict_json import load_strict
-from cachefmt.tables import check_cost, check_tables
-
-_NORESERVE_SYSTEMS = (("Linux", "x86_64"), ("Linux", "aarch64"))
-_MAP_NORESERVE = 0x4000 if (os.uname().sysname, os.uname().machine) in _NORESERVE_SYSTEMS else 0
-"""Python 3.11 does not name it. Source: Linux, asm-generic/mman-common.h."""
+from cachefmt.tables import Tables
 
 
-class CacheFile(MappedTensors):
-    """An open cache file. Use `CacheFile.open`, best as a context manager."""
+class _Place(NamedTuple):
+    """Where the bytes of a tensor are in a file, and their digest."""
 
-    def __init__(
-        self, path: Path, header: Header, file: int, mapped: mmap.mmap, specs: dict[str, TensorSpec]
-    ) -> None:
-        super().__init__(path, mapped, specs)
+    start: int
+    size_bytes: int
+    digest: bytes
+
+
+class CacheFile:
+    """An open cache file. Use `CacheFile.open`, best as a context manager.
+
+    Whatever it reads it compares with its digest. Methods raise CacheFileError where the file is
+    damaged or cannot be read, and ValueError once it is closed.
+    """
+
+    def __init__(self, path: Path, file: int, header: Header, places: dict[str, _Place]) -> None:
+        self.path = path
         self.header = header
-        self._file = file
+        self._places = places
+        self._file: int | None = file
         self._close_file = weakref.finalize(self, os.close, file)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Map a file and check its header, its table of tensors and its length.
+        """Open a file and check its header, its table of tensors and its length.
 
         The tensors' content is not read: that is `verify`.
 
         Raises:
-            CacheFileError: the file is missing, truncated, foreign, of a newer format, or its
+            CacheFileError: the file is missing, truncated, foreign, of another format, or its
                 header was changed.
         """
         path = Path(path)
         with naming(path, "cannot be opened"), ExitStack() as opened:
             file = os.open(path, os.O_RDONLY)
             opened.callback(os.close, file)
-            mapped = opened.enter_context(_map(file))
-            first_bytes, table = _read_table(file, len(mapped))
+            size_bytes = os.fstat(file).st_size
+            first_bytes, table = _read_table(file, size_bytes)
             header = _read_header(table)
-            specs = _check_table(table, header)
-            expected = len(first_bytes) + sum(spec.size_bytes for spec in specs.values())
-            if len(mapped) != expected:
-                problem = "is truncated" if len(mapped) < expected else "is too long"
-                _refuse(f"{problem}: {len(mapped)} bytes, its header describes {expected}")
+            places = _places(table, header, len(first_bytes))
+            expected = max(place.start + place.size_bytes for place in places.values())
+            if size_bytes != expected:
+                problem = "is truncated" if size_bytes < expected else "is too long"
+                _refuse(f"{problem}: {size_bytes} bytes, its header describes {expected}")
             if header_digest(first_bytes) != header.header_sha256:
                 _refuse("the header does not match its header_sha256: it was changed or damaged")
             opened.pop_all()
-        return cls(path, header, file, mapped, specs)
+        return cls(path, file, header, places)
 
     def __enter__(self) -> Self:
         return self
@@ -81,92 +95,134 @@ class CacheFile(MappedTensors):
         self.close()
 
     def close(self) -> None:
-        super().close()
         self._close_file()
+        self._file = None
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """As `array`, but a copy: these bytes are read from the file now, and no others.
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order in which their bytes stand in the file."""
+        return list(self._places)
 
-        What is not mapped does not fill the memory, and nothing is read ahead of it.
-        """
-        rows = self.array(name, start, stop)  # a view of the map: nothing is touched
-        copy = np.empty(rows.shape, rows.dtype)
+    @property
+    def size_bytes(self) -> int:
+        last = self._places[self.names[-1]]
+        return last.start + last.size_bytes
+
+    @property
+    def header_size_bytes(self) -> int:
+        """Bytes before the first tensor."""
+        return self._places[COST].start
+
+    def tensor_bytes(self, name: str) -> int:
+        """Bytes of a tensor by its name."""
+        return self._places[name].size_bytes
+
+    @cached_property
+    def tables(self) -> Tables:
+        """What each sample and token is: read, checked, and kept."""
         with naming(self.path):
-            read_into(self._file, copy.reshape(-1).view(np.uint8).data, self._offset(name, start))
-        return copy
+            tables = Tables.unpack(self._read(TABLES), self.header.shape)
+            tables.check(self.header.shape)
+            if (tables.sample[: self.header.codec.text_tokens] >= 0).any():
+                _refuse("codec.text_tokens are more than the text before all samples")
+        return tables
 
-    def read_verified(self, name: str) -> NDArray[Any]:
-        """A whole tensor as by `read`, compared with its checksum."""
-        tensor = self.read(name)
-        self._check_digest(name, hashlib.sha256(tensor.tobytes()).hexdigest())
-        return tensor
+    @cached_property
+    def index(self) -> KeyBounds | None:
+        """Bounds of the keys of each stored sample: read, checked, and kept; None without."""
+        if not self.header.shape.index_layers:
+            return None
+        with naming(self.path):
+            return KeyBounds.unpack(self._read(INDEX), self.header.shape)
 
-    def verify_tables(self) -> None:
-        """As `verify`, of token.*, sample.* and index.*, which readers of rows rely on."""
-        relied_on = ("token.", "sample.", "index.")
-        self._verify([name for name in self.names if name.startswith(relied_on)])
+    @property
+    def cost_seconds(self) -> NDArray[np.float64]:
+        """Seconds spent to analyze, encode and prefill, [3]."""
+        seconds = np.frombuffer(self._read(COST), "<f8")
+        if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
+            raise CacheFileError(self.path, f"{COST}: is negative or not finite")
+        return seconds
+
+    @cached_property
+    def blocks(self) -> list[range]:
+        """The rows of each block, whatever its group of layers."""
+        codec = self.header.codec
+        return self.tables.blocks(codec.block_samples, codec.text_tokens)
+
+    def block(self, number: int, group: int) -> bytes:
+        """Bytes of a block of a group of layers, for the codec of the header."""
+        return self._read(block_name(number, group))
+
+    def basis(self, group: int) -> bytes:
+        """Bytes of the basis of a group of layers; ValueError if the file has none."""
+        return self._read(basis_name(group))
+
+    @contextmanager
+    def decoding(self, number: int, group: int) -> Iterator[None]:
+        """Turn the error of a codec about a block, or its basis, into one that names them."""
+        try:
+            yield
+        except ValueError as error:
+            layers = self.header.groups()[group]
+            raise CacheFileError(
+                self.path,
+                f"{block_name(number, group)} (layers {layers.start} to {layers.stop - 1}) "
+                f"cannot be decoded: {error}",
+            ) from error
 
     def verify(self) -> None:
-        """Read everything: checksum of each tensor, then the rules of the tables.
+        """Read everything: digest of each tensor, then the rules of FORMAT.md; decodes no rows.
 
         Raises:
             CacheFileError: names the first tensor that is damaged or breaks a rule.
         """
-        self._verify(self.names)
+        for name in self.names:
+            self._read(name)
+        _ = self.cost_seconds, self.index
+        if self.header.codec.name == "plain":
+            for name, expected in largest_sizes(self.header, self.tables).items():
+                if name != TABLES and self._places[name].size_bytes != expected:
+                    raise CacheFileError(
+                        self.path,
+                        f"{name} has {self._places[name].size_bytes} bytes, expected {expected}",
+                    )
+        _ = self.tables
 
-    def _check_digest(self, name: str, digest: str) -> None:
-        if digest != (self.header.checksums or {})[name]:
-            raise CacheFileError(
-                self.path, f"{name} does not match its checksum: it was changed or damaged"
-            )
-
-    def _verify(self, names: list[str]) -> None:
-        for name in names:
-            self._check_digest(name, self.digest(name))
+    def _read(self, name: str) -> bytes:
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        if name not in self._places:
+            raise ValueError(f"{self.path} has no tensor {name!r}")
+        place = self._places[name]
         with naming(self.path):
-            check_tables(self.header.shape, self.array)
-
-
-def read_cost(cache: CacheFile) -> NDArray[np.float64]:
-    """Seconds spent to analyze, encode and prefill, [3], read from a file and checked."""
-    seconds = cache.read_verified("cost.seconds")
-    with naming(cache.path):
-        check_cost(seconds)
-    return seconds
-
-
-def _map(file: int) -> mmap.mmap:
-    size = os.fstat(file).st_size
-    if size == 0:
-        _refuse("is empty")
-    # Private and writable in memory only: torch warns about read-only buffers, and a stray write
-    # changes a page of this process instead of ending it. NORESERVE: the kernel need not find
-    # room for copies of a file larger than the memory.
-    flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-    return mmap.mmap(file, size, flags=flags, prot=access)
+            data = read_exactly(self._file, place.size_bytes, place.start)
+        if xxhash.xxh3_128_digest(data) != place.digest:
+            raise CacheFileError(
+                self.path, f"{name} does not match its digest: it was changed or damaged"
+            )
+        return data
 
 
 def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
     """The first bytes (length, JSON, padding) and the JSON object in them."""
+    if size_bytes == 0:
+        _refuse("is empty")
     if size_bytes < LENGTH_BYTES:
         _refuse(f"is truncated: {size_bytes} bytes, the header's length alone has {LENGTH_BYTES}")
-    length = bytearray(LENGTH_BYTES)
-    read_into(file, memoryview(length), 0)
-    (json_bytes,) = struct.unpack("<Q", length)
+    (json_bytes,) = struct.unpack("<Q", read_exactly(file, LENGTH_BYTES, 0))
     if json_bytes > MAX_JSON_BYTES:
         _refuse(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
     end = LENGTH_BYTES + json_bytes
     if size_bytes < end:
         _refuse(f"is truncated in its header: {size_bytes} bytes, the header ends at {end}")
-    first_bytes = bytearray(end)
-    read_into(file, memoryview(first_bytes), 0)
+    first_bytes = read_exactly(file, end, 0)
     try:
-        table = load_strict(bytes(first_bytes[LENGTH_BYTES:]))
+        table = load_strict(first_bytes[LENGTH_BYTES:])
     except ValueError as error:
         raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
     if not isinstance(table, dict):
         _refuse(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return bytes(first_bytes), table
+    return first_bytes, table
 
 
 def _read_header(table: dict[str, Any]) -> Header:
@@ -185,29 +241,39 @@ def _read_header(table: dict[str, Any]) -> Header:
     return Header.from_json(metadata[METADATA_KEY])
 
 
-def _check_table(table: dict[str, Any], header: Header) -> dict[str, TensorSpec]:
-    """The specs of the shape, that the table of tensors and the checksums' names must fit."""
-    # Counted first: a header may claim so many layers that naming them takes for ever.
-    count = tensor_count(header.shape)
+def _places(table: dict[str, Any], header: Header, start: int) -> dict[str, _Place]:
+    """Where each tensor is, once the table is that of the header; the data begins at `start`."""
+    # Counted first: a header may claim so many tensors that naming them takes for ever.
+    count = tensor_count(header)
     if count > len(table) + 1_000:
-        _refuse(f"has {len(table)} tensors, its shape asks for {count}")
-    specs = tensor_specs(header.shape)
-    expected = tensor_table(specs)
-    for kind, names in (("tensor", table), ("checksum of", header.checksums or {})):
-        for name in expected:
-            if name not in names:
-                _refuse(f"missing {kind} {name}")
-        for name in names:
-            if name not in expected:
-                _refuse(f"unknown {kind} {name!r}")
-    for name, entry in expected.items():
-        got = table[name]
-        if not isinstance(got, dict) or set(got) != set(entry):
-            _refuse(f"{name}: its entry must have the keys {sorted(entry)}, got {got!r}")
-        for key, value in entry.items():
-            if got[key] != value:
-                _refuse(f"{name}: wrong {key}: got {got[key]!r}, expected {value!r}")
-    return specs
+        _refuse(f"has {len(table)} tensors, its header asks for {count}")
+    names = tensor_names(header)
+    for name in names:
+        if name not in table:
+            _refuse(f"missing tensor {name}")
+    for name in table.keys() - set(names):
+        _refuse(f"unknown tensor {name!r}")
+    places, offset = {}, 0
+    for name, digest in zip(names, unpack_digests(header.digests or "", count), strict=True):
+        size_bytes = _entry_bytes(name, table[name], offset)
+        places[name] = _Place(start + offset, size_bytes, digest)
+        offset += size_bytes
+    return places
+
+
+def _entry_bytes(name: str, entry: object, offset: int) -> int:
+    """Bytes of a tensor that begins at an offset of the data, by its entry in the table."""
+    keys = sorted(tensor_entry(name, 0, 0))
+    if not isinstance(entry, dict) or sorted(entry) != keys:
+        _refuse(f"{name}: its entry must have the keys {keys}, got {entry!r}")
+    found = entry["shape"]
+    if not isinstance(found, list) or len(found) != 1 or type(found[0]) is not int or found[0] < 0:
+        _refuse(f"{name}: its shape must be one number, got {found!r}")
+    size_bytes = found[0] * (np.dtype("<f8").itemsize if name == COST else 1)
+    for key, value in tensor_entry(name, offset, size_bytes).items():
+        if entry[key] != value or any(type(one) is bool for one in entry["data_offsets"]):
+            _refuse(f"{name}: wrong {key}: got {entry[key]!r}, expected {value!r}")
+    return int(size_bytes)
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -80,7 +80,7 @@ def verify_segments(segments: Sequence[CacheFile]) -> None:
     until_s = -np.inf
     for segment in segments:
         segment.verify()
-        time_s = segment.array("sample.time_s")
+        time_s = segment.tables.time_s
         if len(time_s) and time_s[0] < until_s:
             raise CacheFileError(
                 segment.path, f"begins at {time_s[0]} s, the segment before ends at {until_s} s"
@@ -135,6 +135,7 @@ def _in_common(header: Header) -> dict[str, Any]:
         "model": (model.config_sha256, model.weights_sha256, model.dtype),
         "prompt": asdict(header.prompt),
         "policy": asdict(header.policy),
+        "codec": asdict(header.codec),
         "shape": tuple(getattr(shape, name) for name in _SHAPE),
         "numbering of positions": header.layout.positions,
     }

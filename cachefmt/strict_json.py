@@ -49,6 +49,8 @@ def _hints(record: type) -> dict[str, Any]:
 def _convert(hint: Any, value: object, where: str) -> Any:
     if type(value) is hint:  # isinstance would take True for an int
         return value
+    if hint is float and type(value) is int:  # JSON has one kind of number
+        return _as_float(value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     origin = typing.get_origin(hint)
@@ -56,6 +58,8 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if type(value) in arguments:
             return value
+        if float in arguments and type(value) is int:
+            return _convert(float, value, where)
         others = [argument for argument in arguments if argument is not types.NoneType]
         if len(others) == 1:
             return _convert(others[0], value, where)
@@ -64,6 +68,13 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     elif origin is Mapping and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     raise ValueError(f"{where} has the wrong type: got {type(value).__name__}")
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{where} is too large") from error
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -24,7 +24,7 @@ class Part(NamedTuple):
     """Channels that one number of it stands for; None: a whole group of them."""
 
 
-class Codec(Protocol):
+class TierCodec(Protocol):
     """What a module of `cachefmt.codecs` has."""
 
     def encode(self, x: "Tensor", group_size: int) -> "tuple[Tensor, ...]":
@@ -68,9 +68,9 @@ class Tier(enum.IntEnum):
         return tuple(stem + part.suffix for part in self.parts)
 
     @property
-    def codec(self) -> Codec:
+    def codec(self) -> TierCodec:
         """How rows are encoded and decoded; imports torch."""
-        return cast(Codec, importlib.import_module(f"cachefmt.codecs.{self.name.lower()}"))
+        return cast(TierCodec, importlib.import_module(f"cachefmt.codecs.{self.name.lower()}"))
 
 
 STORED_TIERS = tuple(tier for tier in Tier if tier.parts)

@@ -4,99 +4,135 @@ Knows numpy arrays, no torch. Needs a POSIX system.
 """
 
 import dataclasses
-import mmap
 import os
-from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+import xxhash
 
-from cachefmt.files import CacheFileError, MappedTensors, naming
-from cachefmt.header import Header
-from cachefmt.layout import TensorSpec, data_offsets, header_bytes, tensor_specs
-from cachefmt.tables import check_tables
+from cachefmt.files import CacheFileError, naming, write_all
+from cachefmt.header import Fidelity, Header
+from cachefmt.key_bounds import KeyBounds
+from cachefmt.layout import (
+    COST,
+    COST_SECONDS,
+    INDEX,
+    TABLES,
+    basis_name,
+    block_name,
+    header_bytes,
+    largest_sizes,
+    pack_digests,
+    reserved_bytes,
+)
+from cachefmt.reader import CacheFile
+from cachefmt.tables import Tables
 
 
 class CacheWriter:
     """Context manager that fills a temporary file in the same folder and renames it.
 
-    All sizes are known from the header, so rows may come in any order and in any blocks;
-    the bytes of the file do not depend on it. Leaving without `finish` removes the temporary
-    file; a killed process leaves it (`.{name}.{pid}.tmp`), never a file under the final name.
+    Bases and blocks come in the order of the file: all bases, then each block's groups of layers.
+    Leaving without `finish` removes the temporary file; a killed process leaves it
+    (`.{name}.{pid}.tmp`), never a file under the final name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
-        """Nothing is written yet. The checksums of the header are not used."""
+    def __init__(self, path: str | os.PathLike[str], header: Header, tables: Tables) -> None:
+        """Nothing is written yet. Digests and fidelity of the header are not used.
+
+        Raises:
+            CacheFileError: the tables break a rule of FORMAT.md, or do not fit the header.
+        """
         self.path = Path(path)
-        self.header = dataclasses.replace(header, checksums=None, header_sha256=None)
-        self._specs = tensor_specs(header.shape)
-        self._header_size = len(header_bytes(self.header))
-        self._offsets = data_offsets(self._specs)
-        self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in self._specs}
+        self.header = dataclasses.replace(header, digests=None, header_sha256=None)
+        with naming(self.path):
+            tables.check(header.shape)
+            if (tables.sample[: header.codec.text_tokens] >= 0).any():
+                raise ValueError("codec.text_tokens are more than the text before all samples")
+            self._largest = largest_sizes(header, tables)
+            self._reserved = reserved_bytes(header, self._largest)
+        self._tables = tables
+        self._digests: dict[str, bytes] = {}
+        self._sizes: dict[str, int] = {}
+        self._end = self._reserved
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._file: int | None = None
         self._inode = -1
-        self.size_bytes = self._header_size + sum(spec.size_bytes for spec in self._specs.values())
+        self.size_bytes = self._reserved + sum(self._largest.values())
+        """Of the finished file; for `klt` at most."""
         self._failed = f"cannot write {self.size_bytes} bytes"
 
     def __enter__(self) -> Self:
-        """Allocate the file to its full size; CacheFileError if the disk has no room for it."""
+        """Begin the file; CacheFileError if the disk has no room for it, where that is known."""
         with naming(self.path, self._failed), ExitStack() as opened:
             opened.callback(self._abandon)  # on KeyboardInterrupt too: allocating takes minutes
             # What lies there under our process id was left by a dead one: ids come again.
             self._temporary.unlink(missing_ok=True)
             self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             self._inode = os.fstat(self._file).st_ino
-            os.posix_fallocate(self._file, 0, self.size_bytes)
+            if self.header.codec.name == "plain":  # else its size is not known
+                os.posix_fallocate(self._file, 0, self.size_bytes)
+            self._append(COST, bytes(self._largest[COST]))
+            self._append(TABLES, self._tables.pack())
+            if INDEX in self._largest:
+                self._index_start = self._end
+                self._append(INDEX, bytes(self._largest[INDEX]))
+                del self._digests[INDEX]
             opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._abandon()
 
-    def write(self, name: str, row: int, array: NDArray[Any]) -> None:
-        """Write rows [row, row + len(array)) of a tensor of `tensor_specs`.
+    def write_index(self, bounds: KeyBounds) -> None:
+        """Write the bounds of keys, at any time; ValueError if the file has no room for them."""
+        if INDEX not in self._largest:
+            raise ValueError(f"{self.path}: the header says that nothing is indexed")
+        data = bounds.pack(self.header.shape)
+        with naming(self.path, self._failed):
+            write_all(self._open_file(), data, self._index_start)
+        self._digests[INDEX] = xxhash.xxh3_128_digest(data)
 
-        Args:
-            array: [rows, ...] in the dtype of the tensor; BF16 as uint16 or int16.
+    def write_basis(self, group: int, data: bytes) -> None:
+        """Append the basis of a group of layers.
 
         Raises:
-            ValueError: no such tensor, another dtype or shape, rows beyond its end, or rows
-                that were written already.
+            ValueError: another one is next, or it is larger than the header and tables allow.
             CacheFileError: the disk refused.
         """
-        file = self._open_file()
-        if name not in self._specs:
-            raise ValueError(f"{self.path} has no tensor {name!r}")
-        spec = self._specs[name]
-        _check_block(name, spec, row, array)
-        if array.size == 0:
-            return
-        _claim(name, self._written[name], row, row + len(array))
-        start = self._header_size + self._offsets[name][0] + row * spec.row_bytes
-        block = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        with naming(self.path, self._failed):
-            _write_all(file, block.data, start)
+        self._append_next(basis_name(group), data)
 
-    def finish(self) -> None:
-        """Check that all rows are there, write the checksums, sync and rename.
+    def write_block(self, number: int, group: int, data: bytes) -> None:
+        """As `write_basis`, of a block of a group of layers, as its codec encoded it."""
+        self._append_next(block_name(number, group), data)
+
+    def read_back(self) -> CacheFile:
+        """The file as it will be found, opened before it has its name, so that it can be measured.
 
         Raises:
-            CacheFileError: a row is missing, the tables break a rule of FORMAT.md, another
-                writer took over the temporary file, or the disk refused.
+            CacheFileError: a tensor is missing, or the disk refused.
         """
-        file = self._open_file()
-        for name, spec in self._specs.items():
-            rows = spec.shape[0]
-            got = sum(stop - start for start, stop in self._written[name])
-            if spec.size_bytes and got != rows:
-                raise CacheFileError(self.path, f"{name}: {got} of {rows} rows were written")
+        self._complete([0.0] * len(COST_SECONDS), None)
+        return CacheFile.open(self._temporary)
+
+    def finish(self, cost_seconds: Sequence[float], fidelity: Fidelity | None = None) -> None:
+        """Check that all is there, write the header, sync and rename.
+
+        Args:
+            cost_seconds: spent to analyze, encode and prefill.
+            fidelity: as measured while writing.
+
+        Raises:
+            CacheFileError: a tensor is missing, another writer took over the temporary file, or
+                the disk refused.
+        """
+        file = self._complete(cost_seconds, fidelity)
         with naming(self.path, self._failed), ExitStack() as opened:
             opened.callback(self._abandon)
-            self._seal(file)
+            os.fsync(file)
             if not self._is_ours():
                 raise CacheFileError(self.path, f"another writer replaced {self._temporary.name}")
             os.replace(self._temporary, self.path)
@@ -105,15 +141,39 @@ class CacheWriter:
             opened.callback(os.close, folder)
             os.fsync(folder)
 
-    def _seal(self, file: int) -> None:
-        # Not closed by hand: numpy's views of it keep it mapped as long as they live.
-        mapped = mmap.mmap(file, self.size_bytes, access=mmap.ACCESS_READ)
-        tensors = MappedTensors(self.path, mapped, self._specs)
-        check_tables(self.header.shape, tensors.array)
-        checksums = {name: tensors.digest(name) for name in self._specs}
-        sealed = dataclasses.replace(self.header, checksums=checksums)
-        _write_all(file, memoryview(header_bytes(sealed)), 0)
-        os.fsync(file)
+    def _complete(self, cost_seconds: Sequence[float], fidelity: Fidelity | None) -> int:
+        """Write what is known last: costs and the header; the file."""
+        file = self._open_file()
+        seconds = np.array(cost_seconds, "<f8")
+        if seconds.nbytes != self._largest[COST] or not (seconds >= 0).all():
+            raise ValueError(f"{COST}: got {cost_seconds}")
+        missing = [name for name in self._largest if name not in self._digests]
+        if missing:
+            raise CacheFileError(self.path, f"{missing[0]} was not written")
+        self._digests[COST] = xxhash.xxh3_128_digest(seconds.tobytes())
+        digests = pack_digests([self._digests[name] for name in self._largest])
+        header = dataclasses.replace(self.header, fidelity=fidelity, digests=digests)
+        with naming(self.path, self._failed):
+            write_all(file, seconds.tobytes(), self._reserved)
+            write_all(file, header_bytes(header, self._sizes, self._reserved), 0)
+        return file
+
+    def _append_next(self, name: str, data: bytes) -> None:
+        self._open_file()
+        following = list(self._largest)[len(self._sizes) :]
+        if following[:1] != [name]:
+            raise ValueError(f"{self.path}: got {name}, expected {following[:1]}")
+        is_plain, most = self.header.codec.name == "plain", self._largest[name]
+        if len(data) > most or (is_plain and len(data) != most):
+            raise ValueError(f"{self.path}: {name} has {len(data)} bytes, expected {most}")
+        with naming(self.path, self._failed):
+            self._append(name, data)
+
+    def _append(self, name: str, data: bytes) -> None:
+        write_all(self._open_file(), data, self._end)
+        self._digests[name] = xxhash.xxh3_128_digest(data)
+        self._sizes[name] = len(data)
+        self._end += len(data)
 
     def _open_file(self) -> int:
         if self._file is None:
@@ -131,33 +191,3 @@ class CacheWriter:
                 self._temporary.unlink()
             os.close(self._file)
             self._file = None
-
-
-def _check_block(name: str, spec: TensorSpec, row: int, array: NDArray[Any]) -> None:
-    expected = spec.numpy_dtype
-    accepted = (expected, np.dtype("<i2")) if spec.dtype == "BF16" else (expected,)
-    if array.dtype not in accepted:
-        raise ValueError(f"{name}: got {array.dtype}, expected {expected} for {spec.dtype}")
-    if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
-        raise ValueError(f"{name}: got shape {array.shape}, expected [rows, *{spec.shape[1:]}]")
-    if row < 0 or row + len(array) > spec.shape[0]:
-        raise ValueError(
-            f"{name}: rows {row} to {row + len(array)} do not fit its {spec.shape[0]} rows"
-        )
-
-
-def _claim(name: str, written: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Add [start, stop) to sorted, disjoint ranges; it joins the one that it goes on from."""
-    at = bisect_left(written, (start, stop))
-    if (at and written[at - 1][1] > start) or (at < len(written) and written[at][0] < stop):
-        raise ValueError(f"{name}: rows {start} to {stop} were written in part already")
-    if at and written[at - 1][1] == start:
-        at -= 1
-        start, _ = written.pop(at)
-    written.insert(at, (start, stop))
-
-
-def _write_all(file: int, block: memoryview, offset: int) -> None:
-    while block:  # one pwrite takes at most 2 GiB on Linux
-        count = os.pwrite(file, block, offset)
-        block, offset = block[count:], offset + count

@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,22 @@ from batch.errors import BatchError
 from batch.settings import Attention, ModelSettings, Saliency
 
 if TYPE_CHECKING:
+    from batch.evaluation.codec_rows import CodecRow
     from batch.evaluation.judges.prose import ProseRow
     from batch.evaluation.summary import Row
 
 EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
-PROSE, SEEING = "prose", "seeing"
-_OF_PROSE = ("context_tokens", "contexts")
-_OF_ALL = ("suites", "methods", "as_json")
+PROSE, SEEING, CODEC, DEMO = "prose", "seeing", "codec", "demo"
+JUDGES = (DEMO, PROSE, SEEING)
+_RUN = ("device", "dtype", "attn")
+_OF_SUITES = {
+    PROSE: ("methods", "context_tokens", "contexts"),
+    CODEC: ("judges", "videos", "backgrounds", "context_tokens", "contexts", *_RUN),
+}
+"""Suites that are run by themselves: the options that they take, beside those of all."""
+_OF_ALL = ("suites", "as_json")
+_ONLY_APART = ("judges", "context_tokens", "contexts")
+_VIDEOS = 20
 
 
 @click.command()
@@ -38,7 +48,9 @@ _OF_ALL = ("suites", "methods", "as_json")
     "repeat for more.",
 )
 @click.option(
-    "--videos", type=click.IntRange(1), default=20, show_default=True, help="Of each set, at most."
+    "--videos",
+    type=click.IntRange(1),
+    help="Of each set, at most.  [default: 20, of --suite codec 6]",
 )
 @click.option(
     "--seed", type=click.IntRange(2), default=2, show_default=True, help="Of the drawn films."
@@ -47,12 +59,21 @@ _OF_ALL = ("suites", "methods", "as_json")
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations", SEEING, PROSE]),
+    type=click.Choice(["methods", "ablations", SEEING, PROSE, CODEC]),
     default=["methods"],
     show_default=True,
     help="ablations: the default profile with one part changed; repeat for both. After make "
     "judges, seeing: the methods, on a model of a real language model and films of its own; prose: "
-    "ways to store keys and values, of the language model reading text.",
+    "ways to store keys and values, of the language model reading text. codec: what each quality "
+    "of the file keeps and takes.",
+)
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    type=click.Choice(JUDGES),
+    help="Of --suite codec; repeat for more; default: all, of which only demo needs no make "
+    "judges.",
 )
 @click.option(
     "--backgrounds", type=options.EXISTING_FOLDER, help="Draw films over the clips in this folder."
@@ -63,9 +84,11 @@ _OF_ALL = ("suites", "methods", "as_json")
     type=click.IntRange(1),
     default=1024,
     show_default=True,
-    help="Of each context of prose.",
+    help="Of each context of the judge prose.",
 )
-@click.option("--contexts", type=click.IntRange(2), default=8, show_default=True, help="Of prose.")
+@click.option(
+    "--contexts", type=click.IntRange(2), default=8, show_default=True, help="Of the same."
+)
 @click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
 @click.option(
     "--budget-bytes",
@@ -83,9 +106,10 @@ _OF_ALL = ("suites", "methods", "as_json")
 @options.json_option
 def evaluate(
     data: tuple[str, ...],
-    videos: int,
+    videos: int | None,
     seed: int,
     suites: tuple[str, ...],
+    judges: tuple[str, ...],
     backgrounds: Path | None,
     methods: tuple[str, ...],
     context_tokens: int,
@@ -118,6 +142,18 @@ def evaluate(
     if PROSE in suites:
         _print(*_judge_prose(methods, context_tokens, contexts), as_json=as_json)
         return
+    run = ModelSettings(
+        name=model,
+        revision=revision,
+        offline=offline,
+        device=device,
+        dtype=dtype,
+        attention=attn,
+    )
+    if CODEC in suites:
+        found = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
+        _print(*found, as_json=as_json)
+        return
     network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
@@ -127,26 +163,18 @@ def evaluate(
     from batch.models import open_model
     from jobs.atomic import make_folder
 
-    chosen = options.sampling_settings(fps, max_samples)
+    chosen, most = options.sampling_settings(fps, max_samples), videos or _VIDEOS
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
     judge = find_judge() if SEEING in suites else None
-    settings = ModelSettings(
-        name=str(judge or model),
-        revision=revision,
-        offline=offline,
-        device=device,
-        dtype=dtype,
-        attention=attn,
-    )
-    family = open_model(settings).load()
+    family = open_model(replace(run, name=str(judge or model))).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if judge is None:
-            sets = choose_sets(data, folder, videos=videos, seed=seed, backgrounds=backgrounds)
+            sets = choose_sets(data, folder, videos=most, seed=seed, backgrounds=backgrounds)
         else:
-            sets = judge_sets(judge, folder, videos, seed, backgrounds)
+            sets = judge_sets(judge, folder, most, seed, backgrounds)
         videos_found = {question.video for one in sets for question in one.questions}
         with progress("evaluate", len(videos_found), "videos") as report:
             made = run_methods(
@@ -177,27 +205,58 @@ def _require_packages() -> None:
         )
 
 
-def _print(rows: Sequence["Row | ProseRow"], text: Sequence[str], *, as_json: bool) -> None:
+def _print(
+    rows: Sequence["Row | ProseRow | CodecRow"], text: Sequence[str], *, as_json: bool
+) -> None:
     """A row a line in JSON, or lines for people."""
     for line in (json.dumps(row.to_dict()) for row in rows) if as_json else text:
         click.echo(line)
 
 
 def _refuse_mixed(suites: tuple[str, ...]) -> None:
-    """A suite of videos and one of text have no options in common but a few."""
+    """Suites that are run by themselves have few options in common with others."""
     context = click.get_current_context()
-    is_prose = PROSE in suites
-    if is_prose and len(set(suites)) > 1:
-        raise click.UsageError(f"--suite {PROSE} is run by itself, it has other rows")
+    apart = [suite for suite in _OF_SUITES if suite in suites]
+    if apart and len(set(suites)) > 1:
+        raise click.UsageError(f"--suite {apart[0]} is run by itself, it has other rows")
     for option in context.command.params:
         name = option.name or ""
-        fits = name in _OF_ALL or (name in _OF_PROSE) == is_prose
-        if not fits and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            verb = "does not go with" if is_prose else "needs"
-            raise click.UsageError(f"{option.opts[0]} {verb} --suite {PROSE}")
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if not given or name in _OF_ALL:
+            continue
+        if apart and name not in _OF_SUITES[apart[0]]:
+            raise click.UsageError(f"{option.opts[0]} does not go with --suite {apart[0]}")
+        if not apart and name in _ONLY_APART:
+            needed = " or ".join(suite for suite, names in _OF_SUITES.items() if name in names)
+            raise click.UsageError(f"{option.opts[0]} needs --suite {needed}")
     for name in ("data", "model", "revision"):
         if SEEING in suites and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
+
+
+def _judge_codecs(
+    judges: Sequence[str],
+    videos: int | None,
+    backgrounds: Path | None,
+    context_tokens: int,
+    contexts: int,
+    model: ModelSettings,
+) -> tuple[list["CodecRow"], list[str]]:
+    """Let judges say what each quality of the file is worth: rows, and lines for people."""
+    from batch.evaluation.codec_films import VIDEOS
+    from batch.evaluation.codec_rows import codec_table
+    from batch.evaluation.codec_suite import CodecSuite
+
+    suite = CodecSuite(
+        videos=videos or VIDEOS,
+        backgrounds=backgrounds,
+        context_tokens=context_tokens,
+        contexts=contexts,
+        model=model,
+    )
+    rows = suite.rows(judges, progress)
+    table = codec_table(rows)
+    return rows, [table.note, "", *table.to_text()]
 
 
 def _judge_prose(

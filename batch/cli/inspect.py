@@ -12,6 +12,9 @@ import click
 from batch.cli.options import EXISTING, allow_open_files, json_option
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cachefmt import CacheFile
 
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("cache", type=EXISTING)
 @json_option
 def inspect(cache: Path, as_json: bool) -> None:
-    """Show the header, tiers and sizes of a CACHE, file or folder; reads no keys or values."""
+    """Show what a CACHE, file or folder, is of, its codec, fidelity and sizes; reads no rows."""
     from cachefmt import open_segments
 
     allow_open_files()
@@ -46,17 +49,31 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
     parts = [_part(segment) for segment in segments]
     header = segments[0].header
     full, size_bytes = _sum(parts, "fp16_kv_bytes"), _sum(parts, "size_bytes")
-    tiers = [tier.name for tier in STORED_TIERS]
-    parts_bytes = {name: sum(part["bytes"][name] for part in parts) for name in (*tiers, "index")}
-    seconds = np.sum([segment.array("cost.seconds") for segment in segments], axis=0)
+    seconds = np.sum([segment.cost_seconds for segment in segments], axis=0)
+    minutes = _minutes(np.concatenate([segment.tables.time_s for segment in segments]))
     return {
         "cache": str(path),
         "size_bytes": size_bytes,
         "fp16_kv_bytes": full,
         "compression": full / size_bytes,
+        "bytes_per_minute": round(size_bytes / minutes) if minutes else None,
         **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots")},
-        "tokens": {tier: sum(part["tokens"][tier] for part in parts) for tier in tiers},
-        "bytes": {**parts_bytes, "other": size_bytes - sum(parts_bytes.values())},
+        "tokens": {
+            tier.name: sum(part["tokens"][tier.name] for part in parts) for tier in STORED_TIERS
+        },
+        "bytes": {kind: sum(part["bytes"][kind] for part in parts) for kind in parts[0]["bytes"]},
+        "groups": [
+            {
+                "layers": [layers.start, layers.stop],
+                **{
+                    kind: sum(part["groups"][group][kind] for part in parts)
+                    for kind in ("basis", "blocks")
+                },
+            }
+            for group, layers in enumerate(header.groups())
+        ],
+        "codec": parts[0]["codec"],
+        "fidelity": _worst(parts),
         "index_layers": list(header.shape.index_layers),
         "seconds": dict(zip(COST_SECONDS, seconds.tolist(), strict=True)),
         **{
@@ -69,28 +86,62 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
 
 
 def _part(cache: "CacheFile") -> dict[str, Any]:
-    from cachefmt import STORED_TIERS, tensor_specs
-    from cachefmt.layout import kv_bytes
+    from cachefmt import STORED_TIERS
+    from cachefmt.layout import COST, INDEX, TABLES, basis_name, block_name
 
-    shape, layout, segment = cache.header.shape, cache.header.layout, cache.header.segment
-    sizes = {name: spec.size_bytes for name, spec in tensor_specs(shape).items()}
-    time_s = cache.array("sample.time_s")
+    header, time_s = cache.header, cache.tables.time_s
+    shape, there = header.shape, set(cache.names)
+
+    def size_of(name: str) -> int:
+        return cache.tensor_bytes(name) if name in there else 0
+
+    groups = range(header.group_count)
+    blocks = [
+        [size_of(block_name(number, group)) for group in groups]
+        for number in range(header.block_count)
+    ]
+    bases = [size_of(basis_name(group)) for group in groups]
     return {
-        "number": segment.number,
-        "first_sample": segment.first_sample,
+        "number": header.segment.number,
+        "first_sample": header.segment.first_sample,
         "first_s": float(time_s[0]) if len(time_s) else None,
         "last_s": float(time_s[-1]) if len(time_s) else None,
         "samples": shape.samples,
         "stored_samples": shape.stored_samples,
-        "slots": layout.slots,
+        "slots": header.layout.slots,
         "tokens": {tier.name: shape.tokens[tier.name] for tier in STORED_TIERS},
         "bytes": {
-            **{tier.name: kv_bytes(shape, tier) for tier in STORED_TIERS},
-            "index": sum(size for name, size in sizes.items() if name.startswith("index.")),
+            "header": cache.header_size_bytes,
+            "tables": size_of(COST) + size_of(TABLES),
+            "index": size_of(INDEX),
+            "bases": sum(bases),
+            "blocks": sum(map(sum, blocks)),
         },
+        "groups": [
+            {"basis": bases[group], "blocks": sum(block[group] for block in blocks)}
+            for group in groups
+        ],
+        "blocks": blocks,
+        "codec": dataclasses.asdict(header.codec),
+        "fidelity": None if header.fidelity is None else dataclasses.asdict(header.fidelity),
         "size_bytes": cache.size_bytes,
-        "fp16_kv_bytes": cache.header.fp16_kv_bytes,
+        "fp16_kv_bytes": header.fp16_kv_bytes,
     }
+
+
+def _minutes(time_s: "NDArray[np.float64]") -> float:
+    """From the first sample to the end of the last, which is on screen as long as others are."""
+    import numpy as np
+
+    if len(time_s) < 2:
+        return 0.0
+    return float(time_s[-1] - time_s[0] + np.median(np.diff(time_s))) / 60
+
+
+def _worst(parts: "Sequence[dict[str, Any]]") -> dict[str, Any] | None:
+    """What was measured of the segment with the largest error; None: nothing was."""
+    measured = [part["fidelity"] for part in parts if part["fidelity"] is not None]
+    return max(measured, key=lambda found: float(found["kl"]), default=None)
 
 
 def _sum(parts: "Sequence[dict[str, Any]]", name: str) -> int:
@@ -99,6 +150,9 @@ def _sum(parts: "Sequence[dict[str, Any]]", name: str) -> int:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     model, video, policy = found["model"], found["video"], found["policy"]
+    tokens = ", ".join(f"{tier} {count:,}" for tier, count in found["tokens"].items())
+    costs = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["seconds"].items())
+    a_minute = found["bytes_per_minute"]
     lines = [
         f"video      {video['name']} ({video['sha256'][:12]})",
         f"model      {model['id']} ({model['family']}, {model['dtype']}, "
@@ -108,25 +162,64 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"{found['samples'] - found['stored_samples']} pointers",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored, "
         f"positions {found['layout']['positions']}",
-    ]
-    for tier, tokens in found["tokens"].items():
-        lines.append(f"  {tier:9}{tokens:>9,} tokens {found['bytes'][tier]:>15,} bytes")
-    layers = ", ".join(map(str, found["index_layers"]))
-    index = f"layers {layers}" if layers else "none: keys of this model cannot be moved"
-    lines.append(f"  index    {'':>9}        {found['bytes']['index']:>15,} bytes ({index})")
-    lines.append(f"  other    {'':>9}        {found['bytes']['other']:>15,} bytes")
-    lines.append(
+        f"tokens     {tokens}",
+        f"codec      {_codec(found['codec'])}",
+        f"fidelity   {_fidelity(found)}",
+        *_sizes(found),
         f"size       {found['size_bytes']:,} bytes, {found['compression']:.2f}x smaller than "
         f"the FP16 KV of all slots ({found['fp16_kv_bytes']:,})"
-    )
-    costs = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["seconds"].items())
-    lines.append(f"written in {costs} s by {found['tool']}")
+        + (f"; {a_minute:,} a minute" if a_minute else ""),
+        f"written in {costs} s by {found['tool']}",
+    ]
     if len(found["segments"]) > 1:
         lines += [
             "",
             f"{'segment':>7} {'from':>9} {'to':>9} {'samples':>8} {'tokens':>9} {'bytes':>13}",
         ]
         lines += map(_segment_line, found["segments"])
+    return lines
+
+
+def _codec(codec: dict[str, Any]) -> str:
+    text = f"{codec['name']} {codec['quality']}"
+    if codec["name"] == "plain":
+        return text
+    basis = "basis in the file"
+    if codec["calibration"] is not None:
+        basis = f"calibration {codec['calibration'][:12]}"
+    return f"{text}, step {codec['step']:g}, {basis}"
+
+
+def _fidelity(found: dict[str, Any]) -> str:
+    fidelity = found["fidelity"]
+    if fidelity is None:
+        return "exact" if found["codec"]["name"] == "plain" else "not measured"
+    worst = " of the worst segment" if len(found["segments"]) > 1 else ""
+    return (
+        f"KL {fidelity['kl']:.4f} nats a token, agreement {fidelity['agreement']:.3f}{worst}, "
+        f"of {fidelity['tokens']} tokens that answer {fidelity['questions']} questions"
+    )
+
+
+def _sizes(found: dict[str, Any]) -> list[str]:
+    """Bytes of each kind; of bases and blocks for each group of layers, if there are several."""
+    layers = ", ".join(map(str, found["index_layers"]))
+    blocks = [sum(block) for part in found["segments"] for block in part["blocks"]]
+    notes = {
+        "index": f"layers {layers}" if layers else "none: the rows are searched themselves",
+        "blocks": f"{len(blocks)}, of {min(blocks):,} to {max(blocks):,}",
+    }
+    lines = [
+        f"  {kind:9}{size:>15,} bytes" + (f" ({notes[kind]})" if kind in notes else "")
+        for kind, size in found["bytes"].items()
+    ]
+    if len(found["groups"]) > 1:
+        for group in found["groups"]:
+            first, stop = group["layers"]
+            lines.append(
+                f"    layers {first:>3} to {stop - 1:>3}: bases {group['basis']:>11,}, "
+                f"blocks {group['blocks']:>13,}"
+            )
     return lines
 
 

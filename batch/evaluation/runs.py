@@ -107,6 +107,10 @@ class Run:
     answers: tuple[AnsweredQuestion, ...]
 
 
+Makers = Mapping[Label, Callable[[], Stored]]
+"""What is to be done with a video, each by what its row is called."""
+
+
 def run_methods(
     family: Family,
     sets: Sequence[QuestionSet],
@@ -126,29 +130,48 @@ def run_methods(
         report: called with 1 after each video.
         has_control: whether NO_VIDEO runs too.
     """
+
+    def makers(video: PreparedVideo) -> Makers:
+        control = {NO_VIDEO: partial(store_uncompressed, video, is_blank=True)}
+        methods = {
+            one.label: partial(store, one.method, video, one.limit, folder) for one in entries
+        }
+        return {**(control if has_control else {}), **methods}
+
+    videos = prepared(family, sets, sampling, saliency)
+    for data, video, questions, is_first in videos:
+        yield from run_video(data, video, questions, makers(video), has_peak=is_first)
+        report(1)
+
+
+def prepared(
+    family: Family,
+    sets: Sequence[QuestionSet],
+    sampling: Sampling,
+    saliency: SaliencyNetwork | None = None,
+) -> Iterator[tuple[str, PreparedVideo, list[Question], bool]]:
+    """Each set's name, a video of it, the questions about it, and whether it is the set's first."""
     for data in sets:
         videos = groupby(data.questions, key=lambda question: question.video)
         for number, (path, questions) in enumerate(videos):
             video = PreparedVideo(path, family, sampling, saliency)
-            makers: dict[Label, Callable[[], Stored]] = {
-                one.label: partial(store, one.method, video, one.limit, folder) for one in entries
-            }
-            if has_control:
-                makers = {NO_VIDEO: partial(store_uncompressed, video, is_blank=True), **makers}
-            makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
-            yield from _runs(data.name, video, list(questions), makers, has_peak=number == 0)
-            report(1)
+            yield data.name, video, list(questions), number == 0
 
 
-def _runs(
+def run_video(
     data: str,
     video: PreparedVideo,
     questions: list[Question],
-    makers: Mapping[Label, Callable[[], Stored]],
+    makers: Makers,
     *,
-    has_peak: bool,
+    has_peak: bool = False,
 ) -> Iterator[Run]:
+    """Ask the uncompressed model about a video, and what each maker stores of it.
+
+    has_peak: whether the memory of each is measured, by doing it once more.
+    """
     reference: _Replies | None = None
+    makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
     for label, make in makers.items():
         try:
             stored = make()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from batch.kv import Block, Prefix, TieredCache, fill
 from batch.kv.attention import CHUNK_NUMBERS
-from batch.kv.rotation import rotation_of, unrotate
+from batch.kv.rotation import unrotate
 from batch.making.cache_plan import CachePlan
 from batch.models import Family
 from cachefmt import STORED_TIERS, Tier
@@ -84,11 +84,11 @@ class Computed(NamedTuple):
 
 def allocate(planned: CachePlan, family: Family) -> Prefix:
     """Room for all rows, which count as often as the plan says."""
-    plan, shape = planned.plan, planned.header.shape
-    prefix = Prefix.allocate(shape, family.layer_devices)
-    for tier in plan.tokens:
-        rows = plan.file_order[np.asarray(shape.rows_of(tier), np.int64)]
-        prefix.set_multiplicity(tier, torch.from_numpy(plan.multiplicity[rows]))
+    plan = planned.plan
+    prefix = Prefix.allocate(planned.header.shape, family.layer_devices)
+    for tier in STORED_TIERS:
+        counts = torch.from_numpy(plan.multiplicity[plan.tier == tier])
+        prefix.set_multiplicity(tier, counts)
     return prefix
 
 
@@ -116,7 +116,7 @@ def compute(
             yield Computed(block=seen.block, samples=seen.samples, cache=cache)
 
 
-def keep(cache: TieredCache, tiers: NDArray[np.uint8]) -> dict[Tier, slice]:
+def keep(cache: TieredCache, tiers: NDArray[np.uint8]) -> None:
     """Move a suffix into its prefix, behind the rows of earlier blocks.
 
     Several layers at a time are quantised: many small calls cost more than their work.
@@ -124,25 +124,16 @@ def keep(cache: TieredCache, tiers: NDArray[np.uint8]) -> dict[Tier, slice]:
     Args:
         cache: as of `Computed`.
         tiers: of each of its tokens.
-
-    Returns:
-        Which rows of each tier they are.
     """
     prefix = cache.prefix
     order = torch.from_numpy(np.argsort(tiers, kind="stable"))
     counts = [int((tiers == tier).sum()) for tier in STORED_TIERS]
-    starts = [prefix.filled(0, tier) for tier in STORED_TIERS]
     for layers in _layers_at_a_time(prefix, len(tiers)):
         states = torch.split(_in_order(cache, layers, order), counts, dim=3)
         for tier, picked in zip(STORED_TIERS, states, strict=True):
             if picked.shape[3]:
                 raw = picked.to(prefix.raw_dtype) if tier is Tier.FP16 else picked
                 prefix.append_layers(layers.start, tier, raw.transpose(2, 3))
-    return {
-        tier: slice(start, start + count)
-        for tier, start, count in zip(STORED_TIERS, starts, counts, strict=True)
-        if count
-    }
 
 
 def unrotated(
@@ -152,10 +143,11 @@ def unrotated(
     layers: range,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Keys without the rotation of their position, and values, of some layers on one device.
+    """Keys without the rotation of their position, and values, of some layers.
 
     Returns:
-        [tokens, layers, 2, heads, head_dim] of the block's tokens in order.
+        [tokens, layers, 2, heads, head_dim] of the block's tokens in order, on the device of the
+        first of the layers.
 
     Raises:
         ModelError: keys of this model cannot be moved, see `batch.kv.rotation.why_fixed`.
@@ -164,10 +156,10 @@ def unrotated(
     suffixes = [computed.cache.suffix(layer) for layer in layers]
     _, heads, tokens, head_dim = suffixes[0][0].shape
     device = suffixes[0][0].device
-    rotation = rotation_of(family.language_model, positions).to(device)
+    rotation = family.rotation(positions).to(device)
     states = torch.empty(tokens, len(layers), 2, heads, head_dim, dtype=dtype, device=device)
     for place, (key, value) in enumerate(suffixes):
-        states[:, place, 0] = unrotate(key[0].transpose(0, 1), rotation)
+        states[:, place, 0] = unrotate(key[0].transpose(0, 1).to(device), rotation)
         states[:, place, 1] = value[0].transpose(0, 1)
     return states
 

@@ -19,6 +19,9 @@ Bytes of a block, little-endian:
 - Exact rows: the numbers of tokens without a place, one token after another; of them all the first
   byte, then of all the second, ...
 
+If the frame would be larger than one of exact rows of all tokens may be, `rows` is 2^32 - 1, and
+all else that of the same tokens without places.
+
 Which tokens a block has, and their places, its bytes do not say: the tables of a file do.
 """
 
@@ -47,6 +50,8 @@ _TOWARDS_ZERO = (0.12, 0.05, 0.02)
 _FROM_MEAN, _FROM_BEFORE, _AGAIN = 0, 1, -1
 _MODES = coding.Alphabet(base=3, per_byte=5, least_mean=0.0)
 _FIXED = struct.Struct("<If")
+_ALL_EXACT = 2**32 - 1
+_EXACT = struct.pack("<I", _ALL_EXACT)
 
 
 class _Times(NamedTuple):
@@ -93,6 +98,8 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
         [coding.share_bytes(modes, _MODES), *streams, coding.shuffle(exact, x.element_size())],
         LEVEL,
     )
+    if len(frame) > coding.largest_frame(x.numel() * x.element_size()):
+        return _encode_exactly(x, step)
     return _FIXED.pack(len(written), step) + head.to_bytes() + frame
 
 
@@ -105,6 +112,8 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     Raises:
         DecodeError: bytes that `encode` does not write for such tokens.
     """
+    if data[: len(_EXACT)] == _EXACT:
+        data, place = bytes(len(_EXACT)) + data[len(_EXACT) :], np.full_like(place, -1)
     coded = place >= 0
     tokens = int(coded.sum())
     numbers = (len(place) - tokens) * basis.vector
@@ -128,6 +137,13 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     kept.view(torch.uint8).view(-1).copy_(torch.from_numpy(coding.unshuffle(exact, dtype.itemsize)))
     x[torch.from_numpy(np.flatnonzero(~coded))] = kept.to(x.device)
     return x
+
+
+def _encode_exactly(x: Tensor, step: float) -> bytes:
+    head, streams = coding.split(np.zeros((0, 0), np.int32))
+    exact = x.cpu().flatten().view(torch.uint8).numpy()
+    frame = coding.compress([*streams, coding.shuffle(exact, x.element_size())], LEVEL)
+    return _FIXED.pack(_ALL_EXACT, step) + head.to_bytes() + frame
 
 
 def _quantise(y: Tensor, step: float, times: _Times) -> tuple[NDArray[np.int32], NDArray[np.int8]]:

@@ -55,6 +55,9 @@ ALPHABETS = (
 _HEAD = struct.Struct(f"<{len(ALPHABETS)}HI")
 HEAD_BYTES = _HEAD.size
 _ESCAPE = np.dtype("<u4")
+_FRAME_BYTES = 256
+_MOST_EXPANSION = 1 << 15
+"""Bytes that a byte of a frame can stand for: a block of 128 KiB in 4 bytes."""
 
 
 class Head(NamedTuple):
@@ -167,12 +170,27 @@ def decompress(frame: bytes, sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
         claimed = zstandard.frame_content_size(frame)
         if claimed != whole:
             raise DecodeError(f"a frame of {claimed} bytes, expected {whole}")
+        if whole > len(frame) * _MOST_EXPANSION:
+            raise DecodeError(f"{len(frame)} bytes cannot be a frame of {whole}")
         data = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DecodeError(f"zstandard: {error}") from error
     if len(data) != whole:
         raise DecodeError(f"a frame held {len(data)} bytes, expected {whole}")
     return np.split(np.frombuffer(data, np.uint8), np.cumsum(sizes)[:-1])
+
+
+def largest_frame(size_bytes: int) -> int:
+    """Bytes that a frame of streams of so many bytes has at most.
+
+    Source: ZSTD_COMPRESSBOUND of zstandard 1.5, and a block more for each stream.
+    """
+    return size_bytes + (size_bytes >> 8) + _FRAME_BYTES
+
+
+def largest_matrix(count: int) -> int:
+    """Bytes that the head and frame of a matrix of so many symbols have at most."""
+    return HEAD_BYTES + largest_frame(count * (1 + _ESCAPE.itemsize))
 
 
 def shuffle(data: NDArray[np.uint8], item_bytes: int) -> bytes:

@@ -1,34 +1,33 @@
 """Small cache files for the tests: any shape, content from a seed."""
 
-import itertools
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from cachefmt import (
     STORED_TIERS,
     WHOLE_VIDEO,
     CacheWriter,
+    Codec,
+    Fidelity,
     Header,
+    KeyBounds,
     Layout,
     ManifestIdentity,
     ModelIdentity,
     PolicyIdentity,
     PromptIdentity,
     Shape,
+    Tables,
     VideoIdentity,
-    tensor_specs,
 )
-from cachefmt.layout import BOUNDS
-from cachefmt.tables import first_rows
+from cachefmt.layout import index_specs, largest_sizes
 
-Arrays = dict[str, NDArray[Any]]
+PLAIN = Codec(name="plain", quality="lossless", group_layers=2, block_samples=1)
+KLT = Codec(name="klt", quality="standard", step=1.0, group_layers=1, block_samples=2)
 
 SHAPE = Shape(
     layers=2,
@@ -46,7 +45,7 @@ SHAPE = Shape(
 )
 
 
-def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
+def make_header(shape: Shape = SHAPE, name: str = "clip.mp4", codec: Codec = PLAIN) -> Header:
     slots = shape.token_count + shape.samples * shape.rows * shape.columns
     return Header(
         tool="0.1.0",
@@ -66,6 +65,7 @@ def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
             name="saliency", parameters={"int8": 0.25, "bias": True, "reference": "kept", "top": 3}
         ),
         shape=shape,
+        codec=replace(codec, group_layers=min(codec.group_layers, shape.layers)),
         layout=Layout(
             slots=slots,
             positions="original",
@@ -74,58 +74,79 @@ def make_header(shape: Shape = SHAPE, name: str = "clip.mp4") -> Header:
     )
 
 
-def make_tables(shape: Shape) -> Arrays:
-    """Tables that hold all rules: the last sample is a pointer, some tokens are text."""
-    sample_index = np.arange(shape.samples, dtype=np.int32)
-    source = sample_index.copy()
-    if shape.samples > 1:
-        source[-1] = 0
-    stored = max(shape.samples - 1, 1)
+def make_tables(shape: Shape = SHAPE, seed: int = 0) -> Tables:
+    """Tables that hold all rules: the last sample is a pointer, some tokens are text.
+
+    Text before all samples, between cells of a sample, and behind samples; tiers in any order.
+    """
+    drawn = np.random.default_rng(seed)
+    tokens = shape.token_count
+    source = np.arange(shape.samples, dtype=np.int32)
+    if shape.stored_samples < shape.samples:
+        source[shape.stored_samples :] = 0
     cells = shape.rows * shape.columns
-    columns: dict[str, list[NDArray[np.int32]]] = {"position": [], "sample": [], "cell": []}
-    for tier in STORED_TIERS:
-        rank = np.arange(len(shape.rows_of(tier)), dtype=np.int32)
-        has_cell = (rank > 0) & (rank <= stored * cells) & (shape.samples > 0)
-        columns["position"].append(np.repeat(rank[:, None] * 2 + tier, shape.position_axes, axis=1))
-        columns["sample"].append(np.where(has_cell, (rank - 1) // max(cells, 1), -1))
-        columns["cell"].append(np.where(has_cell, (rank - 1) % max(cells, 1), -1))
-    tables: Arrays = {f"token.{k}": np.concatenate(v).astype("<i4") for k, v in columns.items()}
-    tables["token.multiplicity"] = (np.arange(shape.token_count, dtype=np.int32) % 3) + 1
-    tables["sample.time_s"] = sample_index / 2
-    tables["sample.source"] = source
-    tables["cost.seconds"] = np.array([0.5, 1.0, 2.0])
-    own = np.flatnonzero(source == sample_index)
-    tables["index.row"] = np.stack(
-        [first_rows(sample, own) for sample in columns["sample"]], axis=-1
-    ).reshape(len(own), len(STORED_TIERS))
-    return tables
+    # Each stored sample: a text token of its own, its cells, and a text token behind it.
+    kinds = [(-1, -1), (-1, -1)]
+    for sample in range(shape.stored_samples):
+        kinds += [(sample, -1), *((sample, cell) for cell in range(cells)), (-1, -1)]
+    kinds += [(-1, -1)] * tokens
+    kept = np.sort(drawn.choice(min(len(kinds), tokens + 2), tokens, replace=False))
+    sample, cell = np.array(kinds, np.int32).reshape(-1, 2)[kept].T
+    tiers = np.repeat([int(t) for t in STORED_TIERS], [shape.tokens[t.name] for t in STORED_TIERS])
+    position = np.cumsum(drawn.integers(1, 3, (tokens, shape.position_axes)), axis=0)
+    return Tables(
+        time_s=np.arange(shape.samples) / 2,
+        source=source,
+        tier=drawn.permutation(tiers).astype(np.uint8),
+        sample=sample.copy(),
+        cell=cell.copy(),
+        multiplicity=drawn.integers(1, 4, tokens).astype(np.int32),
+        position=position.astype(np.int32),
+    )
 
 
-def make_arrays(shape: Shape = SHAPE, seed: int = 0) -> Arrays:
-    """All tensors of a shape; layers hold any bits."""
-    rng = np.random.default_rng(seed)
-    arrays = make_tables(shape)
-    for name, spec in tensor_specs(shape).items():
-        if name in BOUNDS[1:]:
-            arrays[name] = rng.random(spec.shape).astype(np.float16)
-        elif name not in arrays:
-            bits = rng.integers(0, 256, spec.size_bytes, dtype=np.uint8)
-            arrays[name] = bits.view(spec.numpy_dtype).reshape(spec.shape)
-    return arrays
+def make_bounds(shape: Shape = SHAPE, seed: int = 0) -> KeyBounds:
+    drawn = np.random.default_rng(seed)
+    codes, scale, minimum = index_specs(shape)
+    return KeyBounds(
+        codes=drawn.integers(0, 256, codes.shape).astype(np.uint8),
+        scale=drawn.random(scale.shape).astype(np.float16),
+        minimum=drawn.random(minimum.shape).astype(np.float16),
+    )
 
 
-def write_file(path: Path, header: Header | None = None, arrays: Arrays | None = None) -> Path:
+def make_content(header: Header, tables: Tables, seed: int = 0) -> dict[str, bytes]:
+    """Any bytes for each basis and block, in the order of the file."""
+    drawn = np.random.default_rng(seed)
+    sizes = largest_sizes(header, tables)
+    if header.codec.name == "klt":
+        sizes = {name: int(drawn.integers(0, 20)) for name in sizes}
+    return {
+        name: drawn.bytes(size)
+        for name, size in sizes.items()
+        if name.startswith(("basis.", "block."))
+    }
+
+
+def write_file(
+    path: Path,
+    header: Header | None = None,
+    *,
+    tables: Tables | None = None,
+    content: dict[str, bytes] | None = None,
+    fidelity: Fidelity | None = None,
+) -> Path:
     header = header or make_header()
-    with CacheWriter(path, header) as writer:
-        for name, array in (arrays or make_arrays(header.shape)).items():
-            writer.write(name, 0, array)
-        writer.finish()
+    tables = tables or make_tables(header.shape)
+    with CacheWriter(path, header, tables) as writer:
+        for name, data in (content or make_content(header, tables)).items():
+            kind, *numbers = name.split(".")
+            write = writer.write_basis if kind == "basis" else writer.write_block
+            write(*map(int, numbers), data)
+        if header.shape.index_layers:
+            writer.write_index(make_bounds(header.shape))
+        writer.finish([0.5, 1.0, 2.0], fidelity)
     return path
-
-
-def blocks(length: int, cuts: list[int]) -> Iterator[tuple[int, int]]:
-    edges = sorted({0, length, *(cut for cut in cuts if cut < length)})
-    return itertools.pairwise(edges)
 
 
 def split_file(path: Path) -> tuple[bytes, bytes]:

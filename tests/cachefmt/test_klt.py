@@ -171,6 +171,17 @@ def test_numbers_that_steps_cannot_count_are_refused(bad: float) -> None:
         klt.encode(x, whole_basis((1, 2, 1, 2)), step=0.1, place=np.zeros(4, np.int64))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_a_block_that_steps_make_larger_is_kept_exactly(dtype: torch.dtype) -> None:
+    x = (1000 * torch.randn(40, *FILM, generator=torch.Generator().manual_seed(0))).to(dtype)
+    basis, place = whole_basis(FILM), np.arange(40) % 4
+    data = klt.encode(x, basis, step=1e-3, place=place)
+    assert len(data) <= x.numel() * x.element_size() * 257 // 256 + 300
+    assert torch.equal(klt.decode(data, basis, place=place, dtype=dtype), x)
+    with pytest.raises(DecodeError):
+        klt.decode(data, basis, place=place[1:], dtype=dtype)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     basis = whole_basis((1, 2, 1, 2))
     x, place = torch.zeros(4, 1, 2, 1, 2), np.zeros(4, np.int64)

@@ -161,12 +161,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert "pip install 'sali-cache[evaluate]'" in result.stderr
 
 
-@pytest.mark.parametrize("suite", ["prose", "seeing"])
+@pytest.mark.parametrize(
+    "suite", ["prose", "seeing", "codec", "codec --judge prose", "codec --judge seeing"]
+)
 def test_a_suite_of_a_judge_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = batch("evaluate", "--suite", suite, "--json")
+    result = batch("evaluate", "--suite", *suite.split(), "--json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "make judges" in result.stderr
 
@@ -177,7 +179,11 @@ def test_a_suite_of_a_judge_says_how_to_get_it(
         ("--suite prose --data demo", "--data does not go with --suite prose"),
         ("--suite prose --model demo", "--model does not go with --suite prose"),
         ("--suite prose --suite methods", "--suite prose is run by itself"),
-        ("--contexts 3", "--contexts needs --suite prose"),
+        ("--contexts 3", "--contexts needs --suite prose or codec"),
+        ("--judge demo", "--judge needs --suite codec"),
+        ("--suite codec --suite methods", "--suite codec is run by itself"),
+        ("--suite codec --seed 3", "--seed does not go with --suite codec"),
+        ("--suite prose --videos 3", "--videos does not go with --suite prose"),
         ("--suite seeing --data demo:easy", "--data does not go with --suite seeing"),
         ("--suite seeing --model demo", "--model does not go with --suite seeing"),
     ],

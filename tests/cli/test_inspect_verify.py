@@ -1,9 +1,14 @@
 """`batch inspect` and `batch verify`: what a cache says of itself, and whether it is whole."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
-from cachefmt import CacheFile
+import numpy as np
+import pytest
+
+from cachefmt import CacheFile, Codec, Fidelity
+from tests.cachefmt.files import KLT, PLAIN, make_header, write_file
 from tests.cli.running import batch, objects, succeed
 
 
@@ -21,7 +26,7 @@ def test_inspect_tells_video_model_and_size_on_stdout_alone(cache: Path, model: 
     assert result.stdout.startswith("video      clip.mp4 (")
     assert f"model      {model} (llava_next, float32, " in result.stdout
     assert "samples    4, 3 stored, 1 pointers\n" in result.stdout
-    assert " bytes (layers 0)\n" in result.stdout
+    assert "fidelity   " in result.stdout
     assert f"size       {cache.stat().st_size:,} bytes, " in result.stdout
 
 
@@ -33,11 +38,15 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
         "size_bytes",
         "fp16_kv_bytes",
         "compression",
+        "bytes_per_minute",
         "samples",
         "stored_samples",
         "slots",
         "tokens",
         "bytes",
+        "groups",
+        "codec",
+        "fidelity",
         "index_layers",
         "seconds",
         "format",
@@ -54,18 +63,76 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
     assert list(found["tokens"]) == ["FP16", "INT8", "INT4"]
     with CacheFile.open(cache) as opened:
         shape = opened.header.shape
-        fp16 = sum(
-            opened.array(f"layers.{layer}.{kind}.fp16").nbytes
-            for layer in range(shape.layers)
-            for kind in ("key", "value")
-        )
-        index = sum(opened.array(name).nbytes for name in opened.names if "index" in name)
         assert found["index_layers"] == list(shape.index_layers)
-    assert found["bytes"]["index"] == index
-    assert found["bytes"]["FP16"] == fp16
     per_token = 2 * 2 * shape.layers * shape.heads * shape.head_dim
     assert found["fp16_kv_bytes"] == found["slots"] * per_token
     assert found["compression"] == found["fp16_kv_bytes"] / found["size_bytes"]
+
+
+FIDELITY = Fidelity(kl=0.0123, agreement=0.98765, questions=8, tokens=40)
+
+
+@pytest.fixture
+def encoded(tmp_path: Path) -> Path:
+    """Any bytes in two groups of layers, with bases and an index."""
+    return write_file(tmp_path / "x.safetensors", make_header(codec=KLT), fidelity=FIDELITY)
+
+
+def test_inspect_tells_bytes_by_block_group_of_layers_and_kind(encoded: Path) -> None:
+    (found,) = objects(succeed("inspect", encoded, "--json"))
+    with CacheFile.open(encoded) as cache:
+        sizes = {name: cache.tensor_bytes(name) for name in cache.names}
+    (part,) = found["segments"]
+    assert part["blocks"] == [[sizes["block.00000.00"], sizes["block.00000.01"]]]
+    assert found["groups"] == [
+        {
+            "layers": [group, group + 1],
+            "basis": sizes[f"basis.{group:02}"],
+            "blocks": sizes[f"block.00000.{group:02}"],
+        }
+        for group in range(2)
+    ]
+    kinds = found["bytes"]
+    assert kinds["bases"] == sizes["basis.00"] + sizes["basis.01"]
+    assert kinds["index"] == sizes["index"]
+    assert kinds["tables"] == sizes["tables"] + sizes["cost.seconds"]
+    assert sum(kinds.values()) == found["size_bytes"] == encoded.stat().st_size
+
+
+def test_inspect_says_what_a_file_keeps_and_what_a_minute_takes(encoded: Path) -> None:
+    (found,) = objects(succeed("inspect", encoded, "--json"))
+    assert found["fidelity"] == dataclasses.asdict(FIDELITY)
+    assert found["codec"]["step"] == KLT.step
+    with CacheFile.open(encoded) as cache:
+        time_s = cache.tables.time_s
+    seconds = time_s[-1] - time_s[0] + np.median(np.diff(time_s))
+    assert found["bytes_per_minute"] == round(60 * found["size_bytes"] / seconds)
+    lines = succeed("inspect", encoded)
+    assert "codec      klt standard, step 1, basis in the file" in lines
+    assert (
+        "fidelity   KL 0.0123 nats a token, agreement 0.988, "
+        "of 40 tokens that answer 8 questions" in lines
+    )
+    assert any(f"; {found['bytes_per_minute']:,} a minute" in line for line in lines)
+    assert sum(line.startswith("    layers ") for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "said"),
+    [
+        (PLAIN, ["codec      plain lossless", "fidelity   exact"]),
+        (
+            dataclasses.replace(KLT, calibration="7" * 64),
+            [
+                "codec      klt standard, step 1, calibration 777777777777",
+                "fidelity   not measured",
+            ],
+        ),
+    ],
+)
+def test_inspect_says_what_was_not_measured(tmp_path: Path, codec: Codec, said: list[str]) -> None:
+    path = write_file(tmp_path / "x.safetensors", make_header(codec=codec))
+    assert set(said) <= set(succeed("inspect", path))
 
 
 def test_verify_says_that_a_whole_file_is_whole(cache: Path) -> None:

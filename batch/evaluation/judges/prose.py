@@ -172,7 +172,7 @@ class ProseJudge:
     def __init__(self, model: LanguageModel, schemes: Sequence[Scheme]) -> None:
         """Fit the schemes that must be."""
         self._model = model
-        self._schemes = [self._fitted(scheme) for scheme in schemes]
+        self.schemes = [self._fitted(scheme) for scheme in schemes]
         self._observed = dict.fromkeys(
             number for scheme in schemes for number in scheme.observed_queries
         )
@@ -189,14 +189,14 @@ class ProseJudge:
                 f"which {1 + FOLLOWING} follow a context, and {EXACT_TOKENS} are not stored"
             )
         ids = self._model.encode(judged_text())
-        found = [Found() for _ in self._schemes]
+        found = [Found() for _ in self.schemes]
         for context in contexts(ids, tokens, count):
             self._judge_context(context, found, report)
         for haystack in haystacks(ids, tokens, self._model.encode):
             self._judge_haystack(haystack, found, report)
         return [
             ProseRow.of(scheme.name, tokens, one)
-            for scheme, one in zip(self._schemes, found, strict=True)
+            for scheme, one in zip(self.schemes, found, strict=True)
         ]
 
     def _judge_context(self, context: Context, found: Sequence[Found], report: Report) -> None:
@@ -231,7 +231,7 @@ class ProseJudge:
         )
         rest = _behind_exact(rows)
         plain = self._model.unrotated(rest, EXACT_TOKENS)
-        for scheme in self._schemes:
+        for scheme in self.schemes:
             key, value, size_bytes = scheme.store(rest if scheme.rotated else plain)
             if not scheme.rotated:
                 key = self._model.rotated(key, EXACT_TOKENS)

@@ -29,6 +29,15 @@ class Transform(Scheme):
     components: int = 1024
     bases: tuple[Basis, ...] = field(default=(), repr=False, compare=False)
 
+    @property
+    def calibration_bytes(self) -> int:
+        """Of the bases that were fitted, as a calibration stores them: scales in 4 bytes, all else
+        in 2."""
+        return sum(
+            2 * (basis.mean.numel() + basis.directions.numel()) + 4 * basis.scale.numel()
+            for basis in self.bases
+        )
+
     def fit(self, calibration: Rows) -> Self:
         return replace(self, bases=tuple(map(self._fitted, self._groups(calibration))))
 

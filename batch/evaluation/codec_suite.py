@@ -1,0 +1,69 @@
+"""`--suite codec`: every quality of the file before the judges that are asked for."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batch.evaluation.codec_films import demo_sets, film_setups, judge_films, seeing_sets
+from batch.evaluation.codec_prose import prose_rows, prose_schemes
+from batch.evaluation.codec_rows import CodecRow
+from batch.evaluation.judges.packages import SMOLLM2, find
+from batch.evaluation.judges.prose import LanguageModel
+from batch.evaluation.judges.prose_texts import HAYSTACKS
+from batch.evaluation.judges.seeing_films import find_judge
+from batch.models import open_model
+from batch.settings import ModelSettings
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
+"""Of what, how much and in which unit; gives a function that is told how much more is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSuite:
+    """What is judged, and by how much of it.
+
+    - videos: of each set of films, at most; backgrounds: clips that "seeing" sees films over too.
+    - context_tokens, contexts: of "prose".
+    - model: how models of films run; which ones, the judges decide.
+    """
+
+    videos: int
+    backgrounds: Path | None
+    context_tokens: int
+    contexts: int
+    model: ModelSettings
+
+    def rows(self, judges: Sequence[str], progress: Progress) -> list[CodecRow]:
+        """A row for each judge and way to store.
+
+        Raises:
+            BatchError: what a judge needs is not there; nothing has been run then.
+        """
+        prose = find(SMOLLM2) if "prose" in judges else None
+        seeing = find_judge() if "seeing" in judges else None
+        rows: list[CodecRow] = []
+        if "demo" in judges:
+            rows += self._films("demo", None, progress)
+        if prose is not None:
+            schemes = prose_schemes(QUALITY_STEPS)
+            steps = (self.contexts + HAYSTACKS) * len(schemes)
+            with progress("prose", steps, "stored contexts") as report:
+                model = LanguageModel(prose)
+                rows += prose_rows(model, schemes, self.context_tokens, self.contexts, report)
+        if seeing is not None:
+            rows += self._films("seeing", seeing, progress)
+        return rows
+
+    def _films(self, judge: str, checkpoint: Path | None, progress: Progress) -> list[CodecRow]:
+        family = open_model(replace(self.model, name=str(checkpoint or judge))).load()
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            if checkpoint is None:
+                sets = demo_sets(folder, self.videos)
+            else:
+                sets = seeing_sets(checkpoint, folder, self.videos, self.backgrounds)
+            films = {question.video for one in sets for question in one.questions}
+            with progress(judge, len(films), "films") as report:
+                return judge_films(judge, family, sets, film_setups(), folder=folder, report=report)
