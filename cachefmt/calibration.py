@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.files import CacheFileError, naming, read_into
+from cachefmt.files import CacheFileError, naming, read_exactly
 from cachefmt.header import (
     RAW_DTYPES,
     FormatVersion,
+    Header,
     ModelIdentity,
     PromptIdentity,
     VideoIdentity,
 )
-from cachefmt.layout import LENGTH_BYTES, MAX_JSON_BYTES, TensorSpec, data_offsets, tensor_table
+from cachefmt.layout import TensorSpec
+from cachefmt.reader import read_table
 from cachefmt.strict_json import build, dump_canonical, load_strict
 
 if TYPE_CHECKING:
@@ -161,24 +163,26 @@ class Calibration:
             CacheFileError: it is missing, truncated, foreign, of a newer format, or damaged.
         """
         path = Path(path)
-        with naming(path, "cannot be opened"):
-            content = path.read_bytes()
-            first, table = _read_table(content)
-            header = _read_header(table)
+        with naming(path, "cannot be opened"), path.open("rb") as file:
+            first, header = _read_header(file.fileno())
             specs = header.specs()
-            _check_table(table, specs, len(content) - first)
-            if hashlib.sha256(memoryview(content)[first:]).hexdigest() != header.data_sha256:
+            size = os.fstat(file.fileno()).st_size - len(first)
+            expected = sum(spec.size_bytes for spec in specs.values())
+            if size != expected:
+                problem = "is truncated" if size < expected else "is too long"
+                raise ValueError(f"{problem}: {size} bytes of tensors, expected {expected}")
+            data = read_exactly(file.fileno(), size, len(first))
+            if hashlib.sha256(data).hexdigest() != header.data_sha256:
                 raise ValueError("does not match its data_sha256: it was changed or damaged")
-            arrays = {
-                name: np.frombuffer(
-                    content[first + start : first + stop], specs[name].numpy_dtype
-                ).reshape(specs[name].shape)
-                for name, (start, stop) in data_offsets(specs).items()
-            }
-            for name, array in arrays.items():
-                if not _is_sound(name, array, specs[name].dtype):
-                    raise ValueError(f"{name} holds a number that is not finite, or not positive")
-        return cls(path, header, arrays, hashlib.sha256(content).hexdigest())
+            arrays = {}
+            for name, (start, stop) in _offsets(specs).items():
+                found = np.frombuffer(data[start:stop], specs[name].numpy_dtype)
+                arrays[name] = found.reshape(specs[name].shape)
+                if not _is_sound(name, arrays[name], specs[name].dtype):
+                    raise ValueError(f"{name}: not finite, or not positive where it must be")
+        digest = hashlib.sha256(first)
+        digest.update(data)
+        return cls(path, header, arrays, digest.hexdigest())
 
     @property
     def size_bytes(self) -> int:
@@ -265,7 +269,7 @@ def write_calibration(
     data = b"".join(parts)
     complete = {**asdict(header), "data_sha256": hashlib.sha256(data).hexdigest()}
     metadata = {_METADATA_KEY: dump_canonical(complete)}
-    table = {"__metadata__": metadata, **tensor_table(specs)}
+    table = {"__metadata__": metadata, **_table(specs)}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with naming(path, f"cannot write {len(text) + len(data):,} bytes"), path.open("xb") as file:
@@ -293,23 +297,36 @@ def find_calibration(folder: Path, model: ModelIdentity, prompt: PromptIdentity)
 def read_calibration_header(path: Path) -> CalibrationHeader:
     """The header alone; CacheFileError as of `Calibration.open`."""
     with naming(path, "cannot be opened"), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first = bytearray(min(size, LENGTH_BYTES))
-        read_into(file.fileno(), memoryview(first), 0)
-        first = bytearray(_first_bytes(first, size))
-        read_into(file.fileno(), memoryview(first), 0)
-        return _read_header(_read_table(bytes(first))[1])
+        return _read_header(file.fileno())[1]
 
 
-def calibration_of(cache: Path, sha256: str) -> Calibration:
+def calibration_of(cache: Path, header: Header) -> Calibration:
     """The calibration that a cache names, beside it or in a folder above, as an archive has it.
 
     Args:
-        cache: a file or a folder of segments.
+        cache: a file, or a folder of segments; header: of it, or of one of them.
 
     Raises:
-        CacheFileError: there is none of this digest, or it cannot be read.
+        CacheFileError: there is none of this digest; it cannot be read; or the cache is no cache of
+            its model.
     """
+    calibration = _find_named(cache, header.codec.calibration or "")
+    mine, theirs = calibration.header, header.shape
+    sizes = ("layers", "heads", "head_dim", "raw_dtype")
+    is_same = all(getattr(mine.shape, name) == getattr(theirs, name) for name in sizes)
+    codec = header.codec
+    if (
+        not (is_same and mine.is_of(header.model, header.prompt))
+        or codec.group_layers != mine.shape.group_layers
+        or codec.text_tokens > len(mine.text_ids)
+    ):
+        raise CacheFileError(
+            cache, f"names the calibration {calibration.path}, which is not about its model"
+        )
+    return calibration
+
+
+def _find_named(cache: Path, sha256: str) -> Calibration:
     others = []
     folders = list(itertools.islice(cache.absolute().parents, _FOLDERS_ABOVE + 1))
     for path in itertools.chain.from_iterable(map(_calibrations_in, folders)):
@@ -359,32 +376,9 @@ def _identity(model: ModelIdentity, prompt: PromptIdentity) -> tuple[object, ...
     return (model.config_sha256, model.weights_sha256, model.dtype, prompt)
 
 
-def _first_bytes(start: bytes | bytearray, size: int) -> int:
-    """How many bytes length and JSON have, by the first 8."""
-    if size < LENGTH_BYTES:
-        raise ValueError(f"is truncated: {size} bytes, the header's length alone has 8")
-    (json_bytes,) = struct.unpack_from("<Q", start)
-    if json_bytes > MAX_JSON_BYTES:
-        raise ValueError(f"is no safetensors file, or damaged: a header of {json_bytes} bytes")
-    if size < LENGTH_BYTES + json_bytes:
-        raise ValueError(f"is truncated in its header: {size} bytes")
-    return int(LENGTH_BYTES + json_bytes)
-
-
-def _read_table(content: bytes) -> tuple[int, dict[str, Any]]:
-    """Where the data begins, and the JSON object before it."""
-    first = _first_bytes(content, len(content))
-    try:
-        table = load_strict(content[LENGTH_BYTES:first])
-    except ValueError as error:
-        raise ValueError(f"is no safetensors file, or damaged: its header: {error}") from error
-    if not isinstance(table, dict):
-        raise ValueError(f"is no safetensors file: its header is a JSON {type(table).__name__}")
-    return first, table
-
-
-def _read_header(table: dict[str, Any]) -> CalibrationHeader:
-    """Take our metadata out of the table of tensors; what is left are tensors."""
+def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
+    """The first bytes of a file and the header in them, once its table of tensors is checked."""
+    first, table = read_table(file, os.fstat(file).st_size)
     metadata = table.pop("__metadata__", None)
     if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
         raise ValueError(
@@ -396,20 +390,29 @@ def _read_header(table: dict[str, Any]) -> CalibrationHeader:
     value = load_strict(metadata[_METADATA_KEY])
     if isinstance(value, dict) and "format" in value:
         build(FormatVersion, value["format"], "calibration.format")
-    return build(CalibrationHeader, value, "calibration")
-
-
-def _check_table(table: dict[str, Any], specs: dict[str, TensorSpec], data_bytes: int) -> None:
-    expected = tensor_table(specs)
+    header = build(CalibrationHeader, value, "calibration")
+    expected = _table(header.specs())
     if list(table) != list(expected):
         raise ValueError(f"has tensors {list(table)}, expected {list(expected)}")
     for name, entry in expected.items():
         if table[name] != entry:
             raise ValueError(f"{name}: got {table[name]!r}, expected {entry!r}")
-    size = sum(spec.size_bytes for spec in specs.values())
-    if data_bytes != size:
-        problem = "is truncated" if data_bytes < size else "is too long"
-        raise ValueError(f"{problem}: {data_bytes} bytes of tensors, its header describes {size}")
+    return first, header
+
+
+def _offsets(specs: Mapping[str, TensorSpec]) -> dict[str, tuple[int, int]]:
+    """Half-open byte range of each tensor in the data."""
+    ends = itertools.accumulate((spec.size_bytes for spec in specs.values()), initial=0)
+    return dict(zip(specs, itertools.pairwise(ends), strict=True))
+
+
+def _table(specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """What safetensors says of each tensor."""
+    offsets = _offsets(specs)
+    return {
+        name: {"dtype": spec.dtype, "shape": [*spec.shape], "data_offsets": [*offsets[name]]}
+        for name, spec in specs.items()
+    }
 
 
 def _is_sound(name: str, array: NDArray[Any], dtype: str) -> bool:

@@ -24,6 +24,7 @@ from batch.analysis.manifest import Manifest
 from batch.errors import BatchError, ModelError
 from batch.kv.rotation import why_fixed
 from batch.making.cache_plan import CachePlan, plan_cache, usual_block_samples
+from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
@@ -47,9 +48,6 @@ ENOUGH_TOKENS = 1000
 """Source: measured on the demo world with the step 0.7; one film (700 tokens) leaves 2.2 times the
 error of nine, three (1,750 tokens) 1.2 times."""
 
-_GROUP_NUMBERS = 4096
-"""Numbers of a token that share a basis, unless a layer has more. Source: design of format 2; six
-layers of a small language model did as well as all thirty."""
 _LEAST_VARIANCE = 0.05
 """Of a component that is kept, of numbers divided by their scale.
 
@@ -137,7 +135,8 @@ class Calibrator:
         return True
 
     def _plan(self, manifest: Manifest, block_samples: int) -> CachePlan:
-        family, settings = self._model.family, replace(self._settings, block_samples=block_samples)
+        family = self._model.family
+        settings = replace(self._settings, block_samples=block_samples, quality="lossless")
         further = np.flatnonzero(manifest.kept)[SAMPLES_OF_A_VIDEO:]
         if len(further):
             manifest = manifest.part(slice(0, int(further[0])))
@@ -294,7 +293,8 @@ class Calibrator:
     def _bound_to(self) -> list[Any]:
         """What must be the same for two halves to go together, as JSON has it."""
         model, prompt = identify(self._model.family, self._model.dtype)
-        return [TOOL, asdict(model), asdict(prompt), asdict(self._settings), self._components]
+        settings = asdict(replace(self._settings, quality="lossless"))
+        return [TOOL, asdict(model), asdict(prompt), settings, self._components]
 
 
 def _fit(moments: Moments, components: int) -> dict[str, Tensor]:
@@ -319,7 +319,7 @@ def _fit(moments: Moments, components: int) -> dict[str, Tensor]:
 def _groups(decoder: DecoderShape) -> list[range]:
     """Layers that share a basis."""
     of_layer = 2 * decoder.heads * decoder.head_dim
-    size = min(decoder.layers, max(1, _GROUP_NUMBERS // of_layer))
+    size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
     firsts = range(0, decoder.layers, size)
     return [range(first, min(first + size, decoder.layers)) for first in firsts]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from cachefmt import CacheFileError, ModelIdentity, PromptIdentity, VideoIdentity
+from cachefmt import CacheFileError, Header, VideoIdentity
 from cachefmt.calibration import (
     Calibration,
     CalibrationHeader,
@@ -27,11 +27,14 @@ from cachefmt.calibration import (
     read_calibration_header,
     write_calibration,
 )
+from tests.cachefmt.files import KLT, make_header
+from tests.cachefmt.files import SHAPE as CACHE_SHAPE
 
+OF_CACHE = make_header(replace(CACHE_SHAPE, layers=3), codec=KLT)
 SHAPE = CalibrationShape(
     layers=3,
     heads=2,
-    head_dim=4,
+    head_dim=8,
     group_layers=2,
     raw_dtype="BF16",
     rows=2,
@@ -41,15 +44,8 @@ SHAPE = CalibrationShape(
 )
 HEADER = CalibrationHeader(
     tool="0.1.0",
-    model=ModelIdentity(
-        id="somebody/model-1",
-        revision=None,
-        family="demo",
-        config_sha256="1" * 64,
-        weights_sha256="2" * 64,
-        dtype="bfloat16",
-    ),
-    prompt=PromptIdentity(processor_sha256="3" * 64, chat_template_sha256="4" * 64),
+    model=replace(OF_CACHE.model, id="somebody/model-1"),
+    prompt=OF_CACHE.prompt,
     shape=SHAPE,
     text_ids=(7, 1, 7),
     videos=(VideoIdentity(sha256="5" * 64, name="a.mp4"), VideoIdentity(sha256="6" * 64, name="")),
@@ -157,11 +153,11 @@ def test_only_text_that_begins_the_same_is_shared(file: Path, ids: list[int], sh
 def test_a_flipped_bit_of_the_tensors_and_a_cut_are_found(file: Path) -> None:
     content = file.read_bytes()
     data = 8 + struct.unpack("<Q", content[:8])[0]
-    for at in range(data, len(content), 5):
+    for at in range(data, len(content), 23):
         file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
         with pytest.raises(CacheFileError, match="data_sha256"):
             Calibration.open(file)
-    for length in (*range(0, len(content), 7), len(content) - 1):
+    for length in (*range(0, len(content), 53), len(content) - 1):
         file.write_bytes(content[:length])
         with pytest.raises(CacheFileError, match=file.name):
             Calibration.open(file)
@@ -172,7 +168,7 @@ def test_a_flipped_bit_of_the_tensors_and_a_cut_are_found(file: Path) -> None:
 
 def test_a_flipped_bit_of_the_header_makes_another_digest_or_is_refused(file: Path) -> None:
     digest, content = Calibration.open(file).sha256, file.read_bytes()
-    for at in range(0, 8 + struct.unpack("<Q", content[:8])[0], 5):
+    for at in range(0, 8 + struct.unpack("<Q", content[:8])[0], 11):
         file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
         with suppress(CacheFileError):
             assert Calibration.open(file).sha256 != digest
@@ -203,7 +199,7 @@ def change(path: Path, key: str, value: object) -> None:
         ("shape.head_dim", 0, "at least 1"),
         ("shape.places", 6, "above 6 cells"),
         ("shape.places", 10**15, "expected"),
-        ("shape.components", [5, 17], "0 to 16"),
+        ("shape.components", [5, 33], "0 to 32"),
         ("shape.components", [5, 1], "expected"),
         ("shape.raw_dtype", "I8", "must be one of"),
         ("text_ids", [7, 1, -1], "text_ids"),
@@ -264,6 +260,12 @@ def test_a_calibration_is_found_by_model_and_prompt_that_of_its_name_first(file:
     assert read_calibration_header(found).text_ids == HEADER.text_ids
 
 
+def naming(sha256: str, **codec: Any) -> Header:
+    """The header of a cache that names a calibration."""
+    changed = {"group_layers": 2, "text_tokens": 2, "calibration": sha256, **codec}
+    return replace(OF_CACHE, codec=replace(OF_CACHE.codec, **changed))
+
+
 @pytest.mark.parametrize(
     "cache",
     [
@@ -276,17 +278,31 @@ def test_a_calibration_is_found_by_model_and_prompt_that_of_its_name_first(file:
 def test_a_cache_finds_what_it_names_beside_it_or_above(file: Path, cache: str) -> None:
     digest = Calibration.open(file).sha256
     write(file.with_name("another.calibration.safetensors"), seed=1)
-    assert calibration_of(file.parent / cache, digest).path == file
+    assert calibration_of(file.parent / cache, naming(digest)).path == file
+
+
+def test_a_cache_of_another_model_or_other_groups_is_refused(file: Path) -> None:
+    digest = Calibration.open(file).sha256
+    header = naming(digest)
+    for forged in (
+        replace(header, shape=replace(header.shape, layers=4)),
+        replace(header, shape=replace(header.shape, raw_dtype="F16")),
+        replace(header, model=replace(header.model, weights_sha256="9" * 64)),
+        naming(digest, group_layers=1),
+        naming(digest, text_tokens=4),
+    ):
+        with pytest.raises(CacheFileError, match=r"clip.safetensors: .*not about its model"):
+            calibration_of(file.with_name("clip.safetensors"), forged)
 
 
 def test_a_calibration_that_was_moved_or_changed_is_missed_by_name(file: Path) -> None:
     cache, digest = file.with_name("clip.safetensors"), Calibration.open(file).sha256
-    assert calibration_of(cache, digest).sha256 == digest
+    assert calibration_of(cache, naming(digest)).sha256 == digest
     file.unlink()
     write(file, seed=1)
     with pytest.raises(CacheFileError, match=f"clip.safetensors: needs .*{digest[:8]}") as error:
-        calibration_of(cache, digest)
+        calibration_of(cache, naming(digest))
     assert f"{file} has {Calibration.open(file).sha256[:8]}" in str(error.value)
     file.unlink()
     with pytest.raises(CacheFileError, match="it was moved, changed or removed"):
-        calibration_of(cache, digest)
+        calibration_of(cache, naming(digest))
