@@ -117,7 +117,7 @@ class FileRows:
 
             shape = self._shape
             places = int(self._places.max(initial=0)) + 1
-            calibration = calibration_of(self._cache.path, self._codec.calibration)
+            calibration = calibration_of(self._cache.path, self._cache.header)
             return calibration.bases(shape.rows, shape.columns, places, self._device)
         found = []
         for group in range(len(self.groups)):
@@ -130,7 +130,7 @@ class FileRows:
     def _calibrated_text(self) -> Tensor:
         from cachefmt.calibration import calibration_of
 
-        calibration = calibration_of(self._cache.path, self._codec.calibration or "")
+        calibration = calibration_of(self._cache.path, self._cache.header)
         return calibration.text_rows.to(self._device)
 
     def _vector(self, group: int) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ from batch.making.cache_plan import (
 )
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.manifests import make_manifest
-from batch.making.memory import Memory, estimate_memory
+from batch.making.memory import Memory, estimate_memory, is_out_of_memory
 from batch.making.segments import Span, cut
 from batch.models import OpenModel, open_model
 from batch.models.placement import first_device
@@ -225,19 +225,13 @@ class CacheMaker:
                 raise NoSpaceError(str(error)) from error
             raise
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             report(-done)
             return False
         if video.is_cut:
             remove_unfinished(destination.folder)
         return True
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch 2.13 has a class for devices only; its allocator for the processor says it in words.
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def make_cache(

@@ -6,6 +6,7 @@ is a vector; of layers and kinds it knows only how each is scaled.
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -134,11 +135,28 @@ class Moments:
         self._sum.index_add_(0, where, flat)
         self._tokens += torch.bincount(where, minlength=len(self._tokens))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was counted in, by name; not copies."""
+        return {
+            "product": self._product,
+            "square": self._square,
+            "sum": self._sum,
+            "tokens": self._tokens,
+        }
+
+    def count_in(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what others of the same shape, places and sketch hold, as `tensors` gave it."""
+        for name, own in self.tensors().items():
+            own += tensors[name]
+
+    def mean(self) -> Tensor:
+        """Of all tokens, [1, vector]."""
+        return self._sum.sum(0, keepdim=True) / self._tokens.sum().clamp(min=1)
+
     def means(self) -> Tensor:
         """Of each place, [places, vector]; where no token was, that of all."""
-        total = self._sum.sum(0) / self._tokens.sum().clamp(min=1)
         own = self._sum / self._tokens.clamp(min=1)[:, None]
-        return torch.where(self._tokens[:, None] > 0, own, total)
+        return torch.where(self._tokens[:, None] > 0, own, self.mean())
 
     def scale(self, mean: Tensor) -> Tensor:
         """Root mean square of each layer and kind about means [places, vector], [layers, 2].
