@@ -12,6 +12,8 @@ Saliency = Literal["classical", "neural"]
 """What tells how salient a cell is: edges and colours, or a network."""
 Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
+Quality = Literal["lossless", "high", "standard", "small"]
+"""How much a cache file may lose against the rows that were computed."""
 Scope = Literal["auto", "whole", "retrieve", "each-segment"]
 """What of a video answers a question:
 
@@ -75,14 +77,18 @@ class CacheSettings:
       counts it once.
     - timestamps: write its time before each sample, where the model's prompt has room.
     - block_samples: stored samples prefilled together; None: what suits model and device.
+    - quality: "lossless" keeps all that memory holds; the others make files many times smaller
+      where the model and the video allow it, each coarser than the one before.
     """
 
     positions: Positions = "compact"
     pointers: Pointers = "multiplicity"
     timestamps: bool = False
     block_samples: int | None = None
+    quality: Quality = "standard"
 
     def __post_init__(self) -> None:
+        check_choice("quality", self.quality, Quality)
         check_choice("positions", self.positions, Positions)
         check_choice("pointers", self.pointers, Pointers)
         if self.block_samples is not None and self.block_samples < 1:

@@ -105,7 +105,7 @@ class Tables:
 
     @cached_property
     def _packed(self) -> bytes:
-        return compress([_deltas(getattr(self, name)) for name in _DTYPES], _LEVEL)
+        return compress([b"".join(_deltas(getattr(self, name)) for name in _DTYPES)], _LEVEL)
 
     @classmethod
     def unpack(cls, data: bytes, shape: Shape) -> Self:
@@ -197,20 +197,26 @@ def _shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def _deltas(column: NDArray[Any]) -> bytes:
-    """Differences of the bits of a column's rows as unsigned numbers, bytes of a kind together."""
-    bits = _as_bits(column, column.dtype)
-    first = np.zeros_like(bits[:1])
-    return shuffle(np.diff(bits, axis=0, prepend=first).reshape(-1).view(np.uint8), bits.itemsize)
+    """Differences of the bits of a column's rows, 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+
+    Of all numbers of the column the first byte, then of all the second, ...
+    """
+    bits = np.ascontiguousarray(column).view(_signed(column.dtype))
+    with np.errstate(over="ignore"):  # differences wrap around
+        by = np.diff(bits, axis=0, prepend=np.zeros_like(bits[:1]))
+        folded = (by << 1) ^ (by >> (8 * by.itemsize - 1))
+    return shuffle(folded.reshape(-1).view(np.uint8), by.itemsize)
 
 
 def _sums(stream: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """What `_deltas` got."""
-    bits = _as_bits(unshuffle(stream, dtype.itemsize), dtype).reshape(shape)
-    return np.cumsum(bits, axis=0, dtype=bits.dtype).view(dtype)
+    folded = unshuffle(stream, dtype.itemsize).view(f"<u{dtype.itemsize}")
+    by = (folded >> 1).view(_signed(dtype)) ^ -(folded & 1).view(_signed(dtype))
+    return np.cumsum(by.reshape(shape), axis=0, dtype=by.dtype).view(dtype)
 
 
-def _as_bits(column: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(column).view(f"<u{dtype.itemsize}")
+def _signed(dtype: np.dtype[Any]) -> str:
+    return f"<i{dtype.itemsize}"
 
 
 def _falls(values: NDArray[Any]) -> NDArray[np.bool_]:

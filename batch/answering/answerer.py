@@ -25,8 +25,7 @@ from batch.answering.evidence import (
 from batch.errors import BatchError
 from batch.kv import LastQueries, Observer, Prefix, TieredCache
 from batch.models import Family
-from cachefmt import CacheFile
-from cachefmt import tensors as file_tensors
+from cachefmt import STORED_TIERS, CacheFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +103,21 @@ class PrefixAnswerer:
 
         Args:
             end_s: until when the last sample is on screen; None: as long as others usually are.
+
+        Raises:
+            CacheFileError: names the block that is damaged, or the calibration that is missing.
         """
-        time_s = cache.array("sample.time_s")
-        end_s = end_of(time_s) if end_s is None else end_s
+        tables = cache.tables
+        end_s = end_of(tables.time_s) if end_s is None else end_s
+        sample = np.concatenate([tables.sample[tables.rows(tier)] for tier in STORED_TIERS])
         return cls(
-            Prefix.load(cache, family.layer_devices),
+            Prefix.load(cache, family.layer_devices, family.rotation),
             family,
             next_position=cache.header.layout.next_position,
             name=str(cache.path),
             samples=RowSamples(
-                number=file_tensors.tensor(cache, "token.sample"),
-                spans_s=sample_spans(time_s, cache.array("sample.source"), end_s),
+                number=torch.from_numpy(sample),
+                spans_s=sample_spans(tables.time_s, tables.source, end_s),
             ),
         )
 

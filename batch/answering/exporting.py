@@ -63,7 +63,7 @@ def to_dynamic_cache(
         family = open_writer(
             cache, path, model=model, device=device, dtype=dtype, offline=offline
         ).family
-        prefix = Prefix.load(cache, device)
+        prefix = Prefix.load(cache, device, family.rotation)
         past = prefix.to_dynamic_cache(getattr(torch, dtype or cache.header.model.dtype))
         start = torch.tensor(cache.header.layout.next_position, device=device)
     ids = torch.tensor([question_ids(family, question)], device=device)

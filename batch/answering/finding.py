@@ -10,7 +10,7 @@ from torch import Tensor
 
 from batch.kv.attention import fold, unfold
 from batch.kv.rotation import rotation_of, unrotate
-from cachefmt import SampleIndex
+from cachefmt import KeyBounds
 from cachefmt.layout import BOUNDS_TIER
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Queries:
 
 
 def sample_scores(
-    asked: Sequence[Tensor], neutral: Sequence[Tensor], indices: Sequence[SampleIndex]
+    asked: Sequence[Tensor], neutral: Sequence[Tensor], indices: Sequence[KeyBounds]
 ) -> Tensor:
     """How much more a question is about each stored sample than a neutral question is.
 
@@ -95,10 +95,10 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
     return order[: int(np.searchsorted(held, share * held[-1])) + 1]
 
 
-def _largest(queries: Tensor, index: SampleIndex, place: int) -> Tensor:
+def _largest(queries: Tensor, index: KeyBounds, place: int) -> Tensor:
     """The largest possible score of each sample in an indexed layer: [tokens, heads, samples]."""
     codes, scale, minimum = (
-        torch.from_numpy(part[:, place]) for part in (index.bounds, index.scale, index.minimum)
+        torch.from_numpy(part[:, place]) for part in (index.codes, index.scale, index.minimum)
     )
     bounds = BOUNDS_TIER.codec.decode(codes, scale, minimum)
     least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each

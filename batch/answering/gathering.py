@@ -8,30 +8,23 @@ What a sample's keys and values hold of samples before it stays as it was when t
 the first samples of a segment hold nothing of the segments before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from batch.answering.evidence import usual_gap_s
 from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.kv import Prefix
-from batch.kv.rotation import rotate, rotation_of, unrotate
+from batch.kv.rotation import Rotation, rotate
 from batch.models import Family
 from batch.models.family import Layout
 from batch.video import Footage, Geometry
 from cachefmt import Tier, token_counts
 
-_LEFT_OUT, _FOREIGN = -2, -3
-_CHUNK_ROWS = 512
-"""Rows of a layer that are read and turned together: fewer take longer, more take memory.
-
-Source: 3,939 rows in 180 pieces, demo model, one thread: 1, 256, 512
-rows and all take 340, 130, 118, 117 ms of CPU time and at most 5.8, 6.3, 7.2, 16.6 MB.
-"""
+_LEFT_OUT = -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,48 +34,17 @@ class Arranged:
     pieces: tuple[Piece, ...]
     stays: NDArray[np.bool_]
     """Which rows of the pieces are needed."""
-    old: NDArray[np.int64]
-    """Positions [needed rows, axes] in the file."""
-    new: NDArray[np.int64]
-    """Positions [needed rows, axes] from now on."""
+    positions: NDArray[np.int64]
+    """[needed rows, axes]"""
     next_position: tuple[int, ...]
     number: NDArray[np.int64]
     """[needed rows]: which of the chosen samples each is of; -1 is text outside."""
-    cell: NDArray[np.int64]
-    """[needed rows]; -1 is text."""
     multiplicity: NDArray[np.int64]
 
     @property
     def end(self) -> int:
         """Positions that are taken before the question."""
-        return max(int(self.new.max(initial=-1)) + 1, *self.next_position)
-
-    def chunks(self) -> Iterator[tuple[list[Piece], Tensor, slice]]:
-        """Some pieces at a time, which of their rows are needed, and which of all needed these are.
-
-        Together they have `_CHUNK_ROWS` or more, but not twice as many; the last ones any number.
-        """
-        parts = [
-            piece._replace(start=start, stop=min(start + _CHUNK_ROWS, piece.stop))
-            for piece in self.pieces
-            for start in range(piece.start, piece.stop, _CHUNK_ROWS)
-        ]
-        chunk: list[Piece] = []
-        rows = read = taken = 0
-        for part in parts:
-            chunk.append(part)
-            rows += part.stop - part.start
-            if rows >= _CHUNK_ROWS or part is parts[-1]:
-                stays = torch.from_numpy(self.stays[read : read + rows])
-                stop = taken + int(stays.sum())
-                yield chunk, stays, slice(taken, stop)
-                chunk, rows, read, taken = [], 0, read + rows, stop
-
-    def segment_of(self, row: int) -> int:
-        """The segment that a needed row is stored in."""
-        ends = np.cumsum([piece.stop - piece.start for piece in self.pieces])
-        place = np.flatnonzero(self.stays)[row]
-        return self.pieces[int(np.searchsorted(ends, place, side="right"))].segment
+        return max(int(self.positions.max(initial=-1)) + 1, *self.next_position)
 
 
 def lay_out(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) -> Layout:
@@ -92,7 +54,7 @@ def lay_out(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) 
     sample has several frames, all are taken at the first.
     """
     index = np.array(video.numbers(chosen))
-    time_s = np.concatenate([one.time_s for one in video.indices])
+    time_s = np.concatenate([tables.time_s for tables in video.tables])
     pts_s = video.times_s(chosen)
     gap_s = usual_gap_s(time_s)
     shape = video.segments[0].header.shape
@@ -122,78 +84,84 @@ def arrange(video: StoredVideo, chosen: Sequence[StoredSample], family: Family) 
     if video.stored[-1] not in chosen:
         pieces.append(video.text_behind)
     pieces = [piece for piece in pieces if piece.start < piece.stop]
-    columns = [_tokens(video, chosen, piece) for piece in pieces]
-    old, number, cell, multiplicity = (
-        np.concatenate(parts) for parts in zip(*columns, strict=True)
-    )
+    number = np.concatenate([_numbers(video, chosen, piece) for piece in pieces])
     stays = number != _LEFT_OUT
-    new, next_position = _place(lay_out(video, chosen, family), number[stays], cell[stays])
+    columns = [_columns(video, piece) for piece in pieces]
+    cell, multiplicity = (np.concatenate(parts)[stays] for parts in zip(*columns, strict=True))
+    positions, next_position = _place(lay_out(video, chosen, family), number[stays], cell)
     return Arranged(
         pieces=tuple(pieces),
         stays=stays,
-        old=old[stays],
-        new=new,
+        positions=positions,
         next_position=next_position,
         number=np.where(number < len(chosen), number, -1)[stays],
-        cell=cell[stays],
-        multiplicity=multiplicity[stays],
+        multiplicity=multiplicity,
     )
 
 
 def arrange_text(video: StoredVideo) -> Arranged:
     """The text before all samples alone, where it stands."""
-    old = video.table("position", video.text_before)
-    none = np.full(len(old), -1)
+    rows = slice(video.text_before.start, video.text_before.stop)
+    positions = video.tables[0].position[rows].astype(np.int64)
     return Arranged(
         pieces=(video.text_before,),
-        stays=np.ones(len(old), bool),
-        old=old,
-        new=old,
-        next_position=tuple(map(int, old.max(0, initial=-1) + 1)),
-        number=none,
-        cell=none,
-        multiplicity=np.ones(len(old), np.int64),
+        stays=np.ones(len(positions), bool),
+        positions=positions,
+        next_position=tuple(map(int, positions.max(0, initial=-1) + 1)),
+        number=np.full(len(positions), -1),
+        multiplicity=np.ones(len(positions), np.int64),
     )
 
 
 def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
-    """Read the rows, turn their keys to the new positions, and keep them.
+    """Decode the blocks that hold the rows, turn keys to their new positions, and keep the rows.
 
-    All are in the FP16 tier: encoding them again would lose more, and they are few. Only some
-    rows of a layer are expanded at a time.
+    All are in the FP16 tier: encoding them again would lose more, and they are few. A group of
+    layers comes after the other, so that few decoded blocks are needed at a time.
+
+    Raises:
+        CacheFileError: names the block that is damaged.
     """
-    tokens = token_counts({Tier.FP16: len(rows.old)})
+    tokens = token_counts({Tier.FP16: len(rows.positions)})
     shape = replace(video.segments[0].header.shape, tokens=tokens)
     prefix = Prefix.allocate(shape, family.layer_devices)
-    for pieces, stays, taken in rows.chunks():
-        positions = (rows.old[taken], rows.new[taken])
-        there, here = (rotation_of(family.language_model, torch.from_numpy(at)) for at in positions)
-        for layer, device in enumerate(family.layer_devices):
-            key, value = (
-                torch.cat([video.states(layer, kind, piece) for piece in pieces])[stays].to(device)
-                for kind in ("key", "value")
-            )
-            moved = rotate(unrotate(key, there.to(device)), here.to(device))
-            states = (moved.to(prefix.raw_dtype), value.to(prefix.raw_dtype))
-            try:
-                prefix.append(layer, Tier.FP16, *states)
-            except ValueError as error:
-                is_bad = ~torch.cat(states, -1).isfinite().flatten(1).all(1)
-                segment = rows.segment_of(taken.start + int(is_bad.int().argmax()))
-                raise video.unusable(segment, f"layer {layer}: {error}") from error
+    cos, sin = family.rotation(torch.from_numpy(rows.positions))
+    wanted = _wanted(video, rows)
+    for group, layers in enumerate(video.groups):
+        start = 0
+        for segment, number, picked in wanted:
+            states = video.states(segment, number, group)[torch.from_numpy(picked)]
+            stop = start + len(picked)
+            rotation = Rotation(cos=cos[start:stop], sin=sin[start:stop]).to(states.device)
+            keys = states[:, :, 0]
+            keys.copy_(rotate(keys.flatten(1, 2), rotation).view(keys.shape))
+            raw = states.to(prefix.raw_dtype).permute(1, 2, 0, 3, 4)
+            with video.naming(segment, number, group):
+                prefix.append_layers(layers.start, Tier.FP16, raw)
+            start = stop
     prefix.set_multiplicity(Tier.FP16, torch.from_numpy(rows.multiplicity))
     return prefix
 
 
-def _tokens(
-    video: StoredVideo, chosen: Sequence[StoredSample], piece: Piece
-) -> tuple[NDArray[np.int64], ...]:
-    """What the token tables have of a piece: position, number, cell, multiplicity.
+def _wanted(video: StoredVideo, rows: Arranged) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Segment and number of each block with needed rows, and which of its rows they are."""
+    found: list[tuple[int, int, NDArray[np.int64]]] = []
+    read = 0
+    for piece in rows.pieces:
+        for number, within in video.blocks(piece):
+            picked = np.asarray(within)[rows.stays[read : read + len(within)]]
+            read += len(within)
+            if found and found[-1][:2] == (piece.segment, number):
+                picked = np.concatenate([found.pop()[2], picked])
+            if len(picked):
+                found.append((piece.segment, number, picked))
+    return found
 
-    The number is that of the row's sample among the chosen, -1 before and their count behind all.
-    """
+
+def _numbers(video: StoredVideo, chosen: Sequence[StoredSample], piece: Piece) -> NDArray[np.int64]:
+    """Of each row of a piece its sample among the chosen, -1 before and their count behind all."""
     numbers = {
-        int(video.indices[segment].stored[place]): number
+        int(video.tables[segment].stored[place]): number
         for number, (segment, place) in enumerate(chosen)
         if segment == piece.segment
     }
@@ -201,18 +169,14 @@ def _tokens(
         numbers[-1] = -1
     else:
         numbers[-1] = len(chosen) if piece.segment == len(video.segments) - 1 else _LEFT_OUT
-    sample, cell = video.table("sample", piece), video.table("cell", piece)
-    position, multiplicity = video.table("position", piece), video.table("multiplicity", piece)
-    number = np.array([numbers.get(int(one), _FOREIGN) for one in sample])
-    shape = video.segments[piece.segment].header.shape
-    is_wrong = (number == _FOREIGN) | (cell >= shape.rows * shape.columns) | (multiplicity < 1)
-    is_wrong |= (position < 0).any(-1) | (cell < -1) | ((cell >= 0) & (sample < 0))
-    if is_wrong.any():
-        row = piece.start + int(is_wrong.argmax())
-        raise video.unusable(
-            piece.segment, f"row {row} of tier {piece.tier.name} does not belong to its sample"
-        )
-    return position, number, cell, multiplicity
+    sample = video.tables[piece.segment].sample[piece.start : piece.stop]
+    return np.array([numbers[int(one)] for one in sample], np.int64)
+
+
+def _columns(video: StoredVideo, piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cell and multiplicity of each row of a piece."""
+    tables, rows = video.tables[piece.segment], slice(piece.start, piece.stop)
+    return tables.cell[rows].astype(np.int64), tables.multiplicity[rows].astype(np.int64)
 
 
 def _place(
@@ -220,7 +184,7 @@ def _place(
 ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     """Give rows their positions [rows, axes] by the layout of the chosen samples.
 
-    And the question behind them its own. `number` is as of `_tokens`, `cell` -1 is text, which is
+    And the question behind them its own. `number` is as of `_numbers`, `cell` -1 is text, which is
     in order within its sample.
     """
     samples = int(layout.sample.max()) + 1

@@ -11,10 +11,7 @@ from cachefmt import CacheFile, CacheFileError, open_segments
 
 
 def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
-    """Open a cache, file or folder, and check what is read of it anyway.
-
-    Retrieving checks the rows that it needs, when it reads them.
-    """
+    """Open a cache, file or folder, and check that it can answer; its tables are read."""
     with ExitStack() as opened:
         segments = open_segments(path)
         for segment in segments:
@@ -22,10 +19,8 @@ def open_checked(path: Path, scope: Scope) -> tuple[CacheFile, ...]:
         for segment in segments:
             if not segment.header.shape.samples:
                 raise CacheFileError(segment.path, "holds no samples of a video; ask another cache")
-        if resolve(scope, segments, path) != "retrieve":
-            for segment in segments:
-                segment.verify_tables()
-                segment.release()
+            _ = segment.tables  # checked, and kept
+        resolve(scope, segments, path)
         opened.pop_all()
     return segments
 

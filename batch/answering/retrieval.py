@@ -16,6 +16,7 @@ from batch.answering.finding import Queries, fewest, sample_scores
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
 from batch.answering.samples import StoredSample, StoredVideo
 from batch.errors import BatchError
+from batch.kv.rotation import why_fixed
 from batch.models import Family
 from cachefmt import CacheFile
 
@@ -41,9 +42,9 @@ class RetrievedAnswer(Answer):
     loaded_tokens: int
     """Of all loads together."""
     index_bytes: int
-    """Read once for all questions: headers, times, indices, the text before the video."""
+    """Read once for all questions: headers, tables, indices, the text before the video."""
     rows_bytes: int
-    """Read for this question; none if it is about the samples of the question before."""
+    """Read for this question; nothing of blocks that a question before it needed not long ago."""
     likelihood: float
     """Natural logarithm of the probability of a token of the answer, a mean."""
 
@@ -74,6 +75,8 @@ class Retriever:
     ) -> None:
         """Read the indices of all segments of a video, with the loaded model that wrote them.
 
+        Of the file of a whole video, which has none, all blocks are read for one.
+
         Args:
             shares: of what a question is about, 0..1, rising, to be loaded if the budget allows;
                 each answers, and the likeliest answer counts.
@@ -81,21 +84,24 @@ class Retriever:
             name: what errors call the cache.
 
         Raises:
-            BatchError: the cache has no index.
-            CacheFileError: an index is damaged.
+            BatchError: the cache cannot be searched.
+            CacheFileError: what is read is damaged.
         """
-        if not segments[0].header.shape.index_layers:
+        reason = why_fixed(family.config)
+        if reason is not None:
             raise BatchError(
-                f"{name}: was written without an index, since keys of this model cannot be moved "
-                "to other positions; ask with --scope each-segment"
+                f"{name}: cannot be searched, since keys of this model cannot be moved to other "
+                f"positions ({reason}); ask with --scope each-segment"
             )
         self._family = family
         self._budget_tokens = budget_tokens
         self._shares = shares
         self._name = name
-        self._video = StoredVideo(segments, end_s=end_s)
+        self._video = StoredVideo(
+            segments, family.rotation, device=family.layer_devices[0], end_s=end_s
+        )
         text, behind = arrange_text(self._video), self._video.text_behind
-        self._text_tokens = len(text.old) + behind.stop - behind.start
+        self._text_tokens = len(text.positions) + behind.stop - behind.start
         self._question_position = text.next_position
         self._alone = PrefixAnswerer(
             load(self._video, text, family), family, next_position=text.next_position, name=name
@@ -120,7 +126,7 @@ class Retriever:
 
     def scores(self, ids: list[int]) -> NDArray[np.float32]:
         """How much a question's tokens are about each stored sample, as `sample_scores`."""
-        scores = sample_scores(self._queries(ids), self._neutral, self._video.indices)
+        scores = sample_scores(self._queries(ids), self._neutral, self._video.bounds)
         found: NDArray[np.float32] = scores.numpy()
         return found
 
@@ -146,8 +152,7 @@ class Retriever:
         """Those of a question behind the text before the video, for each indexed layer."""
         start = torch.tensor(self._question_position)
         positions = start + torch.arange(len(ids))[:, None]
-        layers = self._video.segments[0].header.shape.index_layers
-        queries = Queries(self._family.language_model, positions, layers)
+        queries = Queries(self._family.language_model, positions, self._video.index_layers)
         self._alone.generate([ids], 1, queries)
         return queries.layers
 
@@ -208,4 +213,4 @@ class Retriever:
             name=self._name,
             samples=RowSamples(number=numbers, spans_s=self._video.spans_s(chosen)),
         )
-        return _Load(chosen=chosen, tokens=len(rows.old), end=rows.end, answerer=answerer)
+        return _Load(chosen=chosen, tokens=len(rows.positions), end=rows.end, answerer=answerer)

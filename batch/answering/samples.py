@@ -1,20 +1,30 @@
 """The stored samples of a video: when they are, and where their rows lie in its files.
 
-Nothing of a file is read but its index and the pieces that are asked for.
+Nothing of a file is read but its tables, its index and the blocks that are asked for.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.answering.evidence import end_of, sample_spans
-from cachefmt import STORED_TIERS, CacheFile, CacheFileError, SampleIndex, Tier, tensor_specs
-from cachefmt.layout import row_tensors
-from cachefmt.tensors import as_tensor
+from batch.kv.file_rows import FileRows
+from batch.kv.rotation import RotationOf
+from batch.kv.sample_bounds import SampleBounds
+from cachefmt import CacheFile, KeyBounds
+from cachefmt.key_bounds import layers_within
+from cachefmt.layout import INDEX, TABLES
+
+KEPT_BYTES = 1 << 28
+"""Decoded blocks that are kept for the next question, at most."""
 
 
 class StoredSample(NamedTuple):
@@ -25,10 +35,9 @@ class StoredSample(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Rows [start, stop) of a tier in a segment's file."""
+    """Rows [start, stop) of a segment's file."""
 
     segment: int
-    tier: Tier
     start: int
     stop: int
 
@@ -36,88 +45,136 @@ class Piece(NamedTuple):
 class StoredVideo:
     """The stored samples of all segments as one, and a reader of their rows.
 
-    `stored` has them in order of time, `tokens` int64 [stored] the rows of each; `text_before` and
-    `text_behind` are the text around all samples; `read_bytes` counts what was read of the files.
+    `stored` has them in order of time, `tokens` int64 [stored] the rows of each, text that goes
+    with it included; `text_before` and `text_behind` are the text around all samples; `bounds` are
+    those of each segment, of the keys of `index_layers`; `read_bytes` counts what was read of the
+    files.
     """
 
-    def __init__(self, segments: Sequence[CacheFile], *, end_s: float | None = None) -> None:
-        """Read the indices of all segments of a video; `end_s` is as of `Retriever`."""
+    def __init__(
+        self,
+        segments: Sequence[CacheFile],
+        rotation: RotationOf,
+        *,
+        device: torch.device | str = "cpu",
+        end_s: float | None = None,
+    ) -> None:
+        """Read tables and indices of all segments of a video.
+
+        A file without an index, that of a whole video, is decoded and one made.
+
+        Args:
+            rotation: of the model that wrote it; device: where blocks are decoded.
+            end_s: as of `Retriever`.
+        """
         self.segments = segments
-        self.indices = [SampleIndex.read(segment) for segment in segments]
-        self.read_bytes = sum(index.size_bytes for index in self.indices)
-        for segment in segments:  # its header
-            specs = tensor_specs(segment.header.shape).values()
-            self.read_bytes += segment.size_bytes - sum(spec.size_bytes for spec in specs)
+        self.tables = [segment.tables for segment in segments]
+        self._rows = [FileRows(segment, rotation, device) for segment in segments]
+        self._decoded: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
+        self.read_bytes = sum(
+            segment.header_size_bytes + segment.tensor_bytes(TABLES) for segment in segments
+        )
+        shape = segments[0].header.shape
+        self.index_layers = shape.index_layers or layers_within(shape)
+        self.bounds = [self._bounds_of(number) for number in range(len(segments))]
         self.stored = [
             StoredSample(number, place)
-            for number, index in enumerate(self.indices)
-            for place in range(len(index.stored))
+            for number, tables in enumerate(self.tables)
+            for place in range(len(tables.stored))
         ]
-        self.tokens = np.concatenate([index.tokens for index in self.indices])
-        times_s = [index.time_s for index in self.indices]
+        self.tokens = np.concatenate([np.diff(tables.starts) for tables in self.tables])
+        times_s = [tables.time_s for tables in self.tables]
         self._ends_s = [end_of(*pair) for pair in zip_longest(times_s, times_s[1:])]
         if end_s is not None:
             self._ends_s[-1] = end_s
-        self.text_before = Piece(0, Tier.FP16, 0, self.indices[0].rows(0, Tier.FP16).start)
+        self.text_before = Piece(0, 0, int(self.tables[0].starts[0]))
         self.text_behind = self._text_behind()
 
     def numbers(self, chosen: Sequence[StoredSample]) -> list[int]:
         """Which samples of the video these are."""
         firsts = [segment.header.segment.first_sample for segment in self.segments]
-        return [firsts[s] + int(self.indices[s].stored[place]) for s, place in chosen]
+        return [firsts[s] + int(self.tables[s].stored[place]) for s, place in chosen]
 
     def times_s(self, chosen: Sequence[StoredSample]) -> NDArray[np.float64]:
         """When these are on screen, [chosen]."""
-        return np.array([self.indices[s].time_s[self.indices[s].stored[p]] for s, p in chosen])
+        return np.array([self.tables[s].time_s[self.tables[s].stored[p]] for s, p in chosen])
 
     def spans_s(self, chosen: Sequence[StoredSample]) -> NDArray[np.float64]:
         """The times that these stand for, [chosen, 2]."""
         of_segment = {
-            s: sample_spans(self.indices[s].time_s, self.indices[s].source, self._ends_s[s])
+            s: sample_spans(self.tables[s].time_s, self.tables[s].source, self._ends_s[s])
             for s in {s for s, _ in chosen}
         }
-        return np.stack([of_segment[s][self.indices[s].stored[place]] for s, place in chosen])
+        return np.stack([of_segment[s][self.tables[s].stored[place]] for s, place in chosen])
 
     def pieces(self, chosen: Sequence[StoredSample]) -> list[Piece]:
         """Where the rows of samples chosen in order are; what lies in a row is one piece."""
         found: list[Piece] = []
-        for tier in STORED_TIERS:
-            for segment, place in chosen:
-                rows = self.indices[segment].rows(place, tier)
-                if found and found[-1][:2] == (segment, tier) and found[-1].stop == rows.start:
-                    found[-1] = found[-1]._replace(stop=rows.stop)
-                elif rows.start < rows.stop:
-                    found.append(Piece(segment, tier, rows.start, rows.stop))
+        for segment, place in chosen:
+            start, stop = map(int, self.tables[segment].starts[place : place + 2])
+            if found and found[-1].segment == segment and found[-1].stop == start:
+                found[-1] = found[-1]._replace(stop=stop)
+            elif start < stop:
+                found.append(Piece(segment, start, stop))
         return found
 
-    def table(self, name: str, piece: Piece) -> NDArray[np.int64]:
-        """A column of the token tables, [rows, ...]."""
-        first = self.segments[piece.segment].header.shape.rows_of(piece.tier).start
-        return self._read(f"token.{name}", piece, first).astype(np.int64)
+    @property
+    def groups(self) -> list[range]:
+        """The layers of each group that `states` gives together."""
+        return self._rows[0].groups
 
-    def states(self, layer: int, kind: str, piece: Piece) -> Tensor:
-        """Decoded keys or values, float32 [rows, heads, head_dim]."""
-        dtype = self.segments[piece.segment].dtype
-        parts = (
-            as_tensor(self._read(name, piece), dtype(name))
-            for name in row_tensors(layer, kind, piece.tier)
-        )
-        return piece.tier.codec.decode(*parts)
+    def blocks(self, piece: Piece) -> list[tuple[int, range]]:
+        """The numbers of the blocks that hold a piece, and which of the rows of each it has."""
+        found = []
+        for number, rows in enumerate(self._rows[piece.segment].blocks):
+            start, stop = max(rows.start, piece.start), min(rows.stop, piece.stop)
+            if start < stop:
+                found.append((number, range(start - rows.start, stop - rows.start)))
+        return found
 
-    def unusable(self, segment: int, problem: str) -> CacheFileError:
-        """What to raise for rows that cannot be used."""
-        path = self.segments[segment].path
-        return CacheFileError(path, f"{problem}; batch verify names what is damaged")
+    def states(self, segment: int, number: int, group: int) -> Tensor:
+        """Unrotated keys, and values, of a block: [rows, layers of the group, 2, heads, head_dim].
+
+        Blocks are kept for a while; do not write into them.
+        """
+        key, decoded = (segment, number, group), self._decoded
+        if key not in decoded:
+            self.read_bytes += self._rows[segment].read_bytes(number, group)
+            decoded[key] = self._rows[segment].states(number, group)
+            held = sum(states.nbytes for states in decoded.values())
+            while held > KEPT_BYTES and len(decoded) > 1:
+                held -= decoded.popitem(last=False)[1].nbytes
+        decoded.move_to_end(key)
+        return decoded[key]
+
+    def naming(self, segment: int, number: int, group: int) -> AbstractContextManager[None]:
+        """Turns a ValueError about the numbers of a block into a CacheFileError."""
+        return self._rows[segment].naming(number, group)
+
+    def _bounds_of(self, number: int) -> KeyBounds:
+        segment, rows = self.segments[number], self._rows[number]
+        if segment.index is not None:
+            self.read_bytes += segment.tensor_bytes(INDEX)
+            return segment.index
+        shape = replace(segment.header.shape, index_layers=self.index_layers)
+        bounds = SampleBounds(shape, self.tables[number])
+        for block, within in enumerate(rows.blocks):
+            taken = slice(within.start, within.stop)
+            samples = bounds.samples(taken)
+            for group, layers in enumerate(rows.groups):
+                indexed = [layer for layer in self.index_layers if layer in layers]
+                if not indexed or not len(samples):
+                    continue
+                states = self.states(number, block, group)
+                keys = states[:, [layer - layers.start for layer in indexed], 0]
+                places = [self.index_layers.index(layer) for layer in indexed]
+                bounds.put(samples, places, bounds.of(taken, keys).cpu())
+        return bounds.bounds()
 
     def _text_behind(self) -> Piece:
-        """The text behind all samples, which is stored with the last one."""
+        """The text behind all samples, which goes with the last one."""
         segment, place = self.stored[-1]
-        rows = self.indices[segment].rows(place, Tier.FP16)
-        sample = self.table("sample", Piece(segment, Tier.FP16, rows.start, rows.stop))
+        start, stop = map(int, self.tables[segment].starts[place : place + 2])
+        sample = self.tables[segment].sample[start:stop]
         texts = int(np.argmax(np.append(sample[::-1] >= 0, True)))
-        return Piece(segment, Tier.FP16, rows.stop - texts, rows.stop)
-
-    def _read(self, name: str, piece: Piece, first: int = 0) -> NDArray[Any]:
-        rows = self.segments[piece.segment].read(name, first + piece.start, first + piece.stop)
-        self.read_bytes += rows.nbytes
-        return rows
+        return Piece(segment, stop - texts, stop)

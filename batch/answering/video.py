@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Self
@@ -13,9 +12,10 @@ from batch.answering.answerer import Answer, PrefixAnswerer
 from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import check_fits, open_checked, open_writer, resolve
 from batch.answering.retrieval import BUDGET_TOKENS, SHARES, Retriever
+from batch.kv.rotation import why_fixed
 from batch.models import Family
 from batch.settings import Attention, Scope, check_choice
-from cachefmt import CacheFile, read_cost
+from cachefmt import CacheFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Loading:
     """What the cache cost before the first question, and what it saved."""
 
     load_seconds: float
-    """Opening, checking tables, mapping; rows come while answers are computed."""
+    """Opening, and of scope "whole" reading and decoding all rows, of "retrieve" the index."""
     load_bytes: int
     """Size of all files; of scope "retrieve" only what is read of them before any question."""
     reencode_seconds: float
@@ -148,31 +148,27 @@ class VideoAnswerer:
         self._segments = segments
         self._family = family
         self._retriever: Retriever | None = None
+        self._whole: PrefixAnswerer | None = None
         load_bytes = sum(segment.size_bytes for segment in segments)
         if self.scope == "retrieve":
             self._retriever = Retriever(
                 segments, family, budget_tokens=settings.budget_tokens, name=str(path)
             )
             load_bytes = self._retriever.index_bytes
+        elif self.scope == "whole":
+            self._whole = PrefixAnswerer.of_cache(segments[0], family)
         self.loading = Loading(
             load_seconds=open_seconds + time.perf_counter() - started,
             load_bytes=load_bytes,
-            reencode_seconds=float(sum(read_cost(segment).sum() for segment in segments)),
+            reencode_seconds=float(sum(segment.cost_seconds.sum() for segment in segments)),
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.__dict__.pop("_whole", None)  # its rows are mapped
         for segment in self._segments:
             segment.close()
-
-    @cached_property
-    def _whole(self) -> PrefixAnswerer:
-        """The only segment, loaded for the first question and kept for the others."""
-        (only,) = self._segments
-        return PrefixAnswerer.of_cache(only, self._family)
 
     def ask(self, question: str) -> Answer:
         """Answer one question; see `ask_all`, which is faster for many."""
@@ -193,27 +189,28 @@ class VideoAnswerer:
         settings = self._settings
         if self._retriever is not None:
             yield from self._retriever.ask_all(questions, max_new_tokens=settings.max_new_tokens)
-        elif self.scope == "each-segment":
-            yield from self._ask_each_segment(list(questions))
-        else:
+        elif self._whole is not None:
             yield from self._whole.ask_all(
                 questions, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size
             )
+        else:
+            yield from self._ask_each_segment(list(questions))
 
     def _ask_each_segment(self, questions: list[str]) -> list[ChosenAnswer]:
         """Put questions to one segment after the other; the rows of one are in memory at a time.
 
         A segment answers from what it holds of the question's matter, as far as the budget goes;
-        all of it where there is no index.
+        all of it where keys cannot be moved.
 
         Source: 78 needle questions about 6 drawn hours of 23 to 25 segments, demo model: 71 right.
         All rows of each segment, which are more than this model was trained on, gave 14 of 39.
         """
+        is_fixed = why_fixed(self._family.config) is not None
         found: list[list[tuple[Answer, Candidate]]] = [[] for _ in questions]
-        times_s = [segment.array("sample.time_s") for segment in self._segments]
+        times_s = [segment.tables.time_s for segment in self._segments]
         for segment, time_s, following_s in zip_longest(self._segments, times_s, times_s[1:]):
             whole = TimeRange(start_s=float(time_s[0]), stop_s=end_of(time_s, following_s))
-            ask = self._ask_about if segment.header.shape.index_layers else self._ask_whole
+            ask = self._ask_whole if is_fixed else self._ask_about
             answers = ask(segment, whole.stop_s, questions)
             for pairs, (answer, likelihood) in zip(found, answers, strict=True):
                 candidate = Candidate(
@@ -225,7 +222,6 @@ class VideoAnswerer:
                     likelihood=likelihood,
                 )
                 pairs.append((answer, candidate))
-            segment.release()
         return [_choose(pairs) for pairs in found]
 
     def _ask_about(

@@ -59,14 +59,14 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
     for number in range(len(video.headers)):
         path = destination.path(video, number)
         with CacheFile.open(path if video.is_cut else destination.staged or path) as cache:
-            _, encode, prefill = cache.array("cost.seconds").tolist()
+            _, encode, prefill = cache.cost_seconds.tolist()
         encode_s, prefill_s = encode_s + encode, prefill_s + prefill
     return {
         "slots": video.slots,
         **{f"tokens_{tier.lower()}": count for tier, count in video.tokens.items()},
         "block_samples": video.block_samples,
         "segments": len(video.headers),
-        "cache_bytes": video.size_bytes,
+        "cache_bytes": made.size_bytes,
         "fp16_kv_bytes": sum(header.fp16_kv_bytes for header in video.headers),
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,

@@ -16,6 +16,7 @@ from batch.settings import (
     ModelSettings,
     Pointers,
     Positions,
+    Quality,
     Reference,
     Saliency,
 )
@@ -113,6 +114,7 @@ def index(
     pointers: Pointers,
     timestamps: bool,
     block_samples: int | None,
+    quality: Quality,
     model: str,
     revision: str | None,
     offline: bool,
@@ -153,6 +155,7 @@ def index(
                 pointers=pointers,
                 timestamps=timestamps,
                 block_samples=block_samples,
+                quality=quality,
             ),
         ),
         phase=Phase(phase),

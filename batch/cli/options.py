@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from batch.settings import Attention, Dtype, Pointers, Positions, Reference, Saliency
+from batch.settings import Attention, Dtype, Pointers, Positions, Quality, Reference, Saliency
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -145,6 +145,13 @@ prefill_options = together(
         "has room.",
     ),
     click.option("--block-samples", type=click.IntRange(1), help="Samples prefilled together."),
+    click.option(
+        "--quality",
+        type=click.Choice(get_args(Quality)),
+        default="standard",
+        show_default=True,
+        help="How much a file may lose of what was computed: smaller files lose more.",
+    ),
 )
 
 _MACOS_OPEN_FILES = 10_240

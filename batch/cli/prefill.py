@@ -17,6 +17,7 @@ from batch.settings import (
     ModelSettings,
     Pointers,
     Positions,
+    Quality,
     Reference,
     Saliency,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the caches.")
 @options.profile_option("Thresholds of the tiers; default: the manifest's own.", default=None)
-@click.option("--dry-run", is_flag=True, help="Only say what would be written, to the byte.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be written, and how large.")
 @options.prefill_options
 @options.analysis_options
 @options.model_options
@@ -49,6 +50,7 @@ def prefill(
     pointers: Pointers,
     timestamps: bool,
     block_samples: int | None,
+    quality: Quality,
     fps: float,
     max_samples: int | None,
     saliency: Saliency,
@@ -89,6 +91,7 @@ def prefill(
         pointers=pointers,
         timestamps=timestamps,
         block_samples=block_samples,
+        quality=quality,
     )
     maker = CacheMaker(settings, cache_settings)
     summary = Summary()
@@ -107,17 +110,20 @@ def prefill(
             if dry_run:
                 video = maker.plan(manifest, identify_weights=False)
                 line, is_there = _estimate(maker, video, destination, as_json=as_json), False
+                size_bytes = video.size_bytes
             else:
                 made = _make(maker, manifest, destination)
-                video, is_there = made.video, not made.written
-                facts = _facts(made.path, video, made.written, skipped=is_there)
+                video, is_there, size_bytes = made.video, not made.written, made.size_bytes
+                facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
                 line = json.dumps(facts) if as_json else str(made.path)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
         summary.skipped += is_there
         summary.done += not is_there
-        summary.size_bytes += video.size_bytes
+        summary.size_bytes += size_bytes
+        if video.codec_note is not None:
+            click.echo(f"{path.stem} {video.codec_note}", err=True)
         click.echo(line)
     summary.finish()
 
@@ -162,13 +168,17 @@ def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination")
         return maker.make(manifest, destination, room=room, report=report)
 
 
-def _facts(cache: Path, video: "VideoPlan", written: list[int], *, skipped: bool) -> dict[str, Any]:
+def _facts(
+    cache: Path, video: "VideoPlan", size_bytes: int, written: list[int], *, skipped: bool
+) -> dict[str, Any]:
     """A cache as plain values with stable keys; `written` are numbers of segments."""
     return {
         "cache": str(cache),
         "written": bool(written),
         "skipped": skipped,
-        "size_bytes": video.size_bytes,
+        "size_bytes": size_bytes,
+        "codec": video.headers[0].codec.name,
+        "quality": video.headers[0].codec.quality,
         "slots": video.slots,
         "tokens": video.tokens,
         "samples": sum(header.shape.samples for header in video.headers),
@@ -183,7 +193,7 @@ def _facts(cache: Path, video: "VideoPlan", written: list[int], *, skipped: bool
 def _estimate(
     maker: "CacheMaker", video: "VideoPlan", destination: "Destination", *, as_json: bool
 ) -> str:
-    """What a dry run prints: the exact size, and what to expect of a minute and of memory."""
+    """What a dry run prints: size, exact or at most, and what to expect of a minute and memory."""
     from cachefmt.layout import kv_bytes
 
     memory = maker.estimate_memory(video)
@@ -196,7 +206,7 @@ def _estimate(
     cache = destination.cache(video)
     if as_json:
         parts = {**asdict(memory), "peak_bytes": memory.peak_bytes}
-        facts = _facts(cache, video, [], skipped=False)
+        facts = _facts(cache, video, video.size_bytes, [], skipped=False)
         return json.dumps({**facts, "per_minute": per_minute, "memory": parts})
     tokens = ", ".join(f"{tier} {count}" for tier, count in video.tokens.items())
     weights = "unknown" if memory.weights_bytes is None else f"{memory.weights_bytes:,}"
@@ -204,10 +214,11 @@ def _estimate(
     growing = (
         "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
     )
+    most = "" if video.headers[0].codec.name == "plain" else "at most "
     return (
-        f"{cache}: {video.size_bytes} bytes{segments}; tokens {tokens} of {video.slots} slots, "
-        f"computed in {video.headers[0].model.dtype}; "
-        f"a minute of video takes {per_minute['size_bytes']:,} bytes; memory: "
+        f"{cache}: {most}{video.size_bytes} bytes{segments}; "
+        f"tokens {tokens} of {video.slots} slots, computed in {video.headers[0].model.dtype}; "
+        f"a minute of video takes {most}{per_minute['size_bytes']:,} bytes; memory: "
         f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
         f"about {memory.block_bytes:,} a block"
     )

@@ -1,7 +1,7 @@
 """Budgets as people give them, and what they mean for one video."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from batch.errors import BatchError
 from batch.evaluation.methods import Budget, Prices, Unit
 from batch.making.cache_plan import CachePlan
-from cachefmt.key_bounds import layers_within
-from cachefmt.layout import file_size, token_bytes
-from cachefmt.tiers import STORED_TIERS, Tier, token_counts
+from cachefmt.layout import kv_bytes, token_bytes
+from cachefmt.tiers import STORED_TIERS, Tier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +54,23 @@ def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:
     """Bytes of K and V of each sample, separators included; int64 [samples]."""
     token = np.zeros(len(Tier), np.int64)
     for tier in STORED_TIERS:
-        token[tier], _ = token_bytes(plan.header.shape, tier)
+        token[tier] = token_bytes(plan.header.shape, tier)
     sample, tiers = plan.plan.sample, plan.plan.tier
     inside = sample >= 0
     held = np.bincount(sample[inside], token[tiers[inside]], minlength=plan.header.shape.samples)
     return held.astype(np.int64)
 
 
-def size_bytes(rows: int, plan: CachePlan) -> int:
-    """Size of the cache file of so many FP16 tokens, with an index as large as they allow."""
-    shape = replace(plan.header.shape, tokens=token_counts({Tier.FP16: rows}))
-    if shape.index_layers:
-        shape = replace(shape, index_layers=layers_within(shape))
-    return file_size(replace(plan.header, shape=shape))
+def size_bytes(rows: int, full_plan: CachePlan) -> int:
+    """Size of a file of so many FP16 tokens of the video whose every slot is in this plan."""
+    shape = full_plan.header.shape
+    return full_plan.size_bytes - kv_bytes(shape) + rows * token_bytes(shape, Tier.FP16)
 
 
 def prices(full_plan: CachePlan, unit: Unit) -> Prices:
     """What storing costs in the video whose every slot is in this plan.
 
-    The header's JSON grows by a digit here and there; it is priced at its shortest.
+    Header and tables are priced as that plan has them; those of others differ by some bytes.
     """
     plan, shape = full_plan.plan, full_plan.header.shape
     in_sample = (plan.cell < 0) & (plan.sample >= 0)
@@ -82,7 +79,7 @@ def prices(full_plan: CachePlan, unit: Unit) -> Prices:
     if unit == "tokens":
         one = dict.fromkeys(STORED_TIERS, 1)
         return Prices(token=one, fixed=text, separators=separators)
-    token = {tier: sum(token_bytes(shape, tier)) for tier in STORED_TIERS}
+    token = {tier: token_bytes(shape, tier) for tier in STORED_TIERS}
     raw = token[Tier.FP16]
     fixed = size_bytes(0, full_plan) + text * raw
     return Prices(token=token, fixed=fixed, separators=separators * raw)

@@ -1,7 +1,7 @@
 """One method on one video, up to the point where questions can be asked.
 
-Methods that choose cells write a cache file, as the product does; methods that evict rows read
-everything first, in memory, without a file.
+Methods that choose cells write a cache file, as the product does at quality lossless; methods
+that evict rows read everything first, in memory, without a file.
 """
 
 import time
@@ -83,7 +83,11 @@ class PreparedVideo:
     def full_plan(self) -> CachePlan:
         """The plan in which every slot is stored."""
         return plan_cache(
-            self._full_manifest, self.family, dtype=self._dtype, identify_weights=False
+            self._full_manifest,
+            self.family,
+            CacheSettings(quality="lossless"),
+            dtype=self._dtype,
+            identify_weights=False,
         )
 
     def plan(self, method: CellMethod, budget: Budget | None) -> CachePlan:
@@ -95,7 +99,9 @@ class PreparedVideo:
             method.choose(manifest, png, cost, budget),
             self.family,
             dtype=self._dtype,
-            settings=CacheSettings(positions=method.positions, pointers=method.pointers),
+            settings=CacheSettings(
+                positions=method.positions, pointers=method.pointers, quality="lossless"
+            ),
         )
 
     def seconds(self, **parts: float) -> dict[str, float]:

@@ -5,18 +5,20 @@ Knows the tiers and the layout of `cachefmt`; knows no model and no question.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from batch.kv.file_rows import FileRows
+from batch.kv.rotation import RotationOf
 from batch.kv.rows import Scratch, StoredRows
-from cachefmt.layout import KINDS, kv_bytes, row_specs, row_tensors
+from cachefmt.layout import KINDS, kv_bytes, row_specs
 from cachefmt.reader import CacheFile
-from cachefmt.tensors import TORCH_DTYPES, tensor
+from cachefmt.tensors import TORCH_DTYPES
 from cachefmt.tiers import STORED_TIERS, Tier
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1024
 """Rows that `to_dynamic_cache` expands at a time."""
-
-_ALIGNMENT = 16
 
 Devices = torch.device | str | Sequence[torch.device]
 """One device for all layers, or that of each layer."""
@@ -43,51 +43,45 @@ class Prefix:
     two threads at once: decoding shares one buffer.
     """
 
-    def __init__(self, shape: Shape, layers: list[Layer], runs: Sequence[_Run] = ()) -> None:
-        """Use `allocate` or `load`: this one owns the tensors in `layers` from now on.
-
-        runs: those that `layers` are views of, to be filled; without, all rows are there.
-        """
+    def __init__(self, shape: Shape, runs: Sequence[_Run]) -> None:
+        """Use `allocate` or `load`."""
         self.shape = shape
-        self._layers = layers
         self._runs = runs
-        self._devices = [layer[Tier.FP16, "key"][0].device for layer in layers]
+        self._layers = [layer for run in runs for layer in run.views()]
+        self._devices = [layer[Tier.FP16, "key"][0].device for layer in self._layers]
         self._scratch = Scratch()
-        self._arriving: ArrivingLayers | None = None
         self._bias: dict[Tier, dict[torch.device, Tensor]] = {}
         self._multiplicity: dict[Tier, Tensor] = {}
-        self._filled = [
-            {tier: 0 if runs else self.capacity(tier) for tier in STORED_TIERS} for _ in layers
-        ]
+        self._filled = [dict.fromkeys(STORED_TIERS, 0) for _ in self._layers]
 
     @classmethod
     def allocate(cls, shape: Shape, devices: Devices) -> Prefix:
         """Reserve memory for all rows."""
-        runs = _room(shape, _each(devices, shape))
-        return cls(shape, _views(runs), runs)
+        return cls(shape, _room(shape, _each(devices, shape)))
 
     @classmethod
-    def load(cls, cache_file: CacheFile, devices: Devices) -> Prefix:
-        """Take all rows of a file.
+    def load(
+        cls, cache_file: CacheFile, devices: Devices, rotation: RotationOf | None = None
+    ) -> Prefix:
+        """Take all rows of a file, block by block; it may be closed then.
 
-        On the CPU nothing is copied: tensors lie over the mapped file, and keep it mapped after
-        it is closed; the system is asked to read ahead of the computation. To CUDA a layer is
-        copied when the one before it is used.
+        Args:
+            rotation: of the model that wrote it; plain files do without.
+
+        Raises:
+            CacheFileError: names the block that is damaged or cannot be decoded, or the
+                calibration that is missing.
         """
-        shape = cache_file.header.shape
-        places = _each(devices, shape)
-        cache_file.read_ahead()
-        if {place.type for place in places} == {"cuda"}:
-            targets = _views(_room(shape, places))
-            prefix = cls(shape, targets)
-            sources = _mapped(cache_file, _each("cpu", shape))
-            prefix._arriving = ArrivingLayers(_flat(sources), _flat(targets))
-        else:
-            prefix = cls(shape, _mapped(cache_file, places))
+        tables = cache_file.tables
+        prefix = cls.allocate(cache_file.header.shape, devices)
         for tier in STORED_TIERS:
-            rows = shape.rows_of(tier)
-            counts = tensor(cache_file, "token.multiplicity", rows.start, rows.stop)
+            counts = torch.from_numpy(tables.multiplicity[tables.rows(tier)])
             prefix.set_multiplicity(tier, counts)
+        # Layers of one group may be on several devices; it is decoded on that of the first layer.
+        rows = FileRows(cache_file, rotation, prefix._devices[0])
+        for number, (group, layers) in product(range(len(rows.blocks)), enumerate(rows.groups)):
+            for tier, parts in rows.encoded(number, group).items():
+                prefix._place(layers.start, tier, parts)
         return prefix
 
     def capacity(self, tier: Tier) -> int:
@@ -133,14 +127,11 @@ class Prefix:
             bias = counts.double().log().float()
             self._bias[tier] = {device: bias.to(device) for device in set(self._devices)}
 
-    def append(self, layer: int, tier: Tier, key: Tensor, value: Tensor) -> dict[str, Tensor]:
+    def append(self, layer: int, tier: Tier, key: Tensor, value: Tensor) -> None:
         """Encode rows of one layer and store them after those that it and the tier hold already.
 
         Args:
             key, value: [rows, heads, head_dim]; for the FP16 tier in exactly the raw dtype.
-
-        Returns:
-            What was stored, views of this prefix, by the names of `cachefmt.layout.row_tensors`.
 
         Raises:
             ValueError: wrong shape or dtype, more rows than the plan said, or values that the
@@ -149,10 +140,9 @@ class Prefix:
         for kind, states in (("key", key), ("value", value)):
             self._check_rows(kind, tier, states, len(key))
         states = torch.stack([key, value])[None]
-        stored = self._place(layer, tier, tier.codec.encode(states, self.shape.group_size))
-        return self.named(layer, tier, stored)
+        self._place(layer, tier, tier.codec.encode(states, self.shape.group_size))
 
-    def append_layers(self, first: int, tier: Tier, states: Tensor) -> tuple[Tensor, ...]:
+    def append_layers(self, first: int, tier: Tier, states: Tensor) -> None:
         """As `append` for several layers that follow each other, on one device.
 
         On CUDA nothing waits for the device: whoever takes the rows to the processor lets the
@@ -160,21 +150,13 @@ class Prefix:
 
         Args:
             states: [layers, 2, rows, heads, head_dim], keys and values; of any strides.
-
-        Returns:
-            What was stored, a tensor [layers, 2, rows, heads, ...] for each part of the tier; on
-            the CPU views of this prefix.
         """
         self._check_rows("states", tier, states[0, 0], states.shape[2])
-        if states.is_cuda:
-            encoded = tier.codec.quantise(states, self.shape.group_size)
-            self._place(first, tier, encoded)
-            return encoded
-        encoded = tier.codec.encode(states, self.shape.group_size)
-        return self._place(first, tier, encoded)
+        encode = tier.codec.quantise if states.is_cuda else tier.codec.encode
+        self._place(first, tier, encode(states, self.shape.group_size))
 
-    def _place(self, first: int, tier: Tier, encoded: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Copy encoded rows [layers, 2, rows, ...] behind those that are there; views of them."""
+    def _place(self, first: int, tier: Tier, encoded: Sequence[Tensor]) -> None:
+        """Copy encoded rows [layers, 2, rows, ...] behind those that are there."""
         layers, _, rows = encoded[0].shape[:3]
         start = self._filled[first][tier]
         stop = start + rows
@@ -183,30 +165,24 @@ class Prefix:
                 f"tier {tier.name} of layer {first} holds {start} of {self.capacity(tier)} rows: "
                 f"no room for {rows} more"
             )
-        run = next(run for run in self._runs if first in run.layers)
-        within = slice(first - run.layers.start, first - run.layers.start + layers)
-        stored = tuple(
-            held[within, :, start:stop].copy_(part)
-            for held, part in zip(run.parts[tier], encoded, strict=True)
-        )
+        for run in self._runs:
+            own = range(max(first, run.layers.start), min(first + layers, run.layers.stop))
+            for held, part in zip(run.parts[tier], encoded, strict=True) if own else ():
+                within = slice(own.start - run.layers.start, own.stop - run.layers.start)
+                held[within, :, start:stop] = part[own.start - first : own.stop - first]
         for layer in range(first, first + layers):
             self._filled[layer][tier] = stop
-        return stored
 
-    @staticmethod
-    def named(first: int, tier: Tier, parts: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The tensors of each layer in what `append_layers` returned, by their names in a file."""
-        return {
-            name: part[layer, kind]
-            for layer in range(len(parts[0]))
-            for kind, kind_name in enumerate(KINDS)
-            for name, part in zip(row_tensors(first + layer, kind_name, tier), parts, strict=True)
-        }
+    def rows(self, tier: Tier, rows: slice) -> Iterator[tuple[Tensor, ...]]:
+        """Views of some filled rows of a tier, of each run of layers on one device.
+
+        A tensor [layers, 2, rows, heads, ...] for each part of the tier, keys and values.
+        """
+        for run in self._runs:
+            yield tuple(part[:, :, rows] for part in run.parts[tier])
 
     def layer(self, layer: int) -> list[StoredRows]:
         """The filled rows of a layer, one part for each of `STORED_TIERS`."""
-        if self._arriving is not None:
-            self._arriving.wait(layer)
         parts = []
         for tier in STORED_TIERS:
             filled = self._filled[layer][tier]
@@ -220,7 +196,7 @@ class Prefix:
         return parts
 
     def to_dynamic_cache(self, dtype: torch.dtype) -> DynamicCache:
-        """Expand into a plain transformers cache of batch 1, rows in the order of the file.
+        """Expand into a plain transformers cache of batch 1, rows by tier, then by slot.
 
         A row that counts m times is there m times, which equals the biased attention exactly. The
         question stands at the header's `layout.next_position`, not at this cache's length.
@@ -282,7 +258,7 @@ class _Run:
 
 def _room(shape: Shape, places: Sequence[torch.device]) -> list[_Run]:
     runs, first = [], 0
-    for place, group in itertools.groupby(places):
+    for place, group in groupby(places):
         layers = range(first, first + len(list(group)))
         # An inference tensor could not be written to outside inference mode later.
         with torch.inference_mode(False):
@@ -300,77 +276,3 @@ def _room(shape: Shape, places: Sequence[torch.device]) -> list[_Run]:
         runs.append(_Run(layers=layers, parts=parts))
         first = layers.stop
     return runs
-
-
-def _views(runs: list[_Run]) -> list[Layer]:
-    return [layer for run in runs for layer in run.views()]
-
-
-def _mapped(cache_file: CacheFile, places: Sequence[torch.device]) -> list[Layer]:
-    return [
-        {
-            (tier, kind): tuple(
-                tensor(cache_file, name).to(place) for name in row_tensors(layer, kind, tier)
-            )
-            for tier, kind in itertools.product(STORED_TIERS, KINDS)
-        }
-        for layer, place in enumerate(places)
-    ]
-
-
-def _flat(layers: list[Layer]) -> list[list[Tensor]]:
-    return [[part for parts in layer.values() for part in parts] for layer in layers]
-
-
-class ArrivingLayers:
-    """Copies layers to their device on a stream of its own, one layer ahead of the computation.
-
-    Kernels are queued long before they run, so the processor is free to copy layer i + 1 from the
-    mapped file into pinned memory while the device computes layer i. Two pinned buffers of one
-    layer each are used in turn. Tests have stand-ins for streams where there is no GPU.
-    """
-
-    def __init__(
-        self, sources: Sequence[Sequence[Tensor]], targets: Sequence[Sequence[Tensor]]
-    ) -> None:
-        """Nothing is copied yet.
-
-        sources: tensors of each layer on the CPU; targets: as many of the same dtypes and shapes,
-        those of a layer on one CUDA device.
-        """
-        self._sources = [list(layer) for layer in sources]
-        self._targets = targets
-        self._devices = [layer[0].device for layer in targets]
-        size = max(sum(_padded(rows.nbytes) for rows in layer) for layer in sources)
-        self._buffers = [torch.empty(size, dtype=torch.uint8).pin_memory() for _ in range(2)]
-        self._streams = {device: torch.cuda.Stream(device) for device in set(self._devices)}  # type: ignore[no-untyped-call]  # torch 2.13
-        for device, stream in self._streams.items():
-            # The memory of the targets may still be in use by kernels queued before it was freed.
-            stream.wait_stream(torch.cuda.current_stream(device))
-        self._arrived: list[torch.cuda.Event] = []
-
-    def wait(self, layer: int) -> None:
-        """Let what is queued from now on begin only when a layer has arrived."""
-        while len(self._arrived) < min(layer + 2, len(self._sources)):
-            self._start(len(self._arrived))
-        torch.cuda.current_stream(self._devices[layer]).wait_event(self._arrived[layer])
-
-    def _start(self, layer: int) -> None:
-        if layer >= len(self._buffers):
-            self._arrived[layer - len(self._buffers)].synchronize()  # its buffer is free again
-        buffer, start = self._buffers[layer % len(self._buffers)], 0
-        stream = self._streams[self._devices[layer]]
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch 2.13
-        with torch.cuda.stream(stream):
-            for rows, target in zip(self._sources[layer], self._targets[layer], strict=True):
-                staged = buffer[start : start + rows.nbytes].view(rows.dtype).view(rows.shape)
-                staged.copy_(rows)
-                target.copy_(staged, non_blocking=True)
-                start += _padded(rows.nbytes)
-            arrived.record(stream)
-        self._arrived.append(arrived)
-        self._sources[layer].clear()  # the last one lets go of the mapped file
-
-
-def _padded(size_bytes: int) -> int:
-    return -(-size_bytes // _ALIGNMENT) * _ALIGNMENT

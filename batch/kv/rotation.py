@@ -5,6 +5,8 @@ that a question needs can be moved together. The angles are the model's own, M-R
 included (transformers 5.23: `rotary_emb` of every decoder we support gives them ready to use).
 """
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -37,6 +39,10 @@ class Rotation(NamedTuple):
         return Rotation(cos=self.cos.to(device), sin=self.sin.to(device))
 
 
+RotationOf = Callable[[Tensor], Rotation]
+"""`rotation_of` the decoder of a model."""
+
+
 def why_fixed(config: "PreTrainedConfig") -> str | None:
     """Why the keys of a model or decoder cannot be moved to other positions; None if they can."""
     text = config.get_text_config(decoder=True)
@@ -51,7 +57,20 @@ def why_fixed(config: "PreTrainedConfig") -> str | None:
     return None
 
 
-def rotation_of(language_model: "PreTrainedModel", positions: Tensor) -> Rotation:
+def without_weights(config: "PreTrainedConfig") -> SimpleNamespace:
+    """What `rotation_of` needs of the decoder of a model, on the CPU, without its weights."""
+    from transformers import AutoModel
+
+    text = config.get_text_config(decoder=True)
+    with torch.device("meta"):
+        decoder: Any = AutoModel.from_config(text)  # type: ignore[no-untyped-call]  # untyped in 5.23
+    decoder = getattr(decoder, "language_model", decoder)
+    return SimpleNamespace(
+        config=text, device=torch.device("cpu"), rotary_emb=type(decoder.rotary_emb)(config=text)
+    )
+
+
+def rotation_of(language_model: "PreTrainedModel | SimpleNamespace", positions: Tensor) -> Rotation:
     """The rotation of positions, int [tokens, axes], by a decoder without its head.
 
     Raises:

@@ -4,7 +4,7 @@
 - `cache_plan`: what of a manifest goes into a cache, in which files, of which exact size; made of
   `plan` (slots), `segments` (where long videos are cut) and `header`. `memory`: what it will take.
 - `destination`: where a cache goes, and what becomes of what is there.
-- `blocks`: the prefill of one file, and what it will be searched by.
+- `computing`: the prefill, block by block; `blocks`: its file, and what it will be searched by.
 - `maker`: all of this for one model and any number of videos.
 
 Nothing is imported here: who makes manifests needs no torch.

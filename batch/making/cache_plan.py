@@ -1,20 +1,28 @@
-"""The cache of a video about to be written: what goes in, in which files, of which exact size."""
+"""The cache of a video about to be written: what goes in, in which files of which size."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from batch.analysis.manifest import Manifest
 from batch.errors import ManifestError
-from batch.making.header import make_header
+from batch.kv.rotation import why_fixed
+from batch.making.codec import choose_codec
+from batch.making.header import RAW_DTYPES, make_header, make_shapes
 from batch.making.plan import Plan, make_plan
 from batch.making.segments import Span
 from batch.models import Family
 from batch.settings import CacheSettings
 from batch.video import geometry_for
-from cachefmt import WHOLE_VIDEO, Header
-from cachefmt.layout import file_size
+from cachefmt import WHOLE_VIDEO, Header, Tables, file_size
+from cachefmt.key_bounds import layers_within
+
+if TYPE_CHECKING:
+    from cachefmt.calibration import Calibration
 
 _BLOCK_TOKENS = {"cpu": 512, "cuda": 2304}
 _MOST_SAMPLES = 16
@@ -22,7 +30,7 @@ _MOST_SAMPLES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """One file about to be written: what goes in, and the header that fixes its size."""
+    """One file about to be written: what goes in, and how large it will be."""
 
     manifest: Manifest
     """Of the samples that go in."""
@@ -30,24 +38,45 @@ class CachePlan:
     header: Header
     block_samples: int
     """Stored samples prefilled together; later blocks see the tiers of earlier ones."""
+    calibration: "Calibration | None" = None
+    """The one that the header names."""
+    codec_note: str | None = None
+    """What a person should know of the codec that was chosen."""
 
-    @property
+    @cached_property
+    def tables(self) -> Tables:
+        return Tables(
+            time_s=self.manifest.pts_s,
+            source=self.manifest.source,
+            tier=self.plan.tier,
+            sample=self.plan.sample,
+            cell=self.plan.cell,
+            multiplicity=self.plan.multiplicity,
+            position=self.plan.positions,
+        )
+
+    @cached_property
     def size_bytes(self) -> int:
-        return file_size(self.header)
+        """Of the file: exact of codec `plain`, at most this of others."""
+        return file_size(self.header, self.tables)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoPlan:
     """The cache of a whole video: a file if what is kept fits the model's context, else segments.
 
-    Of each segment only the header is kept, which fixes its size: the plans of all together
-    would grow with the video.
+    Of each segment only header and size are kept: the plans of all together would grow with the
+    video.
     """
 
     manifest: Manifest
     spans: tuple[Span, ...]
     headers: tuple[Header, ...]
     """Of each segment; a video that fits the context is one."""
+    sizes: tuple[int, ...]
+    """Of each segment's file, as `CachePlan.size_bytes`."""
+    codec_note: str | None
+    """As of `CachePlan`; the same of all segments."""
     block_samples: int
     plan: Callable[[Span], CachePlan]
 
@@ -57,7 +86,7 @@ class VideoPlan:
 
     @property
     def size_bytes(self) -> int:
-        return sum(map(file_size, self.headers))
+        return sum(self.sizes)
 
     @property
     def slots(self) -> int:
@@ -102,6 +131,7 @@ def plan_cache(
     raw_dtype: str | None = None,
     identify_weights: bool = True,
     span: Span | None = None,
+    calibration: "Calibration | None" = None,
 ) -> CachePlan:
     """Plan the cache of a manifest, or of a span of it; the weights need not be loaded.
 
@@ -112,6 +142,7 @@ def plan_cache(
         identify_weights: False does without the weights' files; the size stays exact, but the
             plan cannot be run.
         span: one of `cut`; None is the whole video.
+        calibration: of the model and its prompt; without, a file has its own basis, or none.
 
     Raises:
         ManifestError: the manifest was made for pictures of another geometry.
@@ -131,18 +162,39 @@ def plan_cache(
     if block_samples is None:
         device = family.device if family.is_loaded else torch.device("cpu")
         block_samples = usual_block_samples(manifest.geometry.cells, device)
+    shape, whole = make_shapes(plan, manifest, family, raw_dtype or RAW_DTYPES[dtype])
+    segment = WHOLE_VIDEO if span is None else span.segment
+    first_sample = int(np.argmax(np.append(plan.sample >= 0, True)))
+    choice = choose_codec(
+        whole,
+        settings.quality,
+        segments=segment.count,
+        why_fixed=why_fixed(family.config),
+        calibration=calibration,
+        text_ids=plan.token_ids[:first_sample],
+    )
+    if segment.count > 1 and why_fixed(family.config) is None:
+        shape = replace(shape, index_layers=layers_within(whole))
     header = make_header(
         plan,
         manifest,
         family,
-        segment=WHOLE_VIDEO if span is None else span.segment,
+        shape=shape,
+        codec=choice.codec,
+        segment=segment,
         dtype=dtype,
         pointers=settings.pointers,
         block_samples=block_samples,
-        raw_dtype=raw_dtype,
         identify_weights=identify_weights,
     )
-    return CachePlan(manifest=part, plan=plan, header=header, block_samples=block_samples)
+    return CachePlan(
+        manifest=part,
+        plan=plan,
+        header=header,
+        block_samples=block_samples,
+        calibration=calibration if choice.codec.calibration else None,
+        codec_note=choice.note,
+    )
 
 
 def check_geometry(manifest: Manifest, family: Family) -> None:

@@ -48,6 +48,13 @@ class Destination:
     def path(self, video: VideoPlan, number: int) -> Path:
         return segment_path(self.folder, number) if video.is_cut else self.file
 
+    def size_bytes(self, video: VideoPlan) -> int:
+        """Of the files of a whole cache."""
+        if self.staged is not None and not video.is_cut:
+            return self.staged.stat().st_size
+        paths = (self.path(video, number) for number in range(len(video.headers)))
+        return sum(path.stat().st_size for path in paths)
+
     def block_samples(self) -> int | None:
         """Samples a block of what is there, the fewest: the memory had no room for more.
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
-from batch.kv.rotation import why_fixed
 from batch.making.plan import Plan
 from batch.models import Family
 from batch.settings import Pointers
 from batch.version import __version__
 from cachefmt.header import (
     ZERO_DIGEST,
+    Codec,
     Header,
     Layout,
     ManifestIdentity,
@@ -23,7 +23,6 @@ from cachefmt.header import (
     VideoIdentity,
     default_group_size,
 )
-from cachefmt.key_bounds import layers_within
 from cachefmt.tiers import STORED_TIERS
 
 RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
@@ -39,7 +38,7 @@ def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
     made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
-    return (*computed_by, *made_of, header.shape, header.layout)
+    return (*computed_by, *made_of, header.shape, header.layout, header.codec)
 
 
 def make_header(
@@ -47,18 +46,19 @@ def make_header(
     manifest: Manifest,
     family: Family,
     *,
+    shape: Shape,
+    codec: Codec,
     segment: Segment,
     dtype: str,
     pointers: Pointers,
     block_samples: int,
-    raw_dtype: str | None = None,
     identify_weights: bool = True,
 ) -> Header:
-    """Describe the cache of a plan; its exact size follows from it.
+    """Describe the cache of a plan.
 
     Args:
         manifest: of the whole video; segment: which span of it the plan is about.
-        dtype, raw_dtype, identify_weights: as of `plan_cache`.
+        dtype, identify_weights: as of `plan_cache`.
     """
     checkpoint = family.checkpoint
     return Header(
@@ -79,12 +79,19 @@ def make_header(
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
         policy=_policy(manifest, pointers, block_samples, family.timestamps),
-        shape=_shape(plan, manifest, family, raw_dtype or RAW_DTYPES[dtype]),
+        shape=shape,
         layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
+        codec=codec,
     )
 
 
-def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Shape:
+def make_shapes(
+    plan: Plan, manifest: Manifest, family: Family, raw_dtype: str
+) -> tuple[Shape, Shape]:
+    """Of a plan, without an index; and of the whole video, as if it were one segment.
+
+    By the latter all segments decide alike what they have in common.
+    """
     decoder, geometry = family.decoder, manifest.geometry
     shape = Shape(
         layers=decoder.layers,
@@ -100,16 +107,14 @@ def _shape(plan: Plan, manifest: Manifest, family: Family, raw_dtype: str) -> Sh
         tokens={tier.name: count for tier, count in plan.tokens.items()},
         index_layers=(),
     )
-    if why_fixed(family.config) is not None:
-        return shape
-    # As if the video were one segment: all of them index the same layers.
+    tiers = manifest.tier[manifest.kept]
     whole = replace(
         shape,
         samples=len(manifest.kept),
         stored_samples=int(manifest.kept.sum()),
-        tokens={tier.name: int((manifest.tier == tier).sum()) for tier in STORED_TIERS},
+        tokens={tier.name: int((tiers == tier).sum()) for tier in STORED_TIERS},
     )
-    return replace(shape, index_layers=layers_within(whole))
+    return shape, whole
 
 
 def _policy(

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,10 +27,12 @@ from batch.models.placement import first_device
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import GeometryRule
 from cachefmt import CacheFileError
-from cachefmt.layout import file_size
 from jobs.atomic import FULL, make_folder, move_into_place
 from jobs.disk_space import Allowance
 from jobs.errors import NoSpaceError
+
+if TYPE_CHECKING:
+    from cachefmt.calibration import Calibration
 
 ReportSamples = Callable[[int], object]
 """Told how many more of a video's stored samples are done, those of finished segments first.
@@ -45,19 +48,29 @@ class MadeCache:
     """Its file, or folder of segments."""
     video: VideoPlan
     written: list[int]
+    size_bytes: int
+    """Of all its files."""
 
 
 class CacheMaker:
     """Makes caches with one model."""
 
-    def __init__(self, model: ModelSettings | OpenModel, settings: CacheSettings) -> None:
+    def __init__(
+        self,
+        model: ModelSettings | OpenModel,
+        settings: CacheSettings,
+        calibration: "Calibration | None" = None,
+    ) -> None:
         """Open the checkpoint; its weights wait for `load` or the first cache.
+
+        calibration: of this model and its prompt.
 
         Raises:
             ModelError: it cannot be used here, or its prompts have no place for times.
         """
         self._model = open_model(model) if isinstance(model, ModelSettings) else model
         self._settings = settings
+        self.calibration = calibration
         if settings.timestamps:
             self._model.family.use_timestamps()
 
@@ -93,15 +106,24 @@ class CacheMaker:
         spans = cut(manifest, family.layout, context=context, positions=positions)
 
         def plan(span: Span) -> CachePlan:
-            weights = identify_weights
             return plan_cache(
-                manifest, family, settings, dtype=dtype, identify_weights=weights, span=span
+                manifest,
+                family,
+                settings,
+                dtype=dtype,
+                identify_weights=identify_weights,
+                span=span,
+                calibration=self.calibration,
             )
 
+        sized = [(one.header, one.size_bytes, one.codec_note) for one in map(plan, spans)]
+        headers, sizes, notes = zip(*sized, strict=True)
         return VideoPlan(
             manifest=manifest,
             spans=tuple(spans),
-            headers=tuple(plan(span).header for span in spans),
+            headers=headers,
+            sizes=sizes,
+            codec_note=notes[0],
             block_samples=block_samples,
             plan=plan,
         )
@@ -145,7 +167,12 @@ class CacheMaker:
             video = self.plan(manifest, block_samples=block_samples)
             numbers = destination.to_do(video)
             if not numbers or self._write(video, numbers, destination, room, report):
-                return MadeCache(path=destination.cache(video), video=video, written=numbers)
+                return MadeCache(
+                    path=destination.cache(video),
+                    video=video,
+                    written=numbers,
+                    size_bytes=destination.size_bytes(video),
+                )
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -171,7 +198,7 @@ class CacheMaker:
     ) -> bool:
         """Whether the memory sufficed."""
         self.load()  # before anything is removed: it may fail
-        size_bytes = sum(file_size(video.headers[number]) for number in numbers)
+        size_bytes = sum(video.sizes[number] for number in numbers)
         if destination.existing == "replace":  # whole files go only for what has room
             room.check(size_bytes)
         destination.make_way(video)

@@ -51,11 +51,6 @@ class Plan:
     def tokens(self) -> dict[Tier, int]:
         return {tier: int((self.tier == tier).sum()) for tier in STORED_TIERS}
 
-    @property
-    def file_order(self) -> NDArray[np.int64]:
-        """Row of the plan that each row of the file holds: by tier, then by slot."""
-        return np.argsort(self.tier, kind="stable")
-
     def copies(self, block: slice) -> tuple[tuple[int, ...], NDArray[np.float32] | None]:
         """What multiplicity adds to the scores inside a block: stops and bias of a `kv.Block`.
 

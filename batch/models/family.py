@@ -7,6 +7,8 @@ where the question goes. How blocks are run, stored and attended to is not its b
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 
 from batch.errors import ModelError
 from batch.kv import ATTENTIONS, Kernel, check_kernel, install, refuse_unsupported
+from batch.kv.rotation import Rotation, rotation_of, without_weights
 from batch.models.checkpoint import Checkpoint
 from batch.models.placement import Device, device_of, first_device
 from batch.video import Footage, Geometry, GeometryRule
@@ -156,6 +159,18 @@ class Family(ABC):
         """The decoder without its head."""
         decoder: PreTrainedModel = self.model.model.language_model
         return decoder
+
+    def rotation(self, positions: Tensor) -> Rotation:
+        """What positions int [tokens, axes] do to keys; the weights need not be loaded.
+
+        Raises:
+            ModelError: as of `rotation_of`.
+        """
+        return rotation_of(self.language_model if self.is_loaded else self._rotary, positions)
+
+    @cached_property
+    def _rotary(self) -> SimpleNamespace:
+        return without_weights(self.config)
 
     @property
     def placeholder(self) -> str:

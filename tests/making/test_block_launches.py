@@ -6,7 +6,6 @@ NaN is looked for on the processor.
 
 import importlib
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,8 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from batch.evaluation.launches import Launches, count_launches
 from batch.kv import Block, Prefix, TieredCache, fill, rows
-from batch.making import blocks
+from batch.making import computing
+from batch.making.computing import keep
 from batch.making.write_behind import WriteBehind
 from cachefmt.tiers import STORED_TIERS
 from tests.kv.decoders import SIZES, shape, tiered
@@ -48,15 +48,15 @@ def launches_of_a_block(layers: int, *, has_copies: bool) -> Launches:
             prefix.set_multiplicity(tier, counts)
         block = Block(stops=(TOKENS // 2, TOKENS), bias=torch.rand(TOKENS))
     tiers = torch.arange(TOKENS).remainder(3).byte().numpy()
-    writer = SimpleNamespace(write=lambda name, row, array: None)
-    clock = blocks._Clock(torch.device("cpu"))
 
     def run(first: int) -> None:
         cache = TieredCache(prefix)
         positions = torch.arange(first, first + TOKENS)[None]
         with torch.inference_mode(), WriteBehind() as behind:
             fill(model.model, torch.rand(1, TOKENS, 32), positions, cache, block)
-            blocks._store(cache, prefix, tiers, writer, behind, clock)  # type: ignore[arg-type]
+            for tier, rows in keep(cache, tiers).items():
+                for _, parts in prefix.rows(tier, rows):
+                    behind.put(parts, lambda tensors: None)
             behind.finish()
 
     run(0)
@@ -91,7 +91,7 @@ def test_quantising_a_layer_by_itself_takes_few_calls_a_tier(
 ) -> None:
     """Large layers are not quantised together; then each asks for that once more."""
     together = [launches_of_a_block(layers, has_copies=False) for layers in (FEW, MANY)]
-    monkeypatch.setattr(blocks, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(computing, "CHUNK_NUMBERS", 1)
     alone = [launches_of_a_block(layers, has_copies=False) for layers in (FEW, MANY)]
     more = of_a_layer(*alone, "launches") - of_a_layer(*together, "launches")
     assert 0 < more <= 30 * len(STORED_TIERS)

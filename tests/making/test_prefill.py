@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from batch.demo.drawing import draw
 from batch.demo.world import random_world
 from batch.errors import ManifestError
 from batch.evaluation.uncompressed import Uncompressed
+from batch.kv.rotation import rotate, rotation_of
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
+from batch.making.computing import allocate, compute, keep, unrotated
 from batch.making.plan import Plan, make_plan
 from batch.models import Family, open_family
 from batch.settings import CacheSettings
@@ -328,3 +331,29 @@ def test_the_demo_model_with_nothing_pruned_scores_as_transformers_does(tmp_path
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     other = uncompressed(loaded("demo"), pictures[::-1].copy()).next_token_scores(question)
     assert (got - other).abs().max() > 1e-2
+
+
+def test_keys_without_their_position_are_those_that_rotate_to_the_stored_ones(
+    family: Family,
+) -> None:
+    pictures = random_pictures(SAMPLES, geometry_of(family))
+    settings = CacheSettings(block_samples=2)
+    work = plan_cache(
+        make_manifest(pictures, geometry_of(family)), family, settings, dtype="float32"
+    )
+    prefix = allocate(work, family)
+    layers = range(family.decoder.layers)
+    tokens = 0
+    with closing(compute(work, family, prefix)) as blocks:
+        for computed in blocks:
+            states = unrotated(computed, work, family, layers)
+            positions = torch.from_numpy(work.plan.positions[computed.block])
+            rotation = rotation_of(family.language_model, positions)
+            for layer in layers:
+                key, value = (kind[0].transpose(0, 1) for kind in computed.cache.suffix(layer))
+                torch.testing.assert_close(rotate(states[:, layer, 0], rotation), key)
+                assert torch.equal(states[:, layer, 1], value)
+                assert (states[:, layer, 0] - key).abs().max() > 1e-2
+            keep(computed.cache, work.plan.tier[computed.block])
+            tokens += len(states)
+    assert prefix.tokens == tokens == len(work.plan.tier)

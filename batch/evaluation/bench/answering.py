@@ -4,22 +4,19 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from batch.evaluation.bench.decoding import endless_answers
 from batch.evaluation.bench.workload import Measured, Workload
 from batch.evaluation.measuring import Work, ratio, side_by_side, timed_again, within
 from batch.kv import Prefix
-from cachefmt import CacheFile, CacheWriter, Header
-from cachefmt.layout import TensorSpec, tensor_specs
+from cachefmt import STORED_TIERS, CacheFile, CacheWriter, Codec, Header, Tables
+from cachefmt.layout import token_bytes
 
 QUESTIONS = 64
 """Of the batch."""
-PAGE_BYTES = 4096
 FEW_TOKENS, MANY_TOKENS = 4, 20
 """Of the answers between which lie the decode steps that a question is measured in."""
 
@@ -81,11 +78,10 @@ def measure_batch(workload: Workload, repeats: int) -> Measured:
 
 
 def measure_loading(workload: Workload, repeats: int) -> Measured:
-    """Open, check, map and touch every page of the rows, in turn with one read of all bytes.
+    """Open, check and take the rows of a long plain file, in turn with one read of all bytes.
 
-    All from the page cache: the file was just written. Touching stands for the first question,
-    which reads the rows where they lie. No loader of a first file has a buffer whose pages are
-    there already, as `load_rate_reused_buffer` reads into.
+    All from the page cache: the file was just written. No loader of a first file has a buffer
+    whose pages are there already, as `load_rate_reused_buffer` reads into.
     """
     film, tokens = workload.films[0], workload.size.load_tokens
     path = film.path.with_name("long.safetensors")
@@ -99,8 +95,7 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
 
     taken = side_by_side(
         {
-            "load_seconds": lambda: _touch(_load(path, workload.device)),
-            "open_seconds": lambda: _load(path, workload.device),
+            "load_seconds": lambda: _load(path, workload.device),
             "raw_read_seconds": lambda: read(np.empty(len(buffer), np.uint8)),
             "reused_buffer_seconds": lambda: read(buffer),
         },
@@ -116,40 +111,39 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
 
 def _load(path: Path, device: str) -> Prefix:
     with CacheFile.open(path) as cache:
-        cache.verify_tables()
         return Prefix.load(cache, device)
 
 
-def _touch(prefix: Prefix) -> None:
-    for layer in range(prefix.shape.layers):
-        for part in prefix.layer(layer):
-            for rows in (*part.key, *part.value):
-                if len(rows):
-                    rows.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
-
-
 def _write_long(path: Path, like: Header, tokens: int) -> None:
-    """Write a cache of so many text tokens, in the mix of tiers of another, of random rows."""
-    stored = like.shape.token_count
-    counts = {name: count * tokens // stored for name, count in like.shape.tokens.items()}
-    counts["INT4"] += tokens - sum(counts.values())
+    """Write a plain cache of so many cells, in another's mix of tiers, of random rows."""
+    shape, cells = like.shape, like.shape.rows * like.shape.columns
+    samples = -(-tokens // cells)
+    rng = np.random.default_rng(0)
+    tier = rng.choice(
+        np.repeat(STORED_TIERS, [shape.tokens[tier.name] for tier in STORED_TIERS]), samples * cells
+    ).astype(np.uint8)
+    tables = Tables(
+        time_s=np.arange(samples, dtype=np.float64),
+        source=np.arange(samples, dtype=np.int32),
+        tier=tier,
+        sample=np.repeat(np.arange(samples, dtype=np.int32), cells),
+        cell=np.tile(np.arange(cells, dtype=np.int32), samples),
+        multiplicity=np.ones(len(tier), np.int32),
+        position=np.repeat(
+            np.arange(len(tier), dtype=np.int32)[:, None], shape.position_axes, axis=1
+        ),
+    )
+    counts = {tier.name: count for tier, count in tables.counts(range(len(tier))).items()}
     header = replace(
         like,
-        shape=replace(like.shape, tokens=counts, samples=0, stored_samples=0),
-        layout=replace(like.layout, slots=tokens, next_position=(tokens,)),
+        shape=replace(shape, tokens=counts, samples=samples, stored_samples=samples),
+        layout=replace(like.layout, slots=len(tier)),
+        codec=Codec(name="plain", quality="lossless", group_layers=shape.layers, block_samples=4),
+        fidelity=None,
     )
-    rng = np.random.default_rng(0)
-    with CacheWriter(path, header) as writer:
-        for name, spec in tensor_specs(header.shape).items():
-            writer.write(name, 0, _content(name, spec, rng))
-        writer.finish()
-
-
-def _content(name: str, spec: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
-    dtype = spec.numpy_dtype
-    if name.startswith("layers."):
-        return rng.integers(0, 64, spec.size_bytes, np.uint8).view(dtype).reshape(spec.shape)
-    if name in ("token.position", "sample.source"):
-        return np.arange(spec.shape[0], dtype=dtype).reshape(spec.shape)
-    values = {"token.multiplicity": 1, "token.sample": -1, "token.cell": -1}
-    return np.full(spec.shape, values.get(name, 0), dtype)
+    with CacheWriter(path, header, tables) as writer:
+        for number, rows in enumerate(tables.blocks(header.codec.block_samples)):
+            parts = tables.counts(rows).items()
+            size_bytes = sum(count * token_bytes(header.shape, tier) for tier, count in parts)
+            writer.write_block(number, 0, rng.integers(0, 64, size_bytes, np.uint8).tobytes())
+        writer.finish([0.0, 0.0, 0.0])

@@ -14,6 +14,7 @@ from batch.evaluation.uncompressed import uncompressed_film
 from batch.kv.attention import CHUNK_NUMBERS
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
+from cachefmt.layout import kv_bytes
 
 BUFFER_BYTES = 2 * 4 * CHUNK_NUMBERS
 """Keys and values that are decoded at a time, in float32; a short video does not fill them."""
@@ -75,10 +76,10 @@ def measure_memory(workload: Workload, repeats: int) -> Measured:
 
 
 def measure_lengths(workload: Workload, repeats: int) -> Measured:
-    """Peak beyond the bytes that are stored, of the longest video against the shortest; once.
+    """Peak beyond the rows that are held, of the longest video against the shortest; once.
 
     The videos are the first film several times over, so that all have its mix of tiers. The
-    shortest is charged for full buffers, so 1 or less says: nothing grows but what is stored.
+    shortest is charged for full buffers, so 1 or less says: nothing grows but the rows.
     """
     film, family = workload.films[0], workload.family
     manifest = workload.analyze(film)
@@ -88,8 +89,8 @@ def measure_lengths(workload: Workload, repeats: int) -> Measured:
         plan = plan_cache(_repeat(manifest, times), family, dtype=workload.dtype)
         peak = peak_allocated(lambda: prefill(plan, family, path), workload.device)  # noqa: B023  # called at once
         samples.append(len(plan.manifest.frame))
-        stored.append(plan.size_bytes)
-        beyond.append(peak - plan.size_bytes)
+        stored.append(kv_bytes(plan.header.shape))
+        beyond.append(peak - stored[-1])
     path.unlink()
     figures = {
         "buffer_bytes": BUFFER_BYTES,

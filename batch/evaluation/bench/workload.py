@@ -270,9 +270,8 @@ class Workload:
         write_cache(film.path, manifest, self.family, device=self.device, dtype=self.dtype)
 
     def answerer(self, film: Film) -> PrefixAnswerer:
-        """Open the cache of a film for questions, checked as `batch answer` checks it."""
+        """Load the cache of a film for questions, as `batch answer` does."""
         with CacheFile.open(film.cache) as cache:
-            cache.verify_tables()
             return PrefixAnswerer.of_cache(cache, self.family)
 
     def answer_from_file(self, film: Film) -> None:
