@@ -167,11 +167,12 @@ def test_of_a_segment_nothing_is_read_but_the_index_and_the_blocks_of_the_chosen
         retriever = Retriever([cache], llava, budget_tokens=40, shares=(0.2, 0.9), name="x")
         of_text = cache.__dict__.pop("read")  # it is in the first block
         assert of_text == [0]
-        of_index = cache.header_size_bytes + sum(map(cache.tensor_bytes, ("tables", "index")))
+        once = [name for name in cache.names if not name.startswith(("cost.", "block."))]
+        of_index = cache.header_size_bytes + sum(map(cache.tensor_bytes, once))
         assert retriever.index_bytes == of_index + cache.tensor_bytes("block.00000.00")
         answer, again = retriever.ask_all([QUESTION, QUESTION], max_new_tokens=2)
         read = cache.__dict__.pop("read")
-        assert read == sorted(set(answer.samples) - {0})
+        assert sorted(read) == sorted(set(answer.samples) - {0})
         assert 0 < len(read) < 7
         sizes = [cache.tensor_bytes(f"block.{number:05}.00") for number in read]
     assert answer.rows_bytes == sum(sizes)
