@@ -24,7 +24,7 @@ QUESTIONS = (
     "How many are there?",
 )
 """In words that small vocabularies have too."""
-ANSWER_TOKENS = 12
+ANSWER_TOKENS = 8
 """Most tokens of an answer."""
 
 

@@ -88,7 +88,7 @@ class Basis:
 
     def synthesise(self, y: Tensor, place: NDArray[np.int64]) -> Tensor:
         """Float32 [tokens, *shape] of y [tokens, the first components or all]."""
-        x = y @ self.synthesis[: y.shape[1]] + self._means(place)
+        x = torch.addmm(self._means(place), y, self.synthesis[: y.shape[1]])
         return x.view(-1, *self.shape)
 
     def to(self, device: torch.device | str) -> "Basis":
@@ -223,7 +223,7 @@ def pack(moments: Moments, step: float) -> bytes:
     count = int((variance >= WORTH_STORING * step * step).sum())
     gain = NOISE * step / math.sqrt(max(count, 1)) / variance[:count].sqrt()
     symbols = (directions[:count] / gain[:, None]).round().to(torch.int32)
-    head, streams = split(np.ascontiguousarray(symbols.numpy().T))
+    head, streams = split(symbols.numpy())
     numbers = [part.numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
     return b"".join([_COUNTS.pack(count), *numbers, head.to_bytes(), compress(streams, _LEVEL)])
 
@@ -247,9 +247,9 @@ def unpack(data: bytes, shape: Shape) -> Basis:
     scale, gain = torch.from_numpy(found[:kinds]), torch.from_numpy(found[kinds:])
     head = Head.from_bytes(data[numbers : numbers + HEAD_BYTES], count)
     streams = decompress(data[numbers + HEAD_BYTES :], head.stream_sizes(vector))
-    symbols = join(head, streams, vector).T
+    symbols = join(head, streams, vector, lambda symbols: symbols.astype(np.float32))
     directions = torch.zeros(count, vector)
-    directions[: len(symbols)] = torch.from_numpy(symbols.astype(np.float32))
+    directions[: len(symbols)] = torch.from_numpy(symbols)
     return Basis(
         shape=shape,
         mean=torch.zeros(1, vector),

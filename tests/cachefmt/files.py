@@ -141,8 +141,10 @@ def write_file(
     with CacheWriter(path, header, tables) as writer:
         for name, data in (content or make_content(header, tables)).items():
             kind, *numbers = name.split(".")
-            write = writer.write_basis if kind == "basis" else writer.write_block
-            write(*map(int, numbers), data)
+            if kind == "basis":
+                writer.write_basis(int(numbers[0]), data)
+            else:
+                writer.write_block(int(numbers[0]), int(numbers[1]), data)
         if header.shape.index_layers:
             writer.write_index(make_bounds(header.shape))
         writer.finish([0.5, 1.0, 2.0], fidelity)
