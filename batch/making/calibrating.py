@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ _LEAST_VARIANCE = 0.05
 Source: measured on the demo world with steps 0.7 to 1.4: 56 components of 640 are kept; the next 16
 lower the error by 5 % or less and cost as many bytes."""
 _LARGEST_CODE = 127
+_HEADER_BYTES = 100_000
+"""More than names of some dozens of videos and of all tensors take."""
 _STATE = "state"
 
 
@@ -211,8 +213,17 @@ class Calibrator:
         is_same = header.most_components == self._components and of_videos == videos
         return is_same_model and is_same
 
-    def publish(self, path: Path) -> bool:
+    @property
+    def most_bytes(self) -> int:
+        """Of the calibration that these videos give; it may have fewer components."""
+        header = self._header([min(math.prod(m.shape), self._components) for m in self._moments])
+        return sum(spec.size_bytes for spec in header.specs().values()) + _HEADER_BYTES
+
+    def publish(self, path: Path, staged: Path | None = None) -> bool:
         """Fit the calibration and give it its name, whole and once.
+
+        Args:
+            staged: where it waits for that, on the same disk; None: beside it.
 
         Returns:
             False if another process was first: then its calibration is there, and no other.
@@ -220,7 +231,7 @@ class Calibrator:
         Raises:
             CacheFileError, JobError: it cannot be written.
         """
-        staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        staged = staged or path.with_name(f".{path.name}.{os.getpid()}.tmp")
         staged.unlink(missing_ok=True)  # of a dead process: ids come again
         try:
             self._write(staged)
@@ -312,6 +323,17 @@ class Calibrator:
         model, prompt = identify(self._model.family, self._model.dtype)
         settings = asdict(replace(self._settings, quality="lossless"))
         return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+
+
+def most_tokens(manifests: Iterable[Path]) -> int:
+    """About how many tokens there are to be counted in; manifests that cannot be read have none."""
+    tokens = 0
+    for path in manifests:
+        with suppress(BatchError):
+            manifest = Manifest.read(path)
+            kept = min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO)
+            tokens += kept * manifest.geometry.cells
+    return tokens
 
 
 def count_in(
