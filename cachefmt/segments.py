@@ -140,7 +140,7 @@ def _in_common(header: Header) -> dict[str, Any]:
         "model": (model.config_sha256, model.weights_sha256, model.dtype),
         "prompt": asdict(header.prompt),
         "policy": asdict(header.policy),
-        "codec": asdict(header.codec),
+        "quality": header.codec.quality,
         "shape": tuple(getattr(shape, name) for name in _SHAPE),
         "numbering of positions": header.layout.positions,
     }

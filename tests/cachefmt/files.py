@@ -27,7 +27,7 @@ from cachefmt import (
 from cachefmt.layout import index_specs, largest_sizes
 
 PLAIN = Codec(name="plain", quality="lossless", group_layers=2, block_samples=1)
-KLT = Codec(name="klt", quality="standard", step=1.0, group_layers=1, block_samples=2)
+KLT = Codec(name="klt", quality="standard", step=1.0, group_layers=1, block_samples=1)
 
 SHAPE = Shape(
     layers=2,
