@@ -29,7 +29,6 @@ from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
-from batch.making.plan import Plan
 from batch.making.segments import Span, cut
 from batch.models import Family, OpenModel
 from batch.models.family import DecoderShape
@@ -151,7 +150,7 @@ class Calibrator:
     @torch.inference_mode()
     def _add(self, planned: CachePlan, family: Family, progress: Callable[[int], object]) -> None:
         geometry = planned.manifest.geometry
-        place = _places(planned.plan, geometry.cells)
+        place = planned.tables.places(planned.header.shape)
         if not self._moments:
             self._begin((geometry.rows, geometry.columns), int(place.max()) + 2)
         is_same = self._grid == (geometry.rows, geometry.columns)
@@ -293,18 +292,23 @@ class Calibrator:
             "manifests": sorted(self._manifests),
         }
         state = json.dumps([self._bound_to(), counted])
-        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with write_errors(path):
             rows = self._text_rows.contiguous()
             save_file({**tensors, "text": rows}, unfinished, {_STATE: state})
             unfinished.replace(path)
 
-    def resume(self, path: Path) -> bool:
-        """Go on with what `save` wrote, if it was of the same model, settings and components."""
+    def resume(self, path: Path, manifests: Iterable[Manifest]) -> bool:
+        """Go on with what `save` wrote, if it was of the same model, settings and components.
+
+        Args:
+            manifests: all that are to be counted in; what was counted of others is of no use.
+        """
         try:
             with safe_open(path, "pt") as file:
                 bound_to, counted = json.loads(file.metadata()[_STATE])
-                if bound_to != self._bound_to():
+                asked_for = {manifest.sha256 for manifest in manifests}
+                if bound_to != self._bound_to() or not asked_for.issuperset(counted["manifests"]):
                     return False
                 self._begin(tuple(counted["grid"]), counted["places"])
                 for number, moments in enumerate(self._moments):
@@ -390,12 +394,3 @@ def _groups(decoder: DecoderShape) -> list[range]:
     size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
     firsts = range(0, decoder.layers, size)
     return [range(first, min(first + size, decoder.layers)) for first in firsts]
-
-
-def _places(plan: Plan, cells: int) -> NDArray[np.int64]:
-    """The place of each token of a plan in its sample, int64 [tokens]; outside samples -1."""
-    place = np.where(plan.sample >= 0, plan.cell, -1).astype(np.int64)
-    text = np.flatnonzero((plan.sample >= 0) & (plan.cell < 0))
-    of_text = plan.sample[text]
-    place[text] = cells + np.arange(len(text)) - np.searchsorted(of_text, of_text)
-    return place
