@@ -124,7 +124,7 @@ def prefill(
         summary.skipped += is_there
         summary.done += not is_there
         summary.size_bytes += size_bytes
-        if video.codec_note is not None:
+        if video.codec_note is not None and not is_there:
             click.echo(f"{path.stem} {video.codec_note}", err=True)
         click.echo(line)
     summary.finish()
