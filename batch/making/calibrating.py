@@ -7,8 +7,9 @@ with their number.
 import gc
 import json
 import math
-from collections.abc import Callable
-from contextlib import closing
+import os
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
-from batch.making.plan import Plan
 from batch.making.segments import Span, cut
 from batch.models import Family, OpenModel
 from batch.models.family import DecoderShape
@@ -38,7 +38,7 @@ from cachefmt.calibration import CalibrationHeader, CalibrationShape, write_cali
 from cachefmt.codecs.basis import Moments, spread
 from cachefmt.header import ZERO_DIGEST
 from cachefmt.tensors import TORCH_DTYPES
-from jobs.atomic import write_errors
+from jobs.atomic import publish, write_errors
 
 MOST_COMPONENTS = 1024
 """Of a group of layers, unless told otherwise."""
@@ -54,6 +54,8 @@ _LEAST_VARIANCE = 0.05
 Source: measured on the demo world with steps 0.7 to 1.4: 56 components of 640 are kept; the next 16
 lower the error by 5 % or less and cost as many bytes."""
 _LARGEST_CODE = 127
+_HEADER_BYTES = 100_000
+"""More than names of some dozens of videos and of all tensors take."""
 _STATE = "state"
 
 
@@ -148,7 +150,7 @@ class Calibrator:
     @torch.inference_mode()
     def _add(self, planned: CachePlan, family: Family, progress: Callable[[int], object]) -> None:
         geometry = planned.manifest.geometry
-        place = _places(planned.plan, geometry.cells)
+        place = planned.tables.places(planned.header.shape)
         if not self._moments:
             self._begin((geometry.rows, geometry.columns), int(place.max()) + 2)
         is_same = self._grid == (geometry.rows, geometry.columns)
@@ -203,15 +205,40 @@ class Calibrator:
         shared = int(np.argmax(differs))
         self._text_ids, self._text_rows = self._text_ids[:shared], self._text_rows[:shared]
 
-    def write(self, path: Path) -> None:
-        """Fit the calibration and write it to a path that is not there yet.
+    def made(self, header: CalibrationHeader, videos: set[str]) -> bool:
+        """Whether a calibration is what this one would be, of videos with these digests."""
+        is_same_model = header.is_of(*identify(self._model.family, self._model.dtype))
+        of_videos = {video.sha256 for video in header.videos}
+        is_same = header.most_components == self._components and of_videos == videos
+        return is_same_model and is_same
+
+    @property
+    def most_bytes(self) -> int:
+        """Of the calibration that these videos give; it may have fewer components."""
+        header = self._header([min(math.prod(m.shape), self._components) for m in self._moments])
+        return sum(spec.size_bytes for spec in header.specs().values()) + _HEADER_BYTES
+
+    def publish(self, path: Path, staged: Path | None = None) -> bool:
+        """Fit the calibration and give it its name, whole and once.
+
+        Args:
+            staged: where it waits for that, on the same disk; None: beside it.
+
+        Returns:
+            False if another process was first: then its calibration is there, and no other.
 
         Raises:
-            BatchError: not one video was counted in.
-            CacheFileError: it cannot be written.
+            CacheFileError, JobError: it cannot be written.
         """
-        if not self.tokens:
-            raise BatchError(f"{path}: not one video could be counted in, so nothing is fitted")
+        staged = staged or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        staged.unlink(missing_ok=True)  # of a dead process: ids come again
+        try:
+            self._write(staged)
+            return publish(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
         fitted = [_fit(moments, self._components) for moments in self._moments]
         tensors = {
             f"{name}.{number:02}": tensor.numpy()
@@ -265,18 +292,23 @@ class Calibrator:
             "manifests": sorted(self._manifests),
         }
         state = json.dumps([self._bound_to(), counted])
-        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with write_errors(path):
             rows = self._text_rows.contiguous()
             save_file({**tensors, "text": rows}, unfinished, {_STATE: state})
             unfinished.replace(path)
 
-    def resume(self, path: Path) -> bool:
-        """Go on with what `save` wrote, if it was of the same model, settings and components."""
+    def resume(self, path: Path, manifests: Iterable[Manifest]) -> bool:
+        """Go on with what `save` wrote, if it was of the same model, settings and components.
+
+        Args:
+            manifests: all that are to be counted in; what was counted of others is of no use.
+        """
         try:
             with safe_open(path, "pt") as file:
                 bound_to, counted = json.loads(file.metadata()[_STATE])
-                if bound_to != self._bound_to():
+                asked_for = {manifest.sha256 for manifest in manifests}
+                if bound_to != self._bound_to() or not asked_for.issuperset(counted["manifests"]):
                     return False
                 self._begin(tuple(counted["grid"]), counted["places"])
                 for number, moments in enumerate(self._moments):
@@ -295,6 +327,46 @@ class Calibrator:
         model, prompt = identify(self._model.family, self._model.dtype)
         settings = asdict(replace(self._settings, quality="lossless"))
         return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+
+
+def most_tokens(manifests: Iterable[Path]) -> int:
+    """About how many tokens there are to be counted in; manifests that cannot be read have none."""
+    tokens = 0
+    for path in manifests:
+        with suppress(BatchError):
+            manifest = Manifest.read(path)
+            kept = min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO)
+            tokens += kept * manifest.geometry.cells
+    return tokens
+
+
+def count_in(
+    calibrator: Calibrator,
+    manifests: Iterable[Path],
+    *,
+    report: Callable[[int], object] = lambda samples: None,
+    failed: Callable[[Path, Exception], object],
+    saved: Path | None = None,
+) -> None:
+    """Count in the videos of some manifests; one that cannot be used does not stop the others.
+
+    Args:
+        report: told how many more samples are counted in.
+        failed: told which video could not be used, and why.
+        saved: where it is written down after each video, to go on there.
+    """
+    for path in manifests:
+        try:
+            manifest = Manifest.read(path)
+            if calibrator.has(manifest):
+                report(min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO))
+                continue
+            calibrator.add(manifest, progress=report)
+        except Exception as error:  # the boundary of one video: named, the others go on
+            failed(path, error)
+            continue
+        if saved is not None:
+            calibrator.save(saved)
 
 
 def _fit(moments: Moments, components: int) -> dict[str, Tensor]:
@@ -322,12 +394,3 @@ def _groups(decoder: DecoderShape) -> list[range]:
     size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
     firsts = range(0, decoder.layers, size)
     return [range(first, min(first + size, decoder.layers)) for first in firsts]
-
-
-def _places(plan: Plan, cells: int) -> NDArray[np.int64]:
-    """The place of each token of a plan in its sample, int64 [tokens]; outside samples -1."""
-    place = np.where(plan.sample >= 0, plan.cell, -1).astype(np.int64)
-    text = np.flatnonzero((plan.sample >= 0) & (plan.cell < 0))
-    of_text = plan.sample[text]
-    place[text] = cells + np.arange(len(text)) - np.searchsorted(of_text, of_text)
-    return place
