@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", help="Where the model is now that wrote the caches.")
 @click.option("--device", help="As torch names it; default: cuda if there is one, else cpu.")
-def verify(
-    caches: tuple[Path, ...], fidelity: bool, model: str | None, device: str | None
-) -> None:
+def verify(caches: tuple[Path, ...], fidelity: bool, model: str | None, device: str | None) -> None:
     """Read CACHES, files or folders of segments, whole and compare every checksum.
 
     Names what is damaged, missing or of something else.
@@ -81,6 +79,5 @@ def _measure(
     if then is not None:
         said = (f"{then.kl:.4f}", f"{then.agreement:.3f}")
     return (
-        f"; KL {found.kl:.4f} ({said[0]} when written), "
-        f"agreement {found.agreement:.3f} ({said[1]})"
+        f"; KL {found.kl:.4f} ({said[0]} when written), agreement {found.agreement:.3f} ({said[1]})"
     )

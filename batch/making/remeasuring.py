@@ -6,7 +6,6 @@ model can make them once more, which takes as long as the first time; the video 
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

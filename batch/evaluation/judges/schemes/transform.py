@@ -32,7 +32,8 @@ class Transform(Scheme):
     @property
     def calibration_bytes(self) -> int:
         """Of the bases that were fitted, as a calibration stores them: scales in 4 bytes, all else
-        in 2."""
+        in 2.
+        """
         return sum(
             2 * (basis.mean.numel() + basis.directions.numel()) + 4 * basis.scale.numel()
             for basis in self.bases
