@@ -55,7 +55,11 @@ class FormatVersion:
                 f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
                 "a newer sali-cache can read it"
             )
-        _require_at_least(1, "format.major", self.major)
+        if self.major < MAJOR:
+            raise ValueError(
+                f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
+                "`batch prefill` writes it again"
+            )
         _require_at_least(0, "format.minor", self.minor)
 
 

@@ -136,7 +136,7 @@ def _in_common(header: Header) -> dict[str, Any]:
         "prompt": asdict(header.prompt),
         "policy": asdict(header.policy),
         # What keeps an error is found for each segment by itself.
-        "codec": None if "max_kl" in header.policy.parameters else asdict(header.codec),
+        "quality": None if "max_kl" in header.policy.parameters else header.codec.quality,
         "shape": tuple(getattr(shape, name) for name in _SHAPE),
         "numbering of positions": header.layout.positions,
     }

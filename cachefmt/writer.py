@@ -89,11 +89,12 @@ class CacheWriter:
 
     def write_index(self, bounds: KeyBounds) -> None:
         """Write the bounds of keys, at any time; ValueError if the file has no room for them."""
+        file = self._open_file()
         if INDEX not in self._largest:
             raise ValueError(f"{self.path}: the header says that nothing is indexed")
         data = bounds.pack(self.header.shape)
         with naming(self.path, self._failed):
-            write_all(self._open_file(), data, self._index_start)
+            write_all(file, data, self._index_start)
         self._digests[INDEX] = xxhash.xxh3_128_digest(data)
 
     def write_basis(self, group: int, data: bytes) -> None:
@@ -145,7 +146,9 @@ class CacheWriter:
         """Write what is known last: costs and the header; the file."""
         file = self._open_file()
         seconds = np.array(cost_seconds, "<f8")
-        if seconds.nbytes != self._largest[COST] or not (seconds >= 0).all():
+        if seconds.nbytes != self._largest[COST] or not (
+            np.isfinite(seconds).all() and (seconds >= 0).all()
+        ):
             raise ValueError(f"{COST}: got {cost_seconds}")
         missing = [name for name in self._largest if name not in self._digests]
         if missing:

@@ -6,7 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
@@ -28,9 +28,9 @@ from batch.errors import Reason
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
 from batch.video import Geometry
-from cachefmt import STORED_TIERS, Tier, tensor_specs
+from cachefmt import STORED_TIERS, Tier
 from cachefmt.header import Shape, default_group_size
-from cachefmt.key_bounds import layers_within
+from cachefmt.layout import kv_bytes
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.published import PUBLISHED
 
@@ -225,8 +225,7 @@ def size_of_a_minute(family: Family, geometry: Geometry, tier: Tier) -> int:
         tokens=tokens,
         index_layers=(),
     )
-    shape = replace(shape, index_layers=layers_within(shape))
-    return sum(spec.size_bytes for spec in tensor_specs(shape).values())
+    return kv_bytes(shape)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -98,7 +98,8 @@ def fewest(scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
 def _largest(queries: Tensor, index: KeyBounds, place: int) -> Tensor:
     """The largest possible score of each sample in an indexed layer: [tokens, heads, samples]."""
     codes, scale, minimum = (
-        torch.from_numpy(part[:, place]) for part in (index.codes, index.scale, index.minimum)
+        torch.from_numpy(part[:, place].copy())
+        for part in (index.codes, index.scale, index.minimum)
     )
     bounds = BOUNDS_TIER.codec.decode(codes, scale, minimum)
     least, most = bounds.permute(1, 2, 3, 0)  # [kv_heads, head_dim, samples] each

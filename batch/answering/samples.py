@@ -21,7 +21,7 @@ from batch.kv.rotation import RotationOf
 from batch.kv.sample_bounds import SampleBounds
 from cachefmt import CacheFile, KeyBounds
 from cachefmt.key_bounds import layers_within
-from cachefmt.layout import INDEX, TABLES
+from cachefmt.layout import INDEX, TABLES, basis_name
 
 KEPT_BYTES = 1 << 28
 """Decoded blocks that are kept for the next question, at most."""
@@ -71,9 +71,7 @@ class StoredVideo:
         self.tables = [segment.tables for segment in segments]
         self._rows = [FileRows(segment, rotation, device) for segment in segments]
         self._decoded: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
-        self.read_bytes = sum(
-            segment.header_size_bytes + segment.tensor_bytes(TABLES) for segment in segments
-        )
+        self.read_bytes = sum(map(_opening_bytes, segments))
         shape = segments[0].header.shape
         self.index_layers = shape.index_layers or layers_within(shape)
         self.bounds = [self._bounds_of(number) for number in range(len(segments))]
@@ -178,3 +176,10 @@ class StoredVideo:
         sample = self.tables[segment].sample[start:stop]
         texts = int(np.argmax(np.append(sample[::-1] >= 0, True)))
         return Piece(segment, stop - texts, stop)
+
+
+def _opening_bytes(segment: CacheFile) -> int:
+    """What is read of a file before any block: header, tables, bases."""
+    bases = range(segment.header.group_count if segment.header.codec.has_bases else 0)
+    names = [TABLES, *map(basis_name, bases)]
+    return segment.header_size_bytes + sum(map(segment.tensor_bytes, names))

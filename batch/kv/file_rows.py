@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from batch.kv.rotation import RotationOf, rotate, unrotate
+from cachefmt.calibration import calibration_of
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.basis import Basis
@@ -113,11 +114,9 @@ class FileRows:
     @cached_property
     def _bases(self) -> list[Basis]:
         if self._codec.calibration is not None:
-            from cachefmt.calibration import calibration_of
-
             shape = self._shape
             places = int(self._places.max(initial=0)) + 1
-            calibration = calibration_of(self._cache.path, self._codec.calibration)
+            calibration = calibration_of(self._cache.path, self._cache.header)
             return calibration.bases(shape.rows, shape.columns, places, self._device)
         found = []
         for group in range(len(self.groups)):
@@ -128,9 +127,7 @@ class FileRows:
 
     @cached_property
     def _calibrated_text(self) -> Tensor:
-        from cachefmt.calibration import calibration_of
-
-        calibration = calibration_of(self._cache.path, self._codec.calibration or "")
+        calibration = calibration_of(self._cache.path, self._cache.header)
         return calibration.text_rows.to(self._device)
 
     def _vector(self, group: int) -> tuple[int, int, int, int]:

@@ -25,6 +25,7 @@ from cachefmt.header import (
 )
 from cachefmt.tiers import STORED_TIERS
 
+TOOL = f"sali-cache {__version__}"
 RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 """What the FP16 tier stores for each type that a model runs in."""
 
@@ -51,6 +52,26 @@ def _work(header: Header) -> tuple[object, ...]:
     return (*computed_by, *made_of, header.shape, header.layout, codec)
 
 
+def identify(
+    family: Family, dtype: str, *, weights: bool = True
+) -> tuple[ModelIdentity, PromptIdentity]:
+    """What computes keys and values, and from which prompt; no weights are read without them."""
+    checkpoint = family.checkpoint
+    model = ModelIdentity(
+        id=checkpoint.name,
+        revision=checkpoint.revision,
+        family=family.model_type,
+        config_sha256=checkpoint.config_sha256,
+        weights_sha256=checkpoint.weights_sha256 if weights else ZERO_DIGEST,
+        dtype=dtype,
+    )
+    prompt = PromptIdentity(
+        processor_sha256=checkpoint.processor_sha256,
+        chat_template_sha256=checkpoint.chat_template_sha256,
+    )
+    return model, prompt
+
+
 def make_header(
     plan: Plan,
     manifest: Manifest,
@@ -72,21 +93,11 @@ def make_header(
         max_kl: as of `CacheSettings`.
         dtype, identify_weights: as of `plan_cache`.
     """
-    checkpoint = family.checkpoint
+    model, prompt = identify(family, dtype, weights=identify_weights)
     return Header(
-        tool=f"sali-cache {__version__}",
-        model=ModelIdentity(
-            id=checkpoint.name,
-            revision=checkpoint.revision,
-            family=family.model_type,
-            config_sha256=checkpoint.config_sha256,
-            weights_sha256=checkpoint.weights_sha256 if identify_weights else ZERO_DIGEST,
-            dtype=dtype,
-        ),
-        prompt=PromptIdentity(
-            processor_sha256=checkpoint.processor_sha256,
-            chat_template_sha256=checkpoint.chat_template_sha256,
-        ),
+        tool=TOOL,
+        model=model,
+        prompt=prompt,
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,

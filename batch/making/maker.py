@@ -21,7 +21,7 @@ from batch.making.cache_plan import (
 from batch.making.destination import Destination, remove_unfinished
 from batch.making.header import promised_kl
 from batch.making.manifests import make_manifest
-from batch.making.memory import Memory, estimate_memory
+from batch.making.memory import Memory, estimate_memory, is_out_of_memory
 from batch.making.segments import Span, cut
 from batch.models import OpenModel, open_model
 from batch.models.placement import first_device
@@ -236,7 +236,7 @@ class CacheMaker:
                 raise NoSpaceError(str(error)) from error
             raise
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             report(-done)
             return False
@@ -258,12 +258,6 @@ def _made(video: VideoPlan, written: list[int], destination: Destination) -> Mad
         size_bytes=size_bytes,
         headers=tuple(headers),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch 2.13 has a class for devices only; its allocator for the processor says it in words.
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def make_cache(

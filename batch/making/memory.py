@@ -1,4 +1,4 @@
-"""What a planned prefill will hold in memory, from the config alone."""
+"""What a planned prefill will hold in memory, from the config alone; and when it is too much."""
 
 import math
 from dataclasses import dataclass
@@ -75,3 +75,10 @@ def _vision_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> int
     pixels = math.prod(geometry.picture_shape) * _FLOAT32_BYTES
     pictures = min(planned.block_samples, int(planned.manifest.kept.sum()))
     return int(pictures * (states + 2 * pixels))  # as numbers, and scaled for the first layer
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a prefill failed for want of memory, of the processor or a device."""
+    # torch 2.13 has a class for devices only; its allocator for the processor says it in words.
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -6,6 +6,7 @@ is a vector; of layers and kinds it knows only how each is scaled.
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,7 +88,7 @@ class Basis:
 
     def synthesise(self, y: Tensor, place: NDArray[np.int64]) -> Tensor:
         """Float32 [tokens, *shape] of y [tokens, the first components or all]."""
-        x = y @ self.synthesis[: y.shape[1]] + self._means(place)
+        x = torch.addmm(self._means(place), y, self.synthesis[: y.shape[1]])
         return x.view(-1, *self.shape)
 
     def to(self, device: torch.device | str) -> "Basis":
@@ -134,11 +135,28 @@ class Moments:
         self._sum.index_add_(0, where, flat)
         self._tokens += torch.bincount(where, minlength=len(self._tokens))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was counted in, by name; not copies."""
+        return {
+            "product": self._product,
+            "square": self._square,
+            "sum": self._sum,
+            "tokens": self._tokens,
+        }
+
+    def count_in(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what others of the same shape, places and sketch hold, as `tensors` gave it."""
+        for name, own in self.tensors().items():
+            own += tensors[name]
+
+    def mean(self) -> Tensor:
+        """Of all tokens, [1, vector]."""
+        return self._sum.sum(0, keepdim=True) / self._tokens.sum().clamp(min=1)
+
     def means(self) -> Tensor:
         """Of each place, [places, vector]; where no token was, that of all."""
-        total = self._sum.sum(0) / self._tokens.sum().clamp(min=1)
         own = self._sum / self._tokens.clamp(min=1)[:, None]
-        return torch.where(self._tokens[:, None] > 0, own, total)
+        return torch.where(self._tokens[:, None] > 0, own, self.mean())
 
     def scale(self, mean: Tensor) -> Tensor:
         """Root mean square of each layer and kind about means [places, vector], [layers, 2].
@@ -205,7 +223,7 @@ def pack(moments: Moments, step: float) -> bytes:
     count = int((variance >= WORTH_STORING * step * step).sum())
     gain = NOISE * step / math.sqrt(max(count, 1)) / variance[:count].sqrt()
     symbols = (directions[:count] / gain[:, None]).round().to(torch.int32)
-    head, streams = split(np.ascontiguousarray(symbols.numpy().T))
+    head, streams = split(symbols.numpy())
     numbers = [part.numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
     return b"".join([_COUNTS.pack(count), *numbers, head.to_bytes(), compress(streams, _LEVEL)])
 
@@ -229,9 +247,9 @@ def unpack(data: bytes, shape: Shape) -> Basis:
     scale, gain = torch.from_numpy(found[:kinds]), torch.from_numpy(found[kinds:])
     head = Head.from_bytes(data[numbers : numbers + HEAD_BYTES], count)
     streams = decompress(data[numbers + HEAD_BYTES :], head.stream_sizes(vector))
-    symbols = join(head, streams, vector).T
+    symbols = join(head, streams, vector, lambda symbols: symbols.astype(np.float32))
     directions = torch.zeros(count, vector)
-    directions[: len(symbols)] = torch.from_numpy(symbols.astype(np.float32))
+    directions[: len(symbols)] = torch.from_numpy(symbols)
     return Basis(
         shape=shape,
         mean=torch.zeros(1, vector),

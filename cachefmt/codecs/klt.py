@@ -26,6 +26,7 @@ Which tokens a block has, and their places, its bytes do not say: the tables of 
 """
 
 import struct
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -86,14 +87,13 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
     _check(x, basis, step, place)
     step = float(np.float32(step))
     coded = place >= 0
-    kept = torch.from_numpy(coded).to(x.device)
-    y = basis.analyse(x[kept], place[coded])
-    if not bool(y.isfinite().all() & x.isfinite().all()):
+    y = basis.analyse(x[_as_index(np.flatnonzero(coded))], place[coded])
+    if not bool(x.sum(dtype=torch.float32).isfinite()):  # no number hides in a sum: one look at x
         raise ValueError("klt: got NaN, infinity or a magnitude that float32 cannot hold")
     rounded, modes = _quantise(y, step, _times(place[coded]))
-    written = rounded[modes != _AGAIN]
-    head, streams = coding.split(written)
-    exact = x[~kept].cpu().flatten().view(torch.uint8).numpy()
+    written = rounded[_as_index(np.flatnonzero(modes != _AGAIN))]
+    head, streams = coding.split(written.T.contiguous().cpu().numpy())
+    exact = x[_as_index(np.flatnonzero(~coded))].cpu().flatten().view(torch.uint8).numpy()
     frame = coding.compress(
         [coding.share_bytes(modes, _MODES), *streams, coding.shuffle(exact, x.element_size())],
         LEVEL,
@@ -126,17 +126,26 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     head = Head.from_bytes(data[_FIXED.size : start], basis.components)
     sizes = [_MODES.size(tokens), *head.stream_sizes(rows), numbers * dtype.itemsize]
     packed, *streams, exact = coding.decompress(data[start:], sizes)
-    modes = coding.take_apart(packed, _MODES, tokens)
-    symbols = torch.from_numpy(coding.join(head, streams, rows)).to(basis.mean.device)
-    y = _dequantise(symbols.to(torch.float32)).mul_(step)
+    modes = coding.take_apart(packed, _MODES, tokens, lambda mode: mode.astype(np.int8))
+    columns = coding.join(head, streams, rows, partial(_components, step=step))
+    y = torch.from_numpy(columns).to(basis.mean.device).T.contiguous()
     row_of = _predict(y, modes, _times(place[coded]))
     found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
+    found = found[_as_index(row_of)]
+    if coded.all():
+        return found
     x = torch.empty(len(place), *basis.shape, dtype=dtype, device=found.device)
-    x[torch.from_numpy(np.flatnonzero(coded))] = found[row_of]
-    kept = torch.empty(len(place) - tokens, *basis.shape, dtype=dtype)
-    kept.view(torch.uint8).view(-1).copy_(torch.from_numpy(coding.unshuffle(exact, dtype.itemsize)))
-    x[torch.from_numpy(np.flatnonzero(~coded))] = kept.to(x.device)
+    x[_as_index(np.flatnonzero(coded))] = found
+    kept = coding.unshuffle(exact, dtype.itemsize)
+    x[_as_index(np.flatnonzero(~coded))] = (
+        torch.from_numpy(kept).view(dtype).view(-1, *basis.shape).to(x.device)
+    )
     return x
+
+
+def _components(symbols: NDArray[np.int32], step: float) -> NDArray[np.float32]:
+    decoded: NDArray[np.float32] = _dequantise(torch.from_numpy(symbols).float()).mul_(step).numpy()
+    return decoded
 
 
 def _encode_exactly(x: Tensor, step: float) -> bytes:
@@ -146,36 +155,40 @@ def _encode_exactly(x: Tensor, step: float) -> bytes:
     return _FIXED.pack(_ALL_EXACT, step) + head.to_bytes() + frame
 
 
-def _quantise(y: Tensor, step: float, times: _Times) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+def _quantise(y: Tensor, step: float, times: _Times) -> tuple[Tensor, NDArray[np.int8]]:
     """Symbols int32 [tokens, components] of y, and the mode of each token."""
+    y = y / step
     decoded = torch.empty_like(y)
-    symbols = torch.empty(y.shape, dtype=torch.int32)
+    symbols = torch.empty(y.shape, dtype=torch.int32, device=y.device)
     modes = np.full(len(y), _FROM_MEAN, np.int8)
     for number, now in enumerate(times.steps):
-        left = y[now] / step
-        before = torch.zeros_like(left)
+        at = _as_index(now)
+        left = y[at]
+        before = None
         if number:
-            decoded_before = decoded[times.before[now]]
-            left_after = (y[now] - decoded_before) / step
+            before = decoded[_as_index(times.before[now])]
+            left_after = left - before
             predicted = _bits(left_after) <= _bits(left)
             again = predicted & (left_after.abs() < 1 - _ROUND_UP).all(1)
-            left = torch.where(predicted[:, None], left_after, left)
-            left[again] = 0
-            before = torch.where(predicted[:, None], decoded_before, before)
+            before = before * predicted[:, None]
+            left = torch.where(again[:, None], 0, left - before)
             modes[now[predicted.cpu().numpy()]] = _FROM_BEFORE
             modes[now[again.cpu().numpy()]] = _AGAIN
         rounded = (left.abs() + _ROUND_UP).floor_()
-        if float(rounded.max() if rounded.numel() else 0) >= coding.LARGEST:
+        if not float(rounded.max() if rounded.numel() else 0) < coding.LARGEST:
             raise ValueError(f"klt: a number is more than {coding.LARGEST} steps of {step} large")
-        rounded *= left.sign()
-        decoded[now] = before + _dequantise(rounded) * step
-        symbols[now] = rounded.to(device="cpu", dtype=torch.int32)
-    return symbols.numpy(), modes
+        rounded = rounded.copysign_(left)
+        symbols[at] = rounded.to(torch.int32)
+        if number + 1 < len(times.steps):
+            decoded[at] = _dequantise(rounded)
+            if before is not None:
+                decoded[at] += before
+    return symbols, modes
 
 
 def _bits(left: Tensor) -> Tensor:
     """What symbols of [tokens, components] steps may cost, [tokens]; only for comparing."""
-    return (left.abs() + 1).log2_().sum(1)
+    return left.abs().log1p_().sum(1)
 
 
 def _dequantise(symbols: Tensor) -> Tensor:
@@ -192,17 +205,24 @@ def _predict(y: Tensor, modes: NDArray[np.int8], times: _Times) -> NDArray[np.in
     if np.count_nonzero(modes != _AGAIN) != len(y):
         raise DecodeError(f"modes say that {row_of[-1] + 1} tokens have symbols, got {len(y)} rows")
     for number, now in enumerate(times.steps):
+        mode = modes[now]
         if not number:
-            if modes[now].any():
+            if mode.any():
                 raise DecodeError("the first token of a place is predicted")
             continue
         before = row_of[times.before[now]]
-        again = modes[now] == _AGAIN
+        again, predicted = mode == _AGAIN, mode == _FROM_BEFORE
         row_of[now[again]] = before[again]
-        predicted = modes[now] == _FROM_BEFORE
-        rows = torch.from_numpy(row_of[now[predicted]])
-        y[rows] += y[torch.from_numpy(before[predicted])]
+        if predicted.any():
+            y[_as_index(row_of[now[predicted]])] += y[_as_index(before[predicted])]
     return row_of
+
+
+def _as_index(rows: NDArray[np.int64]) -> Tensor | slice:
+    """For rows of a tensor: a slice if they follow each other, which makes a view of them."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return torch.from_numpy(rows)
 
 
 def _check(x: Tensor, basis: Basis, step: float, place: NDArray[np.int64]) -> None:

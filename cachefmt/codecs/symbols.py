@@ -8,8 +8,8 @@ table look-up. Knows neither keys nor values.
 """
 
 import struct
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import zstandard
@@ -51,6 +51,8 @@ ALPHABETS = (
     Alphabet(3, 5, 0.0),  # nearly always 0: a stream, so a Huffman code, of its own
 )
 """In the order in which columns use them. Source of `least_mean`: measured on prose and films."""
+
+Number = TypeVar("Number", np.int32, np.int8, np.float32)
 
 _HEAD = struct.Struct(f"<{len(ALPHABETS)}HI")
 HEAD_BYTES = _HEAD.size
@@ -94,24 +96,25 @@ class Head(NamedTuple):
 
 
 def split(symbols: NDArray[np.int32]) -> tuple[Head, list[bytes]]:
-    """A matrix [rows, columns] as what is said of it and its streams; magnitudes below LARGEST."""
+    """A matrix, as its transpose [columns, rows], as what is said of it and its streams.
+
+    ValueError for a magnitude of LARGEST or more.
+    """
     magnitude = np.abs(symbols)
     if magnitude.max(initial=0) >= LARGEST:
         raise ValueError(f"symbols must be below {LARGEST}, got {magnitude.max()}")
-    filled = np.flatnonzero(magnitude.any(axis=0))
+    filled = np.flatnonzero(magnitude.any(axis=1))
     used = int(filled[-1]) + 1 if len(filled) else 0
-    mean = magnitude[:, :used].mean(axis=0) if used else np.empty(0)
+    mean = magnitude[:used].mean(axis=1) if used else np.empty(0)
     ends: list[int] = []
     streams: list[bytes] = []
-    escapes: list[NDArray[Any]] = []
+    escapes: list[NDArray[np.int32]] = []
     start = 0
     for alphabet in ALPHABETS:
         end = max(start, int((mean >= alphabet.least_mean).sum()))
-        plane = symbols[:, start:end].T.ravel()
-        short = np.clip(plane, -alphabet.largest, alphabet.largest)
-        streams.append(share_bytes(short, alphabet))
-        larger_by = np.abs(plane) - alphabet.largest
-        escapes.append(larger_by[larger_by >= 0])
+        plane, large = symbols[start:end].reshape(-1), magnitude[start:end].reshape(-1)
+        streams.append(share_bytes(plane, alphabet))
+        escapes.append(large[large >= alphabet.largest] - alphabet.largest)
         ends.append(end)
         start = end
     escaped = np.concatenate(escapes).astype(_ESCAPE)
@@ -119,33 +122,38 @@ def split(symbols: NDArray[np.int32]) -> tuple[Head, list[bytes]]:
     return Head(tuple(ends), len(escaped)), streams
 
 
-def join(head: Head, streams: Sequence[NDArray[np.uint8]], rows: int) -> NDArray[np.int32]:
-    """The matrix [rows, columns up to the last end] that `split` took apart.
+def join(
+    head: Head,
+    streams: Sequence[NDArray[np.uint8]],
+    rows: int,
+    value: Callable[[NDArray[np.int32]], NDArray[Number]],
+) -> NDArray[Number]:
+    """Values of the transpose [columns up to the last end, rows] that `split` took apart.
+
+    value: of symbols; larger for larger ones, and that of -s is minus that of s.
 
     Raises:
         DecodeError: a byte that no symbols make, or escapes that do not fit.
     """
-    found = np.empty((rows, head.ends[-1]), np.int8)
+    found = np.empty((head.ends[-1], rows), value(np.zeros(1, np.int32)).dtype)
+    flat = found.reshape(-1)
     saturated: list[NDArray[np.intp]] = []
     start = 0
     for alphabet, end, stream in zip(ALPHABETS, head.ends, streams[:-1], strict=True):
-        count = rows * (end - start)
-        plane = take_apart(stream, alphabet, count).reshape(end - start, rows)
-        found[:, start:end] = plane.T
-        if count:
-            column, row = np.nonzero(np.abs(plane) == alphabet.largest)
-            saturated.append(row * head.ends[-1] + column + start)
+        plane = flat[start * rows : end * rows]
+        plane[:] = take_apart(stream, alphabet, len(plane), value)
+        (largest,) = value(np.array([alphabet.largest], np.int32))
+        saturated.append(start * rows + np.flatnonzero(np.abs(plane) >= largest))
         start = end
-    where = np.concatenate(saturated) if saturated else np.empty(0, np.intp)
+    where = np.concatenate(saturated)
     if len(where) != head.escapes:
         raise DecodeError(f"{head.escapes} escapes for {len(where)} symbols that need one")
     larger_by = unshuffle(streams[-1], _ESCAPE.itemsize).view(_ESCAPE)
     if larger_by.max(initial=0) >= LARGEST:
         raise DecodeError(f"a symbol is larger by {larger_by.max()} than its alphabet holds")
-    symbols = found.astype(np.int32)
-    flat = symbols.reshape(-1)
-    flat[where] += np.sign(flat[where]) * larger_by.astype(np.int32)
-    return symbols
+    smallest = np.repeat([alphabet.largest for alphabet in ALPHABETS], list(map(len, saturated)))
+    flat[where] = np.sign(flat[where]) * value((smallest + larger_by).astype(np.int32))
+    return found
 
 
 def compress(streams: Sequence[bytes], level: int) -> bytes:
@@ -204,29 +212,39 @@ def unshuffle(data: NDArray[np.uint8], item_bytes: int) -> NDArray[np.uint8]:
 
 
 def share_bytes(symbols: NDArray[np.integer[Any]], alphabet: Alphabet) -> bytes:
-    """Symbols [count] of the alphabet, the first of each byte as its lowest digit.
+    """Symbols [count], cut to the alphabet, the first of each byte as its lowest digit.
 
     The digits of 0, 1, -1, 2, -2, ... are 0, 1, 2, 3, 4, ...; what is left of the last byte is 0.
     """
-    digits = np.where(symbols > 0, 2 * symbols - 1, -2 * symbols)
-    padded = np.zeros(alphabet.size(len(digits)) * alphabet.per_byte, np.int32)
-    padded[: len(digits)] = digits
-    places = alphabet.base ** np.arange(alphabet.per_byte, dtype=np.int32)
-    return (padded.reshape(-1, alphabet.per_byte) @ places).astype(np.uint8).tobytes()
+    digits = np.zeros((alphabet.size(len(symbols)), alphabet.per_byte), np.uint8)
+    short = symbols.clip(-alphabet.largest, alphabet.largest).astype(np.int8).view(np.uint8)
+    digits.reshape(-1)[: len(symbols)] = _DIGITS[short]
+    shared = np.zeros(len(digits), np.uint8)
+    for place in reversed(range(alphabet.per_byte)):
+        shared = shared * np.uint8(alphabet.base % 256) + digits[:, place]
+    return shared.tobytes()
 
 
-def take_apart(stream: NDArray[np.uint8], alphabet: Alphabet, count: int) -> NDArray[np.int8]:
-    """The symbols [count] that `share_bytes` got."""
+def take_apart(
+    stream: NDArray[np.uint8],
+    alphabet: Alphabet,
+    count: int,
+    value: Callable[[NDArray[np.int32]], NDArray[Number]],
+) -> NDArray[Number]:
+    """Values of the symbols [count] that `share_bytes` got."""
     if stream.max(initial=0) >= alphabet.base**alphabet.per_byte:
         raise DecodeError(f"a byte of {stream.max()} holds no {alphabet.per_byte} symbols")
-    return _TABLES[alphabet.base].take(stream, axis=0).reshape(-1)[:count]
+    return value(_TABLES[alphabet.base]).take(stream, axis=0).reshape(-1)[:count]
 
 
-def _symbols_of_bytes(alphabet: Alphabet) -> NDArray[np.int8]:
+def _symbols_of_bytes(alphabet: Alphabet) -> NDArray[np.int32]:
     """The symbols that each byte holds, [256, per_byte]."""
     digits = np.arange(256)[:, None] // alphabet.base ** np.arange(alphabet.per_byte)
     digits = digits % alphabet.base
-    return np.where(digits % 2, (digits + 1) // 2, -(digits // 2)).astype(np.int8)
+    return np.where(digits % 2, (digits + 1) // 2, -(digits // 2)).astype(np.int32)
 
 
 _TABLES = {alphabet.base: _symbols_of_bytes(alphabet) for alphabet in ALPHABETS}
+_SIGNED = np.arange(256).astype(np.int8).astype(np.int32)
+_DIGITS = np.where(_SIGNED > 0, 2 * _SIGNED - 1, -2 * _SIGNED).astype(np.uint8)
+"""By the byte of an int8 symbol."""

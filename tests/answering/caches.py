@@ -2,12 +2,12 @@
 
 import gc
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
 from batch.kv import Prefix
@@ -15,7 +15,8 @@ from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.making.segments import cut
 from batch.models import Family, open_family
-from cachefmt import CacheFile
+from batch.settings import CacheSettings, Quality
+from cachefmt import CacheFile, CacheWriter, Header, Tables
 from tests import tiny
 
 
@@ -40,13 +41,18 @@ def unmovable(folder: Path) -> Family:
 
 
 def write_segments(
-    family: Family, folder: Path, manifest: Manifest, context: int = 256 + 25
+    family: Family,
+    folder: Path,
+    manifest: Manifest,
+    context: int = 256 + 25,
+    quality: Quality = "lossless",
 ) -> list[CacheFile]:
     """The cache of a video, open; of more than one segment."""
+    settings = CacheSettings(quality=quality)
     found = []
     for part in cut(manifest, family.layout, context=context, positions="compact"):
         path = folder / f"{part.segment.number:05}.safetensors"
-        prefill(plan_cache(manifest, family, dtype="float32", span=part), family, path)
+        prefill(plan_cache(manifest, family, settings, dtype="float32", span=part), family, path)
         found.append(CacheFile.open(path))
     assert len(found) > 1
     return found
@@ -54,18 +60,32 @@ def write_segments(
 
 def flip(cache: CacheFile, name: str, byte: int) -> CacheFile:
     """Another file with a changed byte in a tensor."""
-    content = bytearray(cache.array(name).tobytes())
-    content[byte] ^= 192
-    return overwrite(cache, name, np.frombuffer(content, np.uint8))
-
-
-def overwrite(cache: CacheFile, name: str, tensor: NDArray[Any]) -> CacheFile:
-    """Another file with other content of a tensor, whose checksum stays."""
+    before = cache.names[: cache.names.index(name)]
+    at = cache.header_size_bytes + sum(map(cache.tensor_bytes, before)) + byte
     content = bytearray(cache.path.read_bytes())
-    at = content.index(cache.array(name).tobytes())
-    content[at : at + tensor.nbytes] = tensor.tobytes()
+    content[at] ^= 192
     path = cache.path.with_name("damaged.safetensors")
     path.write_bytes(content)
+    return CacheFile.open(path)
+
+
+def rewrite(
+    cache: CacheFile,
+    path: Path,
+    *,
+    header: Header | None = None,
+    tables: Tables | None = None,
+    block: Callable[[bytes], bytes] = lambda data: data,
+) -> CacheFile:
+    """Another plain file, with digests that are right."""
+    header = replace(header or cache.header, digests=None, header_sha256=None)
+    tables = tables or cache.tables
+    with CacheWriter(path, header, tables) as writer:
+        for number in range(len(tables.blocks(header.codec.block_samples))):
+            writer.write_block(number, 0, block(cache.block(number, 0)))
+        if cache.index is not None:
+            writer.write_index(cache.index)
+        writer.finish([0.0, 1.0, 2.0])
     return CacheFile.open(path)
 
 

@@ -11,6 +11,7 @@ from batch.answering import PrefixAnswerer
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family
+from batch.settings import CacheSettings
 from cachefmt import CacheFile
 from tests import tiny
 from tests.answering.caches import loaded, write_segments
@@ -29,7 +30,8 @@ def cache(llava: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiers = np.random.default_rng(1).integers(0, 4, (6, geometry.cells), dtype=np.uint8)
     pictures = random_pictures(6, geometry)
     manifest = make_manifest(pictures, geometry, tier=tiers, source=[0, 0, 2, 3, 3, 5])
-    prefill(plan_cache(manifest, llava, dtype="float32"), llava, path)
+    settings = CacheSettings(quality="lossless")
+    prefill(plan_cache(manifest, llava, settings, dtype="float32"), llava, path)
     return path
 
 

@@ -41,8 +41,8 @@ def _eager_attention(
     with CacheFile.open(cache) as file:
         plain = Prefix.load(file, "cpu").to_dynamic_cache(torch.float32)
         start = file.header.layout.next_position[0]
-        copies = file.array("token.multiplicity").astype(np.int64)
-        sample = np.repeat(file.array("token.sample"), copies)
+        order = np.argsort(file.tables.tier, kind="stable")
+        sample = np.repeat(file.tables.sample[order], file.tables.multiplicity[order])
         samples = file.header.shape.samples
     own = loaded(llava.checkpoint.folder)
     own.language_model.set_attn_implementation("eager")

@@ -11,6 +11,7 @@ from batch.answering import PrefixAnswerer, to_dynamic_cache
 from batch.errors import BatchError
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
+from batch.settings import CacheSettings, Quality
 from cachefmt import CacheFile
 from tests.answering.caches import loaded
 from tests.manifests import make_manifest, random_pictures
@@ -19,16 +20,21 @@ from tests.models.test_families import TINY
 QUESTION = "what is the red star doing ?"
 
 
+@pytest.mark.parametrize("quality", ["lossless", "standard"])
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_vl"])
-def test_transformers_own_model_continues_the_same(tmp_path: Path, name: str) -> None:
+def test_transformers_own_model_continues_the_same(
+    tmp_path: Path, name: str, quality: Quality
+) -> None:
     folder, path = TINY[name](tmp_path / "model"), tmp_path / "x.safetensors"
     family = loaded(folder)
     geometry = family.geometry.for_video(64, 64, 16)
     tiers = np.random.default_rng(1).integers(0, 4, (6, geometry.cells), dtype=np.uint8)
     pictures = random_pictures(6, geometry)
     manifest = make_manifest(pictures, geometry, tier=tiers, source=[0, 0, 2, 3, 3, 5])
-    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
+    settings = CacheSettings(quality=quality)
+    prefill(plan_cache(manifest, family, settings, dtype="float32"), family, path)
     with CacheFile.open(path) as cache:
+        assert cache.header.codec.quality == quality
         answerer = PrefixAnswerer.of_cache(cache, family)
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)

@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from batch.answering import PrefixAnswerer, Retriever
 from batch.answering.finding import sample_scores
 from batch.answering.gathering import Arranged, arrange, load
-from batch.answering.samples import Piece, StoredSample, StoredVideo
+from batch.answering.samples import StoredSample, StoredVideo
 from batch.demo.drawing import draw
 from batch.demo.world import Scene, World, random_world
 from batch.errors import BatchError
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
+from batch.making.segments import Span
 from batch.models import Family
-from cachefmt import CacheFile, CacheFileError, SampleIndex, Tier
+from batch.settings import CacheSettings, Quality
+from cachefmt import CacheFile, CacheFileError, Segment, Tier
+from cachefmt.layout import BOUNDS_TIER
 from tests.answering.caches import (
     PrefixesAlive,
     flip,
     loaded,
-    overwrite,
+    rewrite,
     scaled,
     unmovable,
     write_segments,
@@ -56,14 +58,17 @@ def write(
     *,
     source: list[int] | None = None,
     every_tier: bool = False,
+    quality: Quality = "lossless",
 ) -> CacheFile:
     """The cache of some of eight pictures, its FP16 tier in float32."""
+    settings = CacheSettings(quality=quality)
     geometry = family.geometry.for_video(64, 64, 16)
     random = np.random.default_rng(1)
     tiers = random.integers(0, 4, (len(samples), geometry.cells), dtype=np.uint8)
     pictures = random_pictures(8, geometry)[list(samples)]
     manifest = make_manifest(pictures, geometry, source=source, tier=tiers if every_tier else None)
-    prefill(plan_cache(manifest, family, dtype="float32", raw_dtype="F32"), family, path)
+    work = plan_cache(manifest, family, settings, dtype="float32", raw_dtype="F32")
+    prefill(work, family, path)
     return CacheFile.open(path)
 
 
@@ -71,7 +76,7 @@ def take(
     family: Family, cache: CacheFile, places: Sequence[int]
 ) -> tuple[Arranged, Prefix, PrefixAnswerer]:
     """Some stored samples of a cache, moved together."""
-    video = StoredVideo([cache])
+    video = StoredVideo([cache], family.rotation)
     rows = arrange(video, [StoredSample(0, place) for place in places], family)
     prefix = load(video, rows, family)
     answerer = PrefixAnswerer(prefix, family, next_position=rows.next_position, name="x")
@@ -82,8 +87,19 @@ def test_all_samples_of_a_cache_are_the_cache_itself(family: Family, tmp_path: P
     source = [0, 0, 2, 3, 3, 5]
     cache = write(family, tmp_path / "x", range(6), source=source, every_tier=True)
     rows, _, answerer = take(family, cache, range(4))
-    assert (rows.new == rows.old).all()
+    assert (rows.positions == cache.tables.position).all()
     assert rows.next_position == cache.header.layout.next_position
+    expected = PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
+    torch.testing.assert_close(answerer.next_token_scores(QUESTION), expected, atol=1e-3, rtol=1e-3)
+    _, _, fewer = take(family, cache, [1])
+    assert (fewer.next_token_scores(QUESTION) - expected).abs().max() > 1e-2
+
+
+def test_all_samples_of_a_small_file_are_what_it_decodes_to(family: Family, tmp_path: Path) -> None:
+    source = [0, 0, 2, 3, 3, 5]
+    cache = write(family, tmp_path / "x", range(6), source=source, quality="small")
+    assert cache.header.codec.name == "klt"
+    _, _, answerer = take(family, cache, range(4))
     expected = PrefixAnswerer.of_cache(cache, family).next_token_scores(QUESTION)
     torch.testing.assert_close(answerer.next_token_scores(QUESTION), expected, atol=1e-3, rtol=1e-3)
     _, _, fewer = take(family, cache, [1])
@@ -95,38 +111,15 @@ def test_moved_keys_are_those_of_a_video_of_these_samples(family: Family, tmp_pa
     rows, prefix, _ = take(family, cache, [0, 3, 5])
     # Those between are pointers, whose gaps are closed where the model's layout closes gaps.
     alone = write(family, tmp_path / "y", range(6), source=[0, 0, 0, 3, 3, 5])
-    sample, cell = alone.array("token.sample"), alone.array("token.cell")
     # Text of times and numbers differs; the first layer's keys of a cell know nothing else.
-    found = prefix.layer(0)[Tier.FP16].key[0][torch.from_numpy(rows.cell >= 0)]
-    expected = torch.from_numpy(alone.array("layers.0.key.fp16")[cell >= 0])
-    assert np.array([0, 3, 5])[rows.number[rows.cell >= 0]].tolist() == sample[cell >= 0].tolist()
+    cells = np.concatenate([cache.tables.cell[piece.start : piece.stop] for piece in rows.pieces])
+    is_cell, expected_cell = cells[rows.stays] >= 0, alone.tables.cell >= 0
+    found = prefix.layer(0)[Tier.FP16].key[0][torch.from_numpy(is_cell)]
+    expected = Prefix.load(alone, "cpu").layer(0)[Tier.FP16].key[0][torch.from_numpy(expected_cell)]
+    numbers = np.array([0, 3, 5])[rows.number[is_cell]]
+    assert numbers.tolist() == alone.tables.sample[expected_cell].tolist()
     assert rows.next_position == alone.header.layout.next_position
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-
-
-def test_a_long_piece_is_read_piece_by_piece_too() -> None:
-    rows = 3000
-    none = np.zeros((rows, 1), np.int64)
-    stays = np.random.default_rng(1).random(rows) < 0.9
-    arranged = Arranged(
-        pieces=(Piece(0, Tier.FP16, 7, 9), Piece(0, Tier.INT8, 2, 2 + rows - 2)),
-        stays=stays,
-        old=none[stays],
-        new=none[stays],
-        next_position=(0,),
-        number=none[stays, 0],
-        cell=none[stays, 0],
-        multiplicity=none[stays, 0] + 1,
-    )
-    chunks = list(arranged.chunks())
-    read = [sum(piece.stop - piece.start for piece in pieces) for pieces, _, _ in chunks]
-    assert sum(read) == rows
-    assert max(read) < 1024
-    assert np.concatenate([kept.numpy() for _, kept, _ in chunks]).tolist() == stays.tolist()
-    assert [at.start for _, _, at in chunks[1:]] == [at.stop for _, _, at in chunks[:-1]]
-    assert chunks[-1][2].stop == stays.sum()
-    in_order = [piece for pieces, _, _ in chunks for piece in pieces]
-    assert (in_order[0], in_order[1].start, in_order[-1].stop) == (arranged.pieces[0], 2, rows)
 
 
 def test_a_sample_without_cells_changes_no_score(llava: Family, tmp_path: Path) -> None:
@@ -134,15 +127,15 @@ def test_a_sample_without_cells_changes_no_score(llava: Family, tmp_path: Path) 
     tiers = np.zeros((4, geometry.cells), np.uint8)
     tiers[2:] = Tier.PRUNE
     manifest = make_manifest(random_pictures(4, geometry), geometry, tier=tiers)
-    prefill(plan_cache(manifest, llava, dtype="float32"), llava, tmp_path / "x")
+    settings = CacheSettings(quality="lossless")
+    prefill(plan_cache(manifest, llava, settings, dtype="float32"), llava, tmp_path / "x")
     with CacheFile.open(tmp_path / "x") as cache:
-        index, shape = SampleIndex.read(cache), cache.header.shape
-    fewer = replace(
-        index, bounds=index.bounds[:2], scale=index.scale[:2], minimum=index.minimum[:2]
-    )
+        video, shape = StoredVideo([cache], llava.rotation), cache.header.shape
+    (index,) = video.bounds
+    fewer = replace(index, codes=index.codes[:2], scale=index.scale[:2], minimum=index.minimum[:2])
     made = torch.Generator().manual_seed(1)
     asked, neutral = (
-        [torch.randn(3, 4, shape.head_dim, generator=made) for _ in shape.index_layers]
+        [torch.randn(3, 4, shape.head_dim, generator=made) for _ in video.index_layers]
         for _ in range(2)
     )
     scores = sample_scores(asked, neutral, [index])
@@ -152,29 +145,62 @@ def test_a_sample_without_cells_changes_no_score(llava: Family, tmp_path: Path) 
 
 
 class CountedFile(CacheFile):
-    """Knows how many bytes of its tensors were read."""
+    """Knows which of its blocks were read."""
 
-    read_bytes = 0
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        rows = super().read(name, start, stop)
-        self.read_bytes += rows.nbytes
-        return rows
+    def block(self, number: int, group: int) -> bytes:
+        self.__dict__.setdefault("read", []).append(number)
+        return super().block(number, group)
 
 
-def test_nothing_is_read_but_the_indices_and_the_rows_of_the_chosen_samples(
-    llava: Family, folder: Path
+@pytest.mark.parametrize("quality", ["lossless", "small"])
+def test_of_a_segment_nothing_is_read_but_the_index_and_the_blocks_of_the_chosen_samples(
+    llava: Family, tmp_path: Path, quality: Quality
 ) -> None:
-    per_token = 2 * 2 * 2 * 8 * 2 + 4 * 4  # keys and values of two layers and heads; four columns
-    segments = [CountedFile.open(file) for file in sorted(folder.iterdir())]
-    retriever = Retriever(segments, llava, budget_tokens=40, shares=(0.2, 0.9), name="x")
-    of_index = sum(segment.read_bytes for segment in segments)
-    (answer, again) = retriever.ask_all([QUESTION, QUESTION], max_new_tokens=2)
-    assert sum(segment.read_bytes for segment in segments) - of_index == answer.rows_bytes
-    assert 0 < of_index <= retriever.index_bytes
+    geometry = llava.geometry.for_video(64, 64, 16)
+    manifest = make_manifest(random_pictures(8, geometry), geometry)
+    span = Span(segment=Segment(number=0, count=2, first_sample=0), samples=8)
+    settings = CacheSettings(quality=quality)
+    work = plan_cache(manifest, llava, settings, dtype="float32", span=span)
+    codec = replace(work.header.codec, block_samples=1)
+    prefill(replace(work, header=replace(work.header, codec=codec)), llava, tmp_path / "x")
+    with CountedFile.open(tmp_path / "x") as cache:
+        retriever = Retriever([cache], llava, budget_tokens=40, shares=(0.2, 0.9), name="x")
+        of_text = cache.__dict__.pop("read")  # it is in the first block
+        assert of_text == [0]
+        once = [name for name in cache.names if not name.startswith(("cost.", "block."))]
+        of_index = cache.header_size_bytes + sum(map(cache.tensor_bytes, once))
+        assert retriever.index_bytes == of_index + cache.tensor_bytes("block.00000.00")
+        answer, again = retriever.ask_all([QUESTION, QUESTION], max_new_tokens=2)
+        read = cache.__dict__.pop("read")
+        assert sorted(read) == sorted(set(answer.samples) - {0})
+        assert 0 < len(read) < 7
+        sizes = [cache.tensor_bytes(f"block.{number:05}.00") for number in read]
+    assert answer.rows_bytes == sum(sizes)
     assert 0 < answer.loaded_tokens <= 40
-    assert answer.rows_bytes == answer.loaded_tokens * per_token
     assert again == replace(answer, rows_bytes=0)
+
+
+@pytest.mark.parametrize("quality", ["lossless", "high"])
+def test_the_index_that_is_made_of_a_whole_video_is_that_of_a_segment(
+    llava: Family, tmp_path: Path, quality: Quality
+) -> None:
+    geometry = llava.geometry.for_video(64, 64, 16)
+    manifest = make_manifest(random_pictures(6, geometry), geometry)
+    settings = CacheSettings(quality=quality)
+    bounds = {}
+    for count in (1, 2):
+        span = Span(segment=Segment(number=0, count=count, first_sample=0), samples=6)
+        work = plan_cache(manifest, llava, settings, dtype="float32", raw_dtype="F32", span=span)
+        prefill(work, llava, tmp_path / "x")
+        with CacheFile.open(tmp_path / "x") as cache:
+            assert (cache.index is None) == (count == 1)
+            (found,) = StoredVideo([cache], llava.rotation).bounds
+        bounds[count] = BOUNDS_TIER.codec.decode(
+            *(torch.from_numpy(part.copy()) for part in (found.codes, found.scale, found.minimum))
+        )
+    step = (bounds[2].amax(-1) - bounds[2].amin(-1)) / 15  # of INT4
+    tolerance = 1.1 * step if quality == "lossless" else 3 * step
+    assert ((bounds[1] - bounds[2]).abs() <= tolerance[..., None]).all()
 
 
 def test_an_answer_names_samples_and_times_of_the_whole_video(
@@ -201,7 +227,7 @@ def test_what_a_question_loaded_is_let_go_before_the_next_loads(
     llava: Family, segments: list[CacheFile]
 ) -> None:
     questions = [QUESTION, "a b c", "the star ?", "d", "? ?"]
-    with PrefixesAlive(llava, "language_model") as alive:  # which turns keys while they are loaded
+    with PrefixesAlive(llava, "rotation") as alive:  # which turns keys while they are loaded
         retriever = Retriever(segments, alive.family, budget_tokens=16, shares=(1.0,), name="x")
         answers = list(retriever.ask_all(questions, max_new_tokens=2))
     assert len({answer.samples for answer in answers}) > 1
@@ -235,7 +261,7 @@ def test_a_question_that_leaves_no_room_is_refused_by_its_length(
         list(retriever.ask_all([QUESTION], max_new_tokens=llava.decoder.context))
 
 
-@pytest.mark.parametrize("name", ["index.row", "index.bounds", "sample.time_s"])
+@pytest.mark.parametrize("name", ["index", "tables"])
 def test_a_damaged_index_is_refused_by_name(
     llava: Family, segments: list[CacheFile], name: str
 ) -> None:
@@ -244,23 +270,17 @@ def test_a_damaged_index_is_refused_by_name(
         Retriever(damaged, llava, name="x")
 
 
-@pytest.mark.parametrize("name", ["token.sample", "token.cell", "token.multiplicity"])
-def test_rows_that_contradict_the_index_are_refused(
-    llava: Family, segments: list[CacheFile], name: str
+def test_rows_that_are_no_numbers_are_refused_by_the_name_of_their_block(
+    llava: Family, segments: list[CacheFile], tmp_path: Path
 ) -> None:
-    byte = 3 + 4 * int(segments[0].array("index.row")[0, 0])  # of the first sample's first row
-    damaged = flip(segments[0], name, byte)
-    with pytest.raises(CacheFileError, match="does not belong to its sample; batch verify"):
-        take(llava, damaged, [0])
-
-
-def test_rows_that_are_no_numbers_are_refused_by_the_name_of_their_file(
-    llava: Family, segments: list[CacheFile]
-) -> None:
-    content = np.full_like(segments[1].array("layers.1.key.fp16"), np.nan)
-    video = StoredVideo([segments[0], overwrite(segments[1], "layers.1.key.fp16", content)])
+    nan = np.array(np.nan, np.float16).tobytes()
+    hostile = rewrite(
+        segments[1], tmp_path / "hostile", block=lambda data: nan * (len(data) // len(nan))
+    )
+    hostile.verify()
+    video = StoredVideo([segments[0], hostile], llava.rotation)
     rows = arrange(video, [StoredSample(0, 1), StoredSample(1, 0)], llava)
-    with pytest.raises(CacheFileError, match=r"damaged\.safetensors: layer 1: .*batch verify"):
+    with pytest.raises(CacheFileError, match=r"hostile: block\.00000\.00 \(layers 0 to 1\)"):
         load(video, rows, llava)
 
 
@@ -269,7 +289,7 @@ def test_keys_that_cannot_be_moved_have_no_index(tmp_path: Path) -> None:
     with write(family, tmp_path / "x", range(2)) as cache:
         cache.verify()
         assert cache.header.shape.index_layers == ()
-        with pytest.raises(BatchError, match=r"written without an index.*--scope each-segment"):
+        with pytest.raises(BatchError, match=r"cannot be searched.*--scope each-segment"):
             Retriever([cache], family, name="x")
 
 

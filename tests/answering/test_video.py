@@ -1,7 +1,5 @@
 """One video's cache: what it is refused for, what answers of it, and its shortest videos."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +20,10 @@ from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family
 from batch.settings import Scope
-from cachefmt import CacheFile, CacheFileError, CacheWriter, Header, Tier, tensor_specs
+from cachefmt import CacheFile, CacheFileError, Tables, Tier
+from cachefmt.layout import kv_bytes
 from tests import tiny
-from tests.answering.caches import PrefixesAlive, flip, unmovable, write_segments
+from tests.answering.caches import PrefixesAlive, flip, rewrite, unmovable, write_segments
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
 QUESTION = "what is the red star doing ?"
@@ -74,9 +73,41 @@ def test_what_was_opened_is_closed_when_it_is_refused(folder: Path, tmp_path: Pa
 
 
 def test_a_damaged_table_is_refused_before_any_answer(segments: list[CacheFile]) -> None:
-    damaged = flip(segments[0], "token.multiplicity", 1)
-    with pytest.raises(CacheFileError, match=r"damaged\.safetensors: token\.multiplicity"):
+    damaged = flip(segments[0], "tables", 1)
+    with pytest.raises(CacheFileError, match=r"damaged\.safetensors: tables does not match"):
         open_cache(damaged.path)
+
+
+@pytest.mark.parametrize("scope", ["retrieve", "each-segment"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_answer_comes_from_a_damaged_block(
+    llava: Family, segments: list[CacheFile], scope: Scope, number: int
+) -> None:
+    damaged = [*segments]
+    damaged[number] = flip(segments[number], "block.00000.00", 7)
+    settings = AnswerSettings(scope=scope, max_new_tokens=2)
+    with (
+        pytest.raises(
+            CacheFileError, match=r"damaged\.safetensors: block\.00000\.00 does not match"
+        ),
+        VideoAnswerer(damaged, llava, Path("x.segments"), settings=settings) as video,
+    ):
+        list(video.ask_all(QUESTIONS))
+
+
+def test_a_damaged_block_of_a_whole_video_is_found_before_any_question(
+    llava: Family, cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    path.hardlink_to(cache)
+    with CacheFile.open(path) as file:
+        damaged = flip(file, file.names[-1], 0)
+    for scope in ("whole", "retrieve"):
+        settings = AnswerSettings(scope=scope)
+        with pytest.raises(
+            CacheFileError, match=r"damaged\.safetensors: block\.00000\.00 does not"
+        ):
+            open_cache(damaged.path, model=llava, settings=settings)
 
 
 def test_what_loading_took_and_saved_is_known(cache: Path, llava: Family) -> None:
@@ -84,34 +115,20 @@ def test_what_loading_took_and_saved_is_known(cache: Path, llava: Family) -> Non
         loading = opened.loading
         assert loading.load_bytes == cache.stat().st_size
         assert loading.load_seconds > 0
-        assert loading.reencode_seconds == file.array("cost.seconds").sum() > 0
-
-
-@contextmanager
-def rewritten(cache: Path, path: Path, change: Callable[[Header], Header]) -> Iterator[CacheFile]:
-    """A whole file with another header, checksums and all, and as many of the rows as it wants."""
-    with CacheFile.open(cache) as honest:
-        header = change(replace(honest.header, checksums=None, header_sha256=None))
-        with CacheWriter(path, header) as writer:
-            for name, spec in tensor_specs(header.shape).items():
-                writer.write(name, 0, honest.array(name, 0, spec.shape[0]))
-            writer.finish()
-    with CacheFile.open(path) as file:
-        file.verify()
-        yield file
+        assert loading.reencode_seconds == file.cost_seconds.sum() > 0
 
 
 def test_a_whole_file_with_more_cells_than_its_model_gives_is_refused(
     llava: Family, cache: Path, tmp_path: Path
 ) -> None:
-    def grow(header: Header) -> Header:
-        layout = replace(header.layout, slots=10**14)  # fewer are no whole file
-        shape = replace(header.shape, rows=2_000_000, columns=2_000_000)
-        return replace(header, shape=shape, layout=layout)
-
     path, settings = tmp_path / "hostile.safetensors", AnswerSettings(scope="retrieve")
+    with CacheFile.open(cache) as honest:
+        layout = replace(honest.header.layout, slots=10**14)  # fewer are no whole file
+        shape = replace(honest.header.shape, rows=2_000_000, columns=2_000_000)
+        hostile = rewrite(honest, path, header=replace(honest.header, shape=shape, layout=layout))
+    hostile.verify()
     with (
-        rewritten(cache, path, grow) as hostile,
+        hostile,
         pytest.raises(ModelError, match=r"hostile\.safetensors: samples of 2000000x2000000"),
     ):
         VideoAnswerer([hostile], llava, path, settings=settings)
@@ -119,17 +136,25 @@ def test_a_whole_file_with_more_cells_than_its_model_gives_is_refused(
 
 @pytest.mark.parametrize("scope", ["auto", "retrieve", "each-segment"])
 def test_a_whole_file_of_text_alone_is_refused(cache: Path, tmp_path: Path, scope: Scope) -> None:
-    def empty(header: Header) -> Header:
-        tokens = {"FP16": 2, "INT8": 0, "INT4": 0}
-        return replace(
-            header, shape=replace(header.shape, samples=0, stored_samples=0, tokens=tokens)
-        )
-
     path = tmp_path / "text.safetensors"
-    with (
-        rewritten(cache, path, empty),
-        pytest.raises(CacheFileError, match=r"text\.safetensors: holds no samples"),
-    ):
+    with CacheFile.open(cache) as honest:
+        tokens = {"FP16": 2, "INT8": 0, "INT4": 0}
+        shape = replace(honest.header.shape, samples=0, stored_samples=0, tokens=tokens)
+        tables = honest.tables
+        rewrite(
+            honest,
+            path,
+            header=replace(honest.header, shape=shape),
+            tables=Tables(
+                **{name: getattr(tables, name)[:0] for name in ("time_s", "source")},
+                **{
+                    name: getattr(tables, name)[:2]
+                    for name in ("tier", "sample", "cell", "multiplicity", "position")
+                },
+            ),
+            block=lambda data: data[: kv_bytes(shape)],
+        ).close()
+    with pytest.raises(CacheFileError, match=r"text\.safetensors: holds no samples"):
         open_cache(path, settings=AnswerSettings(scope=scope))
 
 

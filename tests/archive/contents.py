@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from batch.analysis.manifest import Manifest
-from cachefmt import CacheFile, tensor_specs
+from cachefmt import CacheFile
 
 VARIES = {"analyze_seconds", "encode_seconds", "prefill_seconds", "finished", "host"}
 
@@ -50,12 +51,21 @@ def _cache(path: Path) -> Any:
         cache.verify()
         header = dataclasses.asdict(cache.header)
         tensors = {
-            name: hashlib.sha256(cache.array(name).tobytes()).hexdigest()
-            for name in tensor_specs(cache.header.shape)
+            name: hashlib.sha256(data).hexdigest()
+            for name, data in _tensors(cache)
             if name != "cost.seconds"
         }
-    del header["checksums"], header["header_sha256"]
+    del header["digests"], header["header_sha256"]
     return header, tensors
+
+
+def _tensors(cache: CacheFile) -> Iterator[tuple[str, bytes]]:
+    content = cache.path.read_bytes()
+    start = cache.header_size_bytes
+    for name in cache.names:
+        stop = start + cache.tensor_bytes(name)
+        yield name, content[start:stop]
+        start = stop
 
 
 def status_by_name(out: Path) -> dict[str, tuple[str, str | None]]:

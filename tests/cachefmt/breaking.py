@@ -1,17 +1,18 @@
 """Ways to break a cache file, and to see that it is refused."""
 
-import dataclasses
-import hashlib
 import json
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
-from cachefmt import CacheFile, CacheFileError, Shape, tensor_specs
-from cachefmt.layout import header_bytes
-from tests.cachefmt.files import SHAPE, Arrays, join_file, make_arrays, make_header, split_file
+from cachefmt import CacheFile, CacheFileError, Header, Tables
+from cachefmt.layout import header_bytes, header_digest, pack_digests, reserved_bytes
+from tests.cachefmt.files import join_file, split_file
 
 Table = dict[str, Any]
 
@@ -51,16 +52,37 @@ def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
     rewrite_table(path, change_metadata)
 
 
-def forge(
-    path: Path, change: Callable[[Arrays], None] = lambda arrays: None, shape: Shape = SHAPE
-) -> Path:
-    """A file whose checksums are right, and whose tables or shape are not."""
-    arrays = make_arrays()
-    change(arrays)
-    data = b"".join(arrays[name].tobytes() for name in tensor_specs(SHAPE))
-    digests = {
-        name: hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in tensor_specs(SHAPE)
-    }
-    first_bytes = header_bytes(dataclasses.replace(make_header(shape), checksums=digests))
-    path.write_bytes(first_bytes + data)
+def seal(path: Path) -> None:
+    """Make the header's digest right, whatever the header says."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    first_bytes = content[: 8 + length]
+    key = b'\\"header_sha256\\":\\"'
+    if key in first_bytes:
+        start = first_bytes.index(key) + len(key)
+        digest = header_digest(first_bytes).encode()
+        first_bytes = first_bytes[:start] + digest + first_bytes[start + 64 :]
+    path.write_bytes(first_bytes + content[8 + length :])
+
+
+def forge(path: Path, header: Header, tensors: dict[str, bytes]) -> Path:
+    """A file whose digests are right, whatever is in its tensors."""
+    sizes = {name: len(data) for name, data in tensors.items()}
+    digests = [xxhash.xxh3_128_digest(data) for data in tensors.values()]
+    sealed = replace(header, digests=pack_digests(digests))
+    first_bytes = header_bytes(sealed, sizes, reserved_bytes(header, sizes))
+    path.write_bytes(first_bytes + b"".join(tensors.values()))
     return path
+
+
+def tensors_of(path: Path) -> dict[str, bytes]:
+    """All tensors of a file, in order."""
+    json_bytes, data = split_file(path)
+    table = json.loads(json_bytes)
+    table.pop("__metadata__")
+    return {name: data[slice(*entry["data_offsets"])] for name, entry in table.items()}
+
+
+def forge_tables(path: Path, header: Header, tables: Tables) -> Path:
+    """A file whose digests are right, and whose tables are these; `path` is whole before."""
+    return forge(path, header, tensors_of(path) | {"tables": tables.pack()})

@@ -27,7 +27,7 @@ from cachefmt import (
 from cachefmt.layout import index_specs, largest_sizes
 
 PLAIN = Codec(name="plain", quality="lossless", group_layers=2, block_samples=1)
-KLT = Codec(name="klt", quality="standard", step=1.0, group_layers=1, block_samples=2)
+KLT = Codec(name="klt", quality="standard", step=1.0, group_layers=1, block_samples=1)
 
 SHAPE = Shape(
     layers=2,
@@ -141,8 +141,10 @@ def write_file(
     with CacheWriter(path, header, tables) as writer:
         for name, data in (content or make_content(header, tables)).items():
             kind, *numbers = name.split(".")
-            write = writer.write_basis if kind == "basis" else writer.write_block
-            write(*map(int, numbers), data)
+            if kind == "basis":
+                writer.write_basis(int(numbers[0]), data)
+            else:
+                writer.write_block(int(numbers[0]), int(numbers[1]), data)
         if header.shape.index_layers:
             writer.write_index(make_bounds(header.shape))
         writer.finish([0.5, 1.0, 2.0], fidelity)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from cachefmt import (
     Shape,
     file_size,
 )
+from cachefmt.codecs.symbols import DecodeError
 from tests.cachefmt.files import (
     KLT,
     PLAIN,
@@ -32,6 +35,7 @@ from tests.cachefmt.files import (
     write_file,
 )
 
+ROOT = Path(__file__).parents[2]
 few = settings(max_examples=40, deadline=None)
 """Each writes files."""
 FIDELITY = Fidelity(kl=0.0123456789, agreement=0.987, questions=12, tokens=48)
@@ -115,3 +119,59 @@ def test_what_was_written_can_be_read_before_the_file_has_its_name(tmp_path: Pat
         writer.finish([0.5, 1.0, 2.0], FIDELITY)
     write_file(tmp_path / "other.safetensors", header, fidelity=FIDELITY)
     assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+
+
+def test_the_safetensors_library_reads_equal_bytes(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.safetensors", make_header(codec=KLT))
+    with safetensors.safe_open(path, "np") as theirs, CacheFile.open(path) as ours:
+        assert list(theirs.metadata()) == ["sali-cache"]
+        assert Header.from_json(theirs.metadata()["sali-cache"]) == ours.header
+        assert theirs.get_tensor("cost.seconds").tolist() == ours.cost_seconds.tolist()
+        assert theirs.get_tensor("block.00000.01").tobytes() == ours.block(0, 1)
+        assert theirs.get_tensor("basis.00").tobytes() == ours.basis(0)
+        assert theirs.get_tensor("tables").tobytes() == ours.tables.pack()
+
+
+def test_a_file_that_is_closed_or_has_no_such_tensor_refuses(tmp_path: Path) -> None:
+    with CacheFile.open(write_file(tmp_path / "x")) as cache:
+        for read in (lambda: cache.basis(0), lambda: cache.block(2, 0), lambda: cache.block(0, 1)):
+            with pytest.raises(ValueError, match="has no tensor"):
+                read()
+        tables = cache.tables
+    assert cache.tables is tables
+    with pytest.raises(ValueError, match="is closed"):
+        cache.block(0, 0)
+
+
+def test_a_file_that_shrinks_while_it_is_open_is_named(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x")
+    with CacheFile.open(path) as cache:
+        os.truncate(path, cache.size_bytes - 1)
+        assert cache.block(0, 0)
+        with pytest.raises(CacheFileError, match="x: cannot be read: the file was cut short"):
+            cache.block(1, 0)
+
+
+def test_what_a_codec_says_about_a_block_names_file_block_and_layers(tmp_path: Path) -> None:
+    with (
+        CacheFile.open(write_file(tmp_path / "x", make_header(codec=KLT))) as cache,
+        pytest.raises(
+            CacheFileError, match=r"x: block\.00000\.01 \(layers 1 to 1\) cannot be decoded: bad"
+        ),
+        cache.decoding(0, 1),
+    ):
+        raise DecodeError("bad")
+
+
+def test_importing_and_reading_headers_and_tables_loads_no_torch(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.safetensors")
+    code = (
+        "import sys, cachefmt\n"
+        f"cache = cachefmt.CacheFile.open({str(path)!r})\n"
+        "cache.verify()\n"
+        "print(cache.header.tool, cache.tables.token_count, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0.1.0", "9", "False"]

@@ -1,105 +1,211 @@
-"""A reader written from FORMAT.md alone, with numpy and the standard library."""
+"""A stranger's reader, written from FORMAT.md alone, reads what we write."""
 
-import hashlib
-import json
-import re
-import struct
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 import cachefmt
-from cachefmt import tensor_specs
-from cachefmt.codecs import int4, int8
-from tests.cachefmt.files import SHAPE, make_arrays, make_header, write_file
+from cachefmt import STORED_TIERS, Codec, Header, Shape, Tables
+from cachefmt.codecs import basis as bases
+from cachefmt.codecs import klt, plain
+from cachefmt.codecs.basis import Moments
+from tests.cachefmt import stranger
+from tests.cachefmt.files import KLT, PLAIN, SHAPE, make_header, make_tables, write_file
+from tests.cachefmt.stranger import Stranger
 
 FORMAT = Path(cachefmt.__file__).with_name("FORMAT.md").read_text()
-DTYPES = {"F64": "<f8", "I32": "<i4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+FILM = replace(
+    SHAPE,
+    layers=3,
+    samples=6,
+    stored_samples=5,
+    tokens={"FP16": 20, "INT8": 12, "INT4": 10},
+    raw_dtype="F16",
+)
+"""Almost all cells of five samples, and text."""
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
-class Stranger:
-    """What somebody who only read FORMAT.md might write."""
+def rows_of(shape: Shape, tables: Tables) -> Tensor:
+    """Rows [tokens, layers, 2, heads, head_dim] that change slowly at each place."""
+    drawn = torch.Generator().manual_seed(0)
+    size = (shape.layers, 2, shape.heads, shape.head_dim)
+    place = torch.from_numpy(tables.places(shape) + 1)
+    by_place = 3 * torch.randn(int(place.max()) + 1, *size, generator=drawn)
+    time = torch.from_numpy(np.maximum(tables.sample, 0)).view(-1, 1, 1, 1, 1)
+    change = torch.randn(*size, generator=drawn) * (time > 2)  # still, then different
+    return (by_place[place] + 0.5 * change * time).to(DTYPES[shape.raw_dtype])
 
-    def __init__(self, content: bytes) -> None:
-        (length,) = struct.unpack("<Q", content[:8])
-        self.first_bytes, self.data = content[: 8 + length], content[8 + length :]
-        self.table = json.loads(self.first_bytes[8:])
-        self.header = json.loads(self.table.pop("__metadata__")["sali-cache"])
 
-    def content(self, name: str) -> bytes:
-        begin, end = self.table[name]["data_offsets"]
-        return self.data[begin:end]
+def codec(**changes: object) -> Codec:
+    return replace(KLT, step=0.5, group_layers=2, block_samples=2, **changes)
 
-    def array(self, name: str) -> NDArray[Any]:
-        entry = self.table[name]
-        return np.frombuffer(self.content(name), DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
-    def int8(self, name: str) -> NDArray[np.float32]:
-        scale = self.array(f"{name}.int8.scale").astype(np.float32)
-        size = self.header["shape"]["group_size"]
-        return self.array(f"{name}.int8").astype(np.float32) * scale.repeat(size, -1)
+def klt_content(
+    header: Header, tables: Tables, rows: Tensor, given: list[bases.Basis] | None
+) -> dict[str, bytes]:
+    place = tables.places(header.shape)
+    blocks = tables.blocks(header.codec.block_samples, header.codec.text_tokens)
+    content, made = {}, given or []
+    for group, layers in enumerate(header.groups()):
+        if given is None:
+            x = rows[:, layers.start : layers.stop]
+            moments = Moments((len(layers), 2, header.shape.heads, header.shape.head_dim))
+            moments.add(x[place >= 0], place[place >= 0])
+            content[f"basis.{group:02}"] = bases.pack(moments, 0.5)
+            made.append(bases.unpack(content[f"basis.{group:02}"], moments.shape))
+    for number, block in enumerate(blocks):
+        for group, layers in enumerate(header.groups()):
+            x = rows[block.start : block.stop, layers.start : layers.stop]
+            data = klt.encode(x, made[group], step=0.5, place=place[block.start : block.stop])
+            content[f"block.{number:05}.{group:02}"] = data
+    return content
 
-    def int4(self, name: str) -> NDArray[np.float32]:
-        packed = self.array(f"{name}.int4")
-        codes = np.concatenate([packed & 15, packed >> 4], -1).astype(np.float32)
-        size = self.header["shape"]["group_size"]
-        scale, minimum = (
-            self.array(f"{name}.int4.{part}").astype(np.float32).repeat(size, -1)
-            for part in ("scale", "minimum")
+
+@pytest.mark.parametrize("raw_dtype", ["F16", "BF16", "F32"])
+def test_a_stranger_decodes_blocks_by_the_basis_in_the_file(tmp_path: Path, raw_dtype: str) -> None:
+    shape = replace(FILM, raw_dtype=raw_dtype)
+    header, tables = make_header(shape, codec=codec()), make_tables(shape)
+    rows = rows_of(shape, tables)
+    content = klt_content(header, tables, rows, None)
+    path = write_file(tmp_path / "x", header, tables=tables, content=content)
+    theirs = Stranger(path.read_bytes())
+    theirs.check_digests()
+    place = tables.places(shape)
+    for number, block in enumerate(tables.blocks(2)):
+        assert theirs.rows_of_block(number) == block
+        for group, layers in enumerate(header.groups()):
+            found = theirs.klt(number, group, theirs.basis(group))
+            vector = (len(layers), 2, shape.heads, shape.head_dim)
+            ours = klt.decode(
+                content[f"block.{number:05}.{group:02}"],
+                bases.unpack(content[f"basis.{group:02}"], vector),
+                place=place[block.start : block.stop],
+                dtype=torch.float32 if raw_dtype == "F32" else DTYPES[raw_dtype],
+            )
+            rounded = {"F16": 2**-10, "BF16": 2**-7, "F32": 1e-6}[raw_dtype]
+            assert np.allclose(found, ours.float().flatten(1).numpy(), rtol=rounded, atol=1e-5)
+            true = rows[block.start : block.stop, layers.start : layers.stop].float().flatten(1)
+            assert np.abs(found - true.numpy()).mean() < 0.2
+            exact = place[block.start : block.stop] < 0
+            assert np.array_equal(found[exact], true.numpy()[exact])
+    assert theirs.seen_modes == {0, 1, 2}
+
+
+def test_a_stranger_decodes_blocks_by_a_calibration(tmp_path: Path) -> None:
+    tables = make_tables(FILM)
+    rows, place = rows_of(FILM, tables), tables.places(FILM)
+    text_tokens = int((np.maximum.accumulate(tables.sample) < 0).sum())
+    header = make_header(FILM, codec=codec(calibration="7" * 64, text_tokens=text_tokens))
+    ours, theirs_bases = [], []
+    for layers in header.groups():
+        moments = Moments((len(layers), 2, FILM.heads, FILM.head_dim), places=int(place.max()) + 1)
+        x = rows[:, layers.start : layers.stop]
+        moments.add(x[place >= 0], place[place >= 0])
+        mean = moments.means().half().float()
+        scale = moments.scale(mean)
+        directions = moments.principal(mean, scale, 20)[1].half().float()
+        ours.append(bases.Basis(shape=moments.shape, mean=mean, scale=scale, directions=directions))
+        numbers = FILM.heads * FILM.head_dim
+        theirs_bases.append(
+            stranger.Basis(
+                mean.numpy(), scale.flatten().numpy().repeat(numbers), directions.numpy()
+            )
         )
-        return codes * scale + minimum
+    content = klt_content(header, tables, rows, ours)
+    assert text_tokens > 0
+    path = write_file(tmp_path / "x", header, tables=tables, content=content)
+    theirs = Stranger(path.read_bytes())
+    assert not any(name.startswith("basis") for name in theirs.table)
+    for number, block in enumerate(tables.blocks(2, text_tokens)):
+        for group in range(header.group_count):
+            found = theirs.klt(number, group, theirs_bases[group])
+            expected = klt.decode(
+                content[f"block.{number:05}.{group:02}"],
+                ours[group],
+                place=place[block.start : block.stop],
+                dtype=torch.float16,
+            )
+            expected = expected.float().flatten(1).numpy()
+            assert np.allclose(found, expected, rtol=2**-10, atol=1e-5)
 
 
-@pytest.fixture
-def keys() -> dict[str, torch.Tensor]:
-    """Keys of layer 0 that the file encodes, by codec."""
-    return {
-        codec: torch.randn(SHAPE.tokens[codec.upper()], SHAPE.heads, SHAPE.head_dim)
-        for codec in ("int8", "int4")
-    }
+def test_a_stranger_reads_a_block_that_was_kept_exactly(tmp_path: Path) -> None:
+    header, tables = make_header(FILM, codec=codec()), make_tables(FILM)
+    rows = torch.randn(len(tables.tier), 3, 2, 2, 8).half() * 1000
+    place = tables.places(FILM)
+    content = klt_content(header, tables, rows, None)
+    block = tables.blocks(2)[1]
+    identity = bases.Basis(
+        shape=(2, 2, 2, 8),
+        mean=torch.zeros(1, 64),
+        scale=torch.ones(2, 2),
+        directions=torch.eye(64),
+    )
+    x = rows[block.start : block.stop, :2]
+    data = klt.encode(x, identity, step=1e-3, place=place[block.start : block.stop])
+    assert data.startswith(b"\xff\xff\xff\xff")
+    content["block.00001.00"] = data
+    path = write_file(tmp_path / "x", header, tables=tables, content=content)
+    theirs = Stranger(path.read_bytes())
+    found = theirs.klt(1, 0, theirs.basis(0))
+    assert np.array_equal(found, x.float().flatten(1).numpy())
 
 
-@pytest.fixture
-def stranger(tmp_path: Path, keys: dict[str, torch.Tensor]) -> Stranger:
-    arrays = make_arrays()
-    prefix = "layers.0.key"
-    codes, scale = int8.encode(keys["int8"], SHAPE.group_size)
-    arrays |= {f"{prefix}.int8": codes.numpy(), f"{prefix}.int8.scale": scale.numpy()}
-    packed, scale4, minimum = int4.encode(keys["int4"], SHAPE.group_size)
-    arrays |= {
-        f"{prefix}.int4": packed.numpy(),
-        f"{prefix}.int4.scale": scale4.numpy(),
-        f"{prefix}.int4.minimum": minimum.numpy(),
-    }
-    return Stranger(write_file(tmp_path / "x", make_header(), arrays).read_bytes())
+def test_a_stranger_decodes_plain_blocks(tmp_path: Path) -> None:
+    shape = replace(FILM, raw_dtype="BF16")
+    header = make_header(shape, codec=replace(PLAIN, block_samples=2))
+    tables = make_tables(shape)
+    rows, content, expected = rows_of(shape, tables), {}, {}
+    for number, block in enumerate(tables.blocks(2)):
+        for group, layers in enumerate(header.groups()):
+            parts = {}
+            for tier in STORED_TIERS:
+                mine = [row for row in block if tables.tier[row] == tier]
+                x = rows[mine, layers.start : layers.stop].permute(1, 2, 0, 3, 4)
+                parts[tier] = tier.codec.encode(x, shape.group_size)
+                expected[number, group, tier.name] = tier.codec.decode(*parts[tier]).numpy()
+            content[f"block.{number:05}.{group:02}"] = plain.encode(parts)
+            back = plain.decode(
+                content[f"block.{number:05}.{group:02}"],
+                shape,
+                layers=len(layers),
+                counts=tables.counts(block),
+            )
+            for tier in STORED_TIERS:
+                for one, other in zip(parts[tier], back[tier], strict=True):
+                    assert torch.equal(one, other)
+                    assert one.dtype == other.dtype
+    path = write_file(tmp_path / "x", header, tables=tables, content=content)
+    theirs = Stranger(path.read_bytes())
+    for (number, group, tier_name), rows_ in expected.items():
+        assert np.array_equal(theirs.plain(number, group)[tier_name], rows_)
 
 
-def test_a_stranger_decodes_what_we_encoded(
-    stranger: Stranger, keys: dict[str, torch.Tensor]
-) -> None:
-    assert np.abs(stranger.int8("layers.0.key") - keys["int8"].numpy()).max() < 0.02
-    assert np.abs(stranger.int4("layers.0.key") - keys["int4"].numpy()).max() < 0.2
+@pytest.mark.parametrize("axes", [1, 3])
+def test_a_stranger_reads_the_tables(tmp_path: Path, axes: int) -> None:
+    shape = replace(FILM, position_axes=axes)
+    tables = make_tables(shape, seed=3)
+    path = write_file(tmp_path / "x", make_header(shape, codec=codec()), tables=tables)
+    theirs = Stranger(path.read_bytes())
+    for name, column in theirs.tables().items():
+        assert np.array_equal(column, getattr(tables, name)), name
+    assert np.array_equal(theirs.places(), tables.places(shape))
 
 
-def test_a_stranger_computes_our_digests(stranger: Stranger) -> None:
-    for name, digest in stranger.header["checksums"].items():
-        assert hashlib.sha256(stranger.content(name)).hexdigest() == digest
-    key = b'\\"header_sha256\\":\\"'
-    start = stranger.first_bytes.index(key) + len(key)
-    blank = stranger.first_bytes[:start] + b"0" * 64 + stranger.first_bytes[start + 64 :]
-    assert hashlib.sha256(blank).hexdigest() == stranger.header["header_sha256"]
-
-
-def test_the_page_names_every_header_key_and_every_tensor(stranger: Stranger) -> None:
-    names = {re.sub(r"^layers\.\d+", "layers.L", name) for name in tensor_specs(SHAPE)}
-    names = {name.replace(".key", ".K").replace(".value", ".K") for name in names}
-    for part, value in stranger.header.items():
+def test_the_page_names_every_header_key_and_every_tensor(tmp_path: Path) -> None:
+    theirs = Stranger(write_file(tmp_path / "x", make_header(codec=KLT)).read_bytes())
+    names = {name.split(".")[0] for name in theirs.table}
+    names = {{"block": "block.NNNNN.GG", "basis": "basis.GG"}.get(name, name) for name in names}
+    names = {"cost.seconds" if name == "cost" else name for name in names}
+    for part, value in theirs.header.items():
         names |= {part}
-        if isinstance(value, dict) and part not in ("checksums", "policy"):
+        if isinstance(value, dict) and part != "policy":
             names |= {key for key in value if key not in ("major", "minor")}
+    names |= {"kl", "agreement", "questions", *theirs.tables()}
     for name in names:
-        assert f"`{name}`" in FORMAT
+        assert f"`{name}`" in FORMAT, name

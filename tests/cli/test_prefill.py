@@ -58,6 +58,8 @@ def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path
         "written",
         "skipped",
         "size_bytes",
+        "codec",
+        "quality",
         "slots",
         "tokens",
         "samples",
@@ -139,7 +141,7 @@ def test_a_dry_run_writes_nothing_and_knows_the_size_to_the_byte(
     model: Path, clip: Path, tmp_path: Path, option: list[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ("prefill", clip, "--out", out, "--model", model, *option)
+    command = ("prefill", clip, "--out", out, "--model", model, "--quality", "lossless", *option)
     (line,) = succeed(*command, "--dry-run")
     (promised,) = objects(succeed(*command, "--dry-run", "--json"))
     assert not list(tmp_path.iterdir())
@@ -150,12 +152,37 @@ def test_a_dry_run_writes_nothing_and_knows_the_size_to_the_byte(
     assert (promised["written"], promised["skipped"]) == (False, False)
 
 
+def test_a_dry_run_of_a_small_file_knows_what_it_takes_at_most(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", clip, "--out", tmp_path, "--model", model, "--quality", "small")
+    (line,) = succeed(*command, "--dry-run")
+    (promised,) = objects(succeed(*command, "--dry-run", "--json"))
+    (made,) = objects(succeed(*command, "--json"))
+    assert (made["codec"], made["quality"]) == ("klt", "small")
+    assert f": at most {promised['size_bytes']} bytes; " in line
+    size_bytes = (tmp_path / "clip.safetensors").stat().st_size
+    assert made["size_bytes"] == size_bytes < promised["size_bytes"]
+
+
+def test_a_cache_of_another_quality_is_another_cache(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    command = ("prefill", clip, "--out", tmp_path, "--model", model)
+    succeed(*command, "--quality", "high")
+    refused = batch(*command, "--quality", "small")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "--force replaces it" in refused.stderr
+    assert succeed(*command, "--quality", "high") == [str(tmp_path / "clip.safetensors")]
+
+
 def test_a_dry_run_needs_no_weights_and_says_what_a_minute_and_memory_take(
     model: Path, clip: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
     command = ("prefill", clip, "--out", tmp_path / "out", "--model", bare, "--dry-run")
+    command = (*command, "--quality", "lossless")
     (found,) = objects(succeed(*command, "--json"))
     memory, minute = found["memory"], found["per_minute"]
     assert memory["peak_bytes"] == sum(

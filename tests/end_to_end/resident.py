@@ -19,13 +19,11 @@ from cachefmt import CacheFile
 
 def answer(family: Family, path: Path) -> None:
     with CacheFile.open(path) as cache:
-        cache.verify_tables()
         list(PrefixAnswerer.of_cache(cache, family).ask_all(["a b", "c d a"], max_new_tokens=3))
 
 
 def expand(path: Path) -> None:
     with CacheFile.open(path) as cache:
-        cache.verify_tables()
         Prefix.load(cache, "cpu").to_dynamic_cache(torch.float32)
 
 

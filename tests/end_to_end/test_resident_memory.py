@@ -13,6 +13,7 @@ from batch.kv.attention import CHUNK_NUMBERS
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
+from batch.settings import CacheSettings
 from cachefmt import Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
@@ -29,7 +30,8 @@ def write_cache(family: Family, samples: int, path: Path) -> Path:
     geometry = geometry_of(family)
     tiers = np.full((samples, geometry.cells), Tier.INT4, np.uint8)
     manifest = make_manifest(random_pictures(samples, geometry), geometry, tier=tiers)
-    prefill(plan_cache(manifest, family, dtype="float32"), family, path)
+    settings = CacheSettings(quality="lossless")
+    prefill(plan_cache(manifest, family, settings, dtype="float32"), family, path)
     return path
 
 

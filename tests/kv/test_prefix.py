@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,14 +11,16 @@ from hypothesis import strategies as st
 
 from batch.kv import Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
-from cachefmt import STORED_TIERS, CacheFile, Tier, tensor_specs, token_counts
-from cachefmt.codecs import int4, int8
-from cachefmt.layout import KINDS, row_tensors
-from tests.cachefmt.files import make_arrays, make_header, write_file
+from cachefmt import STORED_TIERS, CacheFile, CacheFileError, Tier, token_counts
+from cachefmt.codecs import int4, plain
+from cachefmt.layout import block_name
+from tests.cachefmt.files import make_header, make_tables, write_file
 from tests.kv.decoders import FAMILIES, ask, decoder, shape, store, tiered, tokens
 
 SIZES = {tier: rows for rows, tier in enumerate(STORED_TIERS, 5)}
-SHAPE = replace(shape(0), tokens=token_counts(SIZES))
+SHAPE = replace(
+    shape(0), tokens=token_counts(SIZES), samples=4, stored_samples=3, rows=2, columns=3
+)
 
 
 def states(rows, seed=0):
@@ -30,17 +33,16 @@ def allocate(raw_dtype="F32"):
 
 
 def fill(prefix, seed=0):
-    """Append all rows; returns what `append` returned."""
-    names = {}
+    """Append all rows."""
     for layer in range(prefix.shape.layers):
         for tier in STORED_TIERS:
             key, value = states(SIZES[tier], seed + 10 * layer + tier)
-            names |= prefix.append(layer, tier, key, value)
-    return names
+            raw = prefix.raw_dtype if tier is Tier.FP16 else key.dtype
+            prefix.append(layer, tier, key.to(raw), value.to(raw))
 
 
 def decoded(prefix, layer):
-    """Key and value rows of a layer in the order of the file."""
+    """Key and value rows of a layer by tier."""
     chunks = [
         (chunk.key.clone(), chunk.value.clone())
         for part in prefix.layer(layer)
@@ -49,12 +51,29 @@ def decoded(prefix, layer):
     return tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
 
 
-def written(path, prefix, names, multiplicity):
-    """Write a prefix into a file as prefill does; returns the path."""
-    arrays = make_arrays(prefix.shape) | {"token.multiplicity": multiplicity.int().numpy()}
-    for name, rows in names.items():
-        arrays[name] = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
-    return write_file(path, make_header(prefix.shape), arrays)
+def written(path, prefix, multiplicity=None):
+    """Write a prefix into a plain file as prefill does, in blocks of a sample and two layers.
+
+    multiplicity: of each row, by tier.
+    """
+    header, tables = make_header(prefix.shape), make_tables(prefix.shape)
+    if multiplicity is not None:
+        order = np.argsort(tables.tier, kind="stable")
+        tables.multiplicity[order] = multiplicity.int().numpy()
+    content, start = {}, dict.fromkeys(STORED_TIERS, 0)
+    for number, rows in enumerate(tables.blocks(header.codec.block_samples)):
+        counts = tables.counts(rows)
+        for group, layers in enumerate(header.groups()):
+            parts = {
+                tier: [
+                    part[layers.start : layers.stop]
+                    for part in next(prefix.rows(tier, slice(start[tier], start[tier] + count)))
+                ]
+                for tier, count in counts.items()
+            }
+            content[block_name(number, group)] = plain.encode(parts)
+        start = {tier: start[tier] + count for tier, count in counts.items()}
+    return write_file(path, header, tables=tables, content=content)
 
 
 def test_appended_rows_come_back_tier_by_tier_as_the_codec_decodes_them():
@@ -81,23 +100,16 @@ def test_appending_in_blocks_equals_appending_at_once(cuts, tier):
         assert torch.equal(got, expected)
 
 
-def test_append_returns_the_stored_rows_under_their_names_in_the_file():
+def test_filled_rows_are_there_as_each_tiers_codec_encodes_them():
     prefix = allocate()
-    names = fill(prefix)
-    specs = {n: s for n, s in tensor_specs(prefix.shape).items() if n.startswith("layers.")}
-    assert {name: tuple(rows.shape) for name, rows in names.items()} == {
-        name: spec.shape for name, spec in specs.items()
-    }
-    key, value = states(SIZES[Tier.INT4], 10 + Tier.INT4)
-    codes, scale, minimum = int4.encode(key, prefix.shape.group_size)
-    assert torch.equal(names["layers.1.key.int4"], codes)
-    assert torch.equal(names["layers.1.key.int4.scale"], scale)
-    assert torch.equal(names["layers.1.key.int4.minimum"], minimum)
-    value = states(SIZES[Tier.INT8], 20 + Tier.INT8)[1]
-    codes, scale = int8.encode(value, prefix.shape.group_size)
-    assert torch.equal(names["layers.2.value.int8"], codes)
-    assert torch.equal(names["layers.2.value.int8.scale"], scale)
-    assert prefix.size_bytes == sum(spec.size_bytes for spec in specs.values())
+    fill(prefix)
+    codes, scale, minimum = next(prefix.rows(Tier.INT4, slice(1, 4)))
+    for kind, expected in enumerate(states(SIZES[Tier.INT4], 10 + Tier.INT4)):
+        encoded = int4.encode(expected[1:4], prefix.shape.group_size)
+        found = codes[1, kind], scale[1, kind], minimum[1, kind]
+        assert all(map(torch.equal, found, encoded))
+    stored = [next(prefix.rows(tier, slice(None))) for tier in STORED_TIERS]
+    assert prefix.size_bytes == sum(part.nbytes for parts in stored for part in parts)
 
 
 def test_rows_that_are_not_filled_are_not_seen():
@@ -148,27 +160,40 @@ def test_multiplicity_is_a_bias_and_can_be_taken_back():
 
 
 @pytest.mark.parametrize("raw_dtype", ["F32", "F16", "BF16"])
-def test_a_written_file_loads_bit_for_bit_over_the_mapped_file(tmp_path, raw_dtype):
+def test_a_plain_file_loads_bit_for_bit_without_a_model(tmp_path, raw_dtype):
     prefix = allocate(raw_dtype)
-    dtype = prefix.raw_dtype
-    names = {}
-    for layer in range(prefix.shape.layers):
-        for tier in STORED_TIERS:
-            key, value = (kind.to(dtype) for kind in states(SIZES[tier], layer))
-            names |= prefix.append(layer, tier, key, value)
-    multiplicity = torch.ones(sum(SIZES.values()), dtype=torch.int32)
-    with CacheFile.open(written(tmp_path / "x.safetensors", prefix, names, multiplicity)) as file:
+    fill(prefix)
+    with CacheFile.open(written(tmp_path / "x.safetensors", prefix)) as file:
         loaded = Prefix.load(file, "cpu")
-        assert loaded.tokens == prefix.tokens
-        assert loaded.size_bytes == prefix.size_bytes
-        for layer in range(prefix.shape.layers):
-            for got, expected in zip(decoded(loaded, layer), decoded(prefix, layer), strict=True):
-                assert torch.equal(got, expected)
-        mapped = file.array("layers.2.key.int8")
-        assert loaded.layer(2)[1].key[0].data_ptr() == mapped.ctypes.data
-        with pytest.raises(ValueError, match="no room"):
-            loaded.append(0, Tier.FP16, *(kind.to(dtype) for kind in states(1)))
-        del loaded, mapped
+    assert (loaded.tokens, loaded.size_bytes) == (prefix.tokens, prefix.size_bytes)
+    for tier in STORED_TIERS:
+        pairs = zip(loaded.rows(tier, slice(None)), prefix.rows(tier, slice(None)), strict=True)
+        assert all(torch.equal(*both) for parts in pairs for both in zip(*parts, strict=True))
+
+
+def test_a_damaged_block_is_not_loaded_and_the_error_names_it(tmp_path):
+    prefix = allocate()
+    fill(prefix)
+    path = written(tmp_path / "x.safetensors", prefix)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with (
+        CacheFile.open(path) as file,
+        pytest.raises(CacheFileError, match=rf"{file.names[-1]} does not match its digest"),
+    ):
+        Prefix.load(file, "cpu")
+
+
+def test_numbers_that_no_writer_writes_are_refused_by_the_name_of_their_block(tmp_path):
+    prefix = allocate("F16")
+    fill(prefix)
+    next(prefix.rows(Tier.FP16, slice(None)))[0][2, 0, 4] = torch.nan
+    with (
+        CacheFile.open(written(tmp_path / "x.safetensors", prefix)) as file,
+        pytest.raises(CacheFileError, match=r"block\.\d+\.01 \(layers 2 to 2\).*NaN"),
+    ):
+        Prefix.load(file, "cpu")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,35 +205,19 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
     tiers = tiers[torch.randperm(count, generator=torch.Generator().manual_seed(1))]
     prefix = allocate()
     store(over_tiers, prefix, tokens(count), torch.arange(count), (4, 5, count - 9), tiers)
-    names = {
-        name: tensor
-        for layer in range(prefix.shape.layers)
-        for name, tensor in stored(prefix, layer).items()
-    }
     multiplicity = torch.randint(1, 5, (count,), generator=torch.Generator().manual_seed(2))
     question, positions = tokens(1, 6, seed=1), count + torch.arange(6)[None]
     without_counts = ask(over_tiers, TieredCache(prefix), question, positions)
-    path = written(tmp_path / "x.safetensors", prefix, names, multiplicity)
+    path = written(tmp_path / "x.safetensors", prefix, multiplicity)
     with CacheFile.open(path) as file:
         loaded = Prefix.load(file, "cpu")
         got = ask(over_tiers, TieredCache(loaded), question, positions)
-        plain = loaded.to_dynamic_cache(torch.float32)
-        del loaded
-    assert plain.get_seq_length() == int(multiplicity.sum())
+        expanded = loaded.to_dynamic_cache(torch.float32)
+    assert expanded.get_seq_length() == int(multiplicity.sum())
     with torch.no_grad():
-        expected = model(question, past_key_values=plain, position_ids=positions).logits
+        expected = model(question, past_key_values=expanded, position_ids=positions).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
     assert (got - without_counts).abs().max() > 1e-2
-
-
-def stored(prefix, layer):
-    """The layer's tensors by name, out of its public parts."""
-    return {
-        name: rows
-        for part in prefix.layer(layer)
-        for kind in KINDS
-        for name, rows in zip(row_tensors(layer, kind, part.tier), getattr(part, kind), strict=True)
-    }
 
 
 def test_each_row_of_a_long_prefix_is_repeated_as_often_as_it_counts():
@@ -236,5 +245,6 @@ def test_each_layer_keeps_its_rows_where_it_attends():
     prefix.set_multiplicity(Tier.INT8, torch.full((SIZES[Tier.INT8],), 2))
     prefix.append(0, Tier.INT8, *states(SIZES[Tier.INT8]))
     for layer, device in enumerate(devices):
-        assert {rows.device for rows in stored(prefix, layer).values()} == {device}
+        parts = [part for rows in prefix.layer(layer) for part in (*rows.key, *rows.value)]
+        assert {part.device for part in parts} == {device}
         assert prefix.layer(layer)[1].bias.device == device

@@ -15,7 +15,6 @@ from batch.evaluation.launches import Launches, count_launches
 from batch.kv import Block, Prefix, TieredCache, fill, rows
 from batch.making import computing
 from batch.making.computing import keep
-from batch.making.write_behind import WriteBehind
 from cachefmt.tiers import STORED_TIERS
 from tests.kv.decoders import SIZES, shape, tiered
 
@@ -52,12 +51,9 @@ def launches_of_a_block(layers: int, *, has_copies: bool) -> Launches:
     def run(first: int) -> None:
         cache = TieredCache(prefix)
         positions = torch.arange(first, first + TOKENS)[None]
-        with torch.inference_mode(), WriteBehind() as behind:
+        with torch.inference_mode():
             fill(model.model, torch.rand(1, TOKENS, 32), positions, cache, block)
-            for tier, rows in keep(cache, tiers).items():
-                for _, parts in prefix.rows(tier, rows):
-                    behind.put(parts, lambda tensors: None)
-            behind.finish()
+            keep(cache, tiers)
 
     run(0)
     return count_launches(lambda: run(TOKENS))

@@ -1,7 +1,5 @@
 """The error of a file in answers: what transformers' own forward finds, with nothing between."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor

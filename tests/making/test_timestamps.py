@@ -15,12 +15,14 @@ from batch.answering import PrefixAnswerer, Retriever
 from batch.answering.gathering import arrange, load
 from batch.answering.samples import StoredSample, StoredVideo
 from batch.errors import ModelError
+from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.making.header import same_work
 from batch.making.segments import Span, cut
 from batch.models import Family, open_family
 from batch.models.pictures import pixel_values
+from batch.settings import CacheSettings
 from batch.video import Footage
 from cachefmt import CacheFile, Tier
 from tests import tiny
@@ -28,6 +30,8 @@ from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
 from tests.tiny import internvl, llava, smolvlm
 from tests.tiny.families import TINY
+
+EXACT = CacheSettings(quality="lossless")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
             path = tmp_path / f"{span.segment.number:05}.safetensors"
             write(manifest, family, path, span)
             segments.append(opened.enter_context(CacheFile.open(path)))
-        video = StoredVideo(segments)
+        video = StoredVideo(segments, family.rotation)
         rows = arrange(video, [StoredSample(1, 0)], family)
         found = load(video, rows, family).layer(0)[Tier.FP16].key[0]
     first = spans[1].segment.first_sample
@@ -102,7 +106,7 @@ def test_a_retrieved_sample_tells_its_time_though_it_was_the_first_of_its_segmen
     for name, alone in (("video", part), ("segment", replace(part, start_s=float(first)))):
         write(alone, family, tmp_path / name)
         with CacheFile.open(tmp_path / name) as cache:
-            keys[name] = torch.from_numpy(cache.array("layers.0.key.fp16").copy())
+            keys[name] = Prefix.load(cache, "cpu").layer(0)[Tier.FP16].key[0]
     torch.testing.assert_close(found, keys["video"], atol=1e-4, rtol=1e-4)
     assert (found - keys["segment"]).abs().max() > 1e-2
 
@@ -118,14 +122,14 @@ def test_samples_that_are_loaded_make_room_for_a_longer_answer(tmp_path: Path) -
         retriever = Retriever([cache], reader, shares=(1.0,), name="x")
         (short,) = retriever.ask_all(["what ?"], max_new_tokens=2)
         chosen = [StoredSample(0, sample) for sample in short.samples]
-        end = arrange(StoredVideo([cache]), chosen, reader).end
+        end = arrange(StoredVideo([cache], reader.rotation), chosen, reader).end
         room = reader.decoder.context - end - len(reader.question_ids("what ?"))
         (longer,) = retriever.ask_all(["what ?"], max_new_tokens=room + 1)
     assert set(longer.samples) < set(short.samples)
 
 
 def write(manifest: Manifest, family: Family, path: Path, span: Span | None = None) -> None:
-    work = plan_cache(manifest, family, dtype="float32", raw_dtype="F32", span=span)
+    work = plan_cache(manifest, family, EXACT, dtype="float32", raw_dtype="F32", span=span)
     prefill(work, family, path)
 
 
@@ -165,9 +169,9 @@ def test_a_cache_with_times_scores_as_transformers_with_the_times_in_its_input(
     geometry = geometry_of(family)
     pictures = random_pictures(3, geometry)
     manifest = make_manifest(pictures, geometry)
-    plain = plan_cache(manifest, family, dtype="float32", raw_dtype="F32")
+    plain = plan_cache(manifest, family, EXACT, dtype="float32", raw_dtype="F32")
     family.use_timestamps()
-    timed = plan_cache(manifest, family, dtype="float32", raw_dtype="F32")
+    timed = plan_cache(manifest, family, EXACT, dtype="float32", raw_dtype="F32")
     assert not same_work(timed.header, plain.header)
     prefill(timed, family, tmp_path / "x.safetensors")
     with CacheFile.open(tmp_path / "x.safetensors") as cache:

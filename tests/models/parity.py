@@ -183,7 +183,10 @@ def scores(
         dtype="float32",
         raw_dtype="F32",
         settings=CacheSettings(
-            positions="original", pointers=pointers, block_samples=block_samples
+            positions="original",
+            pointers=pointers,
+            block_samples=block_samples,
+            quality="lossless",
         ),
     )
     with tempfile.TemporaryDirectory() as out:

@@ -64,9 +64,8 @@ def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") 
     geometry = family.geometry.for_video(64, 64, 3 * family.geometry.frames)
     manifest = make_manifest(random_pictures(3, geometry, seed), geometry)
     raw_dtype = "F32" if dtype == "float32" else None
-    work = plan_cache(
-        manifest, family, CacheSettings(block_samples=2), dtype=dtype, raw_dtype=raw_dtype
-    )
+    settings = CacheSettings(block_samples=2, quality="lossless")
+    work = plan_cache(manifest, family, settings, dtype=dtype, raw_dtype=raw_dtype)
     prefill(work, family, folder / "x.safetensors")
     with CacheFile.open(folder / "x.safetensors") as cache:
         return PrefixAnswerer.of_cache(cache, family).next_token_scores(parity.QUESTION)

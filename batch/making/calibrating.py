@@ -1,0 +1,333 @@
+"""Calibrations of a model from videos: keys and values are counted in, block by block, then fitted.
+
+A calibration is made of the beginning of each video, in one pass, in memory that does not grow
+with their number.
+"""
+
+import gc
+import json
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from batch.analysis.manifest import Manifest
+from batch.errors import BatchError, ModelError
+from batch.kv.rotation import why_fixed
+from batch.making.cache_plan import CachePlan, plan_cache, usual_block_samples
+from batch.making.codec import LARGEST_VECTOR
+from batch.making.computing import Computed, allocate, compute, keep, unrotated
+from batch.making.header import RAW_DTYPES, TOOL, identify
+from batch.making.memory import is_out_of_memory
+from batch.making.plan import Plan
+from batch.making.segments import Span, cut
+from batch.models import Family, OpenModel
+from batch.models.family import DecoderShape
+from batch.settings import CacheSettings
+from cachefmt import WHOLE_VIDEO, VideoIdentity
+from cachefmt.calibration import CalibrationHeader, CalibrationShape, write_calibration
+from cachefmt.codecs.basis import Moments, spread
+from cachefmt.header import ZERO_DIGEST
+from cachefmt.tensors import TORCH_DTYPES
+from jobs.atomic import write_errors
+
+MOST_COMPONENTS = 1024
+"""Of a group of layers, unless told otherwise."""
+SAMPLES_OF_A_VIDEO = 32
+"""Stored samples that are counted in, the first ones: so no video outweighs the others."""
+ENOUGH_TOKENS = 1000
+"""Source: measured on the demo world with the step 0.7; one film (700 tokens) leaves 2.2 times the
+error of nine, three (1,750 tokens) 1.2 times."""
+
+_LEAST_VARIANCE = 0.05
+"""Of a component that is kept, of numbers divided by their scale.
+
+Source: measured on the demo world with steps 0.7 to 1.4: 56 components of 640 are kept; the next 16
+lower the error by 5 % or less and cost as many bytes."""
+_LARGEST_CODE = 127
+_STATE = "state"
+
+
+class Calibrator:
+    """Counts videos in, and fits the calibration of one model to them."""
+
+    def __init__(
+        self, model: OpenModel, settings: CacheSettings, *, components: int = MOST_COMPONENTS
+    ) -> None:
+        """No weights are loaded yet.
+
+        Args:
+            settings: of the caches that it is for.
+            components: of a group of layers, at most.
+
+        Raises:
+            ModelError: keys of this model cannot be moved, which `klt` asks for.
+        """
+        reason = why_fixed(model.family.config)
+        if reason is not None:
+            raise ModelError(f"{model.family.checkpoint.name}: {reason}; it takes no calibration")
+        self.tokens = 0
+        self.videos: list[VideoIdentity] = []
+        """That were counted in, whole or in part."""
+        self._model, self._settings, self._components = model, settings, components
+        self._grid = (0, 0)
+        """Rows and columns of the first video."""
+        self._places = 0
+        self._moments: list[Moments] = []
+        self._text_ids = np.zeros(0, np.int32)
+        self._text_rows = torch.zeros(0)
+        self._manifests: set[str] = set()
+
+    def has(self, manifest: Manifest) -> bool:
+        """Whether this was counted in, whole."""
+        return manifest.sha256 in self._manifests
+
+    def add(
+        self, manifest: Manifest, *, progress: Callable[[int], object] = lambda samples: None
+    ) -> None:
+        """Count in the beginning of a video: its first stored samples, as many as fit the context.
+
+        Args:
+            progress: told how many samples of a block were counted in.
+
+        Raises:
+            ManifestError: the manifest was made for pictures of another geometry, or is damaged.
+            ContextError: a single sample does not fit the model's context.
+            BatchError: keys or values are not finite.
+            MemoryError: it does not fit the memory, even a sample at a time.
+        """
+        family = self._model.load()
+        block_samples = self._settings.block_samples
+        if block_samples is None:
+            block_samples = usual_block_samples(manifest.geometry.cells, family.device)
+        while not self._fits(manifest, block_samples, family, progress):
+            if block_samples == 1:
+                raise MemoryError(f"{manifest.video.name}: a block of one sample does not fit")
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            block_samples //= 2  # what was counted of it is counted twice, which weighs little
+        self._manifests.add(manifest.sha256)
+
+    def _fits(
+        self,
+        manifest: Manifest,
+        block_samples: int,
+        family: Family,
+        progress: Callable[[int], object],
+    ) -> bool:
+        """Count a video in; False if the memory did not suffice."""
+        try:
+            self._add(self._plan(manifest, block_samples), family, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _plan(self, manifest: Manifest, block_samples: int) -> CachePlan:
+        family = self._model.family
+        settings = replace(self._settings, block_samples=block_samples, quality="lossless")
+        further = np.flatnonzero(manifest.kept)[SAMPLES_OF_A_VIDEO:]
+        if len(further):
+            manifest = manifest.part(slice(0, int(further[0])))
+        context, positions = family.decoder.context, settings.positions
+        first = cut(manifest, family.layout, context=context, positions=positions)[0]
+        span = Span(segment=WHOLE_VIDEO, samples=first.samples)
+        return plan_cache(manifest, family, settings, dtype=self._model.dtype, span=span)
+
+    @torch.inference_mode()
+    def _add(self, planned: CachePlan, family: Family, progress: Callable[[int], object]) -> None:
+        geometry = planned.manifest.geometry
+        place = _places(planned.plan, geometry.cells)
+        if not self._moments:
+            self._begin((geometry.rows, geometry.columns), int(place.max()) + 2)
+        is_same = self._grid == (geometry.rows, geometry.columns)
+        rest = self._places - 1
+        place = np.where(place < 0, place, np.minimum(place, rest) if is_same else rest)
+        prefix = allocate(planned, family)
+        with closing(compute(planned, family, prefix)) as blocks:
+            for computed in blocks:
+                self._count_in(computed, planned, family, place[computed.block])
+                keep(computed.cache, planned.plan.tier[computed.block])
+                progress(computed.samples)
+
+    def _begin(self, grid: tuple[int, int], places: int) -> None:
+        """Decide of which places there will be means; the last one is of what has no other."""
+        self._grid, self._places = grid, places
+        decoder = self._model.family.decoder
+        for group in _groups(decoder):
+            shape = (len(group), 2, decoder.heads, decoder.head_dim)
+            sketch = 2 * self._components
+            is_large = math.prod(shape) >= 2 * sketch
+            self._moments.append(Moments(shape, places=places, sketch=sketch if is_large else None))
+
+    def _count_in(
+        self, computed: Computed, planned: CachePlan, family: Family, place: NDArray[np.int64]
+    ) -> None:
+        """Count in a block; tokens at negative places are text outside samples."""
+        video = planned.manifest.video
+        inside = torch.from_numpy(place >= 0)
+        groups = [
+            torch.cat(
+                [unrotated(computed, planned, family, range(at, at + 1)).cpu() for at in group], 1
+            )
+            for group in _groups(family.decoder)
+        ]
+        if not all(bool(states.isfinite().all()) for states in groups):
+            raise BatchError(f"{video.name}: keys or values are not finite in {self._model.dtype}")
+        if computed.block.start == 0:
+            text = slice(0, int(np.argmax(planned.plan.sample >= 0)))
+            self._take_text(planned.plan.token_ids[text], torch.cat(groups, 1)[text])
+            self.videos.append(VideoIdentity(sha256=video.sha256, name=video.name))
+        for moments, states in zip(self._moments, groups, strict=True):
+            moments.add(states[inside], place[place >= 0])
+        self.tokens += int(inside.sum())
+
+    def _take_text(self, ids: NDArray[np.int32], rows: Tensor) -> None:
+        """Of the text before the first sample what all videos have in common."""
+        if not self.videos:
+            self._text_ids, self._text_rows = ids.copy(), rows.clone()
+            return
+        length = min(len(ids), len(self._text_ids))
+        differs = np.append(ids[:length] != self._text_ids[:length], True)
+        shared = int(np.argmax(differs))
+        self._text_ids, self._text_rows = self._text_ids[:shared], self._text_rows[:shared]
+
+    def write(self, path: Path) -> None:
+        """Fit the calibration and write it to a path that is not there yet.
+
+        Raises:
+            BatchError: not one video was counted in.
+            CacheFileError: it cannot be written.
+        """
+        if not self.tokens:
+            raise BatchError(f"{path}: not one video could be counted in, so nothing is fitted")
+        fitted = [_fit(moments, self._components) for moments in self._moments]
+        tensors = {
+            f"{name}.{number:02}": tensor.numpy()
+            for number, parts in enumerate(fitted)
+            for name, tensor in parts.items()
+        }
+        header = self._header([len(parts["gain"]) for parts in fitted])
+        raw = self._text_rows.to(TORCH_DTYPES[header.shape.raw_dtype])
+        is_bits = raw.dtype == torch.bfloat16  # which numpy lacks
+        tensors["text.rows"] = (raw.view(torch.int16) if is_bits else raw).numpy()
+        write_calibration(path, header, tensors)
+
+    def _header(self, components: list[int]) -> CalibrationHeader:
+        decoder, dtype = self._model.family.decoder, self._model.dtype
+        model, prompt = identify(self._model.family, dtype)
+        return CalibrationHeader(
+            tool=TOOL,
+            model=model,
+            prompt=prompt,
+            shape=CalibrationShape(
+                layers=decoder.layers,
+                heads=decoder.heads,
+                head_dim=decoder.head_dim,
+                group_layers=len(_groups(decoder)[0]),
+                raw_dtype=RAW_DTYPES[dtype],
+                rows=self._grid[0],
+                columns=self._grid[1],
+                places=self._places,
+                components=tuple(components),
+            ),
+            text_ids=tuple(map(int, self._text_ids)),
+            videos=tuple(self.videos),
+            tokens=self.tokens,
+            most_components=self._components,
+            data_sha256=ZERO_DIGEST,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write down all that was counted in, whole or not at all, to go on with it later."""
+        tensors = {
+            f"{number}.{name}": tensor
+            for number, moments in enumerate(self._moments)
+            for name, tensor in moments.tensors().items()
+        }
+        counted = {
+            "grid": self._grid,
+            "places": self._places,
+            "text_ids": self._text_ids.tolist(),
+            "videos": [asdict(video) for video in self.videos],
+            "tokens": self.tokens,
+            "manifests": sorted(self._manifests),
+        }
+        state = json.dumps([self._bound_to(), counted])
+        unfinished = path.with_name(f"{path.name}.tmp")
+        with write_errors(path):
+            rows = self._text_rows.contiguous()
+            save_file({**tensors, "text": rows}, unfinished, {_STATE: state})
+            unfinished.replace(path)
+
+    def resume(self, path: Path) -> bool:
+        """Go on with what `save` wrote, if it was of the same model, settings and components."""
+        try:
+            with safe_open(path, "pt") as file:
+                bound_to, counted = json.loads(file.metadata()[_STATE])
+                if bound_to != self._bound_to():
+                    return False
+                self._begin(tuple(counted["grid"]), counted["places"])
+                for number, moments in enumerate(self._moments):
+                    names = {name: f"{number}.{name}" for name in moments.tensors()}
+                    moments.count_in({name: file.get_tensor(it) for name, it in names.items()})
+                self._text_rows = file.get_tensor("text")
+        except (FileNotFoundError, SafetensorError):  # the latter: cut off; it is begun anew
+            return False
+        self._text_ids = np.array(counted["text_ids"], np.int32)
+        self.videos = [VideoIdentity(**video) for video in counted["videos"]]
+        self.tokens, self._manifests = counted["tokens"], set(counted["manifests"])
+        return True
+
+    def _bound_to(self) -> list[Any]:
+        """What must be the same for two halves to go together, as JSON has it."""
+        model, prompt = identify(self._model.family, self._model.dtype)
+        settings = asdict(replace(self._settings, quality="lossless"))
+        return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+
+
+def _fit(moments: Moments, components: int) -> dict[str, Tensor]:
+    """The tensors of a group of layers, by the names of FORMAT.md without their number."""
+    mean = moments.mean().to(torch.float16)
+    about = mean.float().expand(len(moments.means()), -1)
+    scale = moments.scale(about)
+    variance, directions = moments.principal(about, scale, components)
+    directions = directions[variance > _LEAST_VARIANCE]
+    gain = directions.abs().amax(1) / _LARGEST_CODE
+    codes = (directions / gain[:, None]).round()
+    offsets = (moments.means() - about) / spread(scale, moments.shape)
+    return {
+        "scale": scale,
+        "gain": gain,
+        "mean": mean[0],
+        "place": (offsets @ torch.linalg.pinv(codes * gain[:, None])).to(torch.float16),
+        "directions": codes.to(torch.int8),
+    }
+
+
+def _groups(decoder: DecoderShape) -> list[range]:
+    """Layers that share a basis."""
+    of_layer = 2 * decoder.heads * decoder.head_dim
+    size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
+    firsts = range(0, decoder.layers, size)
+    return [range(first, min(first + size, decoder.layers)) for first in firsts]
+
+
+def _places(plan: Plan, cells: int) -> NDArray[np.int64]:
+    """The place of each token of a plan in its sample, int64 [tokens]; outside samples -1."""
+    place = np.where(plan.sample >= 0, plan.cell, -1).astype(np.int64)
+    text = np.flatnonzero((plan.sample >= 0) & (plan.cell < 0))
+    of_text = plan.sample[text]
+    place[text] = cells + np.arange(len(text)) - np.searchsorted(of_text, of_text)
+    return place
