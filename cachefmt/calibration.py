@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cachefmt.files import CacheFileError, naming, read_exactly
 from cachefmt.header import (
     RAW_DTYPES,
+    ZERO_DIGEST,
     FormatVersion,
     Header,
     ModelIdentity,
@@ -139,8 +140,14 @@ class CalibrationHeader:
         return found
 
     def is_of(self, model: ModelIdentity, prompt: PromptIdentity) -> bool:
-        """Whether it is about this model, run in this type, and prompt; names are for people."""
-        return _identity(self.model, self.prompt) == _identity(model, prompt)
+        """Whether it is about this model and prompt; names are for people.
+
+        The type in which the model is run may differ: means and directions are about the same. A
+        `weights_sha256` of zeros, as plans have it, stands for any weights.
+        """
+        weights = (self.model.weights_sha256, ZERO_DIGEST)
+        is_same = (self.model.config_sha256, self.prompt) == (model.config_sha256, prompt)
+        return is_same and model.weights_sha256 in weights
 
 
 class Calibration:
@@ -198,12 +205,15 @@ class Calibration:
 
         return as_tensor(self._arrays["text.rows"].copy(), self.header.shape.raw_dtype)
 
-    def shared_text(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> int:
+    def shared_text(self, token_ids: NDArray[np.integer[Any]], raw_dtype: str) -> int:
         """How many tokens, from the first on, are the same text: their rows are the same, too.
 
         Args:
             token_ids: of the text before a video's first sample.
+            raw_dtype: of its rows; of another type there are none.
         """
+        if raw_dtype != self.header.shape.raw_dtype:
+            return 0
         pairs = zip(self.header.text_ids, token_ids, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -279,6 +289,11 @@ def write_calibration(
         os.fsync(file.fileno())
 
 
+def has_calibrations(folder: Path) -> bool:
+    """Whether any lies in a folder, of whatever model."""
+    return next(_calibrations_in(folder), None) is not None
+
+
 def find_calibration(folder: Path, model: ModelIdentity, prompt: PromptIdentity) -> Path | None:
     """The calibration of a model and prompt in a folder, for caches that are about to be written.
 
@@ -312,13 +327,14 @@ def calibration_of(cache: Path, header: Header) -> Calibration:
     """
     calibration = _find_named(cache, header.codec.calibration or "")
     mine, theirs = calibration.header, header.shape
-    sizes = ("layers", "heads", "head_dim", "raw_dtype")
+    sizes = ("layers", "heads", "head_dim")
     is_same = all(getattr(mine.shape, name) == getattr(theirs, name) for name in sizes)
     codec = header.codec
+    text_tokens = len(mine.text_ids) if mine.shape.raw_dtype == theirs.raw_dtype else 0
     if (
         not (is_same and mine.is_of(header.model, header.prompt))
         or codec.group_layers != mine.shape.group_layers
-        or codec.text_tokens > len(mine.text_ids)
+        or codec.text_tokens > text_tokens
     ):
         raise CacheFileError(
             cache, f"names the calibration {calibration.path}, which is not about its model"
@@ -370,10 +386,6 @@ def _open_once(path: Path, sha256: str) -> Calibration:
     if calibration.sha256 != sha256:
         raise CacheFileError(path, "changed while it was read")
     return calibration
-
-
-def _identity(model: ModelIdentity, prompt: PromptIdentity) -> tuple[object, ...]:
-    return (model.config_sha256, model.weights_sha256, model.dtype, prompt)
 
 
 def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:

@@ -34,11 +34,33 @@ def move_into_place(source: Path, target: Path) -> None:
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        sync_folder(target.parent)
+
+
+def publish(source: Path, target: Path) -> bool:
+    """Give a finished, synced file a name that nobody has taken, on the same file system.
+
+    Of several processes that want it one gets True; the file of the others is removed, and they
+    find the first one's under the name. A JobError if the system refuses.
+    """
+    with write_errors(target):
         try:
-            os.fsync(folder)  # the new name survives a power cut
+            os.link(source, target)  # a rename would replace what is there
+        except FileExistsError:
+            return False
         finally:
-            os.close(folder)
+            source.unlink()
+        sync_folder(target.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Let new names in a folder survive a power cut."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:

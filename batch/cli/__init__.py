@@ -12,6 +12,7 @@ from batch.version import __version__
 COMMANDS = {
     "analyze": "Sample videos and write a manifest of each.",
     "prefill": "Run a model over manifests or videos and write a cache of each.",
+    "calibrate": "Fit to some videos what all caches of a model share.",
     "index": "Do all of it for a whole archive, every night.",
     "status": "Show how far an archive has come.",
     "answer": "Answer questions about one video from its cache.",

@@ -70,7 +70,8 @@ def prefill(
 
     A video is analysed first; its manifest lands beside the cache. A cache is a file; of a video
     that does not fit the model's context it is a folder of segments, each of them safe as soon as
-    it is there. Prints the path of each cache.
+    it is there. A calibration of the model that lies in --out makes them smaller, and is then
+    needed there. Prints the path of each cache.
     """
     from batch.analysis.manifest import Manifest
     from batch.making.destination import Destination
@@ -102,6 +103,7 @@ def prefill(
         folder = Path(click.get_current_context().with_resource(temporary))
     else:
         make_folder(out)
+    maker.use_calibration_in(out, identify_weights=not dry_run)
     for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
         destination = Destination.named(out, path.stem, force=force)
         try:

@@ -7,7 +7,8 @@ with their number.
 import gc
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from cachefmt.calibration import CalibrationHeader, CalibrationShape, write_cali
 from cachefmt.codecs.basis import Moments, spread
 from cachefmt.header import ZERO_DIGEST
 from cachefmt.tensors import TORCH_DTYPES
-from jobs.atomic import write_errors
+from jobs.atomic import publish, write_errors
 
 MOST_COMPONENTS = 1024
 """Of a group of layers, unless told otherwise."""
@@ -203,15 +204,31 @@ class Calibrator:
         shared = int(np.argmax(differs))
         self._text_ids, self._text_rows = self._text_ids[:shared], self._text_rows[:shared]
 
-    def write(self, path: Path) -> None:
-        """Fit the calibration and write it to a path that is not there yet.
+    def made(self, header: CalibrationHeader, videos: set[str]) -> bool:
+        """Whether a calibration is what this one would be, of videos with these digests."""
+        is_same_model = header.is_of(*identify(self._model.family, self._model.dtype))
+        of_videos = {video.sha256 for video in header.videos}
+        is_same = header.most_components == self._components and of_videos == videos
+        return is_same_model and is_same
+
+    def publish(self, path: Path) -> bool:
+        """Fit the calibration and give it its name, whole and once.
+
+        Returns:
+            False if another process was first: then its calibration is there, and no other.
 
         Raises:
-            BatchError: not one video was counted in.
-            CacheFileError: it cannot be written.
+            CacheFileError, JobError: it cannot be written.
         """
-        if not self.tokens:
-            raise BatchError(f"{path}: not one video could be counted in, so nothing is fitted")
+        staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        staged.unlink(missing_ok=True)  # of a dead process: ids come again
+        try:
+            self._write(staged)
+            return publish(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
         fitted = [_fit(moments, self._components) for moments in self._moments]
         tensors = {
             f"{name}.{number:02}": tensor.numpy()
@@ -295,6 +312,35 @@ class Calibrator:
         model, prompt = identify(self._model.family, self._model.dtype)
         settings = asdict(replace(self._settings, quality="lossless"))
         return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+
+
+def count_in(
+    calibrator: Calibrator,
+    manifests: Iterable[Path],
+    *,
+    report: Callable[[int], object] = lambda samples: None,
+    failed: Callable[[Path, Exception], object],
+    saved: Path | None = None,
+) -> None:
+    """Count in the videos of some manifests; one that cannot be used does not stop the others.
+
+    Args:
+        report: told how many more samples are counted in.
+        failed: told which video could not be used, and why.
+        saved: where it is written down after each video, to go on there.
+    """
+    for path in manifests:
+        try:
+            manifest = Manifest.read(path)
+            if calibrator.has(manifest):
+                report(min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO))
+                continue
+            calibrator.add(manifest, progress=report)
+        except Exception as error:  # the boundary of one video: named, the others go on
+            failed(path, error)
+            continue
+        if saved is not None:
+            calibrator.save(saved)
 
 
 def _fit(moments: Moments, components: int) -> dict[str, Tensor]:

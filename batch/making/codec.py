@@ -63,7 +63,7 @@ def choose_codec(
             group_layers=calibration.header.shape.group_layers,
             block_samples=_KLT_SAMPLES,
             calibration=calibration.sha256,
-            text_tokens=calibration.shared_text(text_ids),
+            text_tokens=calibration.shared_text(text_ids, shape.raw_dtype),
         )
         return CodecChoice(codec, None)
     group_layers = min(shape.layers, max(1, LARGEST_VECTOR // shape.layer_numbers))

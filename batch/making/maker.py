@@ -19,7 +19,7 @@ from batch.making.cache_plan import (
     usual_block_samples,
 )
 from batch.making.destination import Destination, remove_unfinished
-from batch.making.header import promised_kl
+from batch.making.header import identify, promised_kl
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory, is_out_of_memory
 from batch.making.segments import Span, cut
@@ -79,7 +79,7 @@ class CacheMaker:
     ) -> None:
         """Open the checkpoint; its weights wait for `load` or the first cache.
 
-        calibration: of this model and its prompt.
+        calibration: of this model and its prompt; see `use_calibration_in`.
 
         Raises:
             ModelError: it cannot be used here, or its prompts have no place for times.
@@ -93,6 +93,36 @@ class CacheMaker:
     @property
     def geometry(self) -> GeometryRule:
         return self._model.family.geometry
+
+    @property
+    def model(self) -> OpenModel:
+        return self._model
+
+    @property
+    def settings(self) -> CacheSettings:
+        return self._settings
+
+    def use_calibration_in(self, folder: Path, *, identify_weights: bool = True) -> bool:
+        """Write further caches with the calibration of this model in a folder, if one is there.
+
+        Args:
+            identify_weights: as of `plan_cache`; without, that of any weights will do.
+
+        Returns:
+            Whether one is used; it is not asked for if the settings have no use for it.
+
+        Raises:
+            CacheFileError: a calibration there is damaged.
+        """
+        if self._settings.quality == "lossless" or self.calibration is not None:
+            return self.calibration is not None
+        from cachefmt.calibration import Calibration, find_calibration, has_calibrations
+
+        if has_calibrations(folder):
+            identity = identify(self._model.family, self._model.dtype, weights=identify_weights)
+            found = find_calibration(folder, *identity)
+            self.calibration = None if found is None else Calibration.open(found)
+        return self.calibration is not None
 
     def load(self) -> None:
         self._model.load()
@@ -292,6 +322,7 @@ def make_cache(
     make_folder(folder)
     if source.suffix != ".parquet":
         source = make_manifest(source, folder, model=chosen, analysis=analysis, force=force)
+    maker.use_calibration_in(folder)
     made = maker.make(
         Manifest.read(source),
         Destination.named(folder, source.stem, force=force),

@@ -147,7 +147,9 @@ def test_places_beyond_its_own_and_samples_of_other_sizes_have_the_mean_of_the_r
     ("ids", "shared"), [([7, 1, 7, 9], 3), ([7, 1, 9], 2), ([7], 1), ([1, 1], 0), ([], 0)]
 )
 def test_only_text_that_begins_the_same_is_shared(file: Path, ids: list[int], shared: int) -> None:
-    assert Calibration.open(file).shared_text(np.array(ids, np.int32)) == shared
+    calibration, token_ids = Calibration.open(file), np.array(ids, np.int32)
+    assert calibration.shared_text(token_ids, "BF16") == shared
+    assert calibration.shared_text(token_ids, "F16") == 0
 
 
 def test_a_flipped_bit_of_the_tensors_and_a_cut_are_found(file: Path) -> None:
@@ -249,7 +251,8 @@ def test_a_calibration_is_found_by_model_and_prompt_that_of_its_name_first(file:
     shutil.copy(file, folder / ".unfinished.calibration.safetensors")
     assert find_calibration(folder, replace(model, revision="main"), prompt) == file
     assert find_calibration(folder, replace(model, weights_sha256="9" * 64), prompt) is None
-    assert find_calibration(folder, replace(model, dtype="float32"), prompt) is None
+    assert find_calibration(folder, replace(model, dtype="float32"), prompt) == file
+    assert find_calibration(folder, replace(model, weights_sha256="0" * 64), prompt) == file
     other = replace(prompt, chat_template_sha256="9" * 64)
     assert find_calibration(folder, model, other) is None
     assert find_calibration(folder / "missing", model, prompt) is None
