@@ -271,9 +271,9 @@ def _entry_bytes(name: str, entry: object, offset: int) -> int:
         _refuse(f"{name}: its shape must be one number, got {found!r}")
     size_bytes = found[0] * (np.dtype("<f8").itemsize if name == COST else 1)
     for key, value in tensor_entry(name, offset, size_bytes).items():
-        if entry[key] != value or any(type(one) is bool for one in entry["data_offsets"]):
+        if repr(entry[key]) != repr(value):  # to ==, False is 0
             _refuse(f"{name}: wrong {key}: got {entry[key]!r}, expected {value!r}")
-    return int(size_bytes)
+    return size_bytes
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -127,7 +127,7 @@ def prefill(
         summary.skipped += is_there
         summary.done += not is_there
         summary.size_bytes += size_bytes
-        if note is not None:
+        if note is not None and not is_there:
             click.echo(f"{path.stem} {note}", err=True)
         click.echo(line)
     summary.finish()

@@ -22,6 +22,9 @@ NOISE = 0.25
 
 Source: measured on the demo world; a coarser basis costs more quality than a coarser step.
 """
+LEAST_DEVIATION = 0.01
+"""Of a layer and kind in a file's own basis, in parts of its root mean square: tokens that hardly
+differ are not kept more finely than that."""
 WORTH_STORING = 0.5
 """Components of a file's own basis have at least this variance, in squares of the step."""
 
@@ -219,6 +222,7 @@ def pack(moments: Moments, step: float) -> bytes:
     shape = moments.shape
     zero = torch.zeros(1, math.prod(shape))
     scale = moments.scale(moments.means())
+    scale = scale.maximum(LEAST_DEVIATION * moments.scale(zero))
     variance, directions = moments.principal(zero, scale, math.prod(shape))
     count = int((variance >= WORTH_STORING * step * step).sum())
     gain = NOISE * step / math.sqrt(max(count, 1)) / variance[:count].sqrt()

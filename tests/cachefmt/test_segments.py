@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cachefmt import CacheFileError, Header, Segment, open_segments, verify_segments
-from tests.cachefmt.files import SHAPE, make_arrays, make_header, write_file
+from tests.cachefmt.files import KLT, SHAPE, make_header, make_tables, write_file
 
 
 def header(number: int, count: int = 3, **changes: Any) -> Header:
@@ -18,9 +17,9 @@ def header(number: int, count: int = 3, **changes: Any) -> Header:
 
 
 def write(folder: Path, number: int, found: Header | None = None, start_s: float = 0.0) -> Path:
-    arrays = make_arrays(SHAPE, seed=number)
-    arrays["sample.time_s"] = arrays["sample.time_s"] + start_s
-    return write_file(folder / f"{number:05}.safetensors", found or header(number), arrays)
+    tables = make_tables(SHAPE, seed=number)
+    tables = replace(tables, time_s=tables.time_s + start_s)
+    return write_file(folder / f"{number:05}.safetensors", found or header(number), tables=tables)
 
 
 @pytest.fixture
@@ -86,6 +85,7 @@ OTHER = "9" * 64
         ("model", {"model": replace(make_header().model, weights_sha256=OTHER)}),
         ("prompt", {"prompt": replace(make_header().prompt, processor_sha256=OTHER)}),
         ("policy", {"policy": replace(make_header().policy, name="other")}),
+        ("quality", {"codec": KLT}),
         ("number of segments", {"segment": Segment(number=1, count=4, first_sample=3)}),
         ("numbering", {"layout": replace(make_header().layout, positions="compact")}),
     ],
@@ -101,6 +101,13 @@ def test_a_segment_of_something_else_is_refused(
 
 def test_segments_of_a_video_that_was_renamed_meanwhile_belong_together(folder: Path) -> None:
     write(folder, 1, header(1, video=replace(make_header().video, name="moved.mp4")), start_s=10.0)
+    assert len(open_segments(folder)) == 3
+
+
+def test_steps_may_differ_between_segments_of_one_quality(folder: Path) -> None:
+    custom = replace(KLT, quality="custom")
+    for number in range(3):
+        write(folder, number, header(number, codec=replace(custom, step=0.5 + number)))
     assert len(open_segments(folder)) == 3
 
 
@@ -120,11 +127,3 @@ def test_time_that_goes_back_between_segments_is_found_by_verify(folder: Path) -
     write(folder, 1, start_s=-1.0)
     with pytest.raises(CacheFileError, match=r"00001.*begins at -1.0 s, .* ends at 1.0 s"):
         verify_segments(open_segments(folder))
-
-
-def test_rows_read_before_a_release_are_read_again_as_they_were(folder: Path) -> None:
-    (segment,) = open_segments(folder / "00000.safetensors")
-    rows = segment.array("layers.0.key.int8")
-    before = rows.copy()
-    segment.release()
-    np.testing.assert_array_equal(rows, before)

@@ -83,12 +83,14 @@ def test_inspect_tells_bytes_by_block_group_of_layers_and_kind(encoded: Path) ->
     with CacheFile.open(encoded) as cache:
         sizes = {name: cache.tensor_bytes(name) for name in cache.names}
     (part,) = found["segments"]
-    assert part["blocks"] == [[sizes["block.00000.00"], sizes["block.00000.01"]]]
+    assert part["blocks"] == [
+        [sizes[f"block.{number:05}.{group:02}"] for group in range(2)] for number in range(2)
+    ]
     assert found["groups"] == [
         {
             "layers": [group, group + 1],
             "basis": sizes[f"basis.{group:02}"],
-            "blocks": sizes[f"block.00000.{group:02}"],
+            "blocks": sum(sizes[f"block.{number:05}.{group:02}"] for number in range(2)),
         }
         for group in range(2)
     ]

@@ -51,7 +51,7 @@ def small_buffers(family: Family) -> Iterator[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A cache, and the peak of making it beyond its own bytes."""
+    """A cache, and the peak of making it beyond its rows in memory."""
 
     path: Path
     beyond_bytes: int
@@ -67,7 +67,7 @@ def made(
         path = tmp_path_factory.mktemp("made") / f"{samples}.safetensors"
         plan = plan_cache(manifest(samples, family, request.param), family, BLOCKS, dtype="float32")
         peak = peak_allocated(lambda: prefill(plan, family, path))  # noqa: B023  # called at once
-        found[samples] = Made(path=path, beyond_bytes=peak - plan.size_bytes)
+        found[samples] = Made(path=path, beyond_bytes=peak - kv_bytes(plan.header.shape))
     return found
 
 
