@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         *_fields(pa.string(), "cache"),
         *_fields(pa.int32(), "segments"),
         *_fields(pa.int64(), "cache_bytes", "fp16_kv_bytes"),
+        *_fields(pa.float64(), "kl", "agreement"),
         *_fields(pa.float64(), "compression", *(f"{phase}_seconds" for phase in PHASES)),
         *_fields(pa.string(), "host", "finished", "tool", "torch", "transformers"),
         *_fields(pa.string(), "model", "work", nullable=False),

@@ -119,7 +119,9 @@ def prefill(
                 video, is_there, size_bytes = made.video, not made.written, made.size_bytes
                 note = made.codec_note
                 facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
-                facts |= _measured(made)
+                codec = made.worst.codec
+                facts |= {"codec": codec.name, "quality": codec.quality, "step": codec.step}
+                facts |= made.measured
                 line = json.dumps(facts) if as_json else str(made.path)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
@@ -192,20 +194,6 @@ def _facts(
         "dtype": video.headers[0].model.dtype,
         "segments": len(video.headers),
         "segments_written": len(written),
-    }
-
-
-def _measured(made: "MadeCache") -> dict[str, Any]:
-    """What was found of a cache while it was written: of several segments of the worst one."""
-    worst = max(made.headers, key=lambda header: header.fidelity.kl if header.fidelity else 0.0)
-    codec, fidelity = worst.codec, worst.fidelity
-    is_exact = codec.name == "plain"
-    return {
-        "codec": codec.name,
-        "quality": codec.quality,
-        "step": codec.step,
-        "kl": 0.0 if is_exact else fidelity and fidelity.kl,
-        "agreement": 1.0 if is_exact else fidelity and fidelity.agreement,
     }
 
 
