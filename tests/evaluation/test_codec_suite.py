@@ -75,7 +75,7 @@ class FewRows:
         drawn = torch.Generator().manual_seed(1)
         key, value = torch.randn(2, 3, 60, 1, 8, generator=drawn)
         self._given = Rows(key=key, value=value)
-        self.schemes = [scheme.fit(self._given) for scheme in schemes]
+        self.schemes = [one.fit(self._given) if one.is_fitted else one for one in schemes]
 
     def rows(self, tokens: int, count: int, report: object) -> list[ProseRow]:
         return [self._row(scheme) for scheme in self.schemes]
