@@ -346,7 +346,7 @@ def _find_named(cache: Path, sha256: str) -> Calibration:
     others = []
     folders = list(itertools.islice(cache.absolute().parents, _FOLDERS_ABOVE + 1))
     for path in itertools.chain.from_iterable(map(_calibrations_in, folders)):
-        found = _digest(path)
+        found = calibration_digest(path)
         if found == sha256:
             return _open_once(path, sha256)
         others.append(f"{path} has {found[:8]}")
@@ -367,7 +367,8 @@ def _calibrations_in(folder: Path) -> Iterator[Path]:
                 yield folder / name
 
 
-def _digest(path: Path) -> str:
+def calibration_digest(path: Path) -> str:
+    """SHA-256 of a file; computed once as long as it is the same."""
     with naming(path):
         found = path.stat()
         return _digest_of(path, (found.st_size, found.st_mtime_ns, found.st_ino))

@@ -9,6 +9,9 @@ from batch.archive.store import ProductFolder
 from batch.archive.tally import Tally
 from batch.errors import Reason
 
+FIRST = 16
+"""Videos from which a calibration is made; as many wait for the model at most."""
+
 
 class Backlog:
     """Videos to be analysed and to be prefilled, first in, first out, by what the records say.
@@ -25,6 +28,8 @@ class Backlog:
         retry_failed: bool,
         tally: Tally,
     ) -> None:
+        self.first: list[str] = []
+        """Videos to be prefilled that were admitted first, `FIRST` of them."""
         self.to_analyze: deque[FileRow] = deque()
         self.to_prefill: deque[tuple[FileRow, float]] = deque()
         """With the time of the monotonic clock since which it waits."""
@@ -57,6 +62,8 @@ class Backlog:
             self._tally.not_analyzed += 1
         else:
             self._tally.to_do += 1
+            if len(self.first) < FIRST:
+                self.first.append(video)
             is_analyzed = video in self._manifests and video not in self._failed
             if not analyzes or (self._phase.prefills and is_analyzed):
                 self.pass_on(row)

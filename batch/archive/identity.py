@@ -21,7 +21,7 @@ from batch.archive.store import ProductFolder, Store
 from batch.settings import CacheSettings, Dtype, ModelSettings, checkpoint_folder
 from batch.version import __version__
 from batch.video import DynamicGeometry, Geometry, GeometryRule
-from cachefmt import FormatVersion
+from cachefmt import FormatVersion, ModelIdentity, PromptIdentity
 from jobs.atomic import write_atomic
 from jobs.errors import RecordError
 
@@ -59,6 +59,22 @@ class ModelFacts:
     weights_sha256: str | None
     dtype: str | None
 
+    @property
+    def identity(self) -> tuple[ModelIdentity, PromptIdentity]:
+        """As files have it; a ValueError if only an analysis was to be made."""
+        model = ModelIdentity(
+            id=self.name,
+            revision=self.revision,
+            family="",
+            config_sha256=self.config_sha256,
+            weights_sha256=self.weights_sha256 or "",
+            dtype=self.dtype or "",
+        )
+        prompt = PromptIdentity(
+            processor_sha256=self.processor_sha256, chat_template_sha256=self.chat_template_sha256
+        )
+        return model, prompt
+
 
 @dataclass(frozen=True, kw_only=True)
 class Products:
@@ -69,6 +85,7 @@ class Products:
     nothing.
     """
 
+    model: ModelFacts
     analysis: AnalysisSettings
     rule: GeometryRule
     manifests: ProductFolder
@@ -104,6 +121,7 @@ class Products:
             caches, dtype = store.caches(_digest(decided)), decided["dtype"]
             settings.append((caches, about | decided))
         return cls(
+            model=model,
             analysis=chosen.analysis,
             rule=model.geometry,
             manifests=manifests,

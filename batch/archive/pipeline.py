@@ -8,14 +8,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from batch.archive.backlog import Backlog
+from batch.archive.backlog import FIRST, Backlog
+from batch.archive.calibrating import CalibrateStep
 from batch.archive.discovery import Scan, failed_row
 from batch.archive.identity import Products
 from batch.archive.inventory import FileRow, Inventory
 from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
-from batch.archive.tasks import Analyze, Load, Prefill, Probe
+from batch.archive.tasks import Analyze, Calibrate, Load, Prefill, Probe
 from batch.errors import BatchError, ManifestError, ModelError, Reason
 from batch.making.failures import reason_of
 from jobs.errors import NoSpaceError
@@ -26,7 +28,7 @@ GRACE_S = 15.0
 """What is under way may take so long to finish after a request to stop; then it is dropped.
 Slurm and Kubernetes kill 30 seconds after they asked."""
 
-AHEAD = 16
+AHEAD = FIRST
 """Manifests that may wait for the model; more would only be written to lie there."""
 
 _TICK_S = 0.5
@@ -59,6 +61,11 @@ class ProbeStep:
         self._backlog = backlog
         self._recorder = recorder
         self._admit()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all files are admitted."""
+        return not self._waiting
 
     def next(self) -> Probe | None:
         return Probe(row=self._unprobed.popleft()) if self._unprobed else None
@@ -140,6 +147,7 @@ class PrefillStep:
 
     manifests: ProductFolder
     caches: ProductFolder
+    calibrations: Path
     backlog: Backlog
     recorder: Recorder
     failures_in_a_row: int
@@ -160,13 +168,18 @@ class PrefillStep:
             staged=self.recorder.staging / f"{row.video}.safetensors",
             target=self.caches.file_of(row.video),
             segments=self.caches.folder_of(row.video),
+            calibrations=self.calibrations,
             allowance=self.recorder.space.allowance(),
         )
+
+    def is_free_again(self, worker: Worker) -> None:
+        """It did something else until now: that was no idle time."""
+        self._free_since[worker] = time.monotonic()
 
     def ended(self, worker: Worker, result: Result) -> None:
         """Keep the cache, or record why there is none; an error is not the video's fault."""
         if isinstance(result, Finished) and isinstance(result.task, Load):
-            self._free_since[worker] = time.monotonic()
+            self.is_free_again(worker)
         elif isinstance(result, Finished):
             self._keep(worker, result)
         elif isinstance(result.task, Load):
@@ -187,6 +200,8 @@ class PrefillStep:
         self._in_a_row[worker] = 0
         analyzed = self.manifests.ledger.read_done(task.row.video)
         facts = {**analyzed, **value.facts}
+        if facts.get("calibration") is not None:
+            self.caches.note_calibration(facts["calibration"], self.recorder.staging)
         if task.staged.exists():
             record = self.recorder.commit(self.caches, task.row, task.staged, facts)
         else:
@@ -230,6 +245,7 @@ class Pipeline:
     backlog: Backlog
     probe: ProbeStep
     analyze: AnalyzeStep | None
+    calibrate: CalibrateStep | None
     prefill: PrefillStep | None
     videos: Pool
     models: Pool
@@ -277,10 +293,20 @@ class Pipeline:
                 self._is_loading = True
                 for worker in self.models.workers:
                     worker.submit(Load())
-            while self.models.is_free and (task := self.prefill.next()) is not None:
+            while self.models.is_free and (task := self._next_for_model()) is not None:
                 self.models.submit(task)
         while self.videos.is_free and (work := self._next_for_processor()) is not None:
             self.videos.submit(work)
+
+    def _next_for_model(self) -> Calibrate | Prefill | None:
+        """Nothing is prefilled before it is settled whether there is a calibration."""
+        if self.calibrate is not None and not self.calibrate.is_settled:
+            under_way = [task.row for task in self.videos.tasks if isinstance(task, Analyze)]
+            analysing = {row.video for row in (*under_way, *self.backlog.to_analyze)}
+            task = self.calibrate.next(analysing, comes_more=not self.probe.is_done)
+            if task is not None or not self.calibrate.is_settled:
+                return task
+        return None if self.prefill is None else self.prefill.next()
 
     def _next_for_processor(self) -> Analyze | Probe | None:
         """Analysis first, for the model waits for it; probing when enough is ahead."""
@@ -297,6 +323,10 @@ class Pipeline:
                 self.probe.ended(result)
             elif isinstance(result.task, Analyze) and self.analyze is not None:
                 self.analyze.ended(result)
+            elif isinstance(result.task, Calibrate) and self.calibrate is not None:
+                self.calibrate.ended(result)
+                if self.prefill is not None:
+                    self.prefill.is_free_again(worker)
             elif self.prefill is not None:
                 self.prefill.ended(worker, result)
         except NoSpaceError as error:

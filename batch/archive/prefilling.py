@@ -7,12 +7,16 @@ from typing import Any
 
 from batch.analysis.manifest import Manifest
 from batch.archive.identity import ModelFacts
-from batch.archive.tasks import Describe, Prefill, Staged
+from batch.archive.tasks import Calibrate, Describe, Prefill, Staged
+from batch.kv.rotation import why_fixed
+from batch.making.calibrating import ENOUGH_TOKENS, Calibrator, count_in, most_tokens
 from batch.making.destination import Destination
 from batch.making.maker import CacheMaker, MadeCache
 from batch.models import open_model
 from batch.version import __version__
 from cachefmt import CacheFile
+from cachefmt.calibration import calibration_path
+from jobs.runs import taking_turns
 from jobs.workers import Progress
 
 
@@ -37,9 +41,39 @@ def describe(task: Describe) -> ModelFacts:
     )
 
 
+def calibrate(maker: CacheMaker, task: Calibrate, progress: Progress) -> None:
+    """Make a calibration, unless one is there, or what there is to make it of is too little.
+
+    Of several processes that are to make it, on any machines, one does; the others wait for it.
+    """
+    is_fixed = why_fixed(maker.model.family.config) is not None
+    if is_fixed or most_tokens(task.manifests) < ENOUGH_TOKENS:
+        return
+    with taking_turns(task.folder / "runs" / ".calibration", progress):
+        if maker.use_calibration_in(task.folder):
+            return
+        calibrator = Calibrator(maker.model, maker.settings)
+        count_in(
+            calibrator,
+            task.manifests,
+            report=lambda samples: progress(),
+            failed=lambda manifest, error: None,  # it will fail again when it is prefilled
+        )
+        if calibrator.tokens < ENOUGH_TOKENS:
+            return
+        checkpoint = maker.model.family.checkpoint
+        path = calibration_path(task.folder, checkpoint.name)
+        if path.exists():  # of another model of this name
+            name = f"{checkpoint.name}-{checkpoint.weights_sha256[:8]}"
+            path = calibration_path(task.folder, name)
+        task.allowance.check(calibrator.most_bytes)
+        calibrator.publish(path, task.staged)
+
+
 def prefill(maker: CacheMaker, task: Prefill, progress: Progress) -> Staged:
     """Write a cache; a file stays in its temporary place, segments go to their folder."""
     began_s = time.monotonic()
+    maker.use_calibration_in(task.calibrations)
     destination = Destination(
         file=task.target, folder=task.segments, existing="repair", staged=task.staged
     )
@@ -64,6 +98,7 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
     return {
         "slots": video.slots,
         **{f"tokens_{tier.lower()}": count for tier, count in video.tokens.items()},
+        "calibration": video.headers[0].codec.calibration,
         "block_samples": video.block_samples,
         "segments": len(video.headers),
         "cache_bytes": made.size_bytes,

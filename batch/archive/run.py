@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from batch.archive.backlog import Backlog
+from batch.archive.calibrating import CalibrateStep
 from batch.archive.catalogue import write_catalogue
 from batch.archive.discovery import Scan, scan_archive
 from batch.archive.identity import ModelFacts, ModelFactsStore, Products
@@ -103,12 +104,28 @@ def _feed(
         retry_failed=request.retry_failed,
         tally=tally,
     )
-    analyze = prefill = None
+    analyze = calibrate = prefill = None
     if products is not None:
         analyze = AnalyzeStep(products, backlog, recorder)
     if products is not None and products.caches is not None:
         most = workers.failures_in_a_row
-        prefill = PrefillStep(products.manifests, products.caches, backlog, recorder, most)
+        prefill = PrefillStep(
+            manifests=products.manifests,
+            caches=products.caches,
+            calibrations=request.out,
+            backlog=backlog,
+            recorder=recorder,
+            failures_in_a_row=most,
+        )
+        if request.settings.cache.quality != "lossless":
+            calibrate = CalibrateStep(
+                folder=request.out,
+                model=products.model,
+                manifests=products.manifests,
+                caches=products.caches,
+                backlog=backlog,
+                recorder=recorder,
+            )
 
     def tick() -> None:
         run.heartbeat()
@@ -119,6 +136,7 @@ def _feed(
             backlog=backlog,
             probe=ProbeStep(scan, inventory, backlog, recorder),
             analyze=analyze,
+            calibrate=calibrate,
             prefill=prefill,
             videos=videos,
             models=models,

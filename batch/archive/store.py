@@ -27,6 +27,7 @@ class ProductFolder:
         self.ledger = Ledger(folder)
         self._products = folder / products
         self._suffix = suffix
+        self._calibration = self._products / "calibration.json"
 
     def product(self, video: str) -> Path:
         """Where a video's file is, or will be, or its folder if there is one and no file."""
@@ -42,6 +43,17 @@ class ProductFolder:
     def finished(self) -> set[str]:
         """Videos with a record and a file or folder."""
         return self.ledger.done() & items_in(self._products, self._suffix, FOLDER_SUFFIX)
+
+    def note_calibration(self, sha256: str, staging: Path) -> None:
+        """Write down, once, which calibration files here need."""
+        if not self._calibration.exists():
+            write_object(self._calibration, {"sha256": sha256}, staging)
+
+    def noted_calibration(self) -> str | None:
+        if not self._calibration.exists():
+            return None
+        sha256 = read_object(self._calibration, "calibration", "it is noted again").get("sha256")
+        return None if sha256 is None else str(sha256)
 
     def whole(self) -> set[str]:
         """Videos that are finished, in folders with as many segments as their record says."""

@@ -53,6 +53,21 @@ class Prefill:
     staged: Path
     target: Path
     segments: Path
+    calibrations: Path
+    """Folder in which a calibration of the model may lie."""
+    allowance: Allowance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Make the model's calibration in a folder, from these manifests, if none is there.
+
+    It waits at `staged` to be named. Gives None, whether there is one now or not.
+    """
+
+    folder: Path
+    manifests: tuple[Path, ...]
+    staged: Path
     allowance: Allowance
 
 

@@ -13,7 +13,7 @@ from batch.archive.discovery import is_unchanged, probe_file
 from batch.archive.identity import IndexSettings, ModelFacts
 from batch.archive.inventory import FileRow
 from batch.archive.request import Phase, Request
-from batch.archive.tasks import Analyze, Describe, Load, Prefill, Probe, Staged
+from batch.archive.tasks import Analyze, Calibrate, Describe, Load, Prefill, Probe, Staged
 from batch.errors import ModelError, VideoError
 from batch.making.failures import reason_of
 from batch.making.manifests import ONE_THREAD, STUCK_S, keep_opencv_to_one_thread, write_manifest
@@ -83,16 +83,18 @@ def make_model_handler(
     """
     import torch
 
-    from batch.archive.prefilling import prefill
+    from batch.archive.prefilling import calibrate, prefill
     from batch.making.maker import CacheMaker
 
     torch.set_num_threads(threads)
     maker = CacheMaker(replace(settings.model, device=device), settings.cache)
 
-    def handle(task: Load | Prefill) -> Staged | None:
+    def handle(task: Load | Calibrate | Prefill) -> Staged | None:
         if isinstance(task, Prefill):
             return prefill(maker, task, progress)
         maker.load()
+        if isinstance(task, Calibrate):
+            calibrate(maker, task, progress)
         return None
 
     return handle

@@ -120,8 +120,9 @@ def _calibrate(
     def failed(video: Path, error: Exception) -> None:
         summary.fail(describe_failure(video, Raised(task=video, error=error)))
 
+    read = [Manifest.read(manifest) for manifest in manifests]
     if path.exists():
-        videos = {Manifest.read(manifest).video.sha256 for manifest in manifests}
+        videos = {manifest.video.sha256 for manifest in read}
         if calibrator.made(Calibration.open(path).header, videos):
             return False
         raise BatchError(
@@ -130,9 +131,8 @@ def _calibrate(
             "alike, or choose another --out"
         )
     saved = path.with_name(f".{path.name}.part")
-    calibrator.resume(saved)
-    kept = [int(Manifest.read(manifest).kept.sum()) for manifest in manifests]
-    total = sum(min(count, SAMPLES_OF_A_VIDEO) for count in kept)
+    calibrator.resume(saved, read)
+    total = sum(min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO) for manifest in read)
     with progress("calibrate", total, "samples") as report:
         count_in(calibrator, manifests, report=report, failed=failed, saved=saved)
     if not calibrator.videos:

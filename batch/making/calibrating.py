@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
-from batch.making.plan import Plan
 from batch.making.segments import Span, cut
 from batch.models import Family, OpenModel
 from batch.models.family import DecoderShape
@@ -55,6 +54,8 @@ _LEAST_VARIANCE = 0.05
 Source: measured on the demo world with steps 0.7 to 1.4: 56 components of 640 are kept; the next 16
 lower the error by 5 % or less and cost as many bytes."""
 _LARGEST_CODE = 127
+_HEADER_BYTES = 100_000
+"""More than names of some dozens of videos and of all tensors take."""
 _STATE = "state"
 
 
@@ -149,7 +150,7 @@ class Calibrator:
     @torch.inference_mode()
     def _add(self, planned: CachePlan, family: Family, progress: Callable[[int], object]) -> None:
         geometry = planned.manifest.geometry
-        place = _places(planned.plan, geometry.cells)
+        place = planned.tables.places(planned.header.shape)
         if not self._moments:
             self._begin((geometry.rows, geometry.columns), int(place.max()) + 2)
         is_same = self._grid == (geometry.rows, geometry.columns)
@@ -211,8 +212,17 @@ class Calibrator:
         is_same = header.most_components == self._components and of_videos == videos
         return is_same_model and is_same
 
-    def publish(self, path: Path) -> bool:
+    @property
+    def most_bytes(self) -> int:
+        """Of the calibration that these videos give; it may have fewer components."""
+        header = self._header([min(math.prod(m.shape), self._components) for m in self._moments])
+        return sum(spec.size_bytes for spec in header.specs().values()) + _HEADER_BYTES
+
+    def publish(self, path: Path, staged: Path | None = None) -> bool:
         """Fit the calibration and give it its name, whole and once.
+
+        Args:
+            staged: where it waits for that, on the same disk; None: beside it.
 
         Returns:
             False if another process was first: then its calibration is there, and no other.
@@ -220,7 +230,7 @@ class Calibrator:
         Raises:
             CacheFileError, JobError: it cannot be written.
         """
-        staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        staged = staged or path.with_name(f".{path.name}.{os.getpid()}.tmp")
         staged.unlink(missing_ok=True)  # of a dead process: ids come again
         try:
             self._write(staged)
@@ -282,18 +292,23 @@ class Calibrator:
             "manifests": sorted(self._manifests),
         }
         state = json.dumps([self._bound_to(), counted])
-        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with write_errors(path):
             rows = self._text_rows.contiguous()
             save_file({**tensors, "text": rows}, unfinished, {_STATE: state})
             unfinished.replace(path)
 
-    def resume(self, path: Path) -> bool:
-        """Go on with what `save` wrote, if it was of the same model, settings and components."""
+    def resume(self, path: Path, manifests: Iterable[Manifest]) -> bool:
+        """Go on with what `save` wrote, if it was of the same model, settings and components.
+
+        Args:
+            manifests: all that are to be counted in; what was counted of others is of no use.
+        """
         try:
             with safe_open(path, "pt") as file:
                 bound_to, counted = json.loads(file.metadata()[_STATE])
-                if bound_to != self._bound_to():
+                asked_for = {manifest.sha256 for manifest in manifests}
+                if bound_to != self._bound_to() or not asked_for.issuperset(counted["manifests"]):
                     return False
                 self._begin(tuple(counted["grid"]), counted["places"])
                 for number, moments in enumerate(self._moments):
@@ -312,6 +327,17 @@ class Calibrator:
         model, prompt = identify(self._model.family, self._model.dtype)
         settings = asdict(replace(self._settings, quality="lossless"))
         return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+
+
+def most_tokens(manifests: Iterable[Path]) -> int:
+    """About how many tokens there are to be counted in; manifests that cannot be read have none."""
+    tokens = 0
+    for path in manifests:
+        with suppress(BatchError):
+            manifest = Manifest.read(path)
+            kept = min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO)
+            tokens += kept * manifest.geometry.cells
+    return tokens
 
 
 def count_in(
@@ -368,12 +394,3 @@ def _groups(decoder: DecoderShape) -> list[range]:
     size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
     firsts = range(0, decoder.layers, size)
     return [range(first, min(first + size, decoder.layers)) for first in firsts]
-
-
-def _places(plan: Plan, cells: int) -> NDArray[np.int64]:
-    """The place of each token of a plan in its sample, int64 [tokens]; outside samples -1."""
-    place = np.where(plan.sample >= 0, plan.cell, -1).astype(np.int64)
-    text = np.flatnonzero((plan.sample >= 0) & (plan.cell < 0))
-    of_text = plan.sample[text]
-    place[text] = cells + np.arange(len(text)) - np.searchsorted(of_text, of_text)
-    return place

@@ -11,7 +11,7 @@ from typing import Any
 
 from batch.analysis.manifest import Manifest
 from batch.archive.identity import IndexSettings
-from batch.archive.tasks import Analyze, Load, Prefill, Probe, Staged
+from batch.archive.tasks import Analyze, Calibrate, Load, Prefill, Probe, Staged
 from batch.archive.workers import make_model_handler, make_video_handler
 from batch.errors import Reason, VideoError
 from jobs.workers import Handler, Progress
@@ -28,8 +28,8 @@ def make_light_model_handler(
 ) -> Handler:
     """No torch, no weights: reads manifests as the real one does, writes files of a known size."""
 
-    def handle(task: Load | Prefill) -> Staged | None:
-        if isinstance(task, Load):
+    def handle(task: Load | Calibrate | Prefill) -> Staged | None:
+        if not isinstance(task, Prefill):
             return None
         began_s = time.monotonic()
         slots = len(Manifest.read(task.manifest).frame)

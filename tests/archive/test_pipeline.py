@@ -39,6 +39,7 @@ class Prefilling:
         self.step = PrefillStep(
             manifests=manifests,
             caches=caches,
+            calibrations=root,
             backlog=self.backlog,
             recorder=self.recorder,
             failures_in_a_row=3,

@@ -76,6 +76,7 @@ def task_of(out: Path) -> Prefill:
         staged=out / "runs" / "long.safetensors",
         target=caches.file_of(row.video),
         segments=caches.folder_of(row.video),
+        calibrations=out,
         allowance=DiskSpace(out, None).allowance(),
     )
 
