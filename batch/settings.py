@@ -1,5 +1,6 @@
 """What a person chooses of a model and of its caches. Knows no torch, so that all may know it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -79,6 +80,8 @@ class CacheSettings:
     - block_samples: stored samples prefilled together; None: what suits model and device.
     - quality: "lossless" keeps all that memory holds; the others make files many times smaller
       where the model and the video allow it, each coarser than the one before.
+    - max_kl: instead of a quality, the most that answers of a file may differ from those of what
+      was computed, a mean KL in nats a token, as measured while it is written.
     """
 
     positions: Positions = "compact"
@@ -86,9 +89,12 @@ class CacheSettings:
     timestamps: bool = False
     block_samples: int | None = None
     quality: Quality = "standard"
+    max_kl: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("quality", self.quality, Quality)
+        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
+            raise ValueError(f"max_kl: got {self.max_kl}, expected a number above 0")
         check_choice("positions", self.positions, Positions)
         check_choice("pointers", self.pointers, Pointers)
         if self.block_samples is not None and self.block_samples < 1:

@@ -149,7 +149,7 @@ def largest_sizes(header: Header, tables: Tables) -> dict[str, int]:
         for group, layers in enumerate(groups):
             vector = len(layers) * shape.layer_numbers
             # A basis has no more components than there are tokens to make it of.
-            count = min(vector, len(blocks[0]))
+            count = min(vector, shape.token_count)
             numbers = 2 + 4 * (2 * len(layers) + count)
             sizes[basis_name(group)] = numbers + symbols.largest_matrix(vector * count)
     for number, rows in enumerate(blocks):

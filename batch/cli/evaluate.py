@@ -151,8 +151,8 @@ def evaluate(
         attention=attn,
     )
     if CODEC in suites:
-        found = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
-        _print(*found, as_json=as_json)
+        judged = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
+        _print(*judged, as_json=as_json)
         return
     network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets

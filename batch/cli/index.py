@@ -12,7 +12,6 @@ from batch.cli.engines import engine_options
 from batch.cli.progress import PARTIAL
 from batch.settings import (
     Attention,
-    CacheSettings,
     ModelSettings,
     Pointers,
     Positions,
@@ -115,6 +114,7 @@ def index(
     timestamps: bool,
     block_samples: int | None,
     quality: Quality,
+    max_kl: float | None,
     model: str,
     revision: str | None,
     offline: bool,
@@ -150,12 +150,13 @@ def index(
                 name=model, revision=revision, offline=offline, dtype=dtype, attention=attn
             ),
             analysis=analysis,
-            cache=CacheSettings(
+            cache=options.cache_settings(
                 positions=positions,
                 pointers=pointers,
                 timestamps=timestamps,
                 block_samples=block_samples,
                 quality=quality,
+                max_kl=max_kl,
             ),
         ),
         phase=Phase(phase),

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
-from batch.settings import Attention, Dtype, Pointers, Positions, Quality, Reference, Saliency
+from batch.settings import (
+    Attention,
+    CacheSettings,
+    Dtype,
+    Pointers,
+    Positions,
+    Quality,
+    Reference,
+    Saliency,
+)
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -152,6 +162,13 @@ prefill_options = together(
         show_default=True,
         help="How much a file may lose of what was computed: smaller files lose more.",
     ),
+    click.option(
+        "--max-kl",
+        type=click.FloatRange(0, min_open=True),
+        help="Instead of a quality: the coarsest file whose answers to neutral questions stay "
+        "within this mean KL, in nats a token, of those from what was computed; as it is, if "
+        "none does. Keeps all K and V of a file in memory at 16 bits until it is written.",
+    ),
 )
 
 _MACOS_OPEN_FILES = 10_240
@@ -212,3 +229,30 @@ def allow_open_files() -> None:
     wanted = _MACOS_OPEN_FILES if most == resource.RLIM_INFINITY else most
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def cache_settings(
+    *,
+    positions: Positions,
+    pointers: Pointers,
+    timestamps: bool,
+    block_samples: int | None,
+    quality: Quality,
+    max_kl: float | None,
+) -> CacheSettings:
+    """As the command line asks; a quality and a bound of the error at once are wrong usage."""
+    context = click.get_current_context()
+    given = context.get_parameter_source("quality") is not ParameterSource.DEFAULT
+    if max_kl is not None and given:
+        raise click.UsageError("--quality and --max-kl: give one of them, each decides the step")
+    try:
+        return CacheSettings(
+            positions=positions,
+            pointers=pointers,
+            timestamps=timestamps,
+            block_samples=block_samples,
+            quality=quality,
+            max_kl=max_kl,
+        )
+    except ValueError as error:
+        raise click.UsageError(f"--max-kl: {error}") from error

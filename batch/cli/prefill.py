@@ -13,7 +13,6 @@ from batch.cli.analyze import analyze_all
 from batch.cli.progress import Summary, progress
 from batch.settings import (
     Attention,
-    CacheSettings,
     ModelSettings,
     Pointers,
     Positions,
@@ -51,6 +50,7 @@ def prefill(
     timestamps: bool,
     block_samples: int | None,
     quality: Quality,
+    max_kl: float | None,
     fps: float,
     max_samples: int | None,
     saliency: Saliency,
@@ -87,12 +87,13 @@ def prefill(
     settings = ModelSettings(
         name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
     )
-    cache_settings = CacheSettings(
+    cache_settings = options.cache_settings(
         positions=positions,
         pointers=pointers,
         timestamps=timestamps,
         block_samples=block_samples,
         quality=quality,
+        max_kl=max_kl,
     )
     maker = CacheMaker(settings, cache_settings)
     summary = Summary()
@@ -112,11 +113,13 @@ def prefill(
             if dry_run:
                 video = maker.plan(manifest, identify_weights=False)
                 line, is_there = _estimate(maker, video, destination, as_json=as_json), False
-                size_bytes = video.size_bytes
+                size_bytes, note = video.size_bytes, video.codec_note
             else:
                 made = _make(maker, manifest, destination)
                 video, is_there, size_bytes = made.video, not made.written, made.size_bytes
+                note = made.codec_note
                 facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
+                facts |= _measured(made)
                 line = json.dumps(facts) if as_json else str(made.path)
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
@@ -124,8 +127,8 @@ def prefill(
         summary.skipped += is_there
         summary.done += not is_there
         summary.size_bytes += size_bytes
-        if video.codec_note is not None and not is_there:
-            click.echo(f"{path.stem} {video.codec_note}", err=True)
+        if note is not None and not is_there:
+            click.echo(f"{path.stem} {note}", err=True)
         click.echo(line)
     summary.finish()
 
@@ -189,6 +192,20 @@ def _facts(
         "dtype": video.headers[0].model.dtype,
         "segments": len(video.headers),
         "segments_written": len(written),
+    }
+
+
+def _measured(made: "MadeCache") -> dict[str, Any]:
+    """What was found of a cache while it was written: of several segments of the worst one."""
+    worst = max(made.headers, key=lambda header: header.fidelity.kl if header.fidelity else 0.0)
+    codec, fidelity = worst.codec, worst.fidelity
+    is_exact = codec.name == "plain"
+    return {
+        "codec": codec.name,
+        "quality": codec.quality,
+        "step": codec.step,
+        "kl": 0.0 if is_exact else fidelity and fidelity.kl,
+        "agreement": 1.0 if is_exact else fidelity and fidelity.agreement,
     }
 
 

@@ -1,14 +1,14 @@
 """Judges "demo" and "seeing" of `--suite codec`: real files of films, written, read and asked."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from batch.analysis.analyze import AnalysisSettings, analyze_video
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import PrefixAnswerer
-from batch.evaluation.codec_rows import CodecRow, Loads, Setup, film_rows
+from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Loads, Setup, film_rows
 from batch.evaluation.data import QuestionSet, demo_set
 from batch.evaluation.judges.seeing_films import judge_sets
 from batch.evaluation.measuring import timed
@@ -18,67 +18,93 @@ from batch.evaluation.worlds.variants import VARIANTS
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
-from batch.models import Family
+from batch.making.calibrating import Calibrator
+from batch.making.codec import STEPS
+from batch.models import OpenModel
 from batch.models.checkpoint import dtype_name
-from batch.settings import CacheSettings
+from batch.settings import CacheSettings, Quality
 from batch.video import Sampling
 from cachefmt import CacheFile
+from cachefmt.calibration import Calibration
 
 SEEDS = (21, 22)
 """Of the films that are judged."""
+CALIBRATION_SEED = 31
+"""Of the films that calibrations are made of."""
+CALIBRATION_FILMS = {"demo": 1, "seeing": 9}
+"""Of each set."""
 VIDEOS = 6
 """Of a variant and seed: 108 films of the demo world."""
+_LOSSLESS: tuple[Quality, bool] = ("lossless", False)
 ROWS = ("none", "default")
 """Profiles: every slot, and what is stored by default."""
 
 
-def film_setups(qualities: Iterable[str]) -> list[Setup]:
+def film_setups() -> list[Setup]:
     """As it is, and every quality with either basis; of every slot and of what is stored anyway."""
-    encoded = [(quality, calibrated) for calibrated in (False, True) for quality in qualities]
+    encoded = [(quality, calibrated) for calibrated in (False, True) for quality in STEPS]
     return [
         Setup(quality=quality, calibrated=calibrated, rows=rows)
         for rows in ROWS
-        for quality, calibrated in [("lossless", False), *encoded]
+        for quality, calibrated in [_LOSSLESS, *encoded]
     ]
 
 
-def demo_sets(folder: Path, videos: int) -> list[QuestionSet]:
+def demo_sets(folder: Path, videos: int, seeds: Sequence[int] = SEEDS) -> list[QuestionSet]:
     """Films of every variant of the demo world."""
     return [
         demo_set(variant, folder, videos=videos, seed=seed)
-        for seed in SEEDS
+        for seed in seeds
         for variant in VARIANTS
     ]
 
 
 def seeing_sets(
-    judge: Path, folder: Path, videos: int, backgrounds: Path | None
+    judge: Path,
+    folder: Path,
+    videos: int,
+    backgrounds: Path | None,
+    seeds: Sequence[int] = SEEDS,
 ) -> list[QuestionSet]:
     """Films that the judge has not seen; as of `judge_sets`."""
-    return [one for seed in SEEDS for one in judge_sets(judge, folder, videos, seed, backgrounds)]
+    return [one for seed in seeds for one in judge_sets(judge, folder, videos, seed, backgrounds)]
+
+
+def films_of(sets: Iterable[QuestionSet]) -> list[Path]:
+    """Each film once, in order."""
+    return list(dict.fromkeys(question.video for one in sets for question in one.questions))
+
+
+def calibrate(model: OpenModel, films: Iterable[Path], path: Path) -> None:
+    """Write a calibration as `batch calibrate` does."""
+    calibrator = Calibrator(model, CacheSettings())
+    for film in films:
+        calibrator.add(analyze_video(film, model.family.geometry, AnalysisSettings()))
+    calibrator.publish(path)
 
 
 def judge_films(
     judge: str,
-    family: Family,
+    model: OpenModel,
     sets: Sequence[QuestionSet],
     setups: Sequence[Setup],
+    calibration: Path,
     *,
-    folder: Path,
     report: Callable[[int], object],
 ) -> list[CodecRow]:
     """A row a setup.
 
     Args:
-        family: a loaded model.
-        folder: for the one cache file that exists at a time.
+        calibration: of the model; the one cache file that exists at a time lies beside it.
         report: called with 1 after each film.
     """
+    family = model.load()
     loads = {setup: Loads() for setup in setups}
     runs: list[Run] = []
+    shared = Calibration.open(calibration)
     for data, video, questions, _ in prepared(family, sets, Sampling()):
         makers = {
-            setup.label: partial(_store, setup, video, folder / "judged.safetensors", found)
+            setup.label: partial(_store, setup, video, shared, found)
             for setup, found in loads.items()
         }
         runs += run_video(data, video, questions, makers)
@@ -86,23 +112,37 @@ def judge_films(
     return film_rows(judge, runs, loads)
 
 
-def _store(setup: Setup, video: PreparedVideo, path: Path, loads: Loads) -> Stored:
+def _store(setup: Setup, video: PreparedVideo, calibration: Calibration, loads: Loads) -> Stored:
     """Write a film's cache as `batch prefill` does, and read it back."""
-    manifest = video.manifest(TEMPORAL_PROFILES[setup.rows], PROFILES[setup.rows])
-    family = video.family
-    plan = plan_cache(manifest, family, CacheSettings(), dtype=dtype_name(family.model.dtype))
+    family, path = video.family, calibration.path.with_name("judged.safetensors")
+    plan = plan_cache(
+        video.manifest(TEMPORAL_PROFILES[setup.rows], PROFILES[setup.rows]),
+        family,
+        CacheSettings(quality=setup.quality),
+        dtype=dtype_name(family.model.dtype),
+        calibration=calibration if setup.calibrated else None,
+    )
     prefill(plan, family, path)
-    with closing(CacheFile.open(path)) as cache:
-        shape = cache.header.shape
-        seconds, prefix = timed(partial(Prefix.load, cache, family.layer_devices))
-        loads.seconds.append(seconds)
-        loads.row_bytes.append(4 * shape.token_count * shape.layers * shape.heads * shape.head_dim)
+    with CacheFile.open(path) as cache:
+        load = partial(Prefix.load, cache, family.layer_devices, family.rotation)
+        seconds, prefix = timed(load)
+        shape, fidelity = cache.header.shape, cache.header.fidelity
+        kv_bytes = sum(map(cache.tensor_bytes, filter(_is_kv, cache.names)))
+    loads.seconds.append(seconds)
+    loads.row_bytes.append(2 * shape.token_count * shape.layers * shape.layer_numbers)
+    if fidelity is not None:
+        loads.neutral_kl.append(fidelity.kl)
+    share = calibration.size_bytes // CALIBRATION_SHARE if setup.calibrated else 0
     return Stored(
         answerer=PrefixAnswerer(
             prefix, family, next_position=plan.plan.next_position, name=video.path.name
         ),
-        size_bytes=path.stat().st_size,
-        kv_bytes=prefix.size_bytes,
+        size_bytes=path.stat().st_size + share,
+        kv_bytes=kv_bytes,
         tokens=dict(shape.tokens),
         seconds=video.seconds(),
     )
+
+
+def _is_kv(tensor: str) -> bool:
+    return tensor.startswith(("basis.", "block."))

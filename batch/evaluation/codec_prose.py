@@ -8,13 +8,14 @@ from collections.abc import Callable
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
 from batch.evaluation.judges.prose import LanguageModel, ProseJudge, ProseRow
 from batch.evaluation.judges.schemes import CalibratedTransform, Scheme, Tiers, Transform
+from batch.making.codec import STEPS
 from cachefmt.tiers import Tier
 
 JUDGE = "prose"
 _EXACT = Setup(quality="lossless", calibrated=False, rows="FP16")
 
 
-def prose_schemes(steps: dict[str, float]) -> dict[Setup, Scheme]:
+def prose_schemes() -> dict[Setup, Scheme]:
     """What stores the text: tiers as they are, and every quality with either basis."""
     found: dict[Setup, Scheme] = {
         _EXACT: Tiers(name="FP16", shares={Tier.FP16: 1.0}),
@@ -23,7 +24,7 @@ def prose_schemes(steps: dict[str, float]) -> dict[Setup, Scheme]:
         ),
     }
     for kind in (Transform, CalibratedTransform):
-        for quality, step in steps.items():
+        for quality, step in STEPS.items():
             setup = Setup(quality=quality, calibrated=kind.is_fitted, rows="FP16")
             found[setup] = kind(name=str(setup.label), step=step)
     return found

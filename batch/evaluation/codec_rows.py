@@ -11,6 +11,7 @@ from typing import Any
 from batch.evaluation.runs import Label, Run
 from batch.evaluation.summary import Figure, measure
 from batch.evaluation.tables import Table
+from batch.settings import Quality
 
 CALIBRATION_SHARE = 100
 """Files that a calibration is divided among where its bytes are counted: one serves an archive."""
@@ -26,7 +27,7 @@ class Setup:
       of all rows.
     """
 
-    quality: str
+    quality: Quality
     calibrated: bool
     rows: str
 

@@ -6,15 +6,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batch.evaluation.codec_films import demo_sets, film_setups, judge_films, seeing_sets
+from batch.evaluation.codec_films import (
+    CALIBRATION_FILMS,
+    CALIBRATION_SEED,
+    SEEDS,
+    calibrate,
+    demo_sets,
+    film_setups,
+    films_of,
+    judge_films,
+    seeing_sets,
+)
 from batch.evaluation.codec_prose import prose_rows, prose_schemes
 from batch.evaluation.codec_rows import CodecRow
+from batch.evaluation.data import QuestionSet
 from batch.evaluation.judges.packages import SMOLLM2, find
 from batch.evaluation.judges.prose import LanguageModel
 from batch.evaluation.judges.prose_texts import HAYSTACKS
 from batch.evaluation.judges.seeing_films import find_judge
 from batch.models import open_model
 from batch.settings import ModelSettings
+from cachefmt.calibration import calibration_path
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
 """Of what, how much and in which unit; gives a function that is told how much more is done."""
@@ -47,7 +59,7 @@ class CodecSuite:
         if "demo" in judges:
             rows += self._films("demo", None, progress)
         if prose is not None:
-            schemes = prose_schemes(QUALITY_STEPS)
+            schemes = prose_schemes()
             steps = (self.contexts + HAYSTACKS) * len(schemes)
             with progress("prose", steps, "stored contexts") as report:
                 model = LanguageModel(prose)
@@ -57,13 +69,18 @@ class CodecSuite:
         return rows
 
     def _films(self, judge: str, checkpoint: Path | None, progress: Progress) -> list[CodecRow]:
-        family = open_model(replace(self.model, name=str(checkpoint or judge))).load()
+        model = open_model(replace(self.model, name=str(checkpoint or judge)))
+
+        def draw(videos: int, seeds: Sequence[int]) -> list[QuestionSet]:
+            if checkpoint is None:
+                return demo_sets(folder, videos, seeds)
+            return seeing_sets(checkpoint, folder, videos, self.backgrounds, seeds)
+
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            if checkpoint is None:
-                sets = demo_sets(folder, self.videos)
-            else:
-                sets = seeing_sets(checkpoint, folder, self.videos, self.backgrounds)
-            films = {question.video for one in sets for question in one.questions}
-            with progress(judge, len(films), "films") as report:
-                return judge_films(judge, family, sets, film_setups(), folder=folder, report=report)
+            calibration = calibration_path(folder, judge)
+            films = CALIBRATION_FILMS[judge]
+            calibrate(model, films_of(draw(films, (CALIBRATION_SEED,))), calibration)
+            sets = draw(self.videos, SEEDS)
+            with progress(judge, len(films_of(sets)), "films") as report:
+                return judge_films(judge, model, sets, film_setups(), calibration, report=report)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.kv import Prefix
 from batch.kv.rotation import unrotate
 from batch.kv.sample_bounds import SampleBounds
 from batch.making.cache_plan import CachePlan
+from batch.making.codec import SEARCHED_STEPS, plain_codec
 from batch.making.computing import Clock, Computed, Seconds, allocate, compute, keep
-from batch.making.file_blocks import file_blocks
+from batch.making.fidelity import NeutralAnswers
+from batch.making.file_blocks import FileBlocks, KeptBlocks, KltBlocks, PlainBlocks, file_blocks
 from batch.making.write_behind import WriteBehind
 from batch.models import Family
-from cachefmt import CacheWriter
+from cachefmt import CacheWriter, Fidelity
 
 
 @torch.inference_mode()
@@ -32,21 +36,77 @@ def prefill(
     """Run a planned prefill with a loaded model and write the cache, whole or not at all.
 
     `progress` is told the number of samples of each block when it is done, but for what of the
-    file is still being written.
+    file is still being written. The error of a file that is not exact is measured and written too.
 
     Raises:
         CacheFileError: the file cannot be written.
         ManifestError: a picture in the manifest is damaged.
     """
-    prefix = allocate(planned, family)
     clock = Clock(family.device)
-    with (
-        CacheWriter(path, planned.header, planned.tables) as writer,
-        WriteBehind() as behind,
-        closing(compute(planned, family, prefix, clock)) as blocks,
-    ):
-        bounds = _Bounds(planned, family, behind)
+    if planned.max_kl is not None and planned.header.codec.name != "plain":
+        return _prefill_within(planned, family, path, planned.max_kl, clock, progress)
+    prefix = allocate(planned, family)
+    with CacheWriter(path, planned.header, planned.tables) as writer, WriteBehind() as behind:
         of_file = file_blocks(planned, family, prefix, writer, behind)
+        bounds = _run(planned, family, prefix, of_file, behind, clock, progress)
+        bounds.write(writer)
+        fidelity = None
+        if planned.header.codec.name != "plain":
+            answers = _answers(planned, family, prefix)
+            del prefix, of_file  # the memory holds the rows of one prefix at a time
+            fidelity = _compare(answers, writer, family)
+            clock.mark("measure")
+        return _finish(planned, writer, clock, fidelity)
+
+
+def _prefill_within(
+    planned: CachePlan,
+    family: Family,
+    path: Path,
+    max_kl: float,
+    clock: Clock,
+    progress: Callable[[int], object],
+) -> Seconds:
+    """As `prefill`, with the coarsest of `SEARCHED_STEPS` that keeps the error within `max_kl`.
+
+    The error need not fall with the step, so each is tried, the coarsest first. If none keeps it,
+    the rows are written as they are.
+    """
+    prefix, codec = allocate(planned, family), planned.header.codec
+    kept = KeptBlocks(planned, family, prefix.raw_dtype)
+    with WriteBehind() as behind:
+        bounds = _run(planned, family, prefix, kept, behind, clock, progress)
+    answers = _answers(planned, family, prefix)
+    for step in sorted(SEARCHED_STEPS, reverse=True):
+        tried = planned.with_codec(replace(codec, step=step))
+        with CacheWriter(path, tried.header, tried.tables) as writer, WriteBehind() as behind:
+            kept.write(KltBlocks(tried, family, prefix.raw_dtype, writer, behind), behind)
+            bounds.write(writer)
+            clock.mark("write")
+            fidelity = _compare(answers, writer, family)
+            clock.mark("measure")
+            if fidelity.kl <= max_kl:
+                return _finish(tried, writer, clock, fidelity)
+    exact = planned.with_codec(plain_codec(planned.header.shape))
+    with CacheWriter(path, exact.header, exact.tables) as writer, WriteBehind() as behind:
+        PlainBlocks(exact, prefix, writer, behind).write_until(exact.tables.token_count)
+        behind.finish()
+        bounds.write(writer)
+        return _finish(exact, writer, clock, None)
+
+
+def _run(
+    planned: CachePlan,
+    family: Family,
+    prefix: Prefix,
+    of_file: FileBlocks,
+    behind: WriteBehind,
+    clock: Clock,
+    progress: Callable[[int], object],
+) -> "_Bounds":
+    """Fill a prefix, and what takes its blocks for a file; the bounds of its keys."""
+    bounds = _Bounds(planned, family, behind)
+    with closing(compute(planned, family, prefix, clock)) as blocks:
         for computed in blocks:
             bounds.add(computed)
             keep(computed.cache, planned.plan.tier[computed.block])
@@ -54,14 +114,30 @@ def prefill(
             of_file.add(computed)
             clock.mark("write")
             progress(computed.samples)
-        behind.finish()
-        clock.mark("write")
-        bounds.write(writer)
-        seconds = clock.seconds()
-        run = seconds.forward + seconds.quantise + seconds.write
-        started = time.perf_counter()
-        writer.finish([planned.manifest.analyze_seconds, seconds.encode, run])
-        seconds.write += time.perf_counter() - started
+        of_file.finish()
+    behind.finish()
+    clock.mark("write")
+    return bounds
+
+
+def _answers(planned: CachePlan, family: Family, prefix: Prefix) -> NeutralAnswers:
+    return NeutralAnswers(prefix, family, next_position=planned.plan.next_position)
+
+
+def _compare(answers: NeutralAnswers, writer: CacheWriter, family: Family) -> Fidelity:
+    """What the file that is being written makes of answers."""
+    with writer.read_back() as cache:
+        return answers.compare(Prefix.load(cache, family.layer_devices, family.rotation))
+
+
+def _finish(
+    planned: CachePlan, writer: CacheWriter, clock: Clock, fidelity: Fidelity | None
+) -> Seconds:
+    seconds = clock.seconds()
+    run = seconds.forward + seconds.quantise + seconds.write + seconds.measure
+    started = time.perf_counter()
+    writer.finish([planned.manifest.analyze_seconds, seconds.encode, run], fidelity)
+    seconds.write += time.perf_counter() - started
     return seconds
 
 

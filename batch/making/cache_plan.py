@@ -11,14 +11,14 @@ import torch
 from batch.analysis.manifest import Manifest
 from batch.errors import ManifestError
 from batch.kv.rotation import why_fixed
-from batch.making.codec import choose_codec
-from batch.making.header import RAW_DTYPES, make_header, make_shapes
+from batch.making.codec import SEARCHED_STEPS, choose_codec
+from batch.making.header import RAW_DTYPES, make_header, make_shapes, promised_kl
 from batch.making.plan import Plan, make_plan
 from batch.making.segments import Span
 from batch.models import Family
 from batch.settings import CacheSettings
 from batch.video import geometry_for
-from cachefmt import WHOLE_VIDEO, Header, Tables, file_size
+from cachefmt import WHOLE_VIDEO, Codec, Header, Tables, file_size
 from cachefmt.key_bounds import layers_within
 
 if TYPE_CHECKING:
@@ -42,6 +42,15 @@ class CachePlan:
     """The one that the header names."""
     codec_note: str | None = None
     """What a person should know of the codec that was chosen."""
+
+    @property
+    def max_kl(self) -> float | None:
+        """The error that the file is to keep; None: whatever its step gives."""
+        return promised_kl(self.header)
+
+    def with_codec(self, codec: Codec) -> "CachePlan":
+        """The same rows in a file of another codec."""
+        return replace(self, header=replace(self.header, codec=codec))
 
     @cached_property
     def tables(self) -> Tables:
@@ -173,6 +182,9 @@ def plan_cache(
         calibration=calibration,
         text_ids=plan.token_ids[:first_sample],
     )
+    codec = choice.codec
+    if settings.max_kl is not None and codec.name == "klt":
+        codec = replace(codec, quality="custom", step=max(SEARCHED_STEPS))
     if segment.count > 1 and why_fixed(family.config) is None:
         shape = replace(shape, index_layers=layers_within(whole))
     header = make_header(
@@ -180,7 +192,8 @@ def plan_cache(
         manifest,
         family,
         shape=shape,
-        codec=choice.codec,
+        codec=codec,
+        max_kl=settings.max_kl,
         segment=segment,
         dtype=dtype,
         pointers=settings.pointers,
@@ -192,7 +205,7 @@ def plan_cache(
         plan=plan,
         header=header,
         block_samples=block_samples,
-        calibration=calibration if choice.codec.calibration else None,
+        calibration=calibration if codec.calibration else None,
         codec_note=choice.note,
     )
 

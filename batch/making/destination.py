@@ -48,12 +48,11 @@ class Destination:
     def path(self, video: VideoPlan, number: int) -> Path:
         return segment_path(self.folder, number) if video.is_cut else self.file
 
-    def size_bytes(self, video: VideoPlan) -> int:
-        """Of the files of a whole cache."""
+    def files(self, video: VideoPlan) -> list[Path]:
+        """Where the files of a cache are when it is made; a staged one has not got its name."""
         if self.staged is not None and not video.is_cut:
-            return self.staged.stat().st_size
-        paths = (self.path(video, number) for number in range(len(video.headers)))
-        return sum(path.stat().st_size for path in paths)
+            return [self.staged]
+        return [self.path(video, number) for number in range(len(video.headers))]
 
     def block_samples(self) -> int | None:
         """Samples a block of what is there, the fewest: the memory had no room for more.

@@ -31,15 +31,25 @@ RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 
 
 def same_work(one: Header, other: Header) -> bool:
-    """Whether two headers promise the same rows, whatever the names of model and video."""
+    """Whether two headers promise the same rows, whatever the names of model and video.
+
+    Of rows within an error they do not promise the codec, which is found while a file is written.
+    """
     return _work(one) == _work(other)
+
+
+def promised_kl(header: Header) -> float | None:
+    """The error that a file is to keep, nats a token; None: it promises none."""
+    value = header.policy.parameters.get("max_kl")
+    return None if value is None else float(value)
 
 
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
     made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
-    return (*computed_by, *made_of, header.shape, header.layout, header.codec)
+    codec = header.codec if promised_kl(header) is None else None
+    return (*computed_by, *made_of, header.shape, header.layout, codec)
 
 
 def identify(
@@ -69,6 +79,7 @@ def make_header(
     *,
     shape: Shape,
     codec: Codec,
+    max_kl: float | None,
     segment: Segment,
     dtype: str,
     pointers: Pointers,
@@ -79,6 +90,7 @@ def make_header(
 
     Args:
         manifest: of the whole video; segment: which span of it the plan is about.
+        max_kl: as of `CacheSettings`.
         dtype, identify_weights: as of `plan_cache`.
     """
     model, prompt = identify(family, dtype, weights=identify_weights)
@@ -89,7 +101,7 @@ def make_header(
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
-        policy=_policy(manifest, pointers, block_samples, family.timestamps),
+        policy=_policy(manifest, pointers, block_samples, family.timestamps, max_kl),
         shape=shape,
         layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
         codec=codec,
@@ -129,7 +141,11 @@ def make_shapes(
 
 
 def _policy(
-    manifest: Manifest, pointers: Pointers, block_samples: int, timestamps: bool
+    manifest: Manifest,
+    pointers: Pointers,
+    block_samples: int,
+    timestamps: bool,
+    max_kl: float | None,
 ) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
@@ -142,5 +158,6 @@ def _policy(
             "count_pointers": pointers == "multiplicity",
             "block_samples": block_samples,
             "timestamps": timestamps,
+            **({} if max_kl is None else {"max_kl": max_kl}),
         },
     )

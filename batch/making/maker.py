@@ -19,7 +19,7 @@ from batch.making.cache_plan import (
     usual_block_samples,
 )
 from batch.making.destination import Destination, remove_unfinished
-from batch.making.header import identify
+from batch.making.header import identify, promised_kl
 from batch.making.manifests import make_manifest
 from batch.making.memory import Memory, estimate_memory, is_out_of_memory
 from batch.making.segments import Span, cut
@@ -27,7 +27,7 @@ from batch.models import OpenModel, open_model
 from batch.models.placement import first_device
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import GeometryRule
-from cachefmt import CacheFileError
+from cachefmt import CacheFile, CacheFileError, Header
 from jobs.atomic import FULL, make_folder, move_into_place
 from jobs.disk_space import Allowance
 from jobs.errors import NoSpaceError
@@ -51,6 +51,21 @@ class MadeCache:
     written: list[int]
     size_bytes: int
     """Of all its files."""
+    headers: tuple[Header, ...]
+    """Of its files, with what was found when they were written."""
+
+    @property
+    def codec_note(self) -> str | None:
+        """What a person should know of its codec."""
+        pairs = zip(self.video.headers, self.headers, strict=True)
+        exact = sum(plan.codec.name != made.codec.name for plan, made in pairs)
+        if not exact:
+            return self.video.codec_note
+        what = f"{exact} of {len(self.headers)} segments are" if self.video.is_cut else "is"
+        return (
+            f"{what} kept as computed, at quality lossless: at no step of the codec was the KL "
+            f"within {promised_kl(self.headers[0])}"
+        )
 
 
 class CacheMaker:
@@ -198,12 +213,7 @@ class CacheMaker:
             video = self.plan(manifest, block_samples=block_samples)
             numbers = destination.to_do(video)
             if not numbers or self._write(video, numbers, destination, room, report):
-                return MadeCache(
-                    path=destination.cache(video),
-                    video=video,
-                    written=numbers,
-                    size_bytes=destination.size_bytes(video),
-                )
+                return _made(video, numbers, destination)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -263,6 +273,21 @@ class CacheMaker:
         if video.is_cut:
             remove_unfinished(destination.folder)
         return True
+
+
+def _made(video: VideoPlan, written: list[int], destination: Destination) -> MadeCache:
+    headers, size_bytes = [], 0
+    for path in destination.files(video):
+        with CacheFile.open(path) as cache:
+            headers.append(cache.header)
+            size_bytes += cache.size_bytes
+    return MadeCache(
+        path=destination.cache(video),
+        video=video,
+        written=written,
+        size_bytes=size_bytes,
+        headers=tuple(headers),
+    )
 
 
 def make_cache(

@@ -251,7 +251,7 @@ def unpack(data: bytes, shape: Shape) -> Basis:
     scale, gain = torch.from_numpy(found[:kinds]), torch.from_numpy(found[kinds:])
     head = Head.from_bytes(data[numbers : numbers + HEAD_BYTES], count)
     streams = decompress(data[numbers + HEAD_BYTES :], head.stream_sizes(vector))
-    symbols = join(head, streams, vector, lambda symbols: symbols.astype(np.float32))
+    symbols = join(head, streams, vector, lambda numbers: numbers.astype(np.float32))
     directions = torch.zeros(count, vector)
     directions[: len(symbols)] = torch.from_numpy(symbols)
     return Basis(

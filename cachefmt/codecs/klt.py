@@ -56,14 +56,22 @@ _EXACT = struct.pack("<I", _ALL_EXACT)
 
 
 class _Times(NamedTuple):
-    """In which order tokens can be decoded, each time step at once.
+    """In which order tokens can be decoded; all [tokens].
 
-    - before: the token before at the same place, -1 for none; [tokens].
-    - steps: tokens of each time step: their first at a place, their second, ...
+    - by_place: tokens by place, those of a place in order.
+    - number: how many tokens of its place are before each.
+    - before: the last of these, -1 for none.
     """
 
+    by_place: NDArray[np.int64]
+    number: NDArray[np.int64]
     before: NDArray[np.int64]
-    steps: list[NDArray[np.int64]]
+
+    def steps(self, tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Those of a rising list of tokens with number 0, with 1, ..."""
+        number = self.number[tokens]
+        order = np.argsort(number, kind="stable")
+        return np.split(tokens[order], np.cumsum(np.bincount(number)))[:-1]
 
 
 def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) -> bytes:
@@ -90,6 +98,7 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
     y = basis.analyse(x[_as_index(np.flatnonzero(coded))], place[coded])
     if not bool(x.sum(dtype=torch.float32).isfinite()):  # no number hides in a sum: one look at x
         raise ValueError("klt: got NaN, infinity or a magnitude that float32 cannot hold")
+    y = y[:, : _used(y, step)]
     rounded, modes = _quantise(y, step, _times(place[coded]))
     written = rounded[_as_index(np.flatnonzero(modes != _AGAIN))]
     head, streams = coding.split(written.T.contiguous().cpu().numpy())
@@ -126,20 +135,16 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     head = Head.from_bytes(data[_FIXED.size : start], basis.components)
     sizes = [_MODES.size(tokens), *head.stream_sizes(rows), numbers * dtype.itemsize]
     packed, *streams, exact = coding.decompress(data[start:], sizes)
-    modes = coding.take_apart(packed, _MODES, tokens, lambda mode: mode.astype(np.int8))
+    modes = coding.take_apart(packed, _MODES, tokens, coding.SMALL.astype(np.int8))
     columns = coding.join(head, streams, rows, partial(_components, step=step))
     y = torch.from_numpy(columns).to(basis.mean.device).T.contiguous()
     row_of = _predict(y, modes, _times(place[coded]))
     found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
-    found = found[_as_index(row_of)]
-    if coded.all():
-        return found
     x = torch.empty(len(place), *basis.shape, dtype=dtype, device=found.device)
-    x[_as_index(np.flatnonzero(coded))] = found
-    kept = coding.unshuffle(exact, dtype.itemsize)
-    x[_as_index(np.flatnonzero(~coded))] = (
-        torch.from_numpy(kept).view(dtype).view(-1, *basis.shape).to(x.device)
-    )
+    x[_as_index(np.flatnonzero(coded))] = found[_as_index(row_of)]
+    kept = torch.empty(len(place) - tokens, *basis.shape, dtype=dtype)
+    kept.view(torch.uint8).view(-1).copy_(torch.from_numpy(coding.unshuffle(exact, dtype.itemsize)))
+    x[_as_index(np.flatnonzero(~coded))] = kept.to(x.device)
     return x
 
 
@@ -155,13 +160,22 @@ def _encode_exactly(x: Tensor, step: float) -> bytes:
     return _FIXED.pack(_ALL_EXACT, step) + head.to_bytes() + frame
 
 
+def _used(y: Tensor, step: float) -> int:
+    """Columns of components up to the last one that has a symbol but 0."""
+    if not len(y):
+        return 0
+    used = torch.nonzero(y.abs().amax(0) / step >= 1 - _ROUND_UP)
+    return int(used[-1]) + 1 if len(used) else 0
+
+
 def _quantise(y: Tensor, step: float, times: _Times) -> tuple[Tensor, NDArray[np.int8]]:
     """Symbols int32 [tokens, components] of y, and the mode of each token."""
     y = y / step
     decoded = torch.empty_like(y)
     symbols = torch.empty(y.shape, dtype=torch.int32, device=y.device)
     modes = np.full(len(y), _FROM_MEAN, np.int8)
-    for number, now in enumerate(times.steps):
+    steps = times.steps(np.arange(len(y)))
+    for number, now in enumerate(steps):
         at = _as_index(now)
         left = y[at]
         before = None
@@ -179,7 +193,7 @@ def _quantise(y: Tensor, step: float, times: _Times) -> tuple[Tensor, NDArray[np
             raise ValueError(f"klt: a number is more than {coding.LARGEST} steps of {step} large")
         rounded = rounded.copysign_(left)
         symbols[at] = rounded.to(torch.int32)
-        if number + 1 < len(times.steps):
+        if number + 1 < len(steps):
             decoded[at] = _dequantise(rounded)
             if before is not None:
                 decoded[at] += before
@@ -201,20 +215,18 @@ def _dequantise(symbols: Tensor) -> Tensor:
 
 def _predict(y: Tensor, modes: NDArray[np.int8], times: _Times) -> NDArray[np.int64]:
     """Add to rows of y, in place, what they were predicted from; the row of each token."""
-    row_of = np.cumsum(modes != _AGAIN) - 1
-    if np.count_nonzero(modes != _AGAIN) != len(y):
-        raise DecodeError(f"modes say that {row_of[-1] + 1} tokens have symbols, got {len(y)} rows")
-    for number, now in enumerate(times.steps):
-        mode = modes[now]
-        if not number:
-            if mode.any():
-                raise DecodeError("the first token of a place is predicted")
-            continue
-        before = row_of[times.before[now]]
-        again, predicted = mode == _AGAIN, mode == _FROM_BEFORE
-        row_of[now[again]] = before[again]
-        if predicted.any():
-            y[_as_index(row_of[now[predicted]])] += y[_as_index(before[predicted])]
+    has_row = modes != _AGAIN
+    if np.count_nonzero(has_row) != len(y):
+        raise DecodeError(f"modes say that {has_row.sum()} tokens have symbols, got {len(y)} rows")
+    if modes[times.before < 0].any():
+        raise DecodeError("the first token of a place is predicted")
+    own = np.cumsum(has_row) - 1
+    by_place = times.by_place
+    last = np.maximum.accumulate(np.where(has_row[by_place], np.arange(len(modes)), 0))
+    row_of = np.empty_like(own)
+    row_of[by_place] = own[by_place[last]]
+    for now in times.steps(np.flatnonzero(modes == _FROM_BEFORE)):
+        y[_as_index(row_of[now])] += y[_as_index(row_of[times.before[now]])]
     return row_of
 
 
@@ -237,12 +249,10 @@ def _check(x: Tensor, basis: Basis, step: float, place: NDArray[np.int64]) -> No
 
 
 def _times(place: NDArray[np.int64]) -> _Times:
-    order = np.argsort(place, kind="stable")
-    same = np.flatnonzero(np.diff(place[order], prepend=-1) == 0)
-    before = np.full(len(place), -1)
-    before[order[same]] = order[same - 1]
-    first = np.flatnonzero(np.diff(place[order], prepend=-1))
-    number = np.empty_like(order)
-    number[order] = np.arange(len(place)) - np.repeat(first, np.diff(first, append=len(place)))
-    by_time = np.argsort(number, kind="stable")
-    return _Times(before, np.split(by_time, np.cumsum(np.bincount(number)))[:-1])
+    by_place = np.argsort(place, kind="stable")
+    is_new = np.diff(place[by_place], prepend=-1) != 0
+    at = np.arange(len(place))
+    number, before = np.empty_like(by_place), np.full_like(by_place, -1)
+    number[by_place] = at - np.maximum.accumulate(np.where(is_new, at, 0))
+    before[by_place[~is_new]] = by_place[at[~is_new] - 1]
+    return _Times(by_place, number, before)

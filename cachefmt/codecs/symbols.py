@@ -51,6 +51,8 @@ ALPHABETS = (
     Alphabet(3, 5, 0.0),  # nearly always 0: a stream, so a Huffman code, of its own
 )
 """In the order in which columns use them. Source of `least_mean`: measured on prose and films."""
+SMALL = np.arange(-127, 128, dtype=np.int32)
+"""All symbols of all alphabets, without those that follow among the escapes."""
 
 Number = TypeVar("Number", np.int32, np.int8, np.float32)
 
@@ -135,14 +137,15 @@ def join(
     Raises:
         DecodeError: a byte that no symbols make, or escapes that do not fit.
     """
-    found = np.empty((head.ends[-1], rows), value(np.zeros(1, np.int32)).dtype)
+    values = value(SMALL)
+    found = np.empty((head.ends[-1], rows), values.dtype)
     flat = found.reshape(-1)
     saturated: list[NDArray[np.intp]] = []
     start = 0
     for alphabet, end, stream in zip(ALPHABETS, head.ends, streams[:-1], strict=True):
         plane = flat[start * rows : end * rows]
-        plane[:] = take_apart(stream, alphabet, len(plane), value)
-        (largest,) = value(np.array([alphabet.largest], np.int32))
+        plane[:] = take_apart(stream, alphabet, len(plane), values)
+        largest = values[len(SMALL) // 2 + alphabet.largest]
         saturated.append(start * rows + np.flatnonzero(np.abs(plane) >= largest))
         start = end
     where = np.concatenate(saturated)
@@ -226,15 +229,13 @@ def share_bytes(symbols: NDArray[np.integer[Any]], alphabet: Alphabet) -> bytes:
 
 
 def take_apart(
-    stream: NDArray[np.uint8],
-    alphabet: Alphabet,
-    count: int,
-    value: Callable[[NDArray[np.int32]], NDArray[Number]],
+    stream: NDArray[np.uint8], alphabet: Alphabet, count: int, values: NDArray[Number]
 ) -> NDArray[Number]:
-    """Values of the symbols [count] that `share_bytes` got."""
+    """Values of the symbols [count] that `share_bytes` got; `values`: those of `SMALL`."""
     if stream.max(initial=0) >= alphabet.base**alphabet.per_byte:
         raise DecodeError(f"a byte of {stream.max()} holds no {alphabet.per_byte} symbols")
-    return value(_TABLES[alphabet.base]).take(stream, axis=0).reshape(-1)[:count]
+    of_bytes = values[_TABLES[alphabet.base] + len(SMALL) // 2]
+    return of_bytes.take(stream, axis=0).reshape(-1)[:count]
 
 
 def _symbols_of_bytes(alphabet: Alphabet) -> NDArray[np.int32]:

@@ -4,7 +4,7 @@ Counted in torch's allocator, so the same on every machine.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +15,26 @@ from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.uncompressed import Uncompressed
-from batch.kv import attention
+from batch.kv import Prefix, attention
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
 from batch.settings import CacheSettings
 from batch.video import Footage
 from cachefmt import CacheFile, Tier
+from cachefmt.layout import kv_bytes
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 
-SHORT, LONG = 16, 64
+SHORT, LONG = 48, 144
+"""Both have several blocks of a file, of which one is filled while another is encoded."""
 BLOCKS = CacheSettings(block_samples=2)
 """Small ones: the short video has many, and they attend to stored rows too."""
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    folder = tiny.llava_next(tmp_path_factory.mktemp("llava"), image_px=112, context=8192)
+    folder = tiny.llava_next(tmp_path_factory.mktemp("llava"), image_px=112, context=16_384)
     opened = open_family(str(folder))
     opened.load(device="cpu", dtype=torch.float32)
     return opened
@@ -54,20 +56,25 @@ class Made:
     """A cache, and the peak of making it beyond its rows in memory."""
 
     path: Path
+    rows_bytes: int
     beyond_bytes: int
 
 
-@pytest.fixture(scope="module", params=[Tier.INT8, Tier.INT4], ids=str)
+@pytest.fixture(scope="module", params=[(Tier.INT8, "lossless"), (Tier.INT4, "standard")], ids=str)
 def made(
     family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[int, Made]:
     """By the number of samples, every cell in one tier."""
     found = {}
+    tier, quality = request.param
+    settings = replace(BLOCKS, quality=quality)
     for samples in (SHORT, LONG):
         path = tmp_path_factory.mktemp("made") / f"{samples}.safetensors"
-        plan = plan_cache(manifest(samples, family, request.param), family, BLOCKS, dtype="float32")
+        plan = plan_cache(manifest(samples, family, tier), family, settings, dtype="float32")
+        assert plan.header.codec.quality == quality
+        rows_bytes = kv_bytes(plan.header.shape)
         peak = peak_allocated(lambda: prefill(plan, family, path))  # noqa: B023  # called at once
-        found[samples] = Made(path=path, beyond_bytes=peak - kv_bytes(plan.header.shape))
+        found[samples] = Made(path=path, rows_bytes=rows_bytes, beyond_bytes=peak - rows_bytes)
     return found
 
 
@@ -78,7 +85,8 @@ def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
 
 
 def test_prefill_allocates_the_stored_rows_and_one_block(made: dict[int, Made]) -> None:
-    assert 0 < made[LONG].beyond_bytes < 1.05 * made[SHORT].beyond_bytes
+    # Where a block is encoded while others are computed, the clock decides what comes together.
+    assert 0 < made[LONG].beyond_bytes < 1.25 * made[SHORT].beyond_bytes
 
 
 def test_the_same_measure_sees_an_uncompressed_prefill_grow(family: Family) -> None:
@@ -90,7 +98,7 @@ def test_the_same_measure_sees_an_uncompressed_prefill_grow(family: Family) -> N
         return peak_allocated(lambda: Uncompressed(family, pictures, footage))
 
     short, long = peak(SHORT), peak(LONG)
-    assert long > 3 * short
+    assert long > 2.9 * short
 
 
 def test_answering_allocates_a_buffer_that_does_not_grow(
@@ -99,10 +107,18 @@ def test_answering_allocates_a_buffer_that_does_not_grow(
     peaks = {}
     for samples, one in made.items():
         with CacheFile.open(one.path) as cache:
-            peaks[samples] = peak_allocated(
-                lambda: list(
-                    PrefixAnswerer.of_cache(cache, family).ask_all(["a b", "c"], max_new_tokens=3)
-                )
-            )
+            answerer = PrefixAnswerer.of_cache(cache, family)
+        peaks[samples] = peak_allocated(
+            lambda: list(answerer.ask_all(["a b", "c"], max_new_tokens=3))  # noqa: B023  # called at once
+        )
     assert peaks[LONG] < 1.05 * peaks[SHORT]
     assert peaks[LONG] < 3 * small_buffers
+
+
+def test_loading_allocates_the_rows_and_a_block(family: Family, made: dict[int, Made]) -> None:
+    beyond = {}
+    for samples, one in made.items():
+        with CacheFile.open(one.path) as cache:
+            peak = peak_allocated(lambda: Prefix.load(cache, "cpu", family.rotation))
+        beyond[samples] = peak - one.rows_bytes
+    assert 0 < beyond[LONG] < 1.05 * beyond[SHORT]
