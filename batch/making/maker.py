@@ -82,8 +82,9 @@ class MadeCache:
         header = self.worst
         if header.codec.name == "plain":
             return {"kl": 0.0, "agreement": 1.0}
-        found = header.fidelity
-        return {"kl": found and found.kl, "agreement": found and found.agreement}
+        if header.fidelity is None:
+            return {"kl": None, "agreement": None}
+        return {"kl": header.fidelity.kl, "agreement": header.fidelity.agreement}
 
 
 class CacheMaker:
