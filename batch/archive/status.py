@@ -9,8 +9,7 @@ from typing import Any
 from batch.archive.catalogue import PHASES, catalogue_rows
 from batch.archive.inventory import Inventory
 from batch.archive.store import ProductFolder, Store
-from batch.errors import BatchError
-from jobs.runs import RunInfo, had_runs, live_runs
+from jobs.runs import RunInfo, live_runs
 
 RATE_OVER_S = 3600.0
 """The rate is that of the last hour in which something was finished."""
@@ -60,14 +59,8 @@ class ArchiveStatus:
 
 
 def read_status(store: Store) -> ArchiveStatus:
-    """Read the state of all that was asked for; a BatchError if no run ever wrote here."""
+    """Read the state of all that was asked for."""
     there, caches = Inventory.read(store.files).there(), store.all_caches()
-    if not (there or caches or had_runs(store.root)):
-        raise BatchError(
-            f"{store.root}: no folder of batch index, which holds runs, files and works;  "
-            f"batch index ARCHIVE --out {store.root} makes it one. "
-            "(What batch prefill wrote is shown by batch inspect.)"
-        )
     kinds = Counter(row.kind for row in there)
     return ArchiveStatus(
         files=len(there),

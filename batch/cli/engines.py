@@ -116,11 +116,12 @@ def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
 
 
 def _given(context: click.Context) -> list[click.Parameter]:
-    """Parameters that are not left to their defaults."""
+    """Parameters that are not left to their defaults, and the model, wherever its name is from."""
     return [
         parameter
         for parameter in context.command.params
         if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+        or (parameter.name in ("model", "revision") and context.params[parameter.name] is not None)
     ]
 
 

@@ -78,7 +78,14 @@ _OF_ALL = ("suites", "methods", "as_json")
 @click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
 @options.sampling_options
 @options.saliency_options
-@options.model_options
+@click.option(
+    "--model",
+    default="demo",
+    show_default=True,
+    help="Folder or hub id of a checkpoint; demo is the one that knows the drawn films.",
+)
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@options.offline_option
 @options.run_options
 @options.json_option
 def evaluate(

@@ -9,7 +9,8 @@ import click
 from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
-from batch.cli.progress import PARTIAL
+from batch.cli.kinds import Kind, expect
+from batch.cli.progress import PARTIAL, quiet_option
 from batch.settings import (
     Attention,
     CacheSettings,
@@ -44,7 +45,7 @@ class _Parsed(click.ParamType[Any]):
 
 
 @click.command()
-@click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("archive", type=options.EXISTING)
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
 @options.profile_option("Thresholds of the tiers.")
 @click.option(
@@ -91,6 +92,7 @@ class _Parsed(click.ParamType[Any]):
 @options.model_options
 @options.json_option
 @engine_options
+@quiet_option
 def index(
     archive: Path,
     out: Path,
@@ -127,17 +129,21 @@ def index(
     videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
     another run is at work: the same command goes on.
     """
-    from batch.archive.identity import IndexSettings
-    from batch.cli.reporting import Reporter
-    from jobs.atomic import make_folder
+    from jobs.atomic import check_folder, make_folder
 
+    wanted = {Kind.FOLDER, Kind.EMPTY_FOLDER, Kind.CACHE_FOLDER}
+    expect(archive, wanted, "a folder of videos")
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
+    check_folder(out)
     analysis = options.analysis_settings(
         profile, fps, max_samples, reference, saliency, saliency_model
     )
+    from batch.archive.identity import IndexSettings
+    from batch.cli.reporting import Reporter
+
     make_folder(out)
     jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch.cli.options import json_option
+from batch.cli.kinds import Kind, expect
+from batch.cli.options import EXISTING, json_option
 
 if TYPE_CHECKING:
     from batch.archive.status import ArchiveStatus, CachesStatus
 
 
 @click.command()
-@click.argument("caches", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("caches", type=EXISTING)
 @json_option
 def status(caches: Path, as_json: bool) -> None:
     """Show what is done, pending and failed in CACHES, the folder that `batch index` writes."""
+    command = f"batch index ARCHIVE --model MODEL --out {caches}"
+    expect(caches, {Kind.INDEX}, f"a folder of caches of batch index ({command} makes it one)")
     from batch.archive.status import read_status
     from batch.archive.store import Store
 

@@ -40,9 +40,6 @@ class SmolVLM(SquareFamily):
     """SmolVLM 2 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "smolvlm"
-    limits: ClassVar[str] = (
-        "video only, no images beside it; needs the package num2words, as transformers does"
-    )
     defaults: ClassVar[dict[str, Any]] = {
         "do_resize": True,
         "do_rescale": True,

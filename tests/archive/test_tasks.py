@@ -131,14 +131,15 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_caches_among_the_videos_are_wrong_usage(tmp_path: Path) -> None:
-    result = batch("index", tmp_path, "--out", tmp_path)
+    result = batch("index", tmp_path, "--out", tmp_path, "--model", "demo")
     assert result.exit_code == 2
     assert "--out is ARCHIVE itself" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_path: Path) -> None:
-    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", "0/2")
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", "demo")
+    result = batch(*command, "--shard", "0/2")
     assert result.exit_code == 2
     assert "--shard goes with --phase" in result.stderr
 
@@ -147,7 +148,8 @@ def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_pat
 def test_a_shard_that_is_none_is_wrong_usage(
     indexed: IndexedArchive, tmp_path: Path, text: str
 ) -> None:
-    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", text)
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", "demo")
+    result = batch(*command, "--shard", text)
     assert result.exit_code == 2
     assert "--shard" in result.stderr
 

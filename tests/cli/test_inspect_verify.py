@@ -86,6 +86,6 @@ def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
     some = batch("verify", damaged, gone, cache)
     assert (some.exit_code, some.stdout) == (3, f"{cache}: whole\n")
     assert f"error: {damaged}: layers.1.value.fp16 does not match its checksum" in some.stderr
-    assert f"error: {gone}: cannot be opened: No such file" in some.stderr
+    assert f"error: {gone}: no such file" in some.stderr
     assert "1 done, 2 failed; " in some.stderr
     assert batch("verify", damaged, gone).exit_code == 1
