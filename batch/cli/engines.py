@@ -24,9 +24,9 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file")
 
-_OF_A_STAGE = frozenset({"phase", "shard", "jobs"})
-"""Options that each stage has of its own. `--jobs` is always given: a task may see all cores of
-a node of which it was lent a few."""
+_OF_A_STAGE = frozenset({"phase", "shard", "jobs", "quiet"})
+"""Options that each stage has of its own, and one that is for a terminal. `--jobs` is always given:
+a task may see all cores of a node of which it was lent a few."""
 
 _options = options.together(
     click.option(

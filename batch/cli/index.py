@@ -1,8 +1,7 @@
 """`batch index`: a whole archive, again and again."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,20 +29,6 @@ if TYPE_CHECKING:
     from batch.cli.reporting import Reporter
 
 
-class _Parsed(click.ParamType[Any]):
-    """A value with a parser that raises ValueError."""
-
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command()
 @click.argument("archive", type=options.EXISTING)
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
@@ -65,7 +50,7 @@ class _Parsed(click.ParamType[Any]):
 )
 @click.option(
     "--shard",
-    type=_Parsed("index/count", Shard.parse),
+    type=options.Parsed("index/count", Shard.parse),
     default="0/1",
     show_default=True,
     help="Only this task's share of a phase, 0/16 to 15/16.",
@@ -74,7 +59,7 @@ class _Parsed(click.ParamType[Any]):
 @click.option("--retry-failed", is_flag=True, help="Do again what failed, though it is unchanged.")
 @click.option(
     "--max-bytes",
-    type=_Parsed("size", parse_size),
+    type=options.Parsed("size", parse_size),
     help="Stop before the folder of caches holds more, as 500G.",
 )
 @click.option(

@@ -63,10 +63,19 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
         now = time.monotonic()
         if now - printed >= LINE_EVERY_S:
             printed = now
-            left_s = (now - started) / done * (total - done) if done else float("nan")
-            click.echo(f"{what}: {done} of {total} {unit}, {left_s:.0f} s to go", err=True)
+            to_go = in_words((now - started) / done * (total - done)) if done else "unknown time"
+            click.echo(f"{what}: {done} of {total} {unit}, {to_go} to go", err=True)
 
     yield report
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
 
 
 @dataclass

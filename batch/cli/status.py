@@ -9,6 +9,7 @@ import click
 
 from batch.cli.kinds import Kind, expect
 from batch.cli.options import EXISTING, json_option
+from batch.cli.progress import in_words
 
 if TYPE_CHECKING:
     from batch.archive.status import ArchiveStatus, CachesStatus
@@ -51,7 +52,7 @@ def _caches_lines(caches: "CachesStatus") -> list[str]:
         size += f", {caches.fp16_kv_bytes / caches.cache_bytes:.2f}x smaller"
     per_hour = caches.videos_per_hour
     rate = "no rate yet" if per_hour is None else f"{per_hour:,.1f} an hour"
-    to_go = f", {caches.to_go_s:,.0f} s to go" if caches.to_go_s else ""
+    to_go = f", {in_words(caches.to_go_s)} to go" if caches.to_go_s else ""
     seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in caches.seconds.items())
     return [
         f"work       {caches.work} with {caches.model}",

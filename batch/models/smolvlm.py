@@ -123,7 +123,7 @@ def _intro(footage: Footage) -> str:
     except ImportError as error:
         raise ModelError(
             "SmolVLM's prompt has the number of samples in words, and num2words is missing;  "
-            "pip install 'sali-cache[smolvlm]'"
+            "pip install 'num2words>=0.5.14,<1'"
         ) from error
     length = timedelta(seconds=int(footage.duration_s))
     return DEFAULT_VIDEO_INTRO.format(frame_count=num2words(len(footage)), video_duration=length)

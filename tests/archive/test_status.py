@@ -53,10 +53,11 @@ def test_a_line_a_minute_is_said_without_a_terminal(
     reporter = Reporter("text", as_json=False, metrics_file=None)
     tally = Tally(to_do=10, done=3, given_up=1, started_s=0.0)
     for clock["now"] in (10.0, 59.0, 61.0, 62.0, 120.0, 122.0):
+        tally.under_way = ["prefill a.mp4"] if clock["now"] > 100 else []
         reporter.ticked(tally)
     assert capsys.readouterr().err.splitlines() == [
         "index: 3 of 10 videos, 0 failed, 236.1 an hour, 92 s to go",
-        "index: 3 of 10 videos, 0 failed, 118.0 an hour, 183 s to go",
+        "index: 3 of 10 videos, 0 failed, 118.0 an hour, 3 min to go; prefill a.mp4",
     ]
 
 

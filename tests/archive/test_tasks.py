@@ -73,6 +73,7 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     context = context_of(
         *(tmp_path / "archive", "--out", tmp_path / "out", "--fps", 2, "--rehash", "--jobs", 3),
         *("--device", "cuda:0", "--device", "cuda:1", "--max-bytes", "500G", "--shard", "0/1"),
+        *("--model", "a/b", "--quiet"),
     )
     stages = stages_of(context, tasks={"prefill": 4}, leave_out=frozenset({"rehash"}))
     (stage,) = stages
@@ -80,7 +81,7 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     options = " ".join(stage.task(3)[5:])
     assert sorted(options.split(" --")) == sorted(
         f"--out {tmp_path / 'out'} --device cuda:0 --device cuda:1 --max-bytes 500000000000 "
-        "--fps 2.0 --jobs 3 --phase prefill --shard 3/4".split(" --")
+        "--fps 2.0 --model a/b --jobs 3 --phase prefill --shard 3/4".split(" --")
     )
     assert (stage.cpus, stage.gpus) == (1, 2)
 
