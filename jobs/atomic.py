@@ -17,8 +17,10 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = NoSpaceError if error.errno in FULL else JobError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+        what = f"{path}: cannot be written: {error.strerror}"
+        if error.errno in FULL:
+            raise NoSpaceError(f"{what}; make room and run the same command") from error
+        raise JobError(what) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -69,11 +69,9 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 def _old_works(store: Store) -> Iterator[tuple[str, list[Path]]]:
     """All but the last, and the analyses that only they rest on."""
-    *old, last = store.all_caches() or [None]
-    if last is None:
-        return
-    used = {last.read_settings()["analysis"]}
-    for caches in old:
+    works = store.all_caches()
+    used = {caches.read_settings()["analysis"] for caches in works[-1:]}
+    for caches in works[:-1]:
         settings = caches.read_settings()
         files = _files_of(caches, "caches") + _existing(store.catalogue(caches.id))
         if settings["analysis"] not in used:

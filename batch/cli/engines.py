@@ -22,7 +22,7 @@ _OWN = {
 }
 """Engine: options that are for it."""
 
-_OF_ONE_RUN = ("phase", "shard", "metrics_file")
+_OF_ONE_RUN = ("phase", "shard", "metrics_file", "dry_run")
 
 _OF_A_STAGE = frozenset({"phase", "shard", "jobs", "quiet"})
 """Options that each stage has of its own, and one that is for a terminal. `--jobs` is always given:

@@ -1,5 +1,7 @@
 """`batch index`: a whole archive, again and again."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
 from batch.cli.kinds import Kind, expect
-from batch.cli.progress import PARTIAL, quiet_option
+from batch.cli.progress import PARTIAL, progress, quiet_option
 from batch.settings import (
     Attention,
     CacheSettings,
@@ -72,6 +74,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of what is said on stderr.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only estimate what it would take, from a look at each file and the work on a few.",
+)
 @options.prefill_options
 @options.analysis_options
 @options.model_options
@@ -88,6 +95,7 @@ def index(
     rehash: bool,
     retry_failed: bool,
     max_bytes: int | None,
+    dry_run: bool,
     metrics_file: Path | None,
     log_format: str,
     profile: str,
@@ -118,6 +126,8 @@ def index(
 
     wanted = {Kind.FOLDER, Kind.EMPTY_FOLDER, Kind.CACHE_FOLDER}
     expect(archive, wanted, "a folder of videos")
+    if dry_run and phase != "all":
+        raise click.UsageError("--dry-run goes with all phases")
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
@@ -129,7 +139,8 @@ def index(
     from batch.archive.identity import IndexSettings
     from batch.cli.reporting import Reporter
 
-    make_folder(out)
+    if not dry_run:
+        make_folder(out)
     jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(
         archive=archive.resolve(),
@@ -155,6 +166,9 @@ def index(
         retry_failed=retry_failed,
         max_bytes=max_bytes,
     )
+    if dry_run:
+        _estimate(request, as_json=as_json)
+        return
     _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
 
 
@@ -164,6 +178,14 @@ def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int
     both = phase == "all"
     jobs = jobs or max(1, cores - models if both else cores)
     return jobs, max(1, (cores - jobs if both else cores) // models)
+
+
+def _estimate(request: Request, *, as_json: bool) -> None:
+    from batch.archive.estimating import estimate
+    from batch.cli.estimate import lines_of
+
+    found = estimate(request, progress)
+    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found, request)))
 
 
 def _run(request: Request, reporter: "Reporter") -> None:

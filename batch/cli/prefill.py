@@ -73,6 +73,7 @@ def prefill(
     it is there. Prints the path of each cache.
     """
     from jobs.atomic import check_folder, make_folder
+    from jobs.errors import NoSpaceError
     from jobs.locks import held
     from jobs.workers import Raised
 
@@ -120,6 +121,8 @@ def prefill(
                 video, is_there = made.video, not made.written
                 facts = _facts(made.path, video, made.written, skipped=is_there)
                 line = json.dumps(facts) if as_json else str(made.path)
+        except NoSpaceError:  # the others would have no room either
+            raise
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
