@@ -141,7 +141,7 @@ def test_inspect_says_what_was_not_measured(tmp_path: Path, codec: Codec, said: 
 def test_verify_says_that_a_whole_file_is_whole(cache: Path) -> None:
     result = batch("verify", cache)
     assert (result.exit_code, result.stdout) == (0, f"{cache}: whole\n")
-    assert result.stderr.startswith(f"1 done; {cache.stat().st_size:,} bytes, ")
+    assert result.stderr.startswith(f"1 whole; {cache.stat().st_size:,} bytes, ")
 
 
 def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
@@ -156,8 +156,8 @@ def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
     some = batch("verify", damaged, gone, cache)
     assert (some.exit_code, some.stdout) == (3, f"{cache}: whole\n")
     assert f"error: {damaged}: block.00000.00 does not match its digest" in some.stderr
-    assert f"error: {gone}: cannot be opened: No such file" in some.stderr
-    assert "1 done, 2 failed; " in some.stderr
+    assert f"error: {gone}: no such file" in some.stderr
+    assert "1 whole, 2 failed; " in some.stderr
     assert batch("verify", damaged, gone).exit_code == 1
 
 
@@ -181,10 +181,13 @@ def test_a_bound_of_the_error_is_found_again_from_the_manifest(bounded: Path) ->
     assert found["policy"]["parameters"]["max_kl"] == 0.5
     kl, agreement = (found["fidelity"][name] for name in ("kl", "agreement"))
     [line] = succeed("verify", "--fidelity", bounded)
+    figures = f"{kl:.4f} and {{}}{agreement:.3f}"
     assert line == (
-        f"{bounded}: whole; KL {kl:.4f} ({kl:.4f} when written), "
-        f"agreement {agreement:.3f} ({agreement:.3f})"
+        f"{bounded}: whole; KL {figures.format('agreement ')}, "
+        f"when it was written {figures.format('')}"
     )
+    (row,) = objects(succeed("verify", "--fidelity", bounded, "--json"))
+    assert (row["kl"], row["written_kl"], row["written_agreement"]) == (kl, kl, agreement)
 
 
 def test_an_error_above_what_was_promised_fails(
@@ -217,7 +220,9 @@ def test_a_cache_that_is_exact_is_found_to_be(cache: Path, tmp_path: Path) -> No
     (header,) = objects(succeed("inspect", cache, "--json"))
     succeed(*words, "--quality", "lossless", "--model", header["model"]["id"])
     [line] = succeed("verify", "--fidelity", tmp_path / "clip.safetensors")
-    assert line.endswith("whole; KL 0.0000 (0 when written), agreement 1.000 (1)")
+    assert line.endswith(
+        "whole; KL 0.0000 and agreement 1.000, when it was written 0.0000 and 1.000"
+    )
 
 
 @pytest.mark.parametrize(
