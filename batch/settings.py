@@ -15,6 +15,9 @@ Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
 Quality = Literal["lossless", "high", "standard", "small"]
 """How much a cache file may lose against the rows that were computed."""
+Leftover = Literal["old", "gone", "runs"]
+"""What a folder of caches holds for nobody: works of another model or other settings than the last,
+videos that no file of the archive holds any more, what killed runs left."""
 Scope = Literal["auto", "whole", "retrieve", "each-segment"]
 """What of a video answers a question:
 

@@ -103,6 +103,7 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
         "segments": len(video.headers),
         "cache_bytes": made.size_bytes,
         "fp16_kv_bytes": sum(header.fp16_kv_bytes for header in video.headers),
+        **made.measured,
         "encode_seconds": encode_s,
         "prefill_seconds": prefill_s,
         "tool": __version__,

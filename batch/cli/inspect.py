@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch.cli.kinds import Kind, expect
 from batch.cli.options import EXISTING, allow_open_files, json_option
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @json_option
 def inspect(cache: Path, as_json: bool) -> None:
     """Show what a CACHE, file or folder, is of, its codec, fidelity and sizes; reads no rows."""
+    expect(cache, {Kind.CACHE, Kind.SEGMENTS}, "a cache")
     from cachefmt import open_segments
 
     allow_open_files()

@@ -10,7 +10,8 @@ import click
 
 from batch.cli import options
 from batch.cli.analyze import analyze_all
-from batch.cli.progress import Summary, progress
+from batch.cli.kinds import Kind, sift
+from batch.cli.progress import Summary, progress, quiet_option, say
 from batch.settings import (
     Attention,
     ModelSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @options.run_options
 @options.force_option
 @options.json_option
+@quiet_option
 def prefill(
     inputs: tuple[Path, ...],
     out: Path,
@@ -73,14 +75,16 @@ def prefill(
     it is there. A calibration of the model that lies in --out makes them smaller, and is then
     needed there. Prints the path of each cache.
     """
-    from batch.analysis.manifest import Manifest
-    from batch.making.destination import Destination
-    from batch.making.failures import describe_failure
-    from batch.making.maker import CacheMaker
-    from jobs.atomic import make_folder
+    from jobs.atomic import check_folder, make_folder
+    from jobs.errors import NoSpaceError
+    from jobs.locks import held
     from jobs.workers import Raised
 
     _refuse_shared_names(inputs)
+    summary = Summary(deed="planned" if dry_run else "done")
+    kinds = sift(inputs, {Kind.VIDEO, Kind.PARQUET}, "a manifest or a video", summary)
+    if not dry_run:
+        check_folder(out)
     analysis = options.analysis_settings(
         profile or "default", fps, max_samples, reference, saliency, saliency_model
     )
@@ -95,16 +99,21 @@ def prefill(
         quality=quality,
         max_kl=max_kl,
     )
+    from batch.analysis.manifest import Manifest
+    from batch.making.destination import Destination
+    from batch.making.failures import describe_failure
+    from batch.making.maker import CacheMaker
+
     maker = CacheMaker(settings, cache_settings)
-    summary = Summary()
-    folder = out
+    folder, context = out, click.get_current_context()
     if dry_run:  # manifests of videos do not stay
-        temporary = tempfile.TemporaryDirectory()
-        folder = Path(click.get_current_context().with_resource(temporary))
+        folder = Path(context.with_resource(tempfile.TemporaryDirectory()))
     else:
         make_folder(out)
+        options.allow_open_files()
+        context.with_resource(held(out, [path.stem for path in kinds], say))
     maker.use_calibration_in(out, identify_weights=not dry_run)
-    for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
+    for path in _manifests(kinds, folder, maker, analysis, summary, jobs=jobs, force=force):
         destination = Destination.named(out, path.stem, force=force)
         try:
             manifest = Manifest.read(path)
@@ -119,8 +128,12 @@ def prefill(
                 video, is_there, size_bytes = made.video, not made.written, made.size_bytes
                 note = made.codec_note
                 facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
-                facts |= _measured(made)
+                codec = made.worst.codec
+                facts |= {"codec": codec.name, "quality": codec.quality, "step": codec.step}
+                facts |= made.measured
                 line = json.dumps(facts) if as_json else str(made.path)
+        except NoSpaceError:  # the others would have no room either
+            raise
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
@@ -144,7 +157,7 @@ def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
 
 
 def _manifests(
-    inputs: tuple[Path, ...],
+    kinds: dict[Path, Kind],
     out: Path,
     maker: "CacheMaker",
     analysis: "AnalysisSettings",
@@ -154,15 +167,19 @@ def _manifests(
     force: bool,
 ) -> list[Path]:
     """The inputs' manifests in order of input; videos are analysed first."""
-    videos = [path for path in inputs if path.suffix != ".parquet"]
-    found = {path: path for path in inputs if path.suffix == ".parquet"}
+    found = {
+        path: path
+        for path, kind in kinds.items()
+        if kind is Kind.PARQUET or path.suffix == ".parquet"
+    }
+    videos = [path for path in kinds if path not in found]
     if videos:
         rule = maker.geometry
         for video, manifest, _ in analyze_all(
             videos, out, rule, analysis, summary, jobs=jobs, force=force
         ):
             found[video] = manifest
-    return [found[path] for path in inputs if path in found]
+    return [found[path] for path in kinds if path in found]
 
 
 def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination") -> "MadeCache":
@@ -192,20 +209,6 @@ def _facts(
         "dtype": video.headers[0].model.dtype,
         "segments": len(video.headers),
         "segments_written": len(written),
-    }
-
-
-def _measured(made: "MadeCache") -> dict[str, Any]:
-    """What was found of a cache while it was written: of several segments of the worst one."""
-    worst = max(made.headers, key=lambda header: header.fidelity.kl if header.fidelity else 0.0)
-    codec, fidelity = worst.codec, worst.fidelity
-    is_exact = codec.name == "plain"
-    return {
-        "codec": codec.name,
-        "quality": codec.quality,
-        "step": codec.step,
-        "kl": 0.0 if is_exact else fidelity and fidelity.kl,
-        "agreement": 1.0 if is_exact else fidelity and fidelity.agreement,
     }
 
 

@@ -79,7 +79,9 @@ def calibrate(model: OpenModel, films: Iterable[Path], path: Path) -> None:
     """Write a calibration as `batch calibrate` does."""
     calibrator = Calibrator(model, CacheSettings())
     for film in films:
-        calibrator.add(analyze_video(film, model.family.geometry, AnalysisSettings()))
+        calibrator.add(
+            analyze_video(film, model.family.geometry, AnalysisSettings.of_profile("default"))
+        )
     calibrator.publish(path)
 
 

@@ -67,6 +67,25 @@ class MadeCache:
             f"within {promised_kl(self.headers[0])}"
         )
 
+    @property
+    def worst(self) -> Header:
+        """Of the file with the largest error."""
+
+        def error(header: Header) -> float:
+            return 0.0 if header.fidelity is None else header.fidelity.kl
+
+        return max(self.headers, key=error)
+
+    @property
+    def measured(self) -> dict[str, float | None]:
+        """Error and agreement of the worst file; None: not measured."""
+        header = self.worst
+        if header.codec.name == "plain":
+            return {"kl": 0.0, "agreement": 1.0}
+        if header.fidelity is None:
+            return {"kl": None, "agreement": None}
+        return {"kl": header.fidelity.kl, "agreement": header.fidelity.agreement}
+
 
 class CacheMaker:
     """Makes caches with one model."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batch.making.fidelity import NeutralAnswers
 from cachefmt import CacheFile, Codec, Fidelity
 from tests.cachefmt.files import KLT, PLAIN, make_header, write_file
 from tests.cli.running import batch, objects, succeed
@@ -140,7 +141,7 @@ def test_inspect_says_what_was_not_measured(tmp_path: Path, codec: Codec, said: 
 def test_verify_says_that_a_whole_file_is_whole(cache: Path) -> None:
     result = batch("verify", cache)
     assert (result.exit_code, result.stdout) == (0, f"{cache}: whole\n")
-    assert result.stderr.startswith(f"1 done; {cache.stat().st_size:,} bytes, ")
+    assert result.stderr.startswith(f"1 whole; {cache.stat().st_size:,} bytes, ")
 
 
 def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
@@ -155,6 +156,87 @@ def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
     some = batch("verify", damaged, gone, cache)
     assert (some.exit_code, some.stdout) == (3, f"{cache}: whole\n")
     assert f"error: {damaged}: block.00000.00 does not match its digest" in some.stderr
-    assert f"error: {gone}: cannot be opened: No such file" in some.stderr
-    assert "1 done, 2 failed; " in some.stderr
+    assert f"error: {gone}: no such file" in some.stderr
+    assert "1 whole, 2 failed; " in some.stderr
     assert batch("verify", damaged, gone).exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def bounded(clip: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache within an error, in a folder with its manifest; not to be written to."""
+    folder = tmp_path_factory.mktemp("bounded")
+    words = ("prefill", clip, "--out", folder, "--model", model, "--json")
+    (made,) = objects(succeed(*words, "--max-kl", 0.5))
+    assert (made["codec"], made["quality"]) == ("klt", "custom")
+    assert 0 < made["kl"] <= 0.5
+    (again,) = objects(succeed(*words, "--max-kl", 0.5))
+    assert (again["skipped"], again["kl"], again["step"]) == (True, made["kl"], made["step"])
+    refused = batch(*words, "--max-kl", 0.4)
+    assert "with another model, video or settings; --force" in refused.stderr
+    return folder / "clip.safetensors"
+
+
+def test_a_bound_of_the_error_is_found_again_from_the_manifest(bounded: Path) -> None:
+    (found,) = objects(succeed("inspect", bounded, "--json"))
+    assert found["policy"]["parameters"]["max_kl"] == 0.5
+    kl, agreement = (found["fidelity"][name] for name in ("kl", "agreement"))
+    [line] = succeed("verify", "--fidelity", bounded)
+    figures = f"{kl:.4f} and {{}}{agreement:.3f}"
+    assert line == (
+        f"{bounded}: whole; KL {figures.format('agreement ')}, "
+        f"when it was written {figures.format('')}"
+    )
+    (row,) = objects(succeed("verify", "--fidelity", bounded, "--json"))
+    assert (row["kl"], row["written_kl"], row["written_agreement"]) == (kl, kl, agreement)
+
+
+def test_an_error_above_what_was_promised_fails(
+    bounded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dataclasses.replace(FIDELITY, kl=0.51)
+    monkeypatch.setattr(NeutralAnswers, "compare", lambda self, rows: found)
+    result = batch("verify", "--fidelity", bounded)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert (
+        "the KL of its answers is 0.5100 here, above the 0.5 that it was to keep" in result.stderr
+    )
+
+
+def test_an_error_needs_the_manifest_that_the_cache_was_made_of(
+    bounded: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "clip.safetensors"
+    shutil.copy(bounded, alone)
+    result = batch("verify", "--fidelity", alone)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"is not at {alone.with_suffix('.parquet')}" in result.stderr
+    assert batch("verify", alone).exit_code == 0
+
+
+def test_a_cache_that_is_exact_is_found_to_be(cache: Path, tmp_path: Path) -> None:
+    for name in ("clip.safetensors", "clip.parquet"):
+        shutil.copy(cache.with_name(name), tmp_path)
+    words = ("prefill", tmp_path / "clip.parquet", "--out", tmp_path, "--force")
+    (header,) = objects(succeed("inspect", cache, "--json"))
+    succeed(*words, "--quality", "lossless", "--model", header["model"]["id"])
+    [line] = succeed("verify", "--fidelity", tmp_path / "clip.safetensors")
+    assert line.endswith(
+        "whole; KL 0.0000 and agreement 1.000, when it was written 0.0000 and 1.000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("verify", "--model", "demo"), "--model and --device go with --fidelity"),
+        (("prefill", "--out", "x", "--max-kl", 0), "0.0 is not in the range x>0"),
+        (("prefill", "--out", "x", "--max-kl", "nan"), "--max-kl: max_kl: got nan"),
+        (("prefill", "--out", "x", "--max-kl", 1, "--quality", "high"), "give one of them"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(
+    clip: Path, words: tuple[object, ...], error: str
+) -> None:
+    result = batch(*words, clip)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert error in result.stderr

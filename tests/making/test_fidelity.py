@@ -1,16 +1,28 @@
 """The error of a file in answers: what transformers' own forward finds, with nothing between."""
 
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from batch.evaluation.uncompressed import own_attention
 from batch.kv import Prefix
+from batch.making import blocks as blocks_of_files
+from batch.making import file_blocks
+from batch.making.blocks import prefill
+from batch.making.cache_plan import CachePlan, plan_cache
+from batch.making.computing import allocate, compute, keep
 from batch.making.fidelity import ANSWER_TOKENS, QUESTIONS, NeutralAnswers
+from batch.making.header import same_work
 from batch.models import Family, open_family
-from cachefmt.header import Fidelity, Shape
-from cachefmt.tiers import Tier, token_counts
+from batch.settings import CacheSettings
+from cachefmt import CacheFile, Fidelity, Shape, Tier, token_counts
 from tests import tiny
+from tests.manifests import geometry_of, make_manifest, random_pictures
 
 ROWS = 40
 
@@ -105,3 +117,89 @@ def scores(family: Family, rows: Prefix, ids: list[int]) -> Tensor:
         past_key_values=cache,
     )
     return family.logits(output.last_hidden_state[0]).log_softmax(-1)
+
+
+def planned(family: Family, **settings: Any) -> CachePlan:
+    """Samples of which the later ones are unlike the first ones, a sample a block of the file."""
+    pictures = random_pictures(4, geometry_of(family))
+    pictures[:2] //= 16
+    plan = plan_cache(
+        make_manifest(pictures, geometry_of(family)),
+        family,
+        CacheSettings(**settings),
+        dtype="float32",
+    )
+    return plan.with_codec(replace(plan.header.codec, block_samples=1))
+
+
+def written(plan: CachePlan, family: Family, path: Path) -> CacheFile:
+    prefill(plan, family, path)
+    return CacheFile.open(path)
+
+
+def test_a_file_says_how_far_what_it_gives_back_is_from_what_was_computed(
+    family: Family, tmp_path: Path
+) -> None:
+    plan = planned(family, quality="small")
+    exact = allocate(plan, family)
+    with closing(compute(plan, family, exact)) as blocks:
+        for computed in blocks:
+            keep(computed.cache, plan.plan.tier[computed.block])
+    answers = NeutralAnswers(exact, family, next_position=plan.plan.next_position)
+    with written(plan, family, tmp_path / "x.safetensors") as cache:
+        found = answers.compare(Prefix.load(cache, "cpu", family.rotation))
+        assert cache.header.codec.name == "klt"
+        assert cache.header.fidelity == found
+        assert found.kl > 0
+    with written(planned(family, quality="lossless"), family, tmp_path / "y.safetensors") as cache:
+        assert cache.header.fidelity is None
+
+
+def test_a_bound_is_kept_by_the_coarsest_step_that_keeps_it(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (0.1, 1.0, 3.0)
+    monkeypatch.setattr(blocks_of_files, "SEARCHED_STEPS", steps)
+    plan = planned(family, max_kl=1.0)
+    found = {}
+    for step in steps:
+        codec = replace(plan.header.codec, step=step)
+        of_step = planned(family, quality="standard").with_codec(codec)
+        with written(of_step, family, tmp_path / f"{step}.safetensors") as cache:
+            assert cache.header.fidelity is not None
+            found[step] = cache.header.fidelity.kl, [cache.block(number, 0) for number in range(4)]
+    errors = [error for error, _ in found.values()]
+    assert 0 < errors[0] < errors[1] < errors[2]
+    for bound, step in ((2 * errors[2], 3.0), (errors[1], 1.0), (errors[0], 0.1)):
+        plan = planned(family, max_kl=bound)
+        with written(plan, family, tmp_path / "x.safetensors") as cache:
+            codec, fidelity = cache.header.codec, cache.header.fidelity
+            assert (codec.quality, codec.step) == ("custom", step)
+            assert fidelity is not None
+            assert fidelity.kl == found[step][0] <= bound
+            assert [cache.block(number, 0) for number in range(4)] == found[step][1]
+            assert same_work(cache.header, plan.header)
+    with written(
+        planned(family, max_kl=errors[0] / 2), family, tmp_path / "x.safetensors"
+    ) as cache:
+        assert (cache.header.codec.name, cache.header.fidelity) == ("plain", None)
+        kept = Prefix.load(cache, "cpu")
+        assert same_work(cache.header, planned(family, max_kl=errors[0] / 2).header)
+        assert not same_work(cache.header, plan.header)
+    with written(planned(family, quality="lossless"), family, tmp_path / "y.safetensors") as cache:
+        exact = Prefix.load(cache, "cpu")
+    answers = NeutralAnswers(exact, family, next_position=plan.plan.next_position)
+    assert answers.compare(kept).kl == 0
+
+
+def test_own_bases_are_fitted_to_later_samples_too(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = []
+    for most in (file_blocks.FITTED_NUMBERS, 1):
+        monkeypatch.setattr(file_blocks, "FITTED_NUMBERS", most)
+        plan = planned(family, quality="standard")
+        with written(plan, family, tmp_path / f"{most}.safetensors") as cache:
+            assert cache.header.fidelity is not None
+            errors.append(cache.header.fidelity.kl)
+    assert 2 * errors[0] < errors[1]
