@@ -76,7 +76,7 @@ class CacheFile:
             file = os.open(path, os.O_RDONLY)
             opened.callback(os.close, file)
             size_bytes = os.fstat(file).st_size
-            first_bytes, table = _read_table(file, size_bytes)
+            first_bytes, table = read_table(file, size_bytes)
             header = _read_header(table)
             places = _places(table, header, len(first_bytes))
             expected = max(place.start + place.size_bytes for place in places.values())
@@ -203,7 +203,7 @@ class CacheFile:
         return data
 
 
-def _read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
+def read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
     """The first bytes (length, JSON, padding) and the JSON object in them."""
     if size_bytes == 0:
         _refuse("is empty")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cachefmt.calibration import calibration_of
 from cachefmt.files import CacheFileError, naming
 from cachefmt.header import Header
 from cachefmt.reader import CacheFile
@@ -74,12 +75,16 @@ def open_segments(path: str | os.PathLike[str]) -> tuple[CacheFile, ...]:
 def verify_segments(segments: Sequence[CacheFile]) -> None:
     """Read everything: each segment as `CacheFile.verify` does, and that time goes on in the next.
 
+    The calibration that they name must be there, and is read.
+
     Raises:
         CacheFileError: names the first file that is damaged or breaks a rule.
     """
     until_s = -np.inf
     for segment in segments:
         segment.verify()
+        if segment.header.codec.calibration is not None:
+            calibration_of(segment.path, segment.header)
         time_s = segment.tables.time_s
         if len(time_s) and time_s[0] < until_s:
             raise CacheFileError(
@@ -135,7 +140,8 @@ def _in_common(header: Header) -> dict[str, Any]:
         "model": (model.config_sha256, model.weights_sha256, model.dtype),
         "prompt": asdict(header.prompt),
         "policy": asdict(header.policy),
-        "quality": header.codec.quality,
+        # What keeps an error is found for each segment by itself.
+        "quality": None if "max_kl" in header.policy.parameters else header.codec.quality,
         "shape": tuple(getattr(shape, name) for name in _SHAPE),
         "numbering of positions": header.layout.positions,
     }

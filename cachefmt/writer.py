@@ -18,6 +18,7 @@ from cachefmt.header import Fidelity, Header
 from cachefmt.key_bounds import KeyBounds
 from cachefmt.layout import (
     COST,
+    COST_SECONDS,
     INDEX,
     TABLES,
     basis_name,
@@ -27,6 +28,7 @@ from cachefmt.layout import (
     pack_digests,
     reserved_bytes,
 )
+from cachefmt.reader import CacheFile
 from cachefmt.tables import Tables
 
 
@@ -108,6 +110,15 @@ class CacheWriter:
         """As `write_basis`, of a block of a group of layers, as its codec encoded it."""
         self._append_next(block_name(number, group), data)
 
+    def read_back(self) -> CacheFile:
+        """The file as it will be found, opened before it has its name, so that it can be measured.
+
+        Raises:
+            CacheFileError: a tensor is missing, or the disk refused.
+        """
+        self._complete([0.0] * len(COST_SECONDS), None)
+        return CacheFile.open(self._temporary)
+
     def finish(self, cost_seconds: Sequence[float], fidelity: Fidelity | None = None) -> None:
         """Check that all is there, write the header, sync and rename.
 
@@ -119,6 +130,20 @@ class CacheWriter:
             CacheFileError: a tensor is missing, another writer took over the temporary file, or
                 the disk refused.
         """
+        file = self._complete(cost_seconds, fidelity)
+        with naming(self.path, self._failed), ExitStack() as opened:
+            opened.callback(self._abandon)
+            os.fsync(file)
+            if not self._is_ours():
+                raise CacheFileError(self.path, f"another writer replaced {self._temporary.name}")
+            os.replace(self._temporary, self.path)
+            # The new name survives a power cut.
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            opened.callback(os.close, folder)
+            os.fsync(folder)
+
+    def _complete(self, cost_seconds: Sequence[float], fidelity: Fidelity | None) -> int:
+        """Write what is known last: costs and the header; the file."""
         file = self._open_file()
         seconds = np.array(cost_seconds, "<f8")
         if seconds.nbytes != self._largest[COST] or not (
@@ -128,21 +153,13 @@ class CacheWriter:
         missing = [name for name in self._largest if name not in self._digests]
         if missing:
             raise CacheFileError(self.path, f"{missing[0]} was not written")
-        with naming(self.path, self._failed), ExitStack() as opened:
-            opened.callback(self._abandon)
+        self._digests[COST] = xxhash.xxh3_128_digest(seconds.tobytes())
+        digests = pack_digests([self._digests[name] for name in self._largest])
+        header = dataclasses.replace(self.header, fidelity=fidelity, digests=digests)
+        with naming(self.path, self._failed):
             write_all(file, seconds.tobytes(), self._reserved)
-            self._digests[COST] = xxhash.xxh3_128_digest(seconds.tobytes())
-            digests = pack_digests([self._digests[name] for name in self._largest])
-            header = dataclasses.replace(self.header, fidelity=fidelity, digests=digests)
             write_all(file, header_bytes(header, self._sizes, self._reserved), 0)
-            os.fsync(file)
-            if not self._is_ours():
-                raise CacheFileError(self.path, f"another writer replaced {self._temporary.name}")
-            os.replace(self._temporary, self.path)
-            # The new name survives a power cut.
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            opened.callback(os.close, folder)
-            os.fsync(folder)
+        return file
 
     def _append_next(self, name: str, data: bytes) -> None:
         self._open_file()

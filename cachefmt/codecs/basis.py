@@ -6,6 +6,7 @@ is a vector; of layers and kinds it knows only how each is scaled.
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,9 @@ NOISE = 0.25
 
 Source: measured on the demo world; a coarser basis costs more quality than a coarser step.
 """
+LEAST_DEVIATION = 0.01
+"""Of a layer and kind in a file's own basis, in parts of its root mean square: tokens that hardly
+differ are not kept more finely than that."""
 WORTH_STORING = 0.5
 """Components of a file's own basis have at least this variance, in squares of the step."""
 
@@ -134,11 +138,28 @@ class Moments:
         self._sum.index_add_(0, where, flat)
         self._tokens += torch.bincount(where, minlength=len(self._tokens))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was counted in, by name; not copies."""
+        return {
+            "product": self._product,
+            "square": self._square,
+            "sum": self._sum,
+            "tokens": self._tokens,
+        }
+
+    def count_in(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what others of the same shape, places and sketch hold, as `tensors` gave it."""
+        for name, own in self.tensors().items():
+            own += tensors[name]
+
+    def mean(self) -> Tensor:
+        """Of all tokens, [1, vector]."""
+        return self._sum.sum(0, keepdim=True) / self._tokens.sum().clamp(min=1)
+
     def means(self) -> Tensor:
         """Of each place, [places, vector]; where no token was, that of all."""
-        total = self._sum.sum(0) / self._tokens.sum().clamp(min=1)
         own = self._sum / self._tokens.clamp(min=1)[:, None]
-        return torch.where(self._tokens[:, None] > 0, own, total)
+        return torch.where(self._tokens[:, None] > 0, own, self.mean())
 
     def scale(self, mean: Tensor) -> Tensor:
         """Root mean square of each layer and kind about means [places, vector], [layers, 2].
@@ -201,6 +222,7 @@ def pack(moments: Moments, step: float) -> bytes:
     shape = moments.shape
     zero = torch.zeros(1, math.prod(shape))
     scale = moments.scale(moments.means())
+    scale = scale.maximum(LEAST_DEVIATION * moments.scale(zero))
     variance, directions = moments.principal(zero, scale, math.prod(shape))
     count = int((variance >= WORTH_STORING * step * step).sum())
     gain = NOISE * step / math.sqrt(max(count, 1)) / variance[:count].sqrt()

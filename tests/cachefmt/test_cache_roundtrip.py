@@ -13,7 +13,16 @@ import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachefmt import CacheFile, CacheFileError, Codec, Fidelity, Header, Shape, file_size
+from cachefmt import (
+    CacheFile,
+    CacheFileError,
+    CacheWriter,
+    Codec,
+    Fidelity,
+    Header,
+    Shape,
+    file_size,
+)
 from cachefmt.codecs.symbols import DecodeError
 from tests.cachefmt.files import (
     KLT,
@@ -90,6 +99,26 @@ def test_a_file_has_the_planned_size_and_gives_everything_back(
             assert cache.index is None
     with safetensors.safe_open(path, "np") as opened:
         assert list(opened.keys()) == sorted(cache.names)
+
+
+def test_what_was_written_can_be_read_before_the_file_has_its_name(tmp_path: Path) -> None:
+    path, header, tables = tmp_path / "x.safetensors", make_header(), make_tables()
+    content = make_content(header, tables)
+    with CacheWriter(path, header, tables) as writer:
+        with pytest.raises(CacheFileError, match="was not written"):
+            writer.read_back()
+        for name, data in content.items():
+            _, number, group = name.split(".")
+            writer.write_block(int(number), int(group), data)
+        writer.write_index(make_bounds())
+        with writer.read_back() as cache:
+            cache.verify()
+            assert cache.header.fidelity is None
+            assert cache.block(0, 0) == content["block.00000.00"]
+        assert not path.exists()
+        writer.finish([0.5, 1.0, 2.0], FIDELITY)
+    write_file(tmp_path / "other.safetensors", header, fidelity=FIDELITY)
+    assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 
 def test_the_safetensors_library_reads_equal_bytes(tmp_path: Path) -> None:
