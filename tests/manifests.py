@@ -58,6 +58,7 @@ def make_manifest(
             tool="test",
             video=video,
             broken_frames=0,
+            clock_repairs=0,
             decoded_s=float(samples),
             interval_s=1.0,
             sampling=Sampling(),

@@ -118,6 +118,7 @@ def analyze_video(
             tool=__version__,
             video=info,
             broken_frames=samples.broken_frames,
+            clock_repairs=samples.clock_repairs,
             decoded_s=samples.decoded_s,
             interval_s=samples.interval_s,
             sampling=settings.sampling,

@@ -9,11 +9,13 @@ from batch.analysis.tiers import TierThresholds, profile_name
 from batch.video import Geometry, Sampling, VideoInfo
 from cachefmt.strict_json import dump_canonical, load_strict
 
-VERSION = 1
+VERSION = 2
 _KEYS = {"version", "tool", "video", "sampling", "geometry", "temporal", "tiers"}
 _NETWORK = "saliency_sha256"
 """Key that is there only if a network told the saliency."""
 _VIDEO_FACTS = {field.name for field in fields(VideoInfo)} - {"path"}
+_READ = ("broken_frames", "clock_repairs", "decoded_s")
+"""What reading the video's samples found out."""
 _SAMPLING = {field.name for field in fields(Sampling)}
 
 
@@ -22,14 +24,16 @@ class ManifestHeader:
     """The video and how it was analysed.
 
     `tool` is the version of the writer; `broken_frames` counts what of the video could not be
-    decoded whole, `decoded_s` is the length of what could be read; `interval_s` is the time from
-    one sampled frame to the next; `saliency_sha256` is the digest of the network that told the
-    saliency, None if it is of edges and colours. Of the video's path only the name is stored.
+    decoded whole, `clock_repairs` the frames whose time in the file was not believed; `decoded_s`
+    is the length of what could be read; `interval_s` is the time from one sampled frame to the
+    next; `saliency_sha256` is the digest of the network that told the saliency, None if it is of
+    edges and colours. Of the video's path only the name is stored.
     """
 
     tool: str
     video: VideoInfo
     broken_frames: int
+    clock_repairs: int
     decoded_s: float
     interval_s: float
     sampling: Sampling
@@ -40,7 +44,7 @@ class ManifestHeader:
 
     @property
     def warning(self) -> str | None:
-        """What of the video is missing from the samples; None: nothing.
+        """What of the video is missing from the samples or was set right; None: nothing.
 
         A truncated WebM file ends without an error (av 18), so what was read is held against the
         declared duration, with some room: it often is that of the sound. A hole in the middle of
@@ -52,11 +56,13 @@ class ManifestHeader:
             parts.append(f"{self.broken_frames} broken frames")
         if declared_s - self.decoded_s > max(1.0, 0.02 * declared_s):
             parts.append(f"only {self.decoded_s:.1f} s of {declared_s:.1f} s could be read")
+        if self.clock_repairs:
+            parts.append(f"its clock is wrong: {self.clock_repairs} times were set right")
         return f"{self.video.name}: {'; '.join(parts)}" if parts else None
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII."""
-        read = {"broken_frames": self.broken_frames, "decoded_s": self.decoded_s}
+        read = {name: getattr(self, name) for name in _READ}
         video = {**asdict(self.video), "name": self.video.name, **read}
         del video["path"]
         data = {
@@ -88,15 +94,14 @@ class ManifestHeader:
             raise ValueError(f"got version {version}, this tool reads {VERSION}")
         _check_keys("header", data, _KEYS | ({_NETWORK} & data.keys()))
         _check_keys("tiers", data["tiers"], {"profile", "thresholds"})
-        _check_keys("video", data["video"], _VIDEO_FACTS | {"name", "broken_frames", "decoded_s"})
+        _check_keys("video", data["video"], _VIDEO_FACTS | {"name", *_READ})
         sampling = data["sampling"]
         _check_keys("sampling", sampling, _SAMPLING | {"interval_s"})
         facts = {key: data["video"][key] for key in _VIDEO_FACTS}
         return cls(
             tool=data["tool"],
             video=VideoInfo(path=Path(data["video"]["name"]), **facts),
-            broken_frames=data["video"]["broken_frames"],
-            decoded_s=data["video"]["decoded_s"],
+            **{name: data["video"][name] for name in _READ},
             interval_s=sampling["interval_s"],
             sampling=Sampling.from_dict({key: sampling[key] for key in _SAMPLING}),
             geometry=Geometry.from_dict(data["geometry"]),

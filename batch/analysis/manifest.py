@@ -40,8 +40,8 @@ class Manifest:
     """A row for each sample of a video.
 
     - header.video: of its path only the name is known.
-    - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time in the file;
-      last_pts_s: float64 [samples], time of the sample's last frame.
+    - frame: int64 [samples], first decoded frame; pts_s: float64 [samples], its time, counted from
+      the video's first frame; last_pts_s: float64 [samples], that of the sample's last frame.
     - tier: uint8 [samples, cells], codes of `Tier`; all PRUNE in pointers.
     - pictures: PNG of each kept sample in the model's geometry, None for pointers; on the disk
       until it is asked for, if the manifest came from there.

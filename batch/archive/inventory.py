@@ -64,7 +64,7 @@ class FileRow:
             "codec": info.codec,
             "width_px": info.width_px,
             "height_px": info.height_px,
-            "duration_s": info.duration_s,
+            "duration_s": info.span_s,
         }
 
     @property

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from batch.errors import Reason, VideoError
+from batch.video.clock import LONGEST_STEP_S, Clock, Stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +25,8 @@ class VideoInfo:
     """What a video is. Width and height are as coded, before the rotation.
 
     `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
-    the container declares (None: it declares nothing), which may be wrong; `span_s` is the time
-    from its first to the end of its last packet, found without decoding.
+    the container declares, which may be wrong (None: nothing, or by a clock that is wrong);
+    `span_s` is the time from its first to the end of its last packet, found without decoding.
     """
 
     path: Path
@@ -45,6 +48,11 @@ class VideoInfo:
     @property
     def name(self) -> str:
         return self.path.name
+
+
+_JUMPING = ("mpegts", "mpeg", "flv")
+_MOST_RATE = 1000
+"""Frames a second; what says more is a clock without a rate."""
 
 
 @dataclass
@@ -106,7 +114,7 @@ def decode_frames(
     container: InputContainer, stream: VideoStream, broken: BrokenFrames
 ) -> Iterator[VideoFrame]:
     """Decode all frames in order of presentation; what is broken is counted, not raised."""
-    packets = container.demux(stream)
+    packets = shown_packets(container, stream)
     while True:
         try:
             packet = next(packets)
@@ -126,6 +134,28 @@ def decode_frames(
                 yield frame
 
 
+def shown_packets(
+    container: InputContainer, stream: VideoStream
+) -> Iterator["Packet[VideoStream]"]:
+    """All packets of a stream, as they are to be decoded.
+
+    FFmpeg 8 marks what comes after a restart of the clock in a fragmented MP4 as not to be shown,
+    as it does what an edit list leaves out; that alone is to be left out.
+    """
+    latest: int | None = None
+    for packet in container.demux(stream):
+        time = packet.dts if packet.dts is not None else packet.pts
+        if packet.is_discard and time is not None and latest is not None and time <= latest:
+            again = Packet(bytes(packet))
+            again.pts, again.dts, again.duration = packet.pts, packet.dts, packet.duration
+            again.stream, again.time_base = stream, packet.time_base
+            again.is_keyframe = packet.is_keyframe
+            packet = again
+        elif not packet.is_discard and time is not None:
+            latest = time if latest is None else max(latest, time)
+        yield packet
+
+
 def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> VideoInfo:
     """Digest a video and read its facts; its first frame is decoded to see that it can be.
 
@@ -140,6 +170,7 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
         frame = next(decode_frames(container, stream, broken), None)
         if frame is None:
             raise nothing_decodable(path, stream, broken)
+        span = measure_span(path, progress)
         return VideoInfo(
             path=path,
             sha256=_sha256(path, progress),
@@ -148,8 +179,8 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
             width_px=frame.width,
             height_px=frame.height,
             rotation_degrees=quarter_turns(frame) * 90,
-            duration_s=_declared_duration_s(container, stream),
-            span_s=float(measure_span_s(path, progress)),
+            duration_s=_declared_duration_s(container, stream) if span.is_by_clock else None,
+            span_s=float(span.length_s),
         )
 
 
@@ -166,29 +197,56 @@ def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> 
     )
 
 
-def measure_span_s(path: Path, progress: Callable[[], object]) -> Fraction:
-    """`VideoInfo.span_s`, exactly; `progress` is as of `probe`."""
-    starts: list[int] = []
-    end = untimed = 0
+class Span(NamedTuple):
+    """How long a video is, and whether the file's clock says the same."""
+
+    length_s: Fraction
+    is_by_clock: bool
+
+
+def measure_span(path: Path, progress: Callable[[], object]) -> Span:
+    """`VideoInfo.span_s`, exactly; `progress` is as of `probe`.
+
+    Packets come in order of decoding, and are followed by the times of it. Where these go on and
+    agree with the times of presentation, it is by the latter: where frames of different lengths
+    are reordered, the two differ a little.
+    """
+    first: int | None = None
+    end: int | None = None
     with open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
+        clock = clock_of(container, stream)
+
+        def stamps() -> Iterator[Stamp]:
+            nonlocal first, end
+            for packet in shown_packets(container, stream):
+                if packet.size == 0 or packet.is_discard:
+                    continue
                 start = packet.pts if packet.pts is not None else packet.dts
-                if start is None:
-                    untimed += packet.size > 0
-                    continue
-                if packet.is_discard:
-                    continue
-                starts.append(start)
-                stop = start + (packet.duration or 0)
-                if stop > end:
-                    end = stop
-                    progress()
+                if start is not None:
+                    stop = start + (packet.duration or 0)
+                    first = start if first is None else min(first, start)
+                    end = stop if end is None else max(end, stop)
+                yield Stamp(packet.dts, packet.dts, packet.duration)
+
+        try:
+            for _ in clock.follow(stamps()):
+                progress()
         except av.FFmpegError as error:
-            if not starts and not untimed:
+            if not clock.end:
                 raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
-        ticks = end - min(starts) if starts else untimed * default_gap(stream)
-        return ticks * time_base(stream)
+        base = time_base(stream)
+        by_shown = clock.end if first is None or end is None else end - first
+        is_by_clock = not clock.repaired and abs(by_shown - clock.end) * base <= LONGEST_STEP_S
+        return Span((by_shown if is_by_clock else clock.end) * base, is_by_clock)
+
+
+def clock_of(container: InputContainer, stream: VideoStream) -> Clock:
+    """A clock that follows a stream's frames or packets."""
+    return Clock(
+        gap=default_gap(stream),
+        ticks_per_s=float(1 / time_base(stream)),
+        jumps=container.format.name in _JUMPING,
+    )
 
 
 def time_base(stream: VideoStream) -> Fraction:
@@ -197,16 +255,20 @@ def time_base(stream: VideoStream) -> Fraction:
 
 
 def default_gap(stream: VideoStream) -> int:
-    """Ticks from frame to frame at the stream's nominal rate, for streams without times."""
-    return max(1, round(1 / (stream.guessed_rate or 25) / time_base(stream)))
+    """Ticks from frame to frame at the stream's nominal rate."""
+    rate = stream.guessed_rate or 0
+    return max(1, round(1 / (rate if 0 < rate <= _MOST_RATE else 25) / time_base(stream)))
 
 
 def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is not None:
-        return container.duration / av.time_base
-    return None
+    if container.duration is None:
+        return None
+    # What Matroska and NUT declare is their end by their own clock (av 18).
+    is_end = container.format.name in ("matroska,webm", "nut")
+    begin = max(0, container.start_time or 0) if is_end else 0
+    return (container.duration - begin) / av.time_base
 
 
 def _sha256(path: Path, progress: Callable[[], object]) -> str:

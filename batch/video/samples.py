@@ -1,7 +1,6 @@
 """Samples of a video at a steady rate, in a model's geometry. Knows no signals."""
 
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from batch.video.geometry import Geometry
 from batch.video.open import (
     BrokenFrames,
+    clock_of,
     decode_frames,
-    default_gap,
-    measure_span_s,
+    measure_span,
     nothing_decodable,
     open_video,
     quarter_turns,
@@ -104,10 +103,10 @@ class Footage:
 class Sample:
     """One sample of a video.
 
-    `frame` counts decoded frames from 0; `pts_s` is that frame's own time in the file, so a frame
-    that stays on screen long gives several samples with one `pts_s`. `last_pts_s` is the time of
-    the sample's last frame. `rgb` is its picture in the model's geometry, read-only uint8
-    [frames * height_px, width_px, 3].
+    `frame` counts decoded frames from 0; `pts_s` is when that frame comes on screen, counted from
+    the video's first, so one that stays long gives several samples with one `pts_s`. `last_pts_s`
+    is the time of the sample's last frame. `rgb` is its picture in the model's geometry, read-only
+    uint8 [frames * height_px, width_px, 3].
     """
 
     index: int
@@ -136,6 +135,8 @@ class SampleReader(Iterator[Sample]):
         """Length of what could be read; far below the declared one where a file is damaged."""
         self.interval_s = float(sampling.interval_s(Fraction(0), geometry.frames))
         """Time from one sampled frame to the next."""
+        self.clock_repairs = 0
+        """Frames whose time in the file was not believed."""
         self._samples = self._read()
 
     def __next__(self) -> Sample:
@@ -143,7 +144,7 @@ class SampleReader(Iterator[Sample]):
 
     @property
     def broken_frames(self) -> int:
-        """Packets that could not be decoded, frames decoded with errors or out of order."""
+        """Packets that could not be decoded, and frames decoded with errors."""
         return self._broken.count
 
     def _read(self) -> Iterator[Sample]:
@@ -157,12 +158,12 @@ class SampleReader(Iterator[Sample]):
         span_s = Fraction(0)
         if most is not None:
             most *= together
-            span_s = measure_span_s(self._path, self._progress)
+            span_s = measure_span(self._path, self._progress).length_s
         interval_s = self._sampling.interval_s(span_s, together)
         self.interval_s = float(interval_s)
         count = 0
         with open_video(self._path) as (container, stream):
-            for shown in _shown_frames(container, stream, self._broken):
+            for shown in self._shown(container, stream):
                 self.decoded_s = float(shown.until_s)
                 self._progress()
                 rgb: NDArray[np.uint8] | None = None
@@ -173,6 +174,19 @@ class SampleReader(Iterator[Sample]):
                     count += 1
             if count == 0:
                 raise nothing_decodable(self._path, stream, self._broken)
+
+    def _shown(self, container: InputContainer, stream: VideoStream) -> Iterator["_Shown"]:
+        """Pair each frame with the end of its time on screen."""
+        clock, base = clock_of(container, stream), time_base(stream)
+        held: tuple[VideoFrame, int, int] | None = None
+        frames = decode_frames(container, stream, self._broken)
+        for number, (frame, at) in enumerate(clock.follow(frames)):
+            self.clock_repairs = clock.repaired
+            if held is not None:
+                yield _Shown(held[0], held[1], held[2] * base, at * base)
+            held = frame, number, at
+        if held is not None:
+            yield _Shown(held[0], held[1], held[2] * base, clock.end * base)
 
     def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         rgb = frame.to_ndarray(format="rgb24", threads=1)
@@ -189,7 +203,7 @@ class _Taken(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """A frame, its own time, and until when it is on screen, counted from the first frame."""
+    """A frame, and from when until when it is on screen, counted from the first frame."""
 
     frame: VideoFrame
     number: int
@@ -234,27 +248,3 @@ def read_samples(
     """
     sampling = Sampling(rate_hz=rate_hz, max_samples=max_samples)
     return SampleReader(path, geometry, sampling, progress)
-
-
-def _shown_frames(
-    container: InputContainer, stream: VideoStream, broken: BrokenFrames
-) -> Iterator[_Shown]:
-    """Pair each frame with the end of its time on screen; times that go back are broken."""
-    base, usual_gap = time_base(stream), default_gap(stream)
-    gaps: list[int] = []
-    held: tuple[VideoFrame, int, int] | None = None
-    first = 0
-    for index, frame in enumerate(decode_frames(container, stream, broken)):
-        if held is None:
-            pts = first = frame.pts or 0
-        else:
-            pts = frame.pts if frame.pts is not None else held[2] + usual_gap
-            if pts <= held[2]:
-                broken.count += 1
-                continue
-            gaps.append(pts - held[2])
-            yield _Shown(held[0], held[1], held[2] * base, (pts - first) * base)
-        held = (frame, index, pts)
-    if held is not None:
-        stay = held[0].duration or round(statistics.median(gaps or [usual_gap]))
-        yield _Shown(held[0], held[1], held[2] * base, (held[2] + stay - first) * base)

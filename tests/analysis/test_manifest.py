@@ -188,7 +188,7 @@ def rewrite(path, *, columns=None, header=None) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"version": 2}, "got version 2, this tool reads 1"),
+        ({"version": 3}, "got version 3, this tool reads 2"),
         ({"extra": 1}, "extra"),
         ({"geometry": {**GEOMETRY.to_dict(), "depth": 3}}, "depth"),
         ({"geometry": {**GEOMETRY.to_dict(), "rows": 2}}, "columns"),
