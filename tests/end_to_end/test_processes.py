@@ -181,6 +181,7 @@ def test_a_terminal_is_asked_for_questions_until_an_empty_line(
     assert errors.startswith("a question a line; an empty line ends\n? ? ? 2 answered in ")
 
 
+@pytest.mark.long
 def test_two_runs_of_one_prefill_do_its_work_once(model: Path, tmp_path: Path) -> None:
     moving = clips.moving(30, height_px=48, width_px=64, step_px=3)
     video = clips.write_clip(tmp_path / "clip.mp4", moving)
