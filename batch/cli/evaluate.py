@@ -41,6 +41,11 @@ _OF_SUITES = {
 _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
+METHODS = (
+    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
+    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+)
+"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 
 
 @click.command()
@@ -148,6 +153,7 @@ def evaluate(
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
     _refuse_mixed(suites)
+    _refuse_unknown(suites, methods, data)
     _require_packages()
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -268,6 +274,18 @@ def _judge_codecs(
     rows = suite.rows(judges, progress)
     table = codec_table(rows)
     return rows, [table.note, "", *table.to_text()]
+
+
+def _refuse_unknown(
+    suites: tuple[str, ...], methods: tuple[str, ...], data: tuple[str, ...]
+) -> None:
+    """Names that a look shows to be of nothing."""
+    unknown = [] if PROSE in suites else [name for name in methods if name not in METHODS]
+    if unknown:
+        raise click.UsageError(f"--method: got {unknown[0]!r}, there are {', '.join(METHODS)}")
+    for name in data:
+        if name.partition(":")[0] != "demo" and not Path(name).exists():
+            raise click.UsageError(f"--data: {name}: no such file or folder, nor demo:VARIANT")
 
 
 def _judge_prose(
