@@ -67,6 +67,8 @@ def verify(
     index write them. Names what is damaged, missing or of something else. Exit codes: 0 all are
     whole, 3 some are not, 1 none is.
     """
+    if not fidelity and (model or device):
+        raise click.UsageError("--model and --device go with --fidelity")
     summary = Summary(deed="whole")
     wanted = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
     kinds = sift(caches, wanted, "a cache or a folder of caches", summary)
@@ -75,8 +77,6 @@ def verify(
             "--repair and --scrub go with folders of batch index; of batch prefill the same "
             "command with --force writes a cache again"
         )
-    if not fidelity and (model or device):
-        raise click.UsageError("--model and --device go with --fidelity")
     from batch.archive.verifying import remove_damaged, run_check
     from cachefmt import CacheFileError
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
 from batch.evaluation.judges.prose import LanguageModel, ProseJudge, ProseRow
-from batch.evaluation.judges.schemes import CalibratedTransform, Scheme, Tiers, Transform
+from batch.evaluation.judges.schemes import Scheme
+from batch.evaluation.judges.schemes.tiers import Tiers
+from batch.evaluation.judges.schemes.transform import CalibratedTransform, Transform
 from batch.making.codec import STEPS
 from cachefmt.tiers import Tier
 

@@ -229,9 +229,18 @@ def test_a_cache_that_is_exact_is_found_to_be(cache: Path, tmp_path: Path) -> No
     ("words", "error"),
     [
         (("verify", "--model", "demo"), "--model and --device go with --fidelity"),
-        (("prefill", "--out", "x", "--max-kl", 0), "0.0 is not in the range x>0"),
-        (("prefill", "--out", "x", "--max-kl", "nan"), "--max-kl: max_kl: got nan"),
-        (("prefill", "--out", "x", "--max-kl", 1, "--quality", "high"), "give one of them"),
+        (
+            ("prefill", "--out", "x", "--model", "demo", "--max-kl", 0),
+            "0.0 is not in the range x>0",
+        ),
+        (
+            ("prefill", "--out", "x", "--model", "demo", "--max-kl", "nan"),
+            "--max-kl: max_kl: got nan",
+        ),
+        (
+            ("prefill", "--out", "x", "--model", "demo", "--max-kl", 1, "--quality", "high"),
+            "give one of them",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(
