@@ -106,15 +106,15 @@ def estimate(request: Request, begin: Callable[[str, int, str], Reports]) -> Est
         inventory = Inventory(Inventory.read(store.files).rows, Path(temporary) / "journal")
         scan = scan_archive(request.archive, inventory, skip=request.out, shard=request.shard)
         with begin("look", len(scan.to_probe), "files") as report:
-            lengths, failing, others = _look_at_all(scan, request, report)
+            declared, failing, others = _look_at_all(scan, request, report)
         done = _done(request, store)
-        videos = [row for row in scan.rows if row.kind == "video" and row.path not in lengths]
+        videos = [row for row in scan.rows if row.kind == "video" and row.path not in declared]
         for row in videos:
             if row.video not in done:
-                lengths[row.path] = row.info.span_s
-        known = [seconds for seconds in lengths.values() if seconds]
+                declared[row.path] = row.info.span_s
+        known = [seconds for seconds in declared.values() if seconds]
         usual_s = median(known) if known else 0.0
-        lengths = {path: seconds or usual_s for path, seconds in lengths.items()}
+        lengths = {path: seconds or usual_s for path, seconds in declared.items()}
         maker = CacheMaker(
             replace(request.settings.model, device=request.devices[0]), request.settings.cache
         )

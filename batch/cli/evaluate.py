@@ -30,6 +30,7 @@ EXTRA = {
     "sacrebleu": "sacrebleu>=2.6,<3",
 }
 """What is imported, and what pip calls it."""
+<<<<<<< HEAD
 PROSE, SEEING, CODEC, DEMO = "prose", "seeing", "codec", "demo"
 JUDGES = (DEMO, PROSE, SEEING)
 _RUN = ("device", "dtype", "attn")
@@ -41,6 +42,16 @@ _OF_SUITES = {
 _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
+=======
+PROSE, SEEING = "prose", "seeing"
+METHODS = (
+    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
+    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+)
+"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
+_OF_PROSE = ("context_tokens", "contexts")
+_OF_ALL = ("suites", "methods", "as_json")
+>>>>>>> main
 
 
 @click.command()
@@ -148,6 +159,7 @@ def evaluate(
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
     _refuse_mixed(suites)
+    _refuse_unknown(suites, methods, data)
     _require_packages()
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -245,6 +257,7 @@ def _refuse_mixed(suites: tuple[str, ...]) -> None:
             raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
 
 
+<<<<<<< HEAD
 def _judge_codecs(
     judges: Sequence[str],
     videos: int | None,
@@ -268,6 +281,18 @@ def _judge_codecs(
     rows = suite.rows(judges, progress)
     table = codec_table(rows)
     return rows, [table.note, "", *table.to_text()]
+=======
+def _refuse_unknown(
+    suites: tuple[str, ...], methods: tuple[str, ...], data: tuple[str, ...]
+) -> None:
+    """Names that a look shows to be of nothing."""
+    unknown = [] if PROSE in suites else [name for name in methods if name not in METHODS]
+    if unknown:
+        raise click.UsageError(f"--method: got {unknown[0]!r}, there are {', '.join(METHODS)}")
+    for name in data:
+        if name.partition(":")[0] != "demo" and not Path(name).exists():
+            raise click.UsageError(f"--data: {name}: no such file or folder, nor demo:VARIANT")
+>>>>>>> main
 
 
 def _judge_prose(
