@@ -30,9 +30,13 @@ EXTRA = {
     "sacrebleu": "sacrebleu>=2.6,<3",
 }
 """What is imported, and what pip calls it."""
-<<<<<<< HEAD
 PROSE, SEEING, CODEC, DEMO = "prose", "seeing", "codec", "demo"
 JUDGES = (DEMO, PROSE, SEEING)
+METHODS = (
+    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
+    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+)
+"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 _RUN = ("device", "dtype", "attn")
 _OF_SUITES = {
     PROSE: ("methods", "context_tokens", "contexts"),
@@ -42,16 +46,6 @@ _OF_SUITES = {
 _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
-=======
-PROSE, SEEING = "prose", "seeing"
-METHODS = (
-    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
-    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
-)
-"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
-_OF_PROSE = ("context_tokens", "contexts")
-_OF_ALL = ("suites", "methods", "as_json")
->>>>>>> main
 
 
 @click.command()
@@ -257,7 +251,6 @@ def _refuse_mixed(suites: tuple[str, ...]) -> None:
             raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
 
 
-<<<<<<< HEAD
 def _judge_codecs(
     judges: Sequence[str],
     videos: int | None,
@@ -281,7 +274,8 @@ def _judge_codecs(
     rows = suite.rows(judges, progress)
     table = codec_table(rows)
     return rows, [table.note, "", *table.to_text()]
-=======
+
+
 def _refuse_unknown(
     suites: tuple[str, ...], methods: tuple[str, ...], data: tuple[str, ...]
 ) -> None:
@@ -292,7 +286,6 @@ def _refuse_unknown(
     for name in data:
         if name.partition(":")[0] != "demo" and not Path(name).exists():
             raise click.UsageError(f"--data: {name}: no such file or folder, nor demo:VARIANT")
->>>>>>> main
 
 
 def _judge_prose(
