@@ -121,7 +121,7 @@ def estimate(request: Request, begin: Callable[[str, int, str], Reports]) -> Est
         with begin("try", min(SAMPLED, len(lengths)), "videos") as report:
             manifests = list(_analyze_some(request, maker, lengths, Path(temporary), report))
         sampled = [_measure(maker, manifest, lengths) for manifest in manifests]
-        each_s = _seconds_a_sample(request, maker, manifests, Path(temporary))
+        each_s, share = _prefill_smallest(request, maker, manifests, Path(temporary))
     total_s, models = sum(lengths.values()), len(request.devices)
 
     def amount(value: Callable[[_Sampled], float], share: float = 1.0) -> Amount | None:
@@ -136,7 +136,7 @@ def estimate(request: Request, begin: Callable[[str, int, str], Reports]) -> Est
         video_s=total_s,
         sampled=len(sampled),
         sampled_s=sum(one.seconds for one in sampled),
-        cache_bytes=amount(lambda one: one.cache_bytes),
+        cache_bytes=amount(lambda one: one.cache_bytes, share),
         manifest_bytes=amount(lambda one: one.manifest_bytes),
         analyze_s=amount(lambda one: one.analyze_s, 1 / request.jobs),
         prefill_s=None if each_s is None else amount(lambda one: one.kept * each_s, 1 / models),
@@ -239,18 +239,22 @@ def _measure(maker: CacheMaker, found: tuple[str, Path], lengths: dict[str, floa
     )
 
 
-def _seconds_a_sample(
+def _prefill_smallest(
     request: Request, maker: CacheMaker, manifests: Sequence[tuple[str, Path]], folder: Path
-) -> float | None:
-    """Of prefill, measured on the smallest of the sample; None: the weights are not here."""
+) -> tuple[float | None, float]:
+    """Seconds of prefill a stored sample, and bytes as a share of those planned, which are a bound.
+
+    Measured on the smallest of the sample; None and 1 if the weights are not here.
+    """
     if checkpoint_folder(request.settings.model.name) is None or not manifests:
-        return None
+        return None, 1.0
     manifest = min((Manifest.read(file) for _, file in manifests), key=lambda one: one.kept.sum())
     maker.load()
     started_s = time.monotonic()
-    maker.make(
+    made = maker.make(
         manifest,
         Destination.named(folder, "sample"),
         room=Allowance(folder=folder, quota_left=None),
     )
-    return (time.monotonic() - started_s) / int(manifest.kept.sum())
+    seconds = time.monotonic() - started_s
+    return seconds / int(manifest.kept.sum()), made.size_bytes / made.video.size_bytes

@@ -335,9 +335,11 @@ class Pipeline:
             self._no_space = error
 
 
-def _in_words(task: Probe | Analyze | Prefill | Load) -> str:
+def _in_words(task: Probe | Analyze | Calibrate | Prefill | Load) -> str:
     """What a process is doing, and with which file."""
     if isinstance(task, Load):
         return "load the model"
+    if isinstance(task, Calibrate):
+        return "calibrate the model"
     name = Path(task.row.path).name
     return f"{type(task).__name__.lower()} {name}"

@@ -32,11 +32,6 @@ EXTRA = {
 """What is imported, and what pip calls it."""
 PROSE, SEEING, CODEC, DEMO = "prose", "seeing", "codec", "demo"
 JUDGES = (DEMO, PROSE, SEEING)
-METHODS = (
-    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
-    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
-)
-"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 _RUN = ("device", "dtype", "attn")
 _OF_SUITES = {
     PROSE: ("methods", "context_tokens", "contexts"),
@@ -46,6 +41,11 @@ _OF_SUITES = {
 _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
+METHODS = (
+    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
+    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+)
+"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 
 
 @click.command()

@@ -101,6 +101,12 @@ class KltBlocks:
     """Blocks of unrotated keys and values, which are gathered until a block is complete.
 
     One block is gathered while the one before it is encoded, on the device where its layers are.
+    Later blocks attend to the rows of memory, which were made of exact ones, not to what these
+    blocks decode to: so nothing waits for the encoding.
+    Source: 47 questions about 3 films of the demo world, step 1.4. Rows decoded of a file that was
+    computed so give 38 right answers, 46 of them those of exact rows, at a KL of 0.0216; of one
+    whose blocks attend to what earlier ones decode to 38, 46 and 0.0217.
+
     Without a calibration, blocks wait until there are `FITTED_NUMBERS`, to which bases are fitted:
     what comes later and is unlike all of them is lost.
     """
@@ -121,6 +127,7 @@ class KltBlocks:
         self._places = planned.tables.places(planned.header.shape)
         self._bases: list[Basis] = []
         self._waiting: list[list[Tensor]] = []
+        self._under_way: list[Tensor] = []
         self._step = self._codec.step or 0.0
         if planned.calibration is not None:
             shape = planned.header.shape
@@ -141,6 +148,8 @@ class KltBlocks:
                 self._behind.put([], self._fit)
             return
         place = self._places_of(number)
+        # Let go by the thread that made it: torch counts what each thread allocates and frees.
+        self._under_way = groups
         for group, states in enumerate(groups):
             self._behind.put([], partial(self._encode, number, group, states, place))
 

@@ -8,6 +8,7 @@ import torch
 from batch.making.cache_plan import CachePlan
 from batch.models import Family
 from cachefmt.layout import kv_bytes
+from cachefmt.tensors import TORCH_DTYPES
 
 _FLOAT32_BYTES = 4
 
@@ -20,7 +21,7 @@ class Memory:
     """None where only the files of a quantised checkpoint would tell, and they are not there."""
     tiers_bytes: int
     block_bytes: int
-    """Keys, values and activations of one block, about."""
+    """Keys, values and activations of one block, and what waits for the file, about."""
 
     @property
     def peak_bytes(self) -> int | None:
@@ -38,10 +39,22 @@ def estimate_memory(planned: CachePlan, family: Family) -> Memory:
     return Memory(
         weights_bytes=family.checkpoint.weights_bytes(dtype),
         tiers_bytes=kv_bytes(planned.header.shape),
-        block_bytes=max(
-            _decoder_bytes(planned, family, dtype), _vision_bytes(planned, family, dtype)
-        ),
+        block_bytes=_file_bytes(planned)
+        + max(_decoder_bytes(planned, family, dtype), _vision_bytes(planned, family, dtype)),
     )
+
+
+def _file_bytes(planned: CachePlan) -> int:
+    """Unrotated rows of a block of `klt`, which are gathered while it is computed.
+
+    More wait where a file's own bases are fitted, at most `file_blocks.FITTED_NUMBERS`.
+    """
+    shape, codec = planned.header.shape, planned.header.codec
+    if codec.name == "plain":
+        return 0
+    tokens = min(codec.block_samples, shape.stored_samples) * shape.rows * shape.columns
+    raw = TORCH_DTYPES[shape.raw_dtype].itemsize
+    return tokens * shape.layers * shape.layer_numbers * raw
 
 
 def _decoder_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> int:

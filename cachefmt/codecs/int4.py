@@ -47,9 +47,9 @@ def quantise(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     floor = minimum.to(torch.float32).unsqueeze(-1)
     scale = scale_for(groups.amax(-1) - floor.squeeze(-1), _LEVELS)
     step = scale.to(torch.float32).unsqueeze(-1)
-    levels = ((groups - floor) / torch.where(step == 0, 1, step)).round_().clamp_(0, _LEVELS)
+    levels = (groups - floor).div_(torch.where(step == 0, 1, step)).round_().clamp_(0, _LEVELS)
     low, high = levels.to(torch.uint8).flatten(-2).chunk(2, -1)
-    return low | (high << 4), scale, minimum
+    return (high << 4).bitwise_or_(low), scale, minimum
 
 
 def check(codes: Tensor, scale: Tensor, minimum: Tensor) -> None:

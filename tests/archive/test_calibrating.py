@@ -134,6 +134,7 @@ def test_of_too_little_or_for_lossless_caches_none_is_made(
     assert named_by(caches_in(out)) == {None}
 
 
+@pytest.mark.long
 def test_two_tasks_of_a_cluster_that_begin_at_once_use_one(
     archive_and_out: tuple[Path, Path], large_model: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,27 @@ class Basis:
         symbols = matrix.read(open_frame(data[start + 14 :], matrix.sizes))
         return cls(np.zeros((1, len(scale))), scale, symbols.T * gain[:, None])
 
+    @classmethod
+    def calibrated(cls, content: bytes, group: int, places: int) -> "Basis":
+        """From a calibration file, for samples of as many cells as those it was made from."""
+        parts = {}
+        for part in ("scale", "gain", "mean", "place", "directions"):
+            parts[part] = safetensors_array(content, f"{part}.{group:02}").astype(np.float64)
+        numbers = len(parts["mean"]) // parts["scale"].size
+        scale = parts["scale"].reshape(-1).repeat(numbers)
+        directions = parts["directions"] * parts["gain"][:, None]
+        own = np.minimum(np.arange(places), len(parts["place"]) - 1)
+        mean = parts["mean"] + parts["place"][own] @ directions * scale
+        return cls(mean, scale, directions)
+
+
+def safetensors_array(content: bytes, name: str) -> NDArray[Any]:
+    (length,) = struct.unpack("<Q", content[:8])
+    entry = json.loads(content[8 : 8 + length])[name]
+    begin, end = (8 + length + offset for offset in entry["data_offsets"])
+    dtypes = {**RAW, "I8": "i1"}
+    return np.frombuffer(content[begin:end], dtypes[entry["dtype"]]).reshape(entry["shape"])
+
 
 class Stranger:
     """What somebody who only read FORMAT.md might write."""

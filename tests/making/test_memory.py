@@ -65,8 +65,8 @@ def test_every_family_takes_half_to_twice_of_what_was_expected(
 
 
 def test_only_the_tiers_grow_with_the_video(family: Family) -> None:
-    short, long = expected(family, 8), expected(family, 32)
-    assert long.tiers_bytes > 3.5 * short.tiers_bytes
+    short, long = expected(family, 16), expected(family, 56)
+    assert long.tiers_bytes > 3.4 * short.tiers_bytes
     assert (long.weights_bytes, long.block_bytes) == (short.weights_bytes, short.block_bytes)
 
 

@@ -219,7 +219,7 @@ def _film(
     analyze_s, manifest = timed(lambda: write_manifest(path, family))
     geometry = geometry_for(family.geometry, probe(path), Sampling())
     decode_s, _ = timed(lambda: list(read_samples(path, geometry=geometry)))
-    settings = CacheSettings(block_samples=BLOCK_SAMPLES)
+    settings = CacheSettings(block_samples=BLOCK_SAMPLES, quality="lossless")
     plan = plan_cache(manifest, family, settings, dtype="bfloat16")
     shape, slots = plan.header.shape, plan.header.layout.slots
     rows, row_bytes = shape.token_count, model.row_bytes(shape)
