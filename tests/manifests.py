@@ -52,6 +52,7 @@ def make_manifest(
         rotation_degrees=0,
         duration_s=float(samples),
         span_s=float(samples * geometry.frames),
+        caveat=None,
     )
     return Manifest(
         header=ManifestHeader(

@@ -1,6 +1,6 @@
 """What is in the archive now: a walk held against what is known, and a look into a file.
 
-The walk opens no file. Which files are videos is decided by decoding a frame, in `probe_file`.
+The walk opens no file. Which files are videos is decided by what is in them, in `probe_file`.
 """
 
 import os
@@ -12,15 +12,9 @@ from stat import S_ISDIR
 
 from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
 from batch.errors import BatchError, Reason, VideoError
-from batch.video import probe
+from batch.video import is_named_as_video, probe
 from jobs.shards import Shard
 from jobs.workers import Progress
-
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
-"""A file of such a name that cannot be used is a failure; of another name, it is no video."""
 
 _NO_VIDEO = (Reason.NOT_VIDEO, Reason.NO_PICTURE, Reason.EMPTY)
 
@@ -150,10 +144,11 @@ def probe_file(row: FileRow, progress: Progress) -> FileRow:
 
 
 def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
-    """The row of a file that cannot be used; a failure only if its name is a video's."""
+    """The row of a file that cannot be used; of what is no video, a failure only by its name."""
     if not os.path.lexists(row.path):
         return replace(row, is_there=False)
-    if reason in _NO_VIDEO and not row.path.lower().endswith(VIDEO_SUFFIXES):
+    is_no_video = reason in _NO_VIDEO or not os.path.isfile(row.path)
+    if is_no_video and not is_named_as_video(Path(row.path)):
         return replace(row, kind="other")
     return replace(row, kind="failed", reason=reason, message=message)
 
