@@ -95,17 +95,22 @@ def is_named_as_video(path: Path) -> bool:
 def left_out(container: InputContainer) -> list[str]:
     """Codecs of the video streams for which there is no decoder."""
     unknown = [stream.index for stream in container.streams.video if stream.codec_context is None]
-    if not unknown:
-        return []
+    texts = describe_streams(container) if unknown else {}
+    found = [re.search(r": Video: (\w+)(?: \(([^/)]+) / )?", texts.get(i, "")) for i in unknown]
+    return [match[2] or match[1] if match else "none" for match in found]
+
+
+def describe_streams(container: InputContainer) -> dict[int, str]:
+    """What FFmpeg writes about each stream, where av 18 has no attribute for it."""
     level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)  # else it says nothing (av 18)
+    av.logging.set_level(av.logging.INFO)  # else it writes nothing
     try:
         text = container.dumps_format()  # type: ignore[attr-defined]  # not in av's stubs
     finally:
         av.logging.set_level(level)
-    found = re.findall(r"Stream #0:(\d+).*?: Video: (\w+)(?: \(([^/)]+) / )?", text)
-    tags = {int(index): tag or name for index, name, tag in found}
-    return [tags.get(index, "unknown") for index in unknown]
+    _, *parts = re.split(r"^  Stream #0:", text, flags=re.MULTILINE)
+    numbered = [re.match(r"\d+", part) for part in parts]
+    return {int(n[0]): part for n, part in zip(numbered, parts, strict=True) if n is not None}
 
 
 def _is_text(path: Path) -> bool:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import av
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from batch.errors import Reason, VideoError
 from batch.video.clock import LONGEST_STEP_S, Stamp
+from batch.video.display import Display, caveats
 from batch.video.open import (
     Decoded,
     clock_of,
@@ -29,10 +29,11 @@ from batch.video.open import (
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a video is. Width and height are as coded, before the rotation.
+    """What a video is. Its pictures are `height_px` x `width_px` as coded, and as a player shows
+    them, with square pixels and upright, `shown_height_px` x `shown_width_px`.
 
-    `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
-    the container declares, which may be wrong (None: nothing, or by a clock that is wrong);
+    `duration_s` is what the container declares, which may be wrong (None: nothing, or by a clock
+    that is wrong);
     `span_s` is the time from its first to the end of its last packet, found without decoding;
     `caveat` says what of it is not seen as in a player.
     """
@@ -43,7 +44,8 @@ class VideoInfo:
     codec: str
     width_px: int
     height_px: int
-    rotation_degrees: int
+    shown_width_px: int
+    shown_height_px: int
     duration_s: float | None
     span_s: float
     caveat: str | None
@@ -51,8 +53,7 @@ class VideoInfo:
     @property
     def upright_px(self) -> tuple[int, int]:
         """Height and width of a frame as a player shows it."""
-        coded = (self.height_px, self.width_px)
-        return coded if self.rotation_degrees % 180 == 0 else coded[::-1]
+        return self.shown_height_px, self.shown_width_px
 
     @property
     def name(self) -> str:
@@ -76,6 +77,7 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
         span = measure_span(path, progress)
         if span.packets < 2 and not is_named_as_video(path):
             raise VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
+        shown_height_px, shown_width_px = Display.of(container, stream).upright_px(frame)
         return VideoInfo(
             path=path,
             sha256=_sha256(path, progress),
@@ -83,21 +85,17 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
             codec=stream.codec_context.codec.canonical_name,
             width_px=frame.width,
             height_px=frame.height,
-            rotation_degrees=quarter_turns(frame) * 90,
+            shown_width_px=shown_width_px,
+            shown_height_px=shown_height_px,
             duration_s=_declared_duration_s(container, stream) if span.is_by_clock else None,
             span_s=float(span.length_s),
-            caveat=_caveat(container),
+            caveat="; ".join([*_left_out(container), *caveats(frame)]) or None,
         )
 
 
-def _caveat(container: InputContainer) -> str | None:
-    names = [f"no decoder for {name!r}, another stream is shown" for name in left_out(container)]
-    return "; ".join(names) or None
-
-
-def quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns counter-clockwise (0..3) that bring a frame upright."""
-    return round(frame.rotation / 90) % 4
+def _left_out(container: InputContainer) -> Iterator[str]:
+    for name in left_out(container):
+        yield f"no decoder for {name!r}, another stream is shown"
 
 
 class Span(NamedTuple):

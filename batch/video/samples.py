@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from batch.video.display import Display
 from batch.video.geometry import Geometry
 from batch.video.open import (
     Decoded,
@@ -23,7 +24,7 @@ from batch.video.open import (
     time_base,
     undecodable,
 )
-from batch.video.probe import measure_span, quarter_turns
+from batch.video.probe import measure_span
 from batch.video.settings import Settings
 
 
@@ -162,13 +163,14 @@ class SampleReader(Iterator[Sample]):
         self.interval_s = float(interval_s)
         count = 0
         with open_video(self._path) as (container, stream):
+            display = Display.of(container, stream)
             for shown in self._shown(container, stream):
                 self.decoded_s = float(shown.until_s)
                 self._progress()
                 rgb: NDArray[np.uint8] | None = None
                 while shown.until_s > count * interval_s and count != most:
                     if rgb is None:
-                        rgb = self._picture(shown.frame)
+                        rgb = self._geometry.apply(display.picture(shown.frame))
                     yield _Taken(shown.number, float(shown.pts_s), rgb)
                     count += 1
             if count == 0 or self._counts.is_noise:
@@ -186,11 +188,6 @@ class SampleReader(Iterator[Sample]):
             held = frame, number, at
         if held is not None:
             yield _Shown(held[0], held[1], held[2] * base, clock.end * base)
-
-    def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        rgb = frame.to_ndarray(format="rgb24", threads=1)
-        upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
-        return self._geometry.apply(upright)
 
 
 class _Taken(NamedTuple):
