@@ -256,7 +256,7 @@ def shown_packets(
     as it does what an edit list leaves out; that alone is to be left out.
     """
     latest: int | None = None
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream):
         time = packet.dts if packet.dts is not None else packet.pts
         if packet.is_discard and time is not None and latest is not None and time <= latest:
             again: Packet[Any] = Packet(bytes(packet))
@@ -267,6 +267,25 @@ def shown_packets(
         elif not packet.is_discard and time is not None:
             latest = time if latest is None else max(latest, time)
         yield packet
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+    """The packets of a stream, and an empty one that ends them.
+
+    Where more streams turn up in a file while it is read, av 18 may give packets of theirs too,
+    and at the end an IndexError.
+    """
+    has_ended = False
+    try:
+        for packet in container.demux(stream):
+            if packet.stream_index == stream.index or packet.size == 0:
+                has_ended = packet.size == 0
+                yield packet
+    except IndexError:
+        if not has_ended:
+            last: Packet[Any] = Packet()
+            last.stream = stream
+            yield last
 
 
 def undecodable(path: Path, stream: VideoStream, counts: Decoded) -> VideoError:
