@@ -74,7 +74,7 @@ def prefill(
     from batch.making.destination import Destination
     from batch.making.failures import describe_failure
     from batch.making.maker import CacheMaker
-    from jobs.atomic import make_folder
+    from jobs.atomic import fitting_stem, make_folder
     from jobs.workers import Raised
 
     _refuse_shared_names(inputs)
@@ -99,7 +99,7 @@ def prefill(
     else:
         make_folder(out)
     for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
-        destination = Destination.named(out, path.stem, force=force)
+        destination = Destination.named(out, fitting_stem(path.stem), force=force)
         try:
             manifest = Manifest.read(path)
             if profile is not None:
