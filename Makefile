@@ -8,7 +8,7 @@ RIVALS := build/rivals
 JUDGES := build/judges
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-long test-kills test-slurm test-ray test-kubernetes test-gpu bench bench-gpu \
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-newest test-kubernetes test-gpu bench bench-gpu \
 	needs-gpu rivals judges clean
 
 help: ## print this list
@@ -43,6 +43,15 @@ test-slurm: $(SET_UP) ## index on a Slurm of one node; as root, installs Debian'
 test-ray: $(SET_UP) ## index on a Ray cluster that loses a node; installs ray (400 MB) in .venv/ray
 	@$(PIP) --target .venv/ray --upgrade ray
 	PYTHONPATH=$(CURDIR)/.venv/ray:$(CURDIR) $(BIN)/pytest -W ignore tests/clusters/check_ray.py
+
+# As somebody installs it who has no clone, and then all tests; what warns of itself fails.
+test-newest: $(SET_UP) ## the newest versions that pyproject.toml allows, in .venv/newest (gigabytes: torch with CUDA)
+	@$(PYTHON) -m venv --clear .venv/newest
+	@.venv/newest/bin/python -m pip install --quiet --disable-pip-version-check .
+	@cd / && $(CURDIR)/.venv/newest/bin/batch demo 2> $(CURDIR)/.venv/newest/said && \
+		! grep -i warn $(CURDIR)/.venv/newest/said
+	@.venv/newest/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	.venv/newest/bin/python -m pytest
 
 test-kubernetes: $(SET_UP) ## manifests against the schemas of Kubernetes, installed in .venv/kubernetes
 	@$(PIP) --target .venv/kubernetes --upgrade kubernetes-validate
@@ -81,9 +90,11 @@ clean: ## remove .venv, tool caches and build outputs; nothing else
 # is for tests/models/reference.py, which says why it lies apart.
 $(SET_UP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sali-cache needs Python 3.11 or newer, got " + sys.version)'
-	@echo "setting up .venv (minutes, once)" >&2
+	@echo "setting up .venv, once: 2 to 10 minutes, about 1 GB to fetch and 3 GB on disk" >&2
 	@$(PYTHON) -m venv .venv
+	@echo "  torch ..." >&2
 	@$(PIP) torch==2.13.0
+	@echo "  sali-cache, and what it and its tests need ..." >&2
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps --target .venv/torchvision --upgrade torchvision==0.28.0
 	@touch $@

@@ -12,6 +12,9 @@ Saliency = Literal["classical", "neural"]
 """What tells how salient a cell is: edges and colours, or a network."""
 Positions = Literal["compact", "original"]
 Pointers = Literal["multiplicity", "nothing"]
+Leftover = Literal["old", "gone", "runs"]
+"""What a folder of caches holds for nobody: works of another model or other settings than the last,
+videos that no file of the archive holds any more, what killed runs left."""
 Scope = Literal["auto", "whole", "retrieve", "each-segment"]
 """What of a video answers a question:
 

@@ -32,8 +32,10 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = NoSpaceError if error.errno in FULL else JobError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+        what = f"{path}: cannot be written: {error.strerror}"
+        if error.errno in FULL:
+            raise NoSpaceError(f"{what}; make room and run the same command") from error
+        raise JobError(what) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -42,6 +44,17 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JobError(f"{folder}: this folder cannot be made: {error.strerror}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a JobError if a folder for results could not be made or written; makes nothing."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise JobError(f"{folder}: this folder cannot be made: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        is_read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        why = "a file system that is read-only" if is_read_only else "no permission"
+        raise JobError(f"{there}: this folder cannot be written: {why}")
 
 
 def move_into_place(source: Path, target: Path) -> None:

@@ -163,7 +163,7 @@ def _connected() -> Iterator[Any]:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise JobError("Ray is not installed: pip install 'sali-cache[ray]'") from error
+        raise JobError("Ray is not installed: pip install 'ray>=2.60,<3'") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours tells nobody of us
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")

@@ -85,6 +85,10 @@ class Ledger:
                 return None
             raise
 
+    def files_of(self, item: str) -> list[Path]:
+        """Where its records are, or would be."""
+        return [self._path(state, item) for state in (_DONE, _FAILED)]
+
     def _path(self, state: str, item: str) -> Path:
         return fan_out(self.folder / state, item, ".json")
 

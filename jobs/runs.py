@@ -165,6 +165,11 @@ def live_runs(root: Path) -> list[RunInfo]:
     return [info for _, info in _runs(root) if info is not None]
 
 
+def dead_runs(root: Path) -> list[Path]:
+    """Folders of runs that were killed, oldest first; the next run removes them."""
+    return [folder for folder, info in _runs(root) if info is None]
+
+
 def _sweep(root: Path) -> list[RunInfo]:
     """Live runs; the folders of dead ones are removed."""
     runs = _runs(root)

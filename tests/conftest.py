@@ -13,6 +13,10 @@ from pathlib import Path
 # thread only waits, and takes its core from another worker's test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A model that a person has named for every command is none that tests mean.
+os.environ.pop("SALI_MODEL", None)
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -91,7 +91,7 @@ def _open(path: Path) -> "InferenceSession":
         import onnxruntime
     except ImportError as error:
         raise ModelError(
-            "neural saliency needs onnxruntime:  pip install 'sali-cache[saliency]'"
+            "neural saliency needs onnxruntime:  pip install 'onnxruntime>=1.20,<2'"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many processes as cores

@@ -26,7 +26,9 @@ class TimeRange:
     stop_s: float
 
     def __str__(self) -> str:
-        return f"{_clock(self.start_s)}-{_clock(self.stop_s)}"
+        # Tenths where whole seconds would name no time at all.
+        is_short = int(self.start_s) == int(self.stop_s)
+        return "-".join(_clock(time_s, tenths=is_short) for time_s in (self.start_s, self.stop_s))
 
 
 def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -94,6 +96,7 @@ def usual_gap_s(time_s: NDArray[np.float64]) -> float:
     return gap_s if gap_s > 0 else 1.0
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float, *, tenths: bool) -> str:
     whole = int(seconds)
-    return f"{whole // 3600:02}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    text = f"{whole // 3600:02}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{text}.{int(seconds % 1 * 10)}" if tenths else text

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,12 @@ SCHEMA = pa.schema(
         *_fields(pa.int64(), "slots", *(f"tokens_{tier.name.lower()}" for tier in STORED_TIERS)),
         *_fields(pa.int32(), "block_samples"),
         *_fields(pa.int64(), "manifest_bytes"),
-        *_fields(pa.string(), "cache"),
+        *_fields(pa.string(), "manifest", "cache"),
         *_fields(pa.int32(), "segments"),
         *_fields(pa.int64(), "cache_bytes", "fp16_kv_bytes"),
         *_fields(pa.float64(), "compression", *(f"{phase}_seconds" for phase in PHASES)),
-        *_fields(pa.string(), "host", "finished", "tool", "torch", "transformers"),
+        *_fields(pa.timestamp("ms", "UTC"), "run_started", "finished"),
+        *_fields(pa.string(), "host", "tool", "torch", "transformers"),
         *_fields(pa.string(), "model", "work", nullable=False),
     ]
 )
@@ -109,11 +111,17 @@ def _is_fresh(path: Path, state: bytes) -> bool:
 def _rows_of_records(store: Store, caches: ProductFolder) -> Iterator[dict[str, Any]]:
     """Of each video and each file that failed, in order of path; then of what is gone."""
     settings = caches.read_settings()
-    states = _States(store.manifests(settings["analysis"]), caches)
-    for row in states.rows(Inventory.read(store.files).there()):
+    manifests = store.manifests(settings["analysis"])
+    analyzed = manifests.finished()
+    for row in _States(manifests, caches).rows(Inventory.read(store.files).there()):
+        for time in row.keys() & {"run_started", "finished"}:
+            row[time] = datetime.fromisoformat(row[time])
+        files = dict.fromkeys(("manifest", "cache"))
+        if row.get("video") in analyzed:
+            files["manifest"] = str(manifests.product(row["video"]).relative_to(store.root))
         if row["status"] in ("done", "gone"):
-            row["cache"] = str(caches.product(row["video"]).relative_to(store.root))
-        yield {"cache": None, **row, "model": settings["model"], "work": caches.id}
+            files["cache"] = str(caches.product(row["video"]).relative_to(store.root))
+        yield {**row, **files, "model": settings["model"], "work": caches.id}
 
 
 class _States:

@@ -6,8 +6,9 @@ run's own folder only, so dropping what is under way leaves nothing where others
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from batch.archive.backlog import Backlog
 from batch.archive.discovery import Scan, failed_row
@@ -123,6 +124,7 @@ class AnalyzeStep:
             self.recorder.listener.warned(f"{row.path}: it changed since; the next run looks again")
         else:
             facts, staged = result.value.facts, result.task.staged
+            tally.analyzed += 1
             tally.seconds["analyze"] += result.value.ended_s - result.value.began_s
             record = self.recorder.commit(self.products.manifests, row, staged, facts)
             if facts["warning"] is not None:
@@ -224,7 +226,8 @@ class PrefillStep:
 class Pipeline:
     """One run's work, from files to caches; a step that is None is not this run's.
 
-    `videos` probe and analyse, `models` prefill; `tick` is called twice a second at least.
+    `videos` probe and analyse, `models` prefill; `tick` is called twice a second at least, and told
+    what is under way.
     """
 
     backlog: Backlog
@@ -233,7 +236,7 @@ class Pipeline:
     prefill: PrefillStep | None
     videos: Pool
     models: Pool
-    tick: Callable[[], None]
+    tick: Callable[[Sequence[str]], None]
 
     def __post_init__(self) -> None:
         self._no_space: NoSpaceError | None = None
@@ -256,7 +259,7 @@ class Pipeline:
             self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
             for worker, result in finished:
                 self._follow(worker, result)
-            self.tick()
+            self.tick([_in_words(task) for task in (*self.models.tasks, *self.videos.tasks)])
         if self._no_space is not None:
             raise self._no_space
 
@@ -301,3 +304,11 @@ class Pipeline:
                 self.prefill.ended(worker, result)
         except NoSpaceError as error:
             self._no_space = error
+
+
+def _in_words(task: Probe | Analyze | Prefill | Load) -> str:
+    """What a process is doing, and with which file."""
+    if isinstance(task, Load):
+        return "load the model"
+    name = Path(task.row.path).name
+    return f"{type(task).__name__.lower()} {name}"

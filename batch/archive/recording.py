@@ -36,13 +36,15 @@ class Listener(Protocol):
 class Recorder:
     """The only one in a run who writes where other runs can see it.
 
-    `staging` is a folder for unfinished files, of this run alone; `space` is that of the caches.
+    `staging` is a folder for unfinished files, of this run alone; `space` is that of the caches;
+    `started` is when this run began, as records have it.
     """
 
     staging: Path
     space: DiskSpace
     tally: Tally
     listener: Listener
+    started: str
 
     def commit(
         self, products: ProductFolder, row: FileRow, staged: Path, facts: Mapping[str, Any]
@@ -94,7 +96,7 @@ class Recorder:
         A file that cannot be read says nothing of its content, so that is tried by every run.
         """
         if reason is not Reason.UNREADABLE:
-            record = {"reason": reason, "message": message, **_signature(row)}
+            record = {"reason": reason, "message": message, **self._signature(row)}
             products.ledger.put_failed(row.video, record, self.staging)
         self.give_up(row, reason, message)
 
@@ -110,12 +112,12 @@ class Recorder:
     def _record(
         self, products: ProductFolder, row: FileRow, facts: Mapping[str, Any], size_bytes: int
     ) -> dict[str, Any]:
-        record = {**facts, **row.public_facts, **_signature(row)}
+        record = {**facts, **row.public_facts, **self._signature(row)}
         products.ledger.put_done(row.video, record, self.staging)
         self.tally.written_bytes += size_bytes
         return record
 
-
-def _signature(row: FileRow) -> dict[str, Any]:
-    finished = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    return {"path": row.path, "host": socket.gethostname(), "finished": finished}
+    def _signature(self, row: FileRow) -> dict[str, Any]:
+        finished = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        where = {"path": row.path, "host": socket.gethostname()}
+        return {**where, "run_started": self.started, "finished": finished}

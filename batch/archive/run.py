@@ -1,5 +1,6 @@
 """One run over an archive: registered, fed, recorded, catalogued."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from batch.archive.backlog import Backlog
@@ -44,7 +45,8 @@ def index(
     with Run.begin(store.root, _claims(request, products)) as run:
         if model is not None:
             known.write(model, run.folder)
-        recorder = Recorder(run.folder, DiskSpace(store.root, request.max_bytes), tally, listener)
+        space = DiskSpace(store.root, request.max_bytes)
+        recorder = Recorder(run.folder, space, tally, listener, run.info.started)
         try:
             inventory = Inventory.read(store.files, run.info.id)
             _feed(request, products, inventory, recorder, run, workers or Workers(), stop)
@@ -110,8 +112,9 @@ def _feed(
         most = workers.failures_in_a_row
         prefill = PrefillStep(products.manifests, products.caches, backlog, recorder, most)
 
-    def tick() -> None:
+    def tick(under_way: Sequence[str]) -> None:
         run.heartbeat()
+        tally.under_way = under_way
         recorder.listener.ticked(tally)
 
     with workers.video_pool(request) as videos, workers.model_pool(request) as models:

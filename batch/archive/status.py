@@ -3,29 +3,25 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from batch.archive.catalogue import PHASES, catalogue_rows
 from batch.archive.inventory import Inventory
 from batch.archive.store import ProductFolder, Store
-from batch.errors import BatchError
-from jobs.runs import RunInfo, had_runs, live_runs
-
-RATE_OVER_S = 3600.0
-"""The rate is that of the last hour in which something was finished."""
+from jobs.runs import RunInfo, live_runs
 
 _SIZES = ("cache_bytes", "manifest_bytes", "fp16_kv_bytes")
 _SECONDS = tuple(f"{phase}_seconds" for phase in PHASES)
-_COLUMNS = ["status", "reason", "finished", *_SIZES, *_SECONDS]
+_COLUMNS = ["status", "reason", "run_started", "finished", *_SIZES, *_SECONDS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachesStatus:
     """Videos by what became of them, for one model and settings: a "work".
 
-    `failed` is by reason, `seconds` by phase and of all videos that are done. The rate is over the
-    last hour of work, None if fewer than two were done.
+    `failed` is by reason, `seconds` by phase and of all videos that are done. The rate is that of
+    the runs at work, or of the last ones; None if they did no video yet.
     """
 
     work: str
@@ -60,38 +56,39 @@ class ArchiveStatus:
 
 
 def read_status(store: Store) -> ArchiveStatus:
-    """Read the state of all that was asked for; a BatchError if no run ever wrote here."""
+    """Read the state of all that was asked for."""
     there, caches = Inventory.read(store.files).there(), store.all_caches()
-    if not (there or caches or had_runs(store.root)):
-        raise BatchError(
-            f"{store.root}: no folder of batch index, which holds runs, files and works;  "
-            f"batch index ARCHIVE --out {store.root} makes it one. "
-            "(What batch prefill wrote is shown by batch inspect.)"
-        )
     kinds = Counter(row.kind for row in there)
+    runs = live_runs(store.root)
     return ArchiveStatus(
         files=len(there),
         videos=len({row.video for row in there if row.kind == "video"}),
         new=kinds["new"],
         other=kinds["other"],
-        runs=live_runs(store.root),
-        works=[_caches_status(one, catalogue_rows(store, one, _COLUMNS)) for one in caches],
+        runs=runs,
+        works=[_caches_status(one, catalogue_rows(store, one, _COLUMNS), runs) for one in caches],
     )
 
 
-def _caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> CachesStatus:
+def _caches_status(
+    caches: ProductFolder, rows: Iterable[dict[str, Any]], runs: Iterable[RunInfo]
+) -> CachesStatus:
     counts: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     sums: Counter[str] = Counter()
-    finished: list[float] = []
+    spans: dict[datetime, _Span] = {}
+    for run in runs:
+        if f"prefill {caches.id}" in run.claims:
+            spans[datetime.fromisoformat(run.started)] = _Span(datetime.now(UTC))
     for row in rows:
         counts[row["status"]] += 1
         if row["status"] == "failed":
             failed[str(row["reason"])] += 1
         if row["status"] in ("done", "gone"):
-            finished.append(datetime.fromisoformat(row["finished"]).timestamp())
+            span = spans.setdefault(row["run_started"], _Span(row["finished"]))
+            span.until, span.done = max(span.until, row["finished"]), span.done + 1
             sums.update({name: row[name] for name in (*_SIZES, *_SECONDS)})
-    rate = _per_hour(finished)
+    rate = _per_hour(spans)
     left = counts["pending"] + counts["analyzed"]
     return CachesStatus(
         work=caches.id,
@@ -108,10 +105,24 @@ def _caches_status(caches: ProductFolder, rows: Iterable[dict[str, Any]]) -> Cac
     )
 
 
-def _per_hour(finished: list[float]) -> float | None:
-    if not finished:
+@dataclass
+class _Span:
+    """Of one run, or of those that began together: until when it worked, and what it did."""
+
+    until: datetime
+    done: int = 0
+
+
+def _per_hour(spans: dict[datetime, _Span]) -> float | None:
+    """Videos an hour of the runs that worked last, by when they began; they may work side by side.
+
+    From the beginning of a run on: what it did before its first video was done is work, too.
+    """
+    if not spans:
         return None
-    last = max(finished)
-    lately = [when for when in finished if when > last - RATE_OVER_S]
-    span_s = last - min(lately)
-    return (len(lately) - 1) / span_s * 3600 if span_s > 0 else None
+    last = max(spans, key=lambda began: spans[began].until)
+    until = spans[last].until
+    beside = {began: span for began, span in spans.items() if span.until >= last}
+    done = sum(span.done for span in beside.values())
+    seconds = (until - min(beside)).total_seconds()
+    return done / seconds * 3600 if done and seconds > 0 else None

@@ -39,6 +39,14 @@ class ProductFolder:
     def folder_of(self, video: str) -> Path:
         return fan_out(self._products, video, FOLDER_SUFFIX)
 
+    def files_of(self, video: str) -> list[Path]:
+        """All files that there are of a video, its records last."""
+        folder = self.folder_of(video)
+        segments = sorted(folder.iterdir()) if folder.is_dir() else []
+        product = self.file_of(video)
+        found = [*segments, product, *self.ledger.files_of(video)]
+        return [file for file in found if file.is_file()]
+
     def finished(self) -> set[str]:
         """Videos with a record and a file or folder."""
         return self.ledger.done() & items_in(self._products, self._suffix, FOLDER_SUFFIX)

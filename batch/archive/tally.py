@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ class Tally:
     - to_probe: files to be opened, of which `probed` were.
     - to_do: videos that are this run's; behind it are `done` and `given_up`, which failed in
       analysis or prefill, or changed since they were looked at.
+    - analyzed: manifests written; under_way: what processes are doing, in words.
     - skipped: done by an earlier run; not_analyzed: to be prefilled, but not this run's to analyse.
     - failed: in this run; failed_before: in an earlier one, and nothing changed since.
     - seconds: of work in each phase, summed over workers.
@@ -32,6 +33,7 @@ class Tally:
     to_probe: int = 0
     probed: int = 0
     to_do: int = 0
+    analyzed: int = 0
     done: int = 0
     given_up: int = 0
     skipped: int = 0
@@ -41,6 +43,7 @@ class Tally:
     failed_before: Counter[Reason] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     idle_seconds: float = 0.0
+    under_way: Sequence[str] = ()
     started_s: float = field(default_factory=time.monotonic)
 
     @property

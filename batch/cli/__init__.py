@@ -16,7 +16,8 @@ COMMANDS = {
     "status": "Show how far an archive has come.",
     "answer": "Answer questions about one video from its cache.",
     "inspect": "Show what a cache holds.",
-    "verify": "Check every checksum of caches.",
+    "verify": "Check every checksum of caches, or of all of an archive.",
+    "clean": "Count or remove what a folder of caches holds for nobody any more.",
     "models": "List the model families that are supported, and their limits.",
     "evaluate": "Compare methods on the same videos, questions and model.",
     "bench": "Measure what the cache costs and saves on this machine.",
@@ -24,10 +25,14 @@ COMMANDS = {
 }
 """What each command does, in the order of `batch --help`; each is a file of this package."""
 
+MOST_COLUMNS = 120
+"""Help is wrapped to the terminal, up to so many columns; wider lines are hard to read."""
+
 main = CommandGroup(
     name="batch",
     package="batch.cli",
     summaries=COMMANDS,
     help="Turn videos into small key-value caches once, then answer many questions from them.",
+    context_settings={"max_content_width": MOST_COLUMNS},
 )
 click.version_option(__version__, prog_name="batch")(main)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from batch.cli import options
-from batch.cli.progress import Summary, progress
+from batch.cli.kinds import Kind, sift
+from batch.cli.progress import Summary, progress, quiet_option
 from batch.settings import Reference, Saliency
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @options.model_options
 @options.force_option
 @options.json_option
+@quiet_option
 def analyze(
     videos: tuple[Path, ...],
     out: Path,
@@ -46,19 +48,24 @@ def analyze(
 
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
-    from batch.models import open_family
-    from jobs.atomic import make_folder
+    from jobs.atomic import check_folder, make_folder
     from jobs.errors import JobError
 
+    summary = Summary()
+    found = list(sift(videos, {Kind.VIDEO}, "a video", summary))
+    for folder in (out, pictures):
+        if folder is not None:
+            check_folder(folder)
     settings = options.analysis_settings(
         profile, fps, max_samples, reference, saliency, saliency_model
     )
+    from batch.models import open_family
+
     rule = open_family(model, revision=revision, offline=offline).geometry
-    summary = Summary()
     if pictures is not None:
         make_folder(pictures)
     for _, manifest, skipped in analyze_all(
-        videos, out, rule, settings, summary, jobs=jobs, force=force
+        found, out, rule, settings, summary, jobs=jobs, force=force
     ):
         if pictures is not None:
             try:

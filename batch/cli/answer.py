@@ -2,42 +2,51 @@
 
 import json
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from batch.cli.options import EXISTING, allow_open_files, json_option, run_options
-from batch.cli.progress import PARTIAL
+from batch.cli import options
+from batch.cli.kinds import Kind, expect
+from batch.cli.progress import PARTIAL, quiet_option, say
 from batch.settings import Attention, Scope
 
 if TYPE_CHECKING:
-    from batch.answering import VideoAnswerer
+    from batch.answering import Answer, AnswerSettings, VideoAnswerer
 
 
 @click.command()
+@click.argument("cache", required=False, type=options.EXISTING)
+@click.option("--cache", "named_cache", type=options.EXISTING, hidden=True)
+@click.option("--archive", "named_caches", type=options.EXISTING_FOLDER, hidden=True)
 @click.option(
-    "--cache", type=EXISTING, help="File, or folder of segments, written by batch prefill."
+    "--match",
+    multiple=True,
+    help="Of a folder of caches: only videos whose path fits, as '*/2024/*'; repeat for more.",
 )
 @click.option(
-    "--archive",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder written by batch index; asks all its videos.",
+    "--work", help="Of a folder of caches, as batch status lists them; default: the last one."
 )
-@click.option("--match", multiple=True, help="Only videos whose path fits, as '*/2024/*'.")
-@click.option("--work", help="Of an archive, as batch status lists them; default: the last one.")
 @click.option(
     "-q",
     "--question",
     "questions",
     multiple=True,
-    help="Repeat for more; without it, one per line of stdin.",
+    help="Repeat for more; without it, one per line of stdin, which a terminal is asked for.",
 )
 @click.option("--model", help="Folder or hub id; default: the one that wrote the cache.")
-@click.option("--offline", is_flag=True, help="Use only what is on this machine.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True)
+@options.offline_option
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Most tokens of an answer.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -62,11 +71,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
 )
-@run_options
-@json_option
+@options.run_options
+@options.json_option
+@quiet_option
 def answer(
     cache: Path | None,
-    archive: Path | None,
+    named_cache: Path | None,
+    named_caches: Path | None,
     match: tuple[str, ...],
     work: str | None,
     questions: tuple[str, ...],
@@ -81,20 +92,26 @@ def answer(
     attn: Attention,
     as_json: bool,
 ) -> None:
-    """Answer questions about one video from its cache, or about all videos of an archive.
+    """Answer questions about one video from its CACHE, or about all that batch index made.
 
-    Prints one answer a line, in order, and behind a tab the times of the video that it rests on;
-    --json keeps the line breaks within an answer. A video in segments answers from the samples
-    that the question is about; --json lists them, and what was read. With --scope
-    each-segment --json has the answers of all. An archive gives a JSON object for each video, and
-    exit code 3 if some cache could not be used. No video is needed.
+    CACHE is a file or a folder of segments; or a folder of caches that batch index writes: then
+    each of its videos is asked, a JSON object each, and the exit code is 3 if some cache could not
+    be used. Prints one answer a line, in order, and behind a tab the times of the video that it
+    rests on; --json keeps the line breaks within an answer. A video in segments answers from the
+    samples that the question is about; --json lists them, and what was read. With --scope
+    each-segment --json has the answers of all. No video is needed.
     """
-    if (cache is None) == (archive is None):
-        raise click.UsageError("give --cache or --archive")
-    if cache is not None and (match or work):
-        raise click.UsageError("--match and --work go with --archive")
-    allow_open_files()
-    asked = _asked(questions)
+    named = [path for path in (cache, named_cache, named_caches) if path is not None]
+    if len(named) != 1:
+        raise click.UsageError(
+            "give one CACHE: a file, or a folder that batch prefill or index made"
+        )
+    kind = expect(named[0], {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
+    if kind is not Kind.INDEX and (match or work):
+        raise click.UsageError("--match and --work go with a folder of caches of batch index")
+    options.allow_open_files()
+    is_typed = not questions and sys.stdin.isatty()
+    asked = [] if is_typed else _asked(questions)
     from batch.answering import AnswerSettings, open_cache
 
     settings = AnswerSettings(
@@ -103,61 +120,75 @@ def answer(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
-    if cache is not None:
-        with open_cache(
-            cache,
-            settings=settings,
-            model=model,
-            device=device,
-            dtype=dtype,
-            attention=attn,
-            offline=offline,
-        ) as video:
-            _print_answers(video, asked, as_json=as_json)
-    elif archive is not None:
-        from batch.archive.asking import ask_archive, check_has_videos, choose_caches, load_model
-        from batch.archive.store import Store
-
-        store = Store(archive)
-        its_work = choose_caches(store, work)
-        check_has_videos(store, its_work, match)
-        family = load_model(
-            its_work, model=model, device=device, dtype=dtype, attention=attn, offline=offline
-        )
-        _print_videos(ask_archive(store, its_work, family, asked, match=match, settings=settings))
+    how: dict[str, Any] = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "attention": attn,
+        "offline": offline,
+    }
+    if kind is Kind.INDEX:
+        _ask_all(named[0], work, match, _typed() if is_typed else [asked], settings, how)
+        return
+    with open_cache(named[0], settings=settings, **how) as video:
+        _ask(video, _typed() if is_typed else [asked], as_json=as_json)
 
 
-def _print_answers(video: "VideoAnswerer", questions: list[str], *, as_json: bool) -> None:
+def _ask(video: "VideoAnswerer", rounds: Iterable[list[str]], *, as_json: bool) -> None:
+    """Print the answers to each round of questions as they come; what it took at the end."""
+    seconds, answered = 0.0, list["Answer"]()
+    for asked in rounds:
+        started_s = time.perf_counter()
+        for reply in video.ask_all(asked):
+            if as_json:
+                found = {**reply.to_dict(), "scope": video.scope, **asdict(video.loading)}
+                click.echo(json.dumps(found, ensure_ascii=False))
+            else:
+                times = ", ".join(map(str, reply.evidence)) or "no time"
+                click.echo(f"{' '.join(reply.text.splitlines())}\tat {times}")
+            answered.append(reply)
+        seconds += time.perf_counter() - started_s
+    say(_summary(video, answered, seconds))
+
+
+def _summary(video: "VideoAnswerer", answered: Sequence["Answer"], seconds: float) -> str:
     from batch.answering import RetrievedAnswer
 
     loading = video.loading
-    click.echo(
-        f"scope {video.scope}: {loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s;"
-        f" re-encoding took {loading.reencode_seconds:.3f} s when they were written",
-        err=True,
-    )
-    for answer in video.ask_all(questions):
-        if isinstance(answer, RetrievedAnswer):
-            click.echo(
-                f"{len(answer.samples)} samples, {answer.loaded_tokens:,} tokens and "
-                f"{answer.rows_bytes:,} bytes read for: {answer.question}",
-                err=True,
-            )
-        if as_json:
-            found = {**answer.to_dict(), "scope": video.scope, **asdict(loading)}
-            click.echo(json.dumps(found, ensure_ascii=False))
-        else:
-            times = ", ".join(map(str, answer.evidence)) or "no time"
-            click.echo(f"{' '.join(answer.text.splitlines())}\tat {times}")
+    text = f"{len(answered)} answered in {seconds:.2f} s, scope {video.scope}"
+    found = [one for one in answered if isinstance(one, RetrievedAnswer)]
+    if found:
+        samples = sum(len(one.samples) for one in found)
+        tokens = sum(one.loaded_tokens for one in found)
+        read_bytes = sum(one.rows_bytes for one in found)
+        text += f": {samples:,} samples, {tokens:,} tokens and {read_bytes:,} bytes read"
+    text += f"; {loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s"
+    return f"{text}, which took {loading.reencode_seconds:.3f} s to make from the video's samples"
 
 
-def _print_videos(videos: Iterable[dict[str, Any]]) -> None:
+def _ask_all(
+    folder: Path,
+    work: str | None,
+    match: tuple[str, ...],
+    rounds: Iterable[list[str]],
+    settings: "AnswerSettings",
+    how: dict[str, Any],
+) -> None:
+    """Ask every video of a folder of caches; a JSON object each."""
+    from batch.archive.asking import ask_archive, check_has_videos, choose_caches, load_model
+    from batch.archive.store import Store
+
+    store = Store(folder)
+    its_work = choose_caches(store, work)
+    check_has_videos(store, its_work, match)
+    family = load_model(its_work, **how)
     failed = False
-    for video in videos:
-        click.echo(json.dumps(video, ensure_ascii=False))
-        if "error" in video:
-            failed = True
-            click.echo(f"error: {video['error']}", err=True)
+    for asked in rounds:
+        for video in ask_archive(store, its_work, family, asked, match=match, settings=settings):
+            click.echo(json.dumps(video, ensure_ascii=False))
+            if "error" in video:
+                failed = True
+                click.echo(f"error: {video['error']}", err=True)
     if failed:
         raise SystemExit(PARTIAL)
 
@@ -172,3 +203,14 @@ def _asked(questions: tuple[str, ...]) -> list[str]:
     if not asked:
         raise click.UsageError("no question: give -q, or one per line of stdin")
     return asked
+
+
+def _typed() -> Iterator[list[str]]:
+    """What is typed on a terminal, a question at a time, until an empty line or Ctrl-D."""
+    say("a question a line; an empty line ends")
+    while True:
+        click.echo("? ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield [line]

@@ -11,7 +11,11 @@ from batch.evaluation.bench.report import MEASUREMENTS, report
 
 @click.command()
 @click.option(
-    "--suite", type=click.Choice(["tiers", "archive", "long"]), default="tiers", show_default=True
+    "--suite",
+    type=click.Choice(["tiers", "archive", "long"]),
+    default="tiers",
+    show_default=True,
+    help="What is measured: a cache against none, an archive's runs, or an hour of video.",
 )
 @click.option(
     "--size",

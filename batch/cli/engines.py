@@ -22,11 +22,11 @@ _OWN = {
 }
 """Engine: options that are for it."""
 
-_OF_ONE_RUN = ("phase", "shard", "metrics_file")
+_OF_ONE_RUN = ("phase", "shard", "metrics_file", "dry_run")
 
-_OF_A_STAGE = frozenset({"phase", "shard", "jobs"})
-"""Options that each stage has of its own. `--jobs` is always given: a task may see all cores of
-a node of which it was lent a few."""
+_OF_A_STAGE = frozenset({"phase", "shard", "jobs", "quiet"})
+"""Options that each stage has of its own, and one that is for a terminal. `--jobs` is always given:
+a task may see all cores of a node of which it was lent a few."""
 
 _options = options.together(
     click.option(
@@ -116,11 +116,12 @@ def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
 
 
 def _given(context: click.Context) -> list[click.Parameter]:
-    """Parameters that are not left to their defaults."""
+    """Parameters that are not left to their defaults, and the model, wherever its name is from."""
     return [
         parameter
         for parameter in context.command.params
         if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+        or (parameter.name in ("model", "revision") and context.params[parameter.name] is not None)
     ]
 
 

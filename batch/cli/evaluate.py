@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from batch.evaluation.judges.prose import ProseRow
     from batch.evaluation.summary import Row
 
-EXTRA = ("matplotlib", "rouge_score", "sacrebleu")
+EXTRA = {
+    "matplotlib": "matplotlib>=3.10,<4",
+    "rouge_score": "rouge-score>=0.1.2,<0.2",
+    "sacrebleu": "sacrebleu>=2.6,<3",
+}
+"""What is imported, and what pip calls it."""
 PROSE, SEEING = "prose", "seeing"
 _OF_PROSE = ("context_tokens", "contexts")
 _OF_ALL = ("suites", "methods", "as_json")
@@ -78,7 +83,14 @@ _OF_ALL = ("suites", "methods", "as_json")
 @click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
 @options.sampling_options
 @options.saliency_options
-@options.model_options
+@click.option(
+    "--model",
+    default="demo",
+    show_default=True,
+    help="Folder or hub id of a checkpoint; demo is the one that knows the drawn films.",
+)
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@options.offline_option
 @options.run_options
 @options.json_option
 def evaluate(
@@ -172,9 +184,8 @@ def evaluate(
 def _require_packages() -> None:
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise BatchError(
-            f"batch evaluate needs {', '.join(missing)}:  pip install 'sali-cache[evaluate]'"
-        )
+        wanted = " ".join(f"'{EXTRA[name]}'" for name in missing)
+        raise BatchError(f"batch evaluate needs {', '.join(missing)}:  pip install {wanted}")
 
 
 def _print(rows: Sequence["Row | ProseRow"], text: Sequence[str], *, as_json: bool) -> None:

@@ -12,8 +12,9 @@ import click
 
 from batch.errors import BatchError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+INTERRUPTED, UNREAD = 130, 141
+"""Exit codes after Ctrl-C, and when nobody reads stdout any more: 128 + SIGINT and + SIGPIPE, as
+shells have them."""
 
 
 _ESCAPING = "sali-cache.escaping"
@@ -38,7 +39,7 @@ class CommandGroup(click.Group):
     """Commands by name, each an attribute of the module of that name in `package`.
 
     Exit codes: 0 done, 1 an error a person can mend (one "error: ..." on stderr), 2 wrong
-    usage, 130 interrupted. A reader of stdout that leaves early ends a command quietly.
+    usage, 130 interrupted, 141 (quietly) when the reader of stdout left early.
 
     Args:
         package: where the modules are; a command `two-words` is `two_words` in `two_words.py`.
@@ -89,6 +90,10 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # What is not written yet goes nowhere: Python would report it when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(UNREAD)
 
 
 class _Failure(click.ClickException):

@@ -1,15 +1,17 @@
 """`batch index`: a whole archive, again and again."""
 
-from collections.abc import Callable
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from batch.archive.request import Phase, Request
 from batch.cli import options
 from batch.cli.engines import engine_options
-from batch.cli.progress import PARTIAL
+from batch.cli.kinds import Kind, expect
+from batch.cli.progress import PARTIAL, progress, quiet_option
 from batch.settings import (
     Attention,
     CacheSettings,
@@ -29,22 +31,8 @@ if TYPE_CHECKING:
     from batch.cli.reporting import Reporter
 
 
-class _Parsed(click.ParamType[Any]):
-    """A value with a parser that raises ValueError."""
-
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command()
-@click.argument("archive", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("archive", type=options.EXISTING)
 @click.option("--out", required=True, type=options.FOLDER, help="Folder of caches and records.")
 @options.profile_option("Thresholds of the tiers.")
 @click.option(
@@ -64,7 +52,7 @@ class _Parsed(click.ParamType[Any]):
 )
 @click.option(
     "--shard",
-    type=_Parsed("index/count", Shard.parse),
+    type=options.Parsed("index/count", Shard.parse),
     default="0/1",
     show_default=True,
     help="Only this task's share of a phase, 0/16 to 15/16.",
@@ -73,7 +61,7 @@ class _Parsed(click.ParamType[Any]):
 @click.option("--retry-failed", is_flag=True, help="Do again what failed, though it is unchanged.")
 @click.option(
     "--max-bytes",
-    type=_Parsed("size", parse_size),
+    type=options.Parsed("size", parse_size),
     help="Stop before the folder of caches holds more, as 500G.",
 )
 @click.option(
@@ -86,11 +74,17 @@ class _Parsed(click.ParamType[Any]):
     show_default=True,
     help="Of what is said on stderr.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only estimate what it would take, from a look at each file and the work on a few.",
+)
 @options.prefill_options
 @options.analysis_options
 @options.model_options
 @options.json_option
 @engine_options
+@quiet_option
 def index(
     archive: Path,
     out: Path,
@@ -101,6 +95,7 @@ def index(
     rehash: bool,
     retry_failed: bool,
     max_bytes: int | None,
+    dry_run: bool,
     metrics_file: Path | None,
     log_format: str,
     profile: str,
@@ -127,18 +122,25 @@ def index(
     videos have a cache, 3 some cannot (batch status says which), 75 stopped by a signal or
     another run is at work: the same command goes on.
     """
-    from batch.archive.identity import IndexSettings
-    from batch.cli.reporting import Reporter
-    from jobs.atomic import make_folder
+    from jobs.atomic import check_folder, make_folder
 
+    wanted = {Kind.FOLDER, Kind.EMPTY_FOLDER, Kind.CACHE_FOLDER}
+    expect(archive, wanted, "a folder of videos")
+    if dry_run and phase != "all":
+        raise click.UsageError("--dry-run goes with all phases")
     if phase == "all" and shard != Shard():
         raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
+    check_folder(out)
     analysis = options.analysis_settings(
         profile, fps, max_samples, reference, saliency, saliency_model
     )
-    make_folder(out)
+    from batch.archive.identity import IndexSettings
+    from batch.cli.reporting import Reporter
+
+    if not dry_run:
+        make_folder(out)
     jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
     request = Request(
         archive=archive.resolve(),
@@ -164,6 +166,9 @@ def index(
         retry_failed=retry_failed,
         max_bytes=max_bytes,
     )
+    if dry_run:
+        _estimate(request, as_json=as_json)
+        return
     _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
 
 
@@ -173,6 +178,14 @@ def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int
     both = phase == "all"
     jobs = jobs or max(1, cores - models if both else cores)
     return jobs, max(1, (cores - jobs if both else cores) // models)
+
+
+def _estimate(request: Request, *, as_json: bool) -> None:
+    from batch.archive.estimating import estimate
+    from batch.cli.estimate import lines_of
+
+    found = estimate(request, progress)
+    click.echo(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found, request)))
 
 
 def _run(request: Request, reporter: "Reporter") -> None:

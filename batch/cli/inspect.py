@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch.cli.kinds import Kind, expect
 from batch.cli.options import EXISTING, allow_open_files, json_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def inspect(cache: Path, as_json: bool) -> None:
     """Show the header, tiers and sizes of a CACHE, file or folder; reads no keys or values."""
+    expect(cache, {Kind.CACHE, Kind.SEGMENTS}, "a cache")
     from cachefmt import open_segments
 
     allow_open_files()

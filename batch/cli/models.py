@@ -5,6 +5,7 @@ import json
 import click
 
 from batch.cli.options import json_option
+from batch.families import KNOWN_FAMILIES, PARITY_TRANSFORMERS
 
 
 @click.command()
@@ -12,24 +13,22 @@ from batch.cli.options import json_option
 def models(as_json: bool) -> None:
     """List the model families that are supported, each tested against transformers, and limits.
 
-    A checkpoint's family is the `model_type` of its config.json.
+    A checkpoint's family is the `model_type` of its config.json. Of each a checkpoint on the hub is
+    named, for --model.
     """
     from importlib.metadata import version
 
-    from batch.models import FAMILIES, PARITY_TRANSFORMERS
-    from batch.models.placement import default_dtype, first_device
-
-    for name, family in sorted(FAMILIES.items()):
+    for name, family in sorted(KNOWN_FAMILIES.items()):
         row = {
             "family": name,
+            "checkpoint": family.checkpoint,
             "parity_tested": True,
             "transformers": PARITY_TRANSFORMERS,
             "limits": family.limits,
         }
         tested = f"parity tested with transformers {PARITY_TRANSFORMERS}"
-        click.echo(json.dumps(row) if as_json else f"{name:17}{tested}; {family.limits}")
-    device = first_device("auto")
-    click.echo(f"here models run in {default_dtype(device)} on {device}", err=True)
+        line = f"{name:17}{family.checkpoint}; {tested}; {family.limits}"
+        click.echo(json.dumps(row) if as_json else line)
     installed = version("transformers")
     if installed != PARITY_TRANSFORMERS:
         click.echo(

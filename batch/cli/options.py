@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from batch.cli.naming import VARIABLE, choose_model, choose_revision
 from batch.settings import Attention, Dtype, Pointers, Positions, Reference, Saliency
 
 if TYPE_CHECKING:
@@ -18,6 +19,21 @@ EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Parsed(click.ParamType[Any]):
+    """A value with a parser that raises ValueError."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -61,15 +77,18 @@ attn_option = click.option(
     help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
 )
 
+offline_option = click.option("--offline", is_flag=True, help="Use only what is on this machine.")
+
 model_options = together(
     click.option(
         "--model",
-        default="demo",
-        show_default=True,
-        help="Folder or hub id of a checkpoint; demo is the bundled one.",
+        envvar=VARIABLE,
+        callback=choose_model,
+        help="Folder or hub id of a checkpoint; demo is the bundled toy. Without it, what "
+        f"{VARIABLE} names, or ~/.config/sali-cache.toml.",
     ),
-    click.option("--revision", help="Branch, tag or commit on the hub."),
-    click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+    click.option("--revision", callback=choose_revision, help="Branch, tag or commit on the hub."),
+    offline_option,
 )
 
 run_options = together(

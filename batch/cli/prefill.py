@@ -10,7 +10,8 @@ import click
 
 from batch.cli import options
 from batch.cli.analyze import analyze_all
-from batch.cli.progress import Summary, progress
+from batch.cli.kinds import Kind, sift
+from batch.cli.progress import Summary, progress, quiet_option, say
 from batch.settings import (
     Attention,
     CacheSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @options.run_options
 @options.force_option
 @options.json_option
+@quiet_option
 def prefill(
     inputs: tuple[Path, ...],
     out: Path,
@@ -70,14 +72,16 @@ def prefill(
     that does not fit the model's context it is a folder of segments, each of them safe as soon as
     it is there. Prints the path of each cache.
     """
-    from batch.analysis.manifest import Manifest
-    from batch.making.destination import Destination
-    from batch.making.failures import describe_failure
-    from batch.making.maker import CacheMaker
-    from jobs.atomic import fitting_stem, make_folder
+    from jobs.atomic import check_folder, fitting_stem, make_folder
+    from jobs.errors import NoSpaceError
+    from jobs.locks import held
     from jobs.workers import Raised
 
     _refuse_shared_names(inputs)
+    summary = Summary(deed="planned" if dry_run else "done")
+    kinds = sift(inputs, {Kind.VIDEO, Kind.PARQUET}, "a manifest or a video", summary)
+    if not dry_run:
+        check_folder(out)
     analysis = options.analysis_settings(
         profile or "default", fps, max_samples, reference, saliency, saliency_model
     )
@@ -90,15 +94,20 @@ def prefill(
         timestamps=timestamps,
         block_samples=block_samples,
     )
+    from batch.analysis.manifest import Manifest
+    from batch.making.destination import Destination
+    from batch.making.failures import describe_failure
+    from batch.making.maker import CacheMaker
+
     maker = CacheMaker(settings, cache_settings)
-    summary = Summary()
-    folder = out
+    folder, context = out, click.get_current_context()
     if dry_run:  # manifests of videos do not stay
-        temporary = tempfile.TemporaryDirectory()
-        folder = Path(click.get_current_context().with_resource(temporary))
+        folder = Path(context.with_resource(tempfile.TemporaryDirectory()))
     else:
         make_folder(out)
-    for path in _manifests(inputs, folder, maker, analysis, summary, jobs=jobs, force=force):
+        options.allow_open_files()
+        context.with_resource(held(out, [fitting_stem(path.stem) for path in kinds], say))
+    for path in _manifests(kinds, folder, maker, analysis, summary, jobs=jobs, force=force):
         destination = Destination.named(out, fitting_stem(path.stem), force=force)
         try:
             manifest = Manifest.read(path)
@@ -112,6 +121,8 @@ def prefill(
                 video, is_there = made.video, not made.written
                 facts = _facts(made.path, video, made.written, skipped=is_there)
                 line = json.dumps(facts) if as_json else str(made.path)
+        except NoSpaceError:  # the others would have no room either
+            raise
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
@@ -133,7 +144,7 @@ def _refuse_shared_names(inputs: tuple[Path, ...]) -> None:
 
 
 def _manifests(
-    inputs: tuple[Path, ...],
+    kinds: dict[Path, Kind],
     out: Path,
     maker: "CacheMaker",
     analysis: "AnalysisSettings",
@@ -143,15 +154,19 @@ def _manifests(
     force: bool,
 ) -> list[Path]:
     """The inputs' manifests in order of input; videos are analysed first."""
-    videos = [path for path in inputs if path.suffix != ".parquet"]
-    found = {path: path for path in inputs if path.suffix == ".parquet"}
+    found = {
+        path: path
+        for path, kind in kinds.items()
+        if kind is Kind.PARQUET or path.suffix == ".parquet"
+    }
+    videos = [path for path in kinds if path not in found]
     if videos:
         rule = maker.geometry
         for video, manifest, _ in analyze_all(
             videos, out, rule, analysis, summary, jobs=jobs, force=force
         ):
             found[video] = manifest
-    return [found[path] for path in inputs if path in found]
+    return [found[path] for path in kinds if path in found]
 
 
 def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination") -> "MadeCache":

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,33 @@ import click
 from tqdm import tqdm
 
 LINE_EVERY_S = 60.0
-FAILED, PARTIAL = 1, 3
+FAILED, USAGE, PARTIAL = 1, 2, 3
+_QUIET = "sali-cache.quiet"
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value
+
+
+quiet_option = click.option(
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_quiet,
+    help="Say only warnings and errors on stderr.",
+)
+
+
+def is_quiet() -> bool:
+    """Whether the command under way was asked to be."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def say(text: str) -> None:
+    """A line on stderr that is no result, no warning and no error."""
+    if not is_quiet():
+        click.echo(text, err=True)
 
 
 @contextmanager
@@ -20,6 +45,9 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
 
     A bar on a terminal; elsewhere a plain line a minute.
     """
+    if is_quiet():
+        yield lambda more: None
+        return
     if sys.stderr.isatty():
         with tqdm(
             total=total, desc=what, unit=unit, leave=False, file=sys.stderr, delay=0.2
@@ -35,16 +63,29 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
         now = time.monotonic()
         if now - printed >= LINE_EVERY_S:
             printed = now
-            left_s = (now - started) / done * (total - done) if done else float("nan")
-            click.echo(f"{what}: {done} of {total} {unit}, {left_s:.0f} s to go", err=True)
+            to_go = in_words((now - started) / done * (total - done)) if done else "unknown time"
+            click.echo(f"{what}: {done} of {total} {unit}, {to_go} to go", err=True)
 
     yield report
 
 
+def in_words(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
 @dataclass
 class Summary:
-    """What a command over several inputs did; its last line on stderr and its exit code."""
+    """What a command over several inputs did; its last line on stderr and its exit code.
 
+    `deed` is what was done, in one word.
+    """
+
+    deed: str = "done"
     done: int = 0
     skipped: int = 0
     size_bytes: int = 0
@@ -57,9 +98,10 @@ class Summary:
 
     def finish(self) -> None:
         """Print the summary; exit 1 if all inputs failed, 3 if some did."""
-        counts = Counter(done=self.done, skipped=self.skipped, failed=len(self.failures))
+        failed = len(self.failures)
+        counts = {self.deed: self.done, "skipped": self.skipped, "failed": failed}
         parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         seconds = time.perf_counter() - self.started_s
-        click.echo(f"{parts}; {self.size_bytes:,} bytes, {seconds:.1f} s", err=True)
+        say(f"{parts}; {self.size_bytes:,} bytes, {seconds:.1f} s")
         if self.failures:
             raise SystemExit(PARTIAL if self.done or self.skipped else FAILED)

@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from batch.archive.tally import MetricsFile, Tally
-from batch.cli.progress import LINE_EVERY_S
+from batch.cli.progress import LINE_EVERY_S, in_words, is_quiet
 from batch.errors import Reason
 from jobs.stopping import Stop
 
@@ -30,8 +30,14 @@ class Reporter:
         self._as_json = as_json
         self._metrics = None if metrics_file is None else MetricsFile(metrics_file)
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty() and not self._logs_json:
-            self._bar = tqdm(total=0, desc="index", unit="videos", leave=False, file=sys.stderr)
+        if sys.stderr.isatty() and not self._logs_json and not is_quiet():
+            self._bar = tqdm(
+                total=1.0,
+                bar_format="index {percentage:3.0f}%|{bar:20}| {postfix}",
+                leave=False,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
         self._reported_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -58,15 +64,11 @@ class Reporter:
         if self._metrics is not None:
             self._metrics.update(tally)
         if self._bar is not None:
-            self._bar.total = tally.expected
-            self._bar.update(tally.ended - self._bar.n)
+            self._bar.n = _share(tally)
+            self._bar.set_postfix_str(_state(tally))
         elif time.monotonic() - self._reported_s >= LINE_EVERY_S:
             self._reported_s = time.monotonic()
-            rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
-            to_go = f"{left / rate:.0f} s to go" if rate else "no rate yet"
-            text = f"index: {tally.done} of {tally.expected} videos, {tally.failures} failed"
-            text += f", {rate * 3600:.1f} an hour, {to_go}"
-            self._log("info", "progress", text, **_numbers(tally))
+            self._log("info", "progress", f"index: {_state(tally)}", **_numbers(tally))
 
     def end(self, tally: Tally, stop: Stop) -> None:
         """Report what was done, and why it ended before its time if it did."""
@@ -87,6 +89,8 @@ class Reporter:
         self._log("info", "end", text, **_numbers(tally))
 
     def _log(self, level: str, event: str, text: str, **values: Any) -> None:
+        if level == "info" and is_quiet():
+            return
         if self._logs_json:
             now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
             line = {"time": now, "level": level, "event": event, "message": text, **values}
@@ -97,6 +101,25 @@ class Reporter:
 
     def _above_bar(self) -> AbstractContextManager[object]:
         return nullcontext() if self._bar is None else tqdm.external_write_mode(file=sys.stderr)
+
+
+def _share(tally: Tally) -> float:
+    """How much of the run is done, 0..1: half of a video when it is analysed, all at its end."""
+    halves = tally.ended + max(tally.ended, tally.analyzed)
+    return min(1.0, halves / 2 / tally.expected) if tally.expected else 0.0
+
+
+def _state(tally: Tally) -> str:
+    """Where a run stands, in a line."""
+    text = f"{tally.done} of {tally.expected} videos"
+    if tally.probed < tally.to_probe:
+        text = f"{tally.probed} of {tally.to_probe} files looked at, {text}"
+    if tally.analyzed > tally.done:
+        text += f", {tally.analyzed} analysed"
+    rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
+    to_go = f"{in_words(left / rate)} to go" if rate else "no rate yet"
+    text += f", {tally.failures} failed, {rate * 3600:.1f} an hour, {to_go}"
+    return f"{text}; {', '.join(tally.under_way)}" if tally.under_way else text
 
 
 def _numbers(tally: Tally) -> dict[str, Any]:

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch.cli.options import json_option
+from batch.cli.kinds import Kind, expect
+from batch.cli.options import EXISTING, json_option
+from batch.cli.progress import in_words
 
 if TYPE_CHECKING:
     from batch.archive.status import ArchiveStatus, CachesStatus
 
 
 @click.command()
-@click.argument("caches", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("caches", type=EXISTING)
 @json_option
 def status(caches: Path, as_json: bool) -> None:
     """Show what is done, pending and failed in CACHES, the folder that `batch index` writes."""
+    command = f"batch index ARCHIVE --model MODEL --out {caches}"
+    expect(caches, {Kind.INDEX}, f"a folder of caches of batch index ({command} makes it one)")
     from batch.archive.status import read_status
     from batch.archive.store import Store
 
@@ -48,7 +52,7 @@ def _caches_lines(caches: "CachesStatus") -> list[str]:
         size += f", {caches.fp16_kv_bytes / caches.cache_bytes:.2f}x smaller"
     per_hour = caches.videos_per_hour
     rate = "no rate yet" if per_hour is None else f"{per_hour:,.1f} an hour"
-    to_go = f", {caches.to_go_s:,.0f} s to go" if caches.to_go_s else ""
+    to_go = f", {in_words(caches.to_go_s)} to go" if caches.to_go_s else ""
     seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in caches.seconds.items())
     return [
         f"work       {caches.work} with {caches.model}",

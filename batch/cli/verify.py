@@ -1,34 +1,101 @@
-"""`batch verify`: every checksum of caches."""
+"""`batch verify`: every checksum of caches, or of all caches of an archive."""
 
-from contextlib import ExitStack
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from batch.cli.options import allow_open_files
-from batch.cli.progress import Summary
+from batch.cli.kinds import Kind, sift
+from batch.cli.options import Parsed, allow_open_files, json_option
+from batch.cli.progress import Summary, progress, quiet_option, say
+
+if TYPE_CHECKING:
+    from batch.archive.verifying import Check
+
+
+def _parse_share(text: str) -> float:
+    """The fraction that "5%" says."""
+    number, percent, rest = text.partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = 0.0
+    if not percent or rest or not 0 < share <= 1:
+        raise ValueError(f"got {text!r}, expected a share like 5%")
+    return share
 
 
 @click.command()
 @click.argument("caches", nargs=-1, required=True, type=click.Path(path_type=Path))
-def verify(caches: tuple[Path, ...]) -> None:
-    """Read CACHES, files or folders of segments, whole and compare every checksum.
+@click.option(
+    "--scrub",
+    type=Parsed("share", _parse_share),
+    help="Of folders of batch index: read only so many of the caches, another part each day; with "
+    "5% every cache is read once in twenty days.",
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Of folders of batch index: remove files that are damaged, so that the next batch index "
+    "makes them again. What is left of a video that is gone stays.",
+)
+@json_option
+@quiet_option
+def verify(caches: tuple[Path, ...], scrub: float | None, repair: bool, as_json: bool) -> None:
+    """Read CACHES whole and compare every checksum.
 
-    Names what is damaged, missing or of something else.
+    Each is a cache, file or folder of segments, or a folder of caches as batch prefill and batch
+    index write them. Names what is damaged, missing or of something else. Exit codes: 0 all are
+    whole, 3 some are not, 1 none is.
     """
-    from cachefmt import CacheFileError, open_segments, verify_segments
+    summary = Summary(deed="whole")
+    wanted = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
+    kinds = sift(caches, wanted, "a cache or a folder of caches", summary)
+    if (repair or scrub is not None) and set(kinds.values()) != {Kind.INDEX}:
+        raise click.UsageError(
+            "--repair and --scrub go with folders of batch index; of batch prefill the same "
+            "command with --force writes a cache again"
+        )
+    from batch.archive.verifying import remove_damaged, run_check
 
     allow_open_files()
-    summary = Summary()
-    for path in caches:
-        try:
-            with ExitStack() as opened:
-                segments = [opened.enter_context(segment) for segment in open_segments(path)]
-                verify_segments(segments)
-                summary.size_bytes += sum(segment.size_bytes for segment in segments)
-        except CacheFileError as error:
-            summary.fail(str(error))
-            continue
-        summary.done += 1
-        click.echo(f"{path}: whole")
+    checks = [check for path, kind in kinds.items() for check in _checks(path, kind, scrub)]
+    removed = 0
+    with progress("verify", len(checks), "caches") as report:
+        for check in checks:
+            found = run_check(check)
+            gone = remove_damaged(check, found) if repair else []
+            removed += len(gone)
+            summary.size_bytes += found.size_bytes
+            problems = [str(problem) for problem in found.problems]
+            if problems:
+                summary.fail("\n".join(problems))
+            else:
+                summary.done += 1
+            if as_json:
+                row = {"cache": str(check.path), "whole": not problems, "problems": problems}
+                row |= {"size_bytes": found.size_bytes, "removed": [str(file) for file in gone]}
+                click.echo(json.dumps(row))
+            elif not problems:
+                click.echo(f"{check.path}: whole")
+            report(1)
+    if repair and summary.failures:
+        say(f"{removed} damaged files removed; the next batch index makes again what is missing")
+    elif summary.failures and Kind.INDEX in kinds.values():
+        say("with --repair damaged files are removed, and the next batch index makes them again")
     summary.finish()
+
+
+def _checks(path: Path, kind: Kind, share: float | None) -> list["Check"]:
+    from batch.archive.verifying import Check, checks_of
+
+    if kind is Kind.INDEX:
+        return checks_of(path, share)
+    if kind is Kind.CACHE_FOLDER:
+        return [Check(path=one) for one in sorted(path.iterdir()) if _is_cache(one)]
+    return [Check(path=path)]
+
+
+def _is_cache(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".segments") and not path.name.startswith(".")

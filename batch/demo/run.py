@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,44 @@ class AnsweredQuestion:
     answer: str
     uncompressed: str
 
+    @property
+    def remark(self) -> str:
+        """What is to be said of the answer; nothing if it is the truth, word for word."""
+        if self.answer == self.question.answer:
+            return ""
+        is_same = self.question.kind == "caption" and _things(self.answer) == _things(
+            self.question.answer
+        )
+        return "the same things, in another order" if is_same else "wrong"
+
+
+def _things(caption: str) -> tuple[list[str], str]:
+    """What a caption names, in order of the alphabet, and on what ground."""
+    things, _, ground = caption.rpartition(" on ")
+    return sorted(things.split(" and ")), ground
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds of one question about a film: from the video, and twice from its cache.
+
+    The first time the cache is loaded, the second it is there.
+    """
+
+    video: float
+    first: float
+    second: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """Answers, sizes and times of a demo run; `caches` is what `batch inspect --json` prints."""
 
-    answered: list[AnsweredQuestion]
+    answered: list[list[AnsweredQuestion]]
+    """Of each film."""
     caches: list[dict[str, Any]]
+    video_bytes: list[int]
+    speed: Speed
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,12 +81,15 @@ class DemoResult:
             tiers = self.caches[0]["tokens"]
             return {tier: sum(cache[key][tier] for cache in self.caches) for tier in tiers}
 
-        right = [one.answer == one.question.answer for one in self.answered]
-        right_full = [one.uncompressed == one.question.answer for one in self.answered]
+        answered = [one for film in self.answered for one in film]
+        right = [one.answer == one.question.answer for one in answered]
+        right_full = [one.uncompressed == one.question.answer for one in answered]
         return {
-            "questions": len(self.answered),
+            "questions": len(answered),
+            "other_order": sum("order" in one.remark for one in answered),
             "exact_match": sum(right) / len(right),
             "exact_match_uncompressed": sum(right_full) / len(right),
+            "video_bytes": sum(self.video_bytes),
             "cache_bytes": total("size_bytes"),
             "fp16_kv_bytes": total("fp16_kv_bytes"),
             "compression": total("fp16_kv_bytes") / total("size_bytes"),
@@ -64,6 +98,7 @@ class DemoResult:
             "slots": total("slots"),
             "samples": total("samples"),
             "stored_samples": total("stored_samples"),
+            "seconds_of_a_question": asdict(self.speed),
             "seconds": self.seconds,
         }
 
@@ -75,6 +110,7 @@ def run_demo(
     samples: int,
     profile: str,
     answer_uncompressed: Callable[[Path, Sequence[str]], list[str]],
+    answer_twice: Callable[[Path, str], tuple[float, float]],
     log: Callable[[str], object],
 ) -> DemoResult:
     """Film, analyse, prefill, delete the films, answer.
@@ -83,6 +119,8 @@ def run_demo(
         folder: where manifests and caches go; the films go to a temporary folder.
         samples: length of each film, seconds + 1.
         answer_uncompressed: answers questions about a film without a cache.
+        answer_twice: asks a cache the same twice; seconds of the first, loading included, and
+            of the second.
         log: receives each command before it runs.
 
     Raises:
@@ -106,22 +144,39 @@ def run_demo(
         with timed("draw"):
             questions = [draw_film(path, number, samples) for number, path in enumerate(paths)]
         texts = [[question.text for question in asked] for asked in questions]
-        run("analyze", *map(str, paths), "--out", ".", "--profile", profile)
+        videos = [str(path) for path in paths]
+        run("analyze", *videos, "--out", ".", "--model", "demo", "--profile", profile)
         log("(the same questions to the model without compression, by transformers' own forward)")
         with timed("uncompressed"):
             full = list(map(answer_uncompressed, paths, texts))
-        run("prefill", *(f"{path.stem}.parquet" for path in paths), "--out", ".")
+        started = time.perf_counter()
+        answer_uncompressed(paths[0], texts[0][:1])
+        from_video = time.perf_counter() - started
+        video_bytes = [path.stat().st_size for path in paths]
+        manifests = [f"{path.stem}.parquet" for path in paths]
+        run("prefill", *manifests, "--out", ".", "--model", "demo")
     log("(the films are deleted)")
     answered, caches = [], []
     for path, asked, uncompressed in zip(paths, questions, full, strict=True):
         cache, stdin = f"{path.stem}.safetensors", "\n".join(one.text for one in asked)
-        lines = run("answer", "--cache", cache, "--json", stdin=stdin).splitlines()
-        answered += [
-            AnsweredQuestion(question=one, answer=json.loads(line)["answer"], uncompressed=other)
-            for one, line, other in zip(asked, lines, uncompressed, strict=True)
-        ]
+        lines = run("answer", cache, "--json", stdin=stdin).splitlines()
+        answered.append(
+            [
+                AnsweredQuestion(
+                    question=one, answer=json.loads(line)["answer"], uncompressed=other
+                )
+                for one, line, other in zip(asked, lines, uncompressed, strict=True)
+            ]
+        )
         caches.append(json.loads(run_batch("inspect", cache, "--json", folder=folder)[0]))
-    return DemoResult(answered=answered, caches=caches, seconds=seconds)
+    first, second = answer_twice(folder / f"{paths[0].stem}.safetensors", texts[0][0])
+    return DemoResult(
+        answered=answered,
+        caches=caches,
+        video_bytes=video_bytes,
+        speed=Speed(video=from_video, first=first, second=second),
+        seconds=seconds,
+    )
 
 
 def draw_film(path: Path, number: int, samples: int) -> list[Question]:

@@ -8,7 +8,6 @@ from batch.models.checkpoint import Checkpoint, open_checkpoint
 from batch.models.family import Family
 from batch.models.opening import (
     FAMILIES,
-    PARITY_TRANSFORMERS,
     OpenModel,
     open_family,
     open_model,
@@ -16,7 +15,6 @@ from batch.models.opening import (
 
 __all__ = [
     "FAMILIES",
-    "PARITY_TRANSFORMERS",
     "Checkpoint",
     "Family",
     "OpenModel",

@@ -127,7 +127,7 @@ class Checkpoint:
         if device_map is not None and find_spec("accelerate") is None:
             what = f"weights quantised by {quantised_by}" if quantised_by else f"device {device!r}"
             raise ModelError(
-                f"{self.name}: {what} need accelerate;  pip install 'sali-cache[sharded]'"
+                f"{self.name}: {what} need accelerate;  pip install 'accelerate>=1.15,<2'"
             )
         try:
             loaded: Any = AutoModelForImageTextToText.from_pretrained(

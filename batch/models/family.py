@@ -103,8 +103,6 @@ class Family(ABC):
     """A checkpoint of one family; its weights are absent until `load`."""
 
     model_type: ClassVar[str]
-    limits: ClassVar[str]
-    """What of the family is not supported or done otherwise; printed by `batch models`."""
     no_timestamps: ClassVar[str | None] = "a video is one block of cells, without text inside"
     """Why times cannot be put before samples; None where they can."""
     kind: ClassVar[Literal["image", "video"]] = "video"

@@ -22,9 +22,6 @@ class InternVL(SquareFamily):
     """InternVL with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "internvl"
-    limits: ClassVar[str] = (
-        "checkpoints in the layout of transformers (named -hf); video only, no images beside it"
-    )
     defaults: ClassVar[dict[str, Any]] = CLIP_DEFAULTS | {
         "do_center_crop": False,
         "size": {"height": 384, "width": 384},

@@ -24,10 +24,6 @@ class Llava(ManyImages):
     """LLaVA-1.5 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava"
-    limits: ClassVar[str] = (
-        "a video is many images, which the model was not trained for; no Pixtral or SigLIP tower "
-        "(vision_feature_select_strategy 'full'), no padding to a square"
-    )
     defaults: ClassVar[dict[str, Any]] = CLIP_DEFAULTS | {"do_pad": False}
     """Source: LlavaImageProcessor of transformers 5.23."""
 

@@ -23,7 +23,6 @@ class LlavaNext(ManyImages):
     """LLaVA-1.6 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_next"
-    limits: ClassVar[str] = "the base image alone, without the high-resolution tiles"
     has_newline: ClassVar[bool] = True
 
     @cached_property

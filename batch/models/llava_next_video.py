@@ -23,7 +23,6 @@ class LlavaNextVideo(SquareFamily):
     """LLaVA-NeXT-Video with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_next_video"
-    limits: ClassVar[str] = "video only, no images beside it; pooling of 2x2 patches"
     required: ClassVar[dict[str, object]] = {
         "vision_feature_select_strategy": "default",
         "spatial_pool_stride": _POOLED,

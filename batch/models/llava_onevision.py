@@ -21,7 +21,6 @@ class LlavaOnevision(SquareFamily):
     """LLaVA-OneVision with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "llava_onevision"
-    limits: ClassVar[str] = "video only, no images beside it; vision towers without a class token"
     defaults: ClassVar[dict[str, Any]] = CLIP_DEFAULTS | {
         "do_center_crop": False,
         "size": {"height": 384, "width": 384},

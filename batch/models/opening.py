@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from batch.errors import DeviceError, ModelError
+from batch.families import unsupported
 from batch.models.checkpoint import open_checkpoint
 from batch.models.family import Family
 from batch.models.internvl import InternVL
@@ -30,10 +31,8 @@ FAMILIES: dict[str, type[Family]] = {
     "qwen3_vl": Qwen3VL,
     "smolvlm": SmolVLM,
 }
-"""By the config's `model_type`; tests compare the scores of each with transformers' own."""
-
-PARITY_TRANSFORMERS = "5.23.0"
-"""The version they are compared with. Another may lay out prompts or pictures differently."""
+"""By the config's `model_type`, as in `batch.families`; tests compare the scores of each with
+transformers' own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +79,7 @@ def open_family(name: str, *, revision: str | None = None, offline: bool = False
     checkpoint = open_checkpoint(name, revision=revision, offline=offline)
     family = FAMILIES.get(checkpoint.config.model_type)
     if family is None:
-        raise ModelError(
-            f"{name}: model_type {checkpoint.config.model_type!r} is not supported; "
-            f"supported are {', '.join(sorted(FAMILIES))}. "
-            "CONTRIBUTING.md says in four steps how to add one."
-        )
+        raise ModelError(f"{name}: {unsupported(checkpoint.config.model_type)}")
     return family(checkpoint)
 
 

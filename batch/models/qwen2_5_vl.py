@@ -19,12 +19,6 @@ class Qwen2_5VL(QwenVL):
     """Qwen2.5-VL."""
 
     model_type: ClassVar[str] = "qwen2_5_vl"
-    limits: ClassVar[str] = (
-        "two frames make a sample; cells follow the video's size within the processor's limits "
-        "(min_pixels, max_pixels); the gaps of pointers stay; a question stands where "
-        "transformers 5.23 puts it, which in long videos is not behind the last time, as it was "
-        "until 5.2"
-    )
 
     def times_of(self, footage: Footage) -> NDArray[np.int64]:
         sample_s = np.float32(footage.geometry.frames * footage.interval_s)

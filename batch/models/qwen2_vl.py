@@ -14,8 +14,3 @@ class Qwen2VL(QwenVL):
     """Qwen2-VL."""
 
     model_type: ClassVar[str] = "qwen2_vl"
-    limits: ClassVar[str] = (
-        "two frames make a sample; cells follow the video's size within the processor's limits "
-        "(min_pixels, max_pixels); a question stands where transformers 5.23 puts it, which in "
-        "long videos is not behind the last time, as it was until 5.2"
-    )

@@ -28,10 +28,6 @@ class Qwen3VL(QwenVL):
     """Qwen3-VL with dense decoders; embeddings are [..., hidden * (1 + deepstack levels)]."""
 
     model_type: ClassVar[str] = "qwen3_vl"
-    limits: ClassVar[str] = (
-        "two frames make a sample; cells follow the video's size and length within the "
-        "processor's budget of pixels; no mixtures of experts"
-    )
     no_timestamps: ClassVar[str | None] = "its prompt tells the time of every sample already"
     defaults: ClassVar[dict[str, Any]] = QwenVL.defaults | {
         "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},

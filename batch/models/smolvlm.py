@@ -40,9 +40,6 @@ class SmolVLM(SquareFamily):
     """SmolVLM 2 with any decoder that the Auto classes load."""
 
     model_type: ClassVar[str] = "smolvlm"
-    limits: ClassVar[str] = (
-        "video only, no images beside it; needs the package num2words, as transformers does"
-    )
     defaults: ClassVar[dict[str, Any]] = {
         "do_resize": True,
         "do_rescale": True,
@@ -126,7 +123,7 @@ def _intro(footage: Footage) -> str:
     except ImportError as error:
         raise ModelError(
             "SmolVLM's prompt has the number of samples in words, and num2words is missing;  "
-            "pip install 'sali-cache[smolvlm]'"
+            "pip install 'num2words>=0.5.14,<1'"
         ) from error
     length = timedelta(seconds=int(footage.duration_s))
     return DEFAULT_VIDEO_INTRO.format(frame_count=num2words(len(footage)), video_duration=length)

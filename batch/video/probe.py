@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
             raise undecodable(path, stream, counts)
         span = measure_span(path, progress)
         if span.packets < 2 and not is_named_as_video(path):
-            raise VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
+            raise _picture(path)
         shown_height_px, shown_width_px = Display.of(container, stream).upright_px(frame)
         return VideoInfo(
             path=path,
@@ -91,6 +92,27 @@ def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> Video
             span_s=float(span.length_s),
             caveat="; ".join([*_left_out(container), *caveats(frame)]) or None,
         )
+
+
+def glance(path: Path) -> float | None:
+    """The length that a video declares, s; its start is looked at, the rest is not read.
+
+    Raises:
+        VideoError: as `probe`.
+    """
+    counts = Decoded()
+    with open_video(path) as (container, stream):
+        packets = (packet for packet in shown_packets(container, stream) if packet.size)
+        if len(list(islice(packets, 2))) < 2 and not is_named_as_video(path):
+            raise _picture(path)
+    with open_video(path) as (container, stream):
+        if next(decode_frames(container, stream, counts), None) is None:
+            raise undecodable(path, stream, counts)
+        return _declared_duration_s(container, stream)
+
+
+def _picture(path: Path) -> VideoError:
+    return VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
 
 
 def _left_out(container: InputContainer) -> Iterator[str]:

@@ -105,7 +105,11 @@ def test_the_last_sample_is_on_screen_until_the_next_segment_or_for_a_usual_gap(
 
 @pytest.mark.parametrize(
     ("start_s", "stop_s", "text"),
-    [(751.0, 760.0, "00:12:31-00:12:40"), (3600.0, 3661.9, "01:00:00-01:01:01")],
+    [
+        (751.0, 760.0, "00:12:31-00:12:40"),
+        (3600.0, 3661.9, "01:00:00-01:01:01"),
+        (0.26, 0.79, "00:00:00.2-00:00:00.7"),
+    ],
 )
 def test_a_range_reads_as_a_clock(start_s: float, stop_s: float, text: str) -> None:
     assert str(TimeRange(start_s=start_s, stop_s=stop_s)) == text

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from batch.analysis.manifest import Manifest
 from cachefmt import CacheFile, tensor_specs
 
-VARIES = {"analyze_seconds", "encode_seconds", "prefill_seconds", "finished", "host"}
+VARIES = {"analyze_seconds", "encode_seconds", "prefill_seconds", "run_started", "finished", "host"}
 
 
 def contents(root: Path) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_a_model_that_cannot_be_opened_stops_the_run_at_once(
 ) -> None:
     (tmp_path / "model").mkdir()
     out = tmp_path / "caches"
-    command = ("index", archive, "--out", out, "--phase", phase)
+    command = ("index", archive, "--out", out, "--model", "demo", "--phase", phase)
     result = batch(*command, "--model", tmp_path / "model")
     assert result.exit_code == 1
     assert f"error: {tmp_path / 'model'}: " in result.stderr

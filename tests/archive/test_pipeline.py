@@ -31,7 +31,7 @@ class Prefilling:
         manifests, caches = store.manifests("a"), store.caches("w")
         (root / "staging").mkdir(parents=True)
         self.row, self.tally = row, Tally()
-        self.recorder = Recorder(root / "staging", DiskSpace(root, None), self.tally, Heard())
+        self.recorder = Recorder(root / "staging", DiskSpace(root, None), self.tally, Heard(), "")
         manifests.ledger.put_done(row.video, {}, root / "staging")
         self.backlog = Backlog(
             Phase.PREFILL, manifests, caches, retry_failed=False, tally=self.tally
@@ -117,7 +117,7 @@ def test_of_segments_those_stay_that_fit_a_quota_which_others_used_up_meanwhile(
     for number in range(3):
         segment_path(folder, number).write_bytes(bytes(100))
     (tmp_path / "out" / "of another run").write_bytes(bytes(150))
-    recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Heard())
+    recorder = Recorder(staging, DiskSpace(tmp_path / "out", 400), Tally(), Heard(), "")
     with pytest.raises(NoSpaceError, match="50 bytes of it are left, the next file has 100"):
         recorder.commit_folder(products, row, {"cache_bytes": 300})
     assert segments_in(folder) == [segment_path(folder, number) for number in range(2)]

@@ -35,7 +35,8 @@ def test_results_are_paths_or_records_on_stdout(indexed: IndexedArchive, fresh_o
 def test_a_log_in_json_has_an_object_for_every_event(
     indexed: IndexedArchive, tmp_path: Path
 ) -> None:
-    command = ("index", indexed.archive, "--out", tmp_path / "out", "--phase", "identify")
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", "demo")
+    command += ("--phase", "identify")
     events = objects(batch(*command, "--log-format", "json").stderr.splitlines())
     failed = {event["path"]: event["reason"] for event in events if event["event"] == "failed"}
     assert failed == {str(path): reason.value for path, reason in indexed.hostile.items()}
@@ -52,10 +53,11 @@ def test_a_line_a_minute_is_said_without_a_terminal(
     reporter = Reporter("text", as_json=False, metrics_file=None)
     tally = Tally(to_do=10, done=3, given_up=1, started_s=0.0)
     for clock["now"] in (10.0, 59.0, 61.0, 62.0, 120.0, 122.0):
+        tally.under_way = ["prefill a.mp4"] if clock["now"] > 100 else []
         reporter.ticked(tally)
     assert capsys.readouterr().err.splitlines() == [
         "index: 3 of 10 videos, 0 failed, 236.1 an hour, 92 s to go",
-        "index: 3 of 10 videos, 0 failed, 118.0 an hour, 183 s to go",
+        "index: 3 of 10 videos, 0 failed, 118.0 an hour, 3 min to go; prefill a.mp4",
     ]
 
 
@@ -196,9 +198,9 @@ def test_status_of_a_folder_that_no_run_wrote_to_names_what_makes_one(tmp_path: 
     (tmp_path / "runs").mkdir()  # of some other tool
     for options in ([], ["--json"]):
         result = batch("status", tmp_path, *options)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert f"error: {tmp_path}: no folder of batch index" in result.stderr
-        assert f"batch index ARCHIVE --out {tmp_path} " in result.stderr
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{tmp_path}: is a folder, expected a folder of caches of" in result.stderr
+        assert f"batch index ARCHIVE --model MODEL --out {tmp_path} " in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 

@@ -73,6 +73,7 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     context = context_of(
         *(tmp_path / "archive", "--out", tmp_path / "out", "--fps", 2, "--rehash", "--jobs", 3),
         *("--device", "cuda:0", "--device", "cuda:1", "--max-bytes", "500G", "--shard", "0/1"),
+        *("--model", "a/b", "--quiet"),
     )
     stages = stages_of(context, tasks={"prefill": 4}, leave_out=frozenset({"rehash"}))
     (stage,) = stages
@@ -80,7 +81,7 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
     options = " ".join(stage.task(3)[5:])
     assert sorted(options.split(" --")) == sorted(
         f"--out {tmp_path / 'out'} --device cuda:0 --device cuda:1 --max-bytes 500000000000 "
-        "--fps 2.0 --jobs 3 --phase prefill --shard 3/4".split(" --")
+        "--fps 2.0 --model a/b --jobs 3 --phase prefill --shard 3/4".split(" --")
     )
     assert (stage.cpus, stage.gpus) == (1, 2)
 
@@ -131,14 +132,15 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_caches_among_the_videos_are_wrong_usage(tmp_path: Path) -> None:
-    result = batch("index", tmp_path, "--out", tmp_path)
+    result = batch("index", tmp_path, "--out", tmp_path, "--model", "demo")
     assert result.exit_code == 2
     assert "--out is ARCHIVE itself" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_path: Path) -> None:
-    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", "0/2")
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", "demo")
+    result = batch(*command, "--shard", "0/2")
     assert result.exit_code == 2
     assert "--shard goes with --phase" in result.stderr
 
@@ -147,7 +149,8 @@ def test_a_shard_without_a_phase_is_wrong_usage(indexed: IndexedArchive, tmp_pat
 def test_a_shard_that_is_none_is_wrong_usage(
     indexed: IndexedArchive, tmp_path: Path, text: str
 ) -> None:
-    result = batch("index", indexed.archive, "--out", tmp_path / "out", "--shard", text)
+    command = ("index", indexed.archive, "--out", tmp_path / "out", "--model", "demo")
+    result = batch(*command, "--shard", text)
     assert result.exit_code == 2
     assert "--shard" in result.stderr
 

@@ -27,12 +27,28 @@ def truncated(path: Path) -> None:
     clips.truncate(clips.write_clip(path, frames), keep=0.5)
 
 
+WRONG: dict[str, tuple[Make, str]] = {
+    "missing": (lambda path: None, "no such file"),
+    "empty": (empty, "is an empty file, expected "),
+    "an empty folder": (Path.mkdir, "is an empty folder, expected "),
+    "text": (text, "is a text file, expected "),
+}
+
+
+@pytest.mark.parametrize("command", ["analyze", "prefill"])
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_look_shows_to_be_no_video_is_wrong_usage(
+    tmp_path: Path, command: str, case: str
+) -> None:
+    make, message = WRONG[case]
+    make(tmp_path / "x.mp4")
+    result = batch(command, tmp_path / "x.mp4", "--out", tmp_path / "out", "--model", "demo")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {tmp_path / 'x.mp4'}: {message}")
+    assert not (tmp_path / "out").exists()
+
+
 VIDEOS: dict[str, tuple[str, Make, str]] = {
-    "missing": ("x.mp4", lambda path: None, "no such file"),
-    "empty": ("x.mp4", empty, "the file is empty"),
-    "a folder": ("x.mp4", Path.mkdir, "not a file"),
-    "text": ("x.mp4", text, "not a video"),
-    "text by name": ("x.txt", text, "a text file, expected video"),
     "truncated": ("x.mp4", truncated, "not a video, or cut off before its index"),
     "sound": ("x.mp4", clips.write_audio, "got streams audio, expected video"),
 }
@@ -57,23 +73,23 @@ def test_a_cache_given_to_prefill_is_refused_by_name(
     model: Path, cache: Path, tmp_path: Path
 ) -> None:
     result = batch("prefill", cache, "--out", tmp_path, "--model", model)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: {cache}: not a video")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        f"error: {cache}: is a cache, expected a manifest or a video\n  batch answer {cache} -q"
+    )
 
 
 @pytest.fixture
-def broken_manifests(manifest: Path, cache: Path, tmp_path: Path) -> dict[str, Path]:
+def broken_manifests(manifest: Path, tmp_path: Path) -> dict[str, Path]:
     """Files that are no manifest although they are called one."""
-    found = {name: tmp_path / f"{name}.parquet" for name in ("cut", "cache", "folder", "text")}
+    found = {name: tmp_path / f"{name}.parquet" for name in ("cut", "text")}
     shutil.copy(manifest, found["cut"])
     clips.truncate(found["cut"], keep=0.7)
-    shutil.copy(cache, found["cache"])
-    found["folder"].mkdir()
     text(found["text"])
     return found
 
 
-@pytest.mark.parametrize("case", ["cut", "cache", "folder", "text"])
+@pytest.mark.parametrize("case", ["cut", "text"])
 def test_a_manifest_that_is_none_is_refused_by_name(
     model: Path, broken_manifests: dict[str, Path], tmp_path: Path, case: str
 ) -> None:
@@ -129,7 +145,6 @@ def broken_caches(manifest: Path, cache: Path, tmp_path: Path) -> dict[str, tupl
     text(tmp_path / "text.safetensors")
     (tmp_path / "empty.safetensors").touch()
     return {
-        "manifest": (manifest, "is no safetensors file"),
         "cut": (cut, "is truncated"),
         "table": (table, "token.cell does not match its checksum"),
         "text": (tmp_path / "text.safetensors", "is no safetensors file"),
@@ -137,7 +152,7 @@ def broken_caches(manifest: Path, cache: Path, tmp_path: Path) -> dict[str, tupl
     }
 
 
-@pytest.mark.parametrize("case", ["manifest", "cut", "table", "text", "empty"])
+@pytest.mark.parametrize("case", ["cut", "table", "text", "empty"])
 def test_a_cache_that_is_none_is_refused_by_name(
     broken_caches: dict[str, tuple[Path, str]], case: str
 ) -> None:
@@ -150,8 +165,41 @@ def test_a_cache_that_is_none_is_refused_by_name(
         assert result.stderr.startswith(f"error: {path}: {message}")
 
 
+def test_what_is_meant_for_another_command_is_told_with_that_command(
+    model: Path, clip: Path, manifest: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "index" / "runs").mkdir(parents=True)
+    (tmp_path / "index" / "runs" / ".lock").touch()
+    out = ("--out", tmp_path / "out", "--model", model)
+    commands = {
+        ("answer", "-q", "a"): {clip: "prefill", manifest: "prefill", cache.parent: "answer"},
+        ("inspect",): {clip: "prefill", model: "", tmp_path / "index": "answer"},
+        ("verify",): {clip: "prefill", manifest: "prefill", clip.parent: "index"},
+        ("status",): {cache: "answer", clip.parent: "index"},
+        ("prefill", *out): {cache: "answer", clip.parent: "index", tmp_path / "index": "answer"},
+        ("analyze", *out): {manifest: "prefill", cache: "answer"},
+        ("index", *out): {clip: "prefill", cache: "answer", tmp_path / "index": "answer"},
+    }
+    for (command, *options), cases in commands.items():
+        for path, helps in cases.items():
+            result = batch(command, path, *options)
+            assert (result.exit_code, result.stdout) == (2, ""), (command, path)
+            assert f"{path}: is a" in result.stderr
+            assert f"\n  batch {helps} {path}" in result.stderr or not helps
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_input_among_right_ones_is_named_and_the_others_are_done(
+    model: Path, clip: Path, cache: Path, tmp_path: Path
+) -> None:
+    gone, out = tmp_path / "gone.mp4", tmp_path / "out"
+    result = batch("analyze", gone, clip, "--out", out, "--model", model)
+    assert (result.exit_code, result.stdout) == (3, f"{out / 'clip.parquet'}\n")
+    assert result.stderr.startswith(f"error: {gone}: no such file\n")
+
+
 @pytest.mark.parametrize("command", [["answer", "-q", "a", "--cache"], ["inspect"]])
-def test_a_missing_cache_is_wrong_usage_and_a_folder_of_something_else_is_refused(
+def test_a_missing_cache_and_a_folder_of_something_else_are_wrong_usage(
     tmp_path: Path, command: list[str]
 ) -> None:
     gone = batch(*command, tmp_path / "gone.safetensors")
@@ -159,11 +207,8 @@ def test_a_missing_cache_is_wrong_usage_and_a_folder_of_something_else_is_refuse
     assert f"'{tmp_path / 'gone.safetensors'}'" in gone.stderr
     (tmp_path / "film.mp4").touch()
     other = batch(*command, tmp_path)
-    assert (other.exit_code, other.stdout) == (1, "")
-    assert (
-        other.stderr
-        == f"error: {tmp_path / 'film.mp4'}: is no segment, but stands where only segments may\n"
-    )
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert f"{tmp_path}: is a folder, expected a cache\n  batch index {tmp_path} " in other.stderr
 
 
 def test_a_damaged_manifest_beside_a_video_is_refused_and_forced(
@@ -219,12 +264,12 @@ def broken_models(model: Path, tmp_path: Path) -> dict[str, tuple[Path, str]]:
     save_file(tensors, found["lacking weights"] / weights, {"format": "pt"})
     text(tmp_path / "file")
     return {
-        "no config": (found["no config"], "not a checkpoint with config and tokenizer"),
+        "no config": (found["no config"], "no checkpoint: the folder has no config.json"),
         "no weights": (found["no weights"], "no model.safetensors in "),
         "cut weights": (found["cut weights"], "the weights cannot be loaded"),
         "lacking weights": (found["lacking weights"], "1 weights are missing, as "),
-        "file": (tmp_path / "file", "neither a folder nor an id on the hub"),
-        "missing": (tmp_path / "gone", "neither a folder nor an id on the hub"),
+        "file": (tmp_path / "file", "is a file, expected the folder of a checkpoint"),
+        "missing": (tmp_path / "gone", "no such folder"),
     }
 
 
@@ -236,8 +281,9 @@ def test_a_model_that_is_none_is_refused_by_name(
 ) -> None:
     path, message = broken_models[case]
     result = batch("prefill", manifest, "--out", tmp_path / "out", "--model", path, "--offline")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"error: {path}: {message}" in result.stderr
+    is_seen_at_once = case in ("no config", "file", "missing")
+    assert (result.exit_code, result.stdout) == (2 if is_seen_at_once else 1, "")
+    assert f": {path}: {message}" in result.stderr
     assert stamps(tmp_path / "out") == {}
 
 
@@ -262,7 +308,8 @@ def test_a_folder_that_cannot_be_made_is_refused_by_name(
     out = tmp_path / "file" / "out"
     result = batch(command, clip, "--out", out, "--model", model)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"error: {out}: this folder cannot be made: Not a directory\n"
+    file = tmp_path / "file"
+    assert result.stderr == f"error: {out}: this folder cannot be made: {file} is a file\n"
     result = batch(command, clip, "--out", tmp_path / "file", "--model", model)
     assert (result.exit_code, result.stdout) == (2, "")
 

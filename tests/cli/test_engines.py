@@ -26,7 +26,7 @@ def test_what_slurm_gets_is_printed_and_nothing_is_written(archive: Path) -> Non
     out = archive.parent / "caches"
     text = "\n".join(
         succeed(
-            *("index", archive, "--out", out, "--profile", "paper", "--jobs", 4),
+            *("index", archive, "--out", out, "--model", "demo", "--profile", "paper", "--jobs", 4),
             *("--engine", "slurm", "--tasks", 6, "--gpu-tasks", 2, "--print"),
             *("--sbatch=--time=60", "--sbatch=--mem=8G", "--sbatch-gpu=--partition=gpu"),
         )
@@ -37,7 +37,8 @@ def test_what_slurm_gets_is_printed_and_nothing_is_written(archive: Path) -> Non
     ]
     for task in tasks(text):
         assert task[:5] == [sys.executable, "-m", "batch", "index", str(archive)]
-        assert task[5:11] == ["--out", str(out), "--profile", "paper", "--jobs", "4"]
+        options = ["--out", str(out), "--profile", "paper", "--model", "demo", "--jobs", "4"]
+        assert task[5:13] == options
     identify, analyze, prefill = text.split("sbatch --parsable")[1:]
     for part in (identify, analyze):
         assert "#SBATCH --cpus-per-task=4\n" in part
@@ -56,8 +57,8 @@ def test_prefill_asks_for_a_gpu_for_each_device_that_is_one(
     archive: Path, devices: tuple[str, ...], gpus: str | None
 ) -> None:
     words = [word for device in devices for word in ("--device", device)]
-    command = ("index", archive, "--out", "out", "--engine", "slurm", "--print", *words)
-    found = re.findall(r"--gres=(\S+)", "\n".join(succeed(*command)))
+    command = ("index", archive, "--out", "out", "--model", "demo", "--engine", "slurm", "--print")
+    found = re.findall(r"--gres=(\S+)", "\n".join(succeed(*command, *words)))
     assert found == ([] if gpus is None else [gpus])
 
 
@@ -66,6 +67,7 @@ def test_tasks_find_folders_that_were_named_from_here(
 ) -> None:
     here = archive.parent
     (here / "model").mkdir()
+    (here / "model" / "config.json").write_text('{"model_type": "llava"}')
     monkeypatch.chdir(here)
     command = ("index", "films", "--out", "out", "--model", "model", "--engine", "slurm", "--print")
     for task in tasks("\n".join(succeed(*command))):
@@ -86,7 +88,7 @@ def test_submitting_prints_the_jobs_and_says_where_to_look(
     (tools / "sbatch").write_text("#!/bin/bash\ncat > /dev/null\necho 7\n")
     (tools / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    result = batch("index", archive, "--out", out, "--engine", "slurm")
+    result = batch("index", archive, "--out", out, "--model", "demo", "--engine", "slurm")
     assert (result.exit_code, result.stdout) == (0, "identify 7\nanalyze 7\nprefill 7\n")
     assert result.stderr == f"batch status {out} tells how far it is; logs: {out / 'logs'}\n"
 
@@ -106,7 +108,7 @@ def test_submitting_prints_the_jobs_and_says_where_to_look(
 def test_an_option_of_another_engine_is_wrong_usage(
     archive: Path, engine: str, words: list[str], named: str
 ) -> None:
-    result = batch("index", archive, "--out", "out", "--engine", engine, *words)
+    result = batch("index", archive, "--out", "out", "--model", "demo", "--engine", engine, *words)
     assert result.exit_code == 2
     assert f"{named} does not go with --engine {engine}" in result.stderr
 
@@ -115,6 +117,7 @@ def test_without_ray_an_error_says_how_to_get_it(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    result = batch("index", archive, "--out", archive.parent / "out", "--engine", "ray")
+    command = ("index", archive, "--out", archive.parent / "out", "--model", "demo")
+    result = batch(*command, "--engine", "ray")
     assert result.exit_code == 1
     assert "error: Ray is not installed: pip install" in result.stderr

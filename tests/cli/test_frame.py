@@ -1,5 +1,6 @@
 """The frame of the command line: lazy commands, exit codes, what goes to which stream."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_a_reader_that_leaves_early_ends_a_command_quietly(toys: Path) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 141
 
 
 def test_a_full_disk_under_stdout_is_one_line(toys: Path) -> None:
@@ -161,6 +162,27 @@ def test_every_command_of_the_list_has_help(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage: batch ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    assert [one.name for one in options if not one.help] == []
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_is_wrapped_to_the_terminal(columns: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "batch", "answer", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert columns - 20 < max(map(len, done.stdout.splitlines())) <= columns
 
 
 def test_every_command_of_the_package_is_in_the_list() -> None:

@@ -71,7 +71,7 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
 def test_verify_says_that_a_whole_file_is_whole(cache: Path) -> None:
     result = batch("verify", cache)
     assert (result.exit_code, result.stdout) == (0, f"{cache}: whole\n")
-    assert result.stderr.startswith(f"1 done; {cache.stat().st_size:,} bytes, ")
+    assert result.stderr.startswith(f"1 whole; {cache.stat().st_size:,} bytes, ")
 
 
 def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
@@ -86,6 +86,6 @@ def test_verify_names_the_damaged_tensor_and_the_missing_file_and_goes_on(
     some = batch("verify", damaged, gone, cache)
     assert (some.exit_code, some.stdout) == (3, f"{cache}: whole\n")
     assert f"error: {damaged}: layers.1.value.fp16 does not match its checksum" in some.stderr
-    assert f"error: {gone}: cannot be opened: No such file" in some.stderr
-    assert "1 done, 2 failed; " in some.stderr
+    assert f"error: {gone}: no such file" in some.stderr
+    assert "1 whole, 2 failed; " in some.stderr
     assert batch("verify", damaged, gone).exit_code == 1

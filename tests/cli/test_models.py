@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
-from batch.models import FAMILIES, PARITY_TRANSFORMERS
+from batch.families import KNOWN_FAMILIES, PARITY_TRANSFORMERS
+from batch.models import FAMILIES
 from tests.cli.running import batch, objects, succeed
 
 
@@ -14,10 +14,11 @@ def test_a_row_a_family_says_its_limits_and_that_it_is_tested() -> None:
     rows = objects(succeed("models", "--json"))
     assert [row["family"] for row in rows] == sorted(FAMILIES)
     for row, line in zip(rows, succeed("models"), strict=True):
-        assert list(row) == ["family", "parity_tested", "transformers", "limits"]
+        assert list(row) == ["family", "checkpoint", "parity_tested", "transformers", "limits"]
         assert (row["parity_tested"], row["transformers"]) == (True, PARITY_TRANSFORMERS)
-        assert row["limits"] == FAMILIES[row["family"]].limits
-        assert line.startswith(f"{row['family']} ")
+        known = KNOWN_FAMILIES[row["family"]]
+        assert (row["limits"], row["checkpoint"]) == (known.limits, known.checkpoint)
+        assert line.split(";")[0].split() == [row["family"], row["checkpoint"]]
         assert f"parity tested with transformers {PARITY_TRANSFORMERS}; {row['limits']}" in line
 
 
@@ -36,10 +37,3 @@ def test_another_transformers_is_warned_about(
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert "transformers 9.9.9 is installed" in batch("models").stderr
-
-
-def test_the_dtype_that_models_run_in_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for flags, dtype in (({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
-        assert f"here models run in {dtype} on cpu\n" in batch("models").stderr

@@ -8,14 +8,15 @@ import pytest
 
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.neural import SaliencyNetwork
-from tests import networks
+from tests import clips, networks
 from tests.cli.running import batch
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> dict[str, tuple[object, ...]]:
     """The least of each command."""
-    out = ("--out", tmp_path / "out")
+    out = ("--out", tmp_path / "out", "--model", "demo")
+    clips.write_clip(tmp_path / "clip.mp4", [clips.flat(48, 64)])
     return {
         "analyze": ("analyze", tmp_path / "clip.mp4", *out),
         "prefill": ("prefill", tmp_path / "clip.mp4", *out),

@@ -84,7 +84,7 @@ def test_from_a_video_to_answers_after_the_video_is_gone(model: Path, tmp_path: 
     with questions.open() as lines:
         code, printed, errors = run(*command, stdin=lines)
     assert code == 0
-    assert re.fullmatch(r"scope whole: [\d,]+ bytes loaded in .* when they were written\n", errors)
+    assert re.fullmatch(r"\d answered in .* s, scope whole; [\d,]+ bytes loaded in .*\n", errors)
     asked = [json.loads(line)["question"] for line in printed.splitlines()]
     assert asked == questions.read_text().splitlines()
     assert sorted(path.name for path in out.iterdir()) == ["clip.safetensors"]

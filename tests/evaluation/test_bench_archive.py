@@ -23,7 +23,7 @@ def test_a_simulated_archive_is_one_of_which_all_is_done(simulated: tuple[Path, 
     (work,) = store.all_caches()
     rows = list(catalogue_rows(store, work))
     assert [row["status"] for row in rows if row["path"].startswith(str(archive))] == ["done"] * 30
-    result = batch("index", archive, "--out", out)
+    result = batch("index", archive, "--out", out, "--model", "demo")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "30 skipped" in result.stderr
 

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import jobs
+from batch import __version__
 from batch.cli import main
 
 JOBS = Path(jobs.__file__).parent
@@ -72,6 +74,51 @@ def test_systemd_takes_service_and_timer(tmp_path: Path) -> None:
     )
     # It exits with 0 also where it ignores a line (systemd 252).
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_image_that_pods_run_is_made_of_what_there_is() -> None:
+    """Read, not built: that needs Docker."""
+    text = re.sub(r"^#.*\n", "", (JOBS / "Dockerfile").read_text(), flags=re.MULTILINE)
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line]
+    known = {"FROM", "ARG", "WORKDIR", "RUN", "COPY", "ENV", "USER", "CMD"}
+    assert {name for name, _ in steps} == known
+    copied = [word for name, rest in steps if name == "COPY" for word in rest.split()[:-1]]
+    assert all((JOBS.parent / name).exists() for name in copied)
+    packages = tomllib.loads((JOBS.parent / "pyproject.toml").read_text())
+    needed = {*packages["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    needed |= {packages["project"]["readme"], *packages["project"]["license-files"]}
+    assert needed <= set(copied)
+    torch = re.search(r"^ARG TORCH=(.*)$", text, re.MULTILINE)
+    constraints = (JOBS.parent / ".ci/constraints.txt").read_text().splitlines()
+    assert torch is not None
+    assert torch[1] in constraints
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_pods_run_the_image_that_the_dockerfile_says_how_to_make(name: str) -> None:
+    tag = re.search(
+        r"docker build -f jobs/Dockerfile -t (\S+) \.", (JOBS / "Dockerfile").read_text()
+    )
+    assert tag is not None
+    assert tag[1].endswith(f":{__version__}")
+    for manifest in manifests(name):
+        (container,) = job_of(manifest)["template"]["spec"]["containers"]
+        assert container["image"] == tag[1]
+
+
+def test_every_hint_to_install_is_of_a_package_in_the_ranges_of_ours() -> None:
+    ours = tomllib.loads((JOBS.parent / "pyproject.toml").read_text())["project"]
+    ranges = {
+        one.split(";")[0] for extra in ours["optional-dependencies"].values() for one in extra
+    }
+    hints = [
+        hint
+        for folder in ("batch", "jobs")
+        for file in (JOBS.parent / folder).rglob("*.py")
+        for hint in re.findall(r"pip install '([^'{]+)'", file.read_text())
+    ]
+    assert len(hints) >= 4
+    assert set(hints) - {"sali-cache[triton]"} <= ranges
 
 
 def test_every_pod_of_a_stage_has_its_shard() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from batch.errors import ManifestError, ModelError
+from batch.families import KNOWN_FAMILIES
 from batch.making.cache_plan import plan_cache
 from batch.models import FAMILIES, open_family
 from batch.video import Footage, Geometry
@@ -17,6 +18,7 @@ from tests import tiny
 from tests.manifests import make_manifest, random_pictures
 from tests.models import parity
 from tests.models.cases import CASES
+from tests.published import PUBLISHED
 from tests.tiny import llava
 from tests.tiny.families import TINY
 
@@ -36,15 +38,17 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 def test_every_family_of_the_table_is_tested() -> None:
-    assert sorted(FAMILIES) == sorted(TINY) == sorted(CASES)
+    assert sorted(FAMILIES) == sorted(KNOWN_FAMILIES) == sorted(TINY) == sorted(CASES)
+    for model_type, known in KNOWN_FAMILIES.items():
+        assert known.limits
+        assert PUBLISHED[known.checkpoint].model_type == model_type
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_family_is_found_by_its_file_and_says_its_limits(model_type: str) -> None:
+def test_a_family_is_found_by_its_file(model_type: str) -> None:
     family = FAMILIES[model_type]
     assert family.model_type == model_type
     assert family.__module__ == f"batch.models.{model_type}"
-    assert family.limits
 
 
 def test_every_cell_has_one_slot_and_samples_come_in_order(folder: Path) -> None:

@@ -115,7 +115,7 @@ def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, fl
     "plan" looks what is new, "catalogue" is a run that finds nothing to do but the catalogue to
     write, "no_op" one that finds nothing at all.
     """
-    index_again = ("index", archive, "--out", out)
+    index_again = ("index", archive, "--out", out, "--model", "demo")
     commands: dict[str, tuple[object, ...]] = {
         "plan": (*index_again, "--phase", "identify"),
         "catalogue": index_again,
@@ -132,7 +132,7 @@ def measure_growth(archive: Path, out: Path, log: Log) -> dict[str, dict[str, fl
 
 def _run_index(*words: object) -> dict[str, Any]:
     """Run `batch index` to its end; the last line of its log."""
-    _, logged = run_batch("index", *words, "--log-format", "json")
+    _, logged = run_batch("index", *words, "--model", "demo", "--log-format", "json")
     end: dict[str, Any] = json.loads(logged.splitlines()[-1])
     return end
 
