@@ -104,23 +104,23 @@ def estimate(request: Request, begin: Callable[[str, int, str], Reports]) -> Est
         inventory = Inventory(Inventory.read(store.files).rows, Path(temporary) / "journal")
         scan = scan_archive(request.archive, inventory, skip=request.out, shard=request.shard)
         with begin("look", len(scan.to_probe), "files") as report:
-            lengths, failing, others = _look_at_all(scan, request, report)
+            declared, failing, others = _look_at_all(scan, request, report)
         done = _done(request, store)
-        videos = [row for row in scan.rows if row.kind == "video" and row.path not in lengths]
+        videos = [row for row in scan.rows if row.kind == "video" and row.path not in declared]
         for row in videos:
             if row.video not in done:
-                lengths[row.path] = row.info.span_s
-        known = [seconds for seconds in lengths.values() if seconds]
+                declared[row.path] = row.info.span_s
+        known = [seconds for seconds in declared.values() if seconds]
         usual_s = median(known) if known else 0.0
-        lengths_s = {path: seconds or usual_s for path, seconds in lengths.items()}
+        lengths = {path: seconds or usual_s for path, seconds in declared.items()}
         maker = CacheMaker(
             replace(request.settings.model, device=request.devices[0]), request.settings.cache
         )
-        with begin("try", min(SAMPLED, len(lengths_s)), "videos") as report:
-            manifests = list(_analyze_some(request, maker, lengths_s, Path(temporary), report))
-        sampled = [_measure(maker, manifest, lengths_s) for manifest in manifests]
+        with begin("try", min(SAMPLED, len(lengths)), "videos") as report:
+            manifests = list(_analyze_some(request, maker, lengths, Path(temporary), report))
+        sampled = [_measure(maker, manifest, lengths) for manifest in manifests]
         each_s = _seconds_a_sample(request, maker, manifests, Path(temporary))
-    total_s, models = sum(lengths_s.values()), len(request.devices)
+    total_s, models = sum(lengths.values()), len(request.devices)
 
     def amount(value: Callable[[_Sampled], float], share: float = 1.0) -> Amount | None:
         return _amount([(one.seconds, value(one) * share) for one in sampled], total_s)

@@ -29,6 +29,11 @@ EXTRA = {
 }
 """What is imported, and what pip calls it."""
 PROSE, SEEING = "prose", "seeing"
+METHODS = (
+    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
+    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+)
+"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 _OF_PROSE = ("context_tokens", "contexts")
 _OF_ALL = ("suites", "methods", "as_json")
 
@@ -124,6 +129,7 @@ def evaluate(
     a method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
     _refuse_mixed(suites)
+    _refuse_unknown(suites, methods, data)
     _require_packages()
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -209,6 +215,18 @@ def _refuse_mixed(suites: tuple[str, ...]) -> None:
     for name in ("data", "model", "revision"):
         if SEEING in suites and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
+
+
+def _refuse_unknown(
+    suites: tuple[str, ...], methods: tuple[str, ...], data: tuple[str, ...]
+) -> None:
+    """Names that a look shows to be of nothing."""
+    unknown = [] if PROSE in suites else [name for name in methods if name not in METHODS]
+    if unknown:
+        raise click.UsageError(f"--method: got {unknown[0]!r}, there are {', '.join(METHODS)}")
+    for name in data:
+        if name.partition(":")[0] != "demo" and not Path(name).exists():
+            raise click.UsageError(f"--data: {name}: no such file or folder, nor demo:VARIANT")
 
 
 def _judge_prose(

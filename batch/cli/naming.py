@@ -1,6 +1,6 @@
 """Which model a command means: a model is never chosen silently.
 
-`--model`, or SALI_MODEL, or what the caches of an index were made with, or the file of settings.
+`--model`, or what the caches of an index were made with, or SALI_MODEL, or the file of settings.
 """
 
 import os
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from batch.cli.progress import say
 from batch.errors import BatchError
 from batch.families import problem_with_model
 
@@ -26,21 +28,14 @@ def settings_file() -> Path:
 def choose_model(context: click.Context, parameter: click.Parameter, value: Any) -> str | None:
     """The callback of a --model that must be named; says on stderr where another name is from.
 
-    Of `batch index` it is that of the last caches in --out, which is read before, as click takes
-    what was given first.
+    Of `batch index` the last caches in --out come first: what is for every command must not begin
+    an archive anew. Click has read --out by then, as it takes what was given first.
     """
     if context.resilient_parsing:
         return None
-    where = VARIABLE
-    is_given = value is not None
-    if is_given:
-        is_given = (
-            context.get_parameter_source("model") is not click.core.ParameterSource.ENVIRONMENT
-        )
-    if value is None and context.command.name == "index":
-        value, where = _remembered(context), f"as the caches in {context.params['out']}"
-    if value is None:
-        value, where = _configured(), str(settings_file())
+    where = None
+    if context.get_parameter_source("model") is not ParameterSource.COMMANDLINE:
+        value, where = _named_elsewhere(context, value)
     if value is None:
         raise click.UsageError(
             "name a model: --model with a folder, an id on the hub (batch models names some), or "
@@ -49,9 +44,21 @@ def choose_model(context: click.Context, parameter: click.Parameter, value: Any)
         )
     if problem := problem_with_model(value):
         raise click.BadParameter(f"{value}: {problem}", context, parameter)
-    if not is_given:
-        click.echo(f"model {value} ({where})", err=True)
+    if where is not None:
+        say(f"model {value} ({where})")
     return str(value)
+
+
+def _named_elsewhere(context: click.Context, in_environment: str | None) -> tuple[str | None, str]:
+    """A model that the command line does not name, and where it is named."""
+    out = context.params.get("out")
+    if context.command.name == "index" and out is not None:
+        remembered = _remembered(context, out)
+        if remembered is not None:
+            return remembered, f"as the caches in {out}"
+    if in_environment is not None:
+        return in_environment, VARIABLE
+    return _configured(), str(settings_file())
 
 
 def choose_revision(context: click.Context, parameter: click.Parameter, value: Any) -> str | None:
@@ -60,11 +67,11 @@ def choose_revision(context: click.Context, parameter: click.Parameter, value: A
     return None if found is None else str(found)
 
 
-def _remembered(context: click.Context) -> str | None:
-    """The model of the last caches in a folder of caches, whose revision is kept beside it."""
+def _remembered(context: click.Context, out: Path) -> str | None:
+    """The model of the last caches in a folder of caches; its revision is for `choose_revision`."""
     from batch.archive.store import Store
 
-    caches = Store(context.params["out"]).all_caches() if context.params.get("out") else []
+    caches = Store(out).all_caches()
     if not caches:
         return None
     settings = caches[-1].read_settings()

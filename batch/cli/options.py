@@ -85,7 +85,7 @@ model_options = together(
         envvar=VARIABLE,
         callback=choose_model,
         help="Folder or hub id of a checkpoint; demo is the bundled toy. Without it, what "
-        f"{VARIABLE} names, or ~/.config/sali-cache.toml.",
+        f"{VARIABLE} names, in batch index the model of its caches, or ~/.config/sali-cache.toml.",
     ),
     click.option("--revision", callback=choose_revision, help="Branch, tag or commit on the hub."),
     offline_option,

@@ -102,6 +102,6 @@ class Summary:
         counts = {self.deed: self.done, "skipped": self.skipped, "failed": failed}
         parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         seconds = time.perf_counter() - self.started_s
-        say(f"{parts}; {self.size_bytes:,} bytes, {seconds:.1f} s")
+        say(f"{parts or f'0 {self.deed}'}; {self.size_bytes:,} bytes, {seconds:.1f} s")
         if self.failures:
             raise SystemExit(PARTIAL if self.done or self.skipped else FAILED)

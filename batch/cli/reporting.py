@@ -116,9 +116,10 @@ def _state(tally: Tally) -> str:
         text = f"{tally.probed} of {tally.to_probe} files looked at, {text}"
     if tally.analyzed > tally.done:
         text += f", {tally.analyzed} analysed"
-    rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
-    to_go = f"{in_words(left / rate)} to go" if rate else "no rate yet"
-    text += f", {tally.failures} failed, {rate * 3600:.1f} an hour, {to_go}"
+    text += f", {tally.failures} failed"
+    if tally.ended:
+        rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
+        text += f", {rate * 3600:.1f} an hour, {in_words(left / rate)} to go"
     return f"{text}; {', '.join(tally.under_way)}" if tally.under_way else text
 
 

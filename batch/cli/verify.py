@@ -98,4 +98,7 @@ def _checks(path: Path, kind: Kind, share: float | None) -> list["Check"]:
 
 
 def _is_cache(path: Path) -> bool:
+    """By its name, which is not that of a calibration of the model, either."""
+    if path.name.endswith(".calibration.safetensors"):
+        return False
     return path.suffix in (".safetensors", ".segments") and not path.name.startswith(".")

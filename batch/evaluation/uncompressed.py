@@ -21,6 +21,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from batch.kv import CACHE_KEYWORD
 from batch.models import Family
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 
@@ -158,8 +159,8 @@ class Uncompressed:
         output = self._family.language_model(
             inputs_embeds=embedded[None],
             position_ids=positions if len(positions) == 1 else positions[:, None],
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE_KEYWORD: cache},
             **observed,
         )
         hidden: Tensor = output.last_hidden_state[0]

@@ -5,7 +5,7 @@ other than through `cachefmt`.
 """
 
 from batch.kv.attention import Block, Kernel, check_kernel, merge
-from batch.kv.cache import Columns, TieredCache
+from batch.kv.cache import CACHE_KEYWORD, Columns, TieredCache
 from batch.kv.evidence import LastQueries, Observer
 from batch.kv.prefix import Prefix
 from batch.kv.tiered_attention import (
@@ -21,6 +21,7 @@ from batch.kv.tiered_attention import (
 __all__ = [
     "ATTENTION",
     "ATTENTIONS",
+    "CACHE_KEYWORD",
     "Block",
     "Columns",
     "Kernel",

@@ -3,6 +3,7 @@
 Knows transformers' interface of caches and their layers (5.23).
 """
 
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,10 @@ from batch.kv.evidence import Observer
 from batch.kv.prefix import Prefix
 
 _FIRST_CAPACITY = 64
+
+_VERSION = tuple(int(part) for part in version("transformers").split(".")[:2])
+CACHE_KEYWORD = "cache" if _VERSION >= (5, 24) else "past_key_values"
+"""What transformers calls the cache that a model is given: since 5.24 it warns of the old name."""
 
 
 class Columns(NamedTuple):

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from batch.errors import ModelError
 from batch.kv.attention import Block, Kernel, attend, attend_block, attend_own, fold, merge, unfold
-from batch.kv.cache import Columns, Packing, TieredCache
+from batch.kv.cache import CACHE_KEYWORD, Columns, Packing, TieredCache
 from cachefmt.tiers import STORED_TIERS
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ def forward(
         inputs_embeds=cache.packing.pack(embeddings),
         position_ids=cache.packing.pack_positions(positions),
         attention_mask=scores,
-        past_key_values=cache,
         use_cache=True,
         tiers=cache,
+        **{CACHE_KEYWORD: cache},
     )
     hidden: Tensor = cache.packing.unpack(output.last_hidden_state)
     if columns is None:

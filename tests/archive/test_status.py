@@ -3,12 +3,14 @@
 import json
 import re
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from batch import archive as batch_archive
 from batch.archive.catalogue import SCHEMA
+from batch.archive.status import _per_hour, _Span
 from batch.archive.store import Store
 from batch.archive.tally import MetricsFile, Tally, metrics
 from batch.cli.reporting import Reporter
@@ -134,6 +136,27 @@ def test_a_stopped_run_says_by_what(capsys: pytest.CaptureFixture[str]) -> None:
     Reporter("text", as_json=False, metrics_file=None).end(Tally(to_do=3, done=1), stop)
     said = capsys.readouterr().err
     assert said.startswith("stopped by SIGUSR1, the same command goes on; 1 done, 2 left; ")
+
+
+def at(hour: float) -> datetime:
+    return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(hours=hour)
+
+
+@pytest.mark.parametrize(
+    ("spans", "per_hour"),
+    [
+        ({}, None),
+        ({0: (2, 0)}, None),  # at work, nothing done yet
+        ({0: (2, 10)}, 5.0),  # from the beginning of the run, not from its first video
+        ({0: (1, 100), 24: (26, 10)}, 5.0),  # the night before counts no more
+        ({0: (4, 10), 1: (5, 15)}, 5.0),  # tasks side by side
+    ],
+)
+def test_the_rate_is_that_of_the_work_of_the_last_runs(
+    spans: dict[float, tuple[float, int]], per_hour: float | None
+) -> None:
+    found = {at(began): _Span(at(until), done) for began, (until, done) in spans.items()}
+    assert _per_hour(found) == per_hour
 
 
 def test_status_counts_what_the_catalogue_holds(indexed: IndexedArchive) -> None:

@@ -102,7 +102,9 @@ def test_some_failed_is_3_and_all_failed_is_1(model: Path, clip: Path, tmp_path:
     assert "1 done, 1 failed; " in some.stderr
     skipped = batch("analyze", gone, clip, "--out", tmp_path, "--model", model, "--jobs", 1)
     assert skipped.exit_code == 3
-    every = batch("analyze", gone, "--out", tmp_path, "--model", model)
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(bytes(range(256)) * 9)
+    every = batch("analyze", gone, noise, "--out", tmp_path, "--model", model)
     assert (every.exit_code, every.stdout) == (1, "")
 
 

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch.cli import evaluate as command
+from batch.evaluation import methods
 from batch.evaluation.judges.seeing_films import CARD
 from tests.cli.running import batch, objects, succeed
 from tests.clips import write_clip
@@ -129,10 +130,8 @@ def test_an_ablation_takes_one_part_away(questions: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("--method", "magic"), "got 'magic', there are full"),
         (("--budget-bytes", "much"), "got 'much', expected a number like 784"),
         (("--budget-tokens", "0"), "got '0', expected a number like 784"),
-        (("--data", "nowhere.jsonl"), "nowhere.jsonl: no question set"),
         (("--data", "demo:magic"), "got the variant 'magic'"),
     ],
 )
@@ -141,6 +140,24 @@ def test_what_cannot_be_compared_is_named(arguments: tuple[str, ...], error: str
     assert result.exit_code == 1
     assert error in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--method", "magic"), "got 'magic', there are full"),
+        (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder"),
+    ],
+)
+def test_a_name_of_nothing_is_wrong_usage(arguments: tuple[str, ...], error: str) -> None:
+    result = batch("evaluate", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert error in result.stderr
+
+
+def test_the_names_that_are_known_without_torch_are_those_of_the_methods() -> None:
+    names = dict.fromkeys(method.name for method in methods.METHODS)
+    assert tuple(names) == command.METHODS
 
 
 def test_a_budget_that_holds_nothing_is_named_with_its_video(

@@ -52,7 +52,7 @@ def test_a_file_of_settings_that_is_none_is_named(
 
 
 def test_index_remembers_the_model_of_its_caches(
-    clip: Path, tmp_path: Path, settings: Path, model: Path
+    clip: Path, tmp_path: Path, settings: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.write_text("model = 'demo'\n")
     out = tmp_path / "out"
@@ -61,6 +61,7 @@ def test_index_remembers_the_model_of_its_caches(
         "model demo ("  # no caches yet, of which it could be
     )
     succeed("index", clip.parent, "--out", out, "--model", model)
+    monkeypatch.setenv("SALI_MODEL", "demo")
     again = batch("index", clip.parent, "--out", out)
     assert again.stderr.startswith(f"model {model} (as the caches in {out})\n")
     assert "1 skipped" in again.stderr

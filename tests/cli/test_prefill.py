@@ -307,9 +307,11 @@ def test_some_failed_is_3_and_all_failed_is_1(model: Path, manifest: Path, tmp_p
     for path in bad:
         assert f"error: {path}: no such file" in some.stderr
     assert "1 done, 2 failed; " in some.stderr
-    every = batch("prefill", *bad, "--out", tmp_path, "--model", model, "--jobs", 1)
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(bytes(range(256)) * 9)
+    every = batch("prefill", *bad, noise, "--out", tmp_path, "--model", model, "--jobs", 1)
     assert (every.exit_code, every.stdout) == (1, "")
-    assert "2 failed; 0 bytes" in every.stderr
+    assert "3 failed; 0 bytes" in every.stderr
 
 
 def test_an_unforeseen_failure_of_one_video_is_named_and_the_others_go_on(

@@ -1,6 +1,8 @@
 """The commands as real processes: the whole way, and what happens when one is ended early."""
 
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -156,3 +158,34 @@ def test_a_reader_that_left_gets_no_traceback(tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=300) == 1
+
+
+def test_a_terminal_is_asked_for_questions_until_an_empty_line(
+    model: Path, long_manifest: Path, tmp_path: Path
+) -> None:
+    succeed("prefill", long_manifest, "--out", tmp_path, "--model", model)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", "answer", tmp_path / "long.safetensors"],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(theirs)
+    os.write(ours, b"what is the red star doing ?\na b ?\n\n")
+    out, errors = process.communicate(timeout=300)
+    os.close(ours)
+    assert (process.returncode, len(out.splitlines())) == (0, 2)
+    assert errors.startswith("a question a line; an empty line ends\n? ? ? 2 answered in ")
+
+
+@pytest.mark.long
+def test_two_runs_of_one_prefill_do_its_work_once(model: Path, tmp_path: Path) -> None:
+    moving = clips.moving(30, height_px=48, width_px=64, step_px=3)
+    video = clips.write_clip(tmp_path / "clip.mp4", moving)
+    runs = [start("prefill", video, "--out", tmp_path / "out", "--model", model) for _ in "ab"]
+    said = sorted(run.communicate(timeout=300)[1].split(";")[-2].split("\n")[-1] for run in runs)
+    assert [run.returncode for run in runs] == [0, 0]
+    assert said == ["1 done", "1 skipped"]
