@@ -50,6 +50,10 @@ _EXPONENT = 0x7C00
 """Bits of a float16 that are all set where it is not finite."""
 
 
+class MissingCalibrationError(CacheFileError):
+    """A cache names a calibration that is not there; the cache itself may be whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrationShape:
     """Sizes that fix every tensor of the file."""
@@ -322,8 +326,8 @@ def calibration_of(cache: Path, header: Header) -> Calibration:
         cache: a file, or a folder of segments; header: of it, or of one of them.
 
     Raises:
-        CacheFileError: there is none of this digest; it cannot be read; or the cache is no cache of
-            its model.
+        MissingCalibrationError: there is none of this digest.
+        CacheFileError: it cannot be read; or the cache is no cache of its model.
     """
     calibration = _find_named(cache, header.codec.calibration or "")
     mine, theirs = calibration.header, header.shape
@@ -351,7 +355,7 @@ def _find_named(cache: Path, sha256: str) -> Calibration:
             return _open_once(path, sha256)
         others.append(f"{path} has {found[:8]}")
     there = f" ({'; '.join(others)})" if others else ""
-    raise CacheFileError(
+    raise MissingCalibrationError(
         cache,
         f"needs the calibration with SHA-256 {sha256[:8]}..., which is neither beside it nor in a "
         f"folder above, up to {folders[-1]}{there}: it was moved, changed or removed. Put it back, "

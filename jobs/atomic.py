@@ -1,6 +1,7 @@
 """Files that appear under their name whole or not at all. Knows no content."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,20 @@ from pathlib import Path
 from jobs.errors import JobError, NoSpaceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+_LONGEST_STEM_BYTES = 200
+"""So that what a name gets behind and before it still fits the 255 bytes of most file systems."""
+
+
+def fitting_stem(stem: str) -> str:
+    """A stem for files that are named after another one: itself, or its start and its digest."""
+    name = os.fsencode(stem)
+    if len(name) <= _LONGEST_STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(name).hexdigest()[:16]
+    start = name[: _LONGEST_STEM_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{start}-{digest}"
 
 
 @contextmanager

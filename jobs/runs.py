@@ -24,8 +24,8 @@ from jobs.shards import Shard
 
 HEARTBEAT_EVERY_S = 60.0
 FOREIGN_DEAD_AFTER_S = 900.0
-"""A run of another host is dead only if its lock is free and its last beat so long ago: some
-cluster file systems keep locks to one host."""
+"""A run of another machine is dead only if its lock is free and its last beat so far from now: some
+cluster file systems keep locks to one machine."""
 
 _LOCK = "lock"
 _TURN_S = 0.2
@@ -34,10 +34,15 @@ _ROOT_LOCK = ".lock"
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a run says of itself; `claims` are the shards it works on, by kind of work."""
+    """What a run says of itself.
+
+    `boot` is the same in all that one kernel runs since it started, whatever a container calls
+    itself; `claims` are the shards it works on, by kind of work.
+    """
 
     id: str
     host: str
+    boot: str
     pid: int
     started: str
     claims: Mapping[str, Shard]
@@ -75,7 +80,12 @@ class Run:
         started = datetime.now(UTC)
         name = f"{started:%Y%m%dT%H%M%S}-{host}-{pid}-{secrets.token_hex(2)}"
         info = RunInfo(
-            id=name, host=host, pid=pid, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", claims=claims
+            id=name,
+            host=host,
+            boot=_boot(),
+            pid=pid,
+            started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
+            claims=claims,
         )
         with locked(root):
             for other in _sweep(root):
@@ -221,8 +231,17 @@ def _live(folder: Path) -> RunInfo | None:
         return None
     finally:
         os.close(lock)
-    is_foreign = info.host != socket.gethostname()
-    return info if is_foreign and beaten_s < FOREIGN_DEAD_AFTER_S else None
+    if info.host == socket.gethostname() or (info.boot and info.boot == _boot()):
+        return None
+    # A clock that is ahead puts its beats into the future.
+    return info if abs(beaten_s) < FOREIGN_DEAD_AFTER_S else None
+
+
+def _boot() -> str:
+    """Empty where the system does not say."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
 
 
 def _remove(folder: Path) -> None:

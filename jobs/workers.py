@@ -18,6 +18,7 @@ from pathlib import Path
 from pickle import dumps, loads
 from typing import Any, Self
 
+from jobs.errors import JobError
 from jobs.stopping import SIGNALS
 
 Handler = Callable[[Any], Any]
@@ -177,7 +178,13 @@ class Worker:
     def _start(self) -> None:
         resource_tracker.ensure_running()  # else starting it unblocks signals (CPython 3.11)
         self.connection, theirs = _CONTEXT.Pipe()
-        self._beats = _CONTEXT.RawValue("Q", 0)
+        try:
+            self._beats = _CONTEXT.RawValue("Q", 0)
+        except OSError as error:
+            raise JobError(
+                f"/dev/shm: processes cannot share memory there ({error.strerror}); "
+                "mount it so that it can be written"
+            ) from error
         self._seen = 0
         args = (theirs, self._make_handler, self._beats)
         self._process = _CONTEXT.Process(target=_serve, args=args)

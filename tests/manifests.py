@@ -49,9 +49,11 @@ def make_manifest(
         codec="none",
         width_px=geometry.width_px,
         height_px=geometry.height_px,
-        rotation_degrees=0,
+        shown_width_px=geometry.width_px,
+        shown_height_px=geometry.height_px,
         duration_s=float(samples),
         span_s=float(samples * geometry.frames),
+        caveat=None,
     )
     return Manifest(
         header=ManifestHeader(

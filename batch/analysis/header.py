@@ -44,7 +44,7 @@ class ManifestHeader:
 
     @property
     def warning(self) -> str | None:
-        """What of the video is missing from the samples or was set right; None: nothing.
+        """What is missing from the samples, or not as a player shows it; None: nothing.
 
         A truncated WebM file ends without an error (av 18), so what was read is held against the
         declared duration, with some room: it often is that of the sound. A hole in the middle of
@@ -58,6 +58,8 @@ class ManifestHeader:
             parts.append(f"only {self.decoded_s:.1f} s of {declared_s:.1f} s could be read")
         if self.clock_repairs:
             parts.append(f"its clock is wrong: {self.clock_repairs} times were set right")
+        if self.video.caveat is not None:
+            parts.append(self.video.caveat)
         return f"{self.video.name}: {'; '.join(parts)}" if parts else None
 
     def to_json(self) -> str:

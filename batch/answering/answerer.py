@@ -236,8 +236,9 @@ def question_ids(family: Family, question: str) -> list[int]:
     """Token ids of a question behind the prefix; a BatchError if it cannot be asked."""
     if not question.strip():
         raise BatchError("a question is empty; give it with -q, or one per line of stdin")
-    if family.placeholder in question:
+    if control := family.control_tokens(question):
         raise BatchError(
-            f"a question holds the model's image token {family.placeholder!r}: {question!r}"
+            f"a question holds {', '.join(map(repr, control))}, which the model takes for marks of "
+            f"its own; write it another way: {question!r}"
         )
     return family.question_ids(question)

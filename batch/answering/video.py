@@ -182,7 +182,7 @@ class VideoAnswerer:
         `RetrievedAnswer`, one at a time whatever the batch size.
 
         Raises:
-            BatchError: a question is empty, holds the model's image token, or does not fit the
+            BatchError: a question is empty, holds marks of the model's own, or does not fit the
                 context or the budget.
             CacheFileError: rows that are read are damaged.
         """

@@ -104,7 +104,13 @@ def _dead_runs(store: Store) -> Iterator[tuple[str, list[Path]]]:
 
 def _files_of(products: ProductFolder, kind: str) -> list[Path]:
     """What runs write into the folder of one ID."""
-    patterns = (f"{kind}/??/*", f"{kind}/??/*.segments/*", "done/??/*.json", "failed/??/*.json")
+    patterns = (
+        f"{kind}/??/*",
+        f"{kind}/??/*.segments/*",
+        f"{kind}/*.json",
+        "done/??/*.json",
+        "failed/??/*.json",
+    )
     found = (file for pattern in patterns for file in products.folder.glob(pattern))
     return [file for file in found if file.is_file()] + _existing(products.folder / "settings.json")
 

@@ -1,10 +1,10 @@
 """What is in the archive now: a walk held against what is known, and a look into a file.
 
-The walk opens no file. Which files are videos is decided by decoding a frame, in `probe_file`.
+The walk opens no file. Which files are videos is decided by what is in them, in `probe_file`.
 """
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +12,9 @@ from stat import S_ISDIR
 
 from batch.archive.inventory import FileRow, Inventory, Stat, facts_of
 from batch.errors import BatchError, Reason, VideoError
-from batch.video import probe
+from batch.video import is_named_as_video, probe
 from jobs.shards import Shard
 from jobs.workers import Progress
-
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
-"""A file of such a name that cannot be used is a failure; of another name, it is no video."""
 
 _NO_VIDEO = (Reason.NOT_VIDEO, Reason.NO_PICTURE, Reason.EMPTY)
 
@@ -50,8 +44,9 @@ def scan_archive(
 ) -> Scan:
     """Walk the archive and note what is new, changed, moved or gone.
 
-    A file whose size, time and inode are known at its path, or at a path that has vanished, is
-    taken for the same. Hidden files and folders are passed over, links to folders too.
+    A file whose size, time and inode are known at its path, or at a path that has vanished, here
+    or in a folder that was renamed to this one, is taken for the same. Hidden files and folders
+    are passed over, links to folders too.
 
     Args:
         skip: folder that is not part of the archive even if it lies in it.
@@ -67,7 +62,9 @@ def scan_archive(
         raise BatchError(f"{archive}: not one file; is it mounted?")
     found = {path: stat for path, stat in everything.items() if shard.owns_name(path)}
     gone = _gone(archive, inventory, shard, found, unreadable)
-    moved = {row.stat: row for row in gone if row.kind != "new"}
+    elsewhere = _brought_here(archive, inventory, everything)
+    moved = {row.stat: row for row in (*elsewhere, *gone) if row.kind != "new"}
+    gone += [row for row in elsewhere if shard.owns_name(row.path)]
     changed = [replace(row, is_there=False) for row in gone if row.is_there]
     rows, to_probe = [], set()
     for path, stat in sorted(found.items()):
@@ -102,6 +99,31 @@ def _gone(
         and not path.startswith(hidden)
         and shard.owns_name(path)
     ]
+
+
+def _brought_here(
+    archive: Path, inventory: Inventory, everything: Mapping[str, Stat]
+) -> list[FileRow]:
+    """Known files of another archive that lie in this one now: it was renamed, or mounted here.
+
+    They are no longer where they were, and one of the same name, size and time is here. (On a
+    mount of its own a file may have another inode.) Of an archive that is only not mounted now,
+    what is known stands.
+    """
+    inside = os.path.join(archive, "")
+    others = [row for row in inventory.there() if not row.path.startswith(inside)]
+    if not others:
+        return []
+    here = {_signature(path, stat) for path, stat in everything.items()}
+    return [
+        row
+        for row in others
+        if _signature(row.path, row.stat) in here and not os.path.lexists(row.path)
+    ]
+
+
+def _signature(path: str, stat: Stat) -> tuple[str, int, int]:
+    return os.path.basename(path), stat.size_bytes, stat.mtime_ns
 
 
 def _walk(archive: str, skip: str, unreadable: list[str]) -> Iterator[tuple[str, Stat]]:
@@ -150,10 +172,11 @@ def probe_file(row: FileRow, progress: Progress) -> FileRow:
 
 
 def failed_row(row: FileRow, reason: Reason, message: str) -> FileRow:
-    """The row of a file that cannot be used; a failure only if its name is a video's."""
+    """The row of a file that cannot be used; of what is no video, a failure only by its name."""
     if not os.path.lexists(row.path):
         return replace(row, is_there=False)
-    if reason in _NO_VIDEO and not row.path.lower().endswith(VIDEO_SUFFIXES):
+    is_no_video = reason in _NO_VIDEO or not os.path.isfile(row.path)
+    if is_no_video and not is_named_as_video(Path(row.path)):
         return replace(row, kind="other")
     return replace(row, kind="failed", reason=reason, message=message)
 

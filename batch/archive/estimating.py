@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import av
-
 from batch.analysis.manifest import Manifest
 from batch.archive.discovery import Scan, failed_row, scan_archive
 from batch.archive.identity import ModelFactsStore, Products
@@ -26,7 +24,7 @@ from batch.making.failures import reason_of
 from batch.making.maker import CacheMaker
 from batch.making.manifests import ONE_THREAD, STUCK_S, make_manifests
 from batch.settings import checkpoint_folder
-from batch.video.open import BrokenFrames, decode_frames, nothing_decodable, open_video
+from batch.video import glance
 from jobs.disk_space import Allowance
 from jobs.workers import Finished, Pool, Progress, Worker, collect
 
@@ -184,12 +182,9 @@ def make_look_handler(progress: Progress) -> Callable[[_Look], float | None]:
     """A handler that opens files without reading them whole."""
 
     def look(task: _Look) -> float | None:
-        path, broken = Path(task.row.path), BrokenFrames()
+        path = Path(task.row.path)
         try:
-            with open_video(path) as (container, stream):
-                if next(decode_frames(container, stream, broken), None) is None:
-                    raise nothing_decodable(path, stream, broken)
-                return None if container.duration is None else container.duration / av.time_base
+            return glance(path)
         except OSError as error:
             raise VideoError(f"{path}: {error.strerror}", Reason.UNREADABLE) from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from batch.archive.inventory import Inventory
 from batch.archive.store import Store
 from cachefmt import CacheFileError, open_segments, verify_segments
+from cachefmt.calibration import MissingCalibrationError
 from cachefmt.segments import FILE_SUFFIX, segments_in
 
 
@@ -91,7 +92,8 @@ def _damaged(path: Path) -> Iterator[CacheFileError]:
 def remove_damaged(check: Check, found: Checked) -> list[Path]:
     """Remove the files in which problems are, so that the next run makes them again; say which.
 
-    Nothing is removed of a video that is gone, and nothing that no run wrote.
+    Nothing is removed of a video that is gone, and nothing that no run wrote; nor is a cache to
+    blame whose calibration is missing.
 
     Raises:
         CacheFileError: the system refuses.
@@ -99,7 +101,8 @@ def remove_damaged(check: Check, found: Checked) -> list[Path]:
     if check.is_gone or check.video is None:
         return []
     removed = []
-    for file in sorted({problem.path for problem in found.problems}):
+    damaged = (one for one in found.problems if not isinstance(one, MissingCalibrationError))
+    for file in sorted({problem.path for problem in damaged}):
         is_segment = file.parent == check.path and file.suffix == FILE_SUFFIX
         if file.is_file() and (file == check.path or is_segment):
             try:

@@ -1,5 +1,6 @@
 """A group of commands that are imported when asked for, and the exit codes they share."""
 
+import codecs
 import os
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,24 @@ from batch.errors import BatchError
 INTERRUPTED, UNREAD = 130, 141
 """Exit codes after Ctrl-C, and when nobody reads stdout any more: 128 + SIGINT and + SIGPIPE, as
 shells have them."""
+
+
+_ESCAPING = "sali-cache.escaping"
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of a file's name that is not UTF-8 as they are; else as JSON escapes a letter."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    units = letter.encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    return escaped, error.start + 1
+
+
+codecs.register_error(_ESCAPING, _escape)
 
 
 class CommandGroup(click.Group):
@@ -49,18 +68,25 @@ class CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from cachefmt import CacheFileError
+        from jobs.atomic import FULL
         from jobs.errors import JobError
         from jobs.workers import tame_threads
 
         tame_threads()
-        if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be UTF-8
-            sys.stdout.reconfigure(errors="surrogateescape")
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors=_ESCAPING)
         if not sys.stderr.isatty():  # read by huggingface_hub and transformers when imported
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
         except (BatchError, CacheFileError, JobError) as error:
             raise _Failure(str(error)) from error
+        except OSError as error:
+            if error.errno not in FULL or error.filename is not None:
+                raise
+            # What is still in its buffer would fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise _Failure(f"stdout: cannot be written: {error.strerror}") from error
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -64,16 +64,7 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
             tier.name: sum(part["tokens"][tier.name] for part in parts) for tier in STORED_TIERS
         },
         "bytes": {kind: sum(part["bytes"][kind] for part in parts) for kind in parts[0]["bytes"]},
-        "groups": [
-            {
-                "layers": [layers.start, layers.stop],
-                **{
-                    kind: sum(part["groups"][group][kind] for part in parts)
-                    for kind in ("basis", "blocks")
-                },
-            }
-            for group, layers in enumerate(header.groups())
-        ],
+        "groups": _groups(parts),
         "codec": parts[0]["codec"],
         "fidelity": _worst(parts),
         "index_layers": list(header.shape.index_layers),
@@ -120,8 +111,12 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
             "blocks": sum(map(sum, blocks)),
         },
         "groups": [
-            {"basis": bases[group], "blocks": sum(block[group] for block in blocks)}
-            for group in groups
+            {
+                "layers": [layers.start, layers.stop],
+                "basis": bases[group],
+                "blocks": sum(block[group] for block in blocks),
+            }
+            for group, layers in enumerate(header.groups())
         ],
         "blocks": blocks,
         "codec": dataclasses.asdict(header.codec),
@@ -129,6 +124,17 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
         "size_bytes": cache.size_bytes,
         "fp16_kv_bytes": header.fp16_kv_bytes,
     }
+
+
+def _groups(parts: "Sequence[dict[str, Any]]") -> list[dict[str, Any]]:
+    """Bytes of each group of layers in all segments, which may be cut into other groups."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for group in (group for part in parts for group in part["groups"]):
+        first, stop = group["layers"]
+        held = found.setdefault((first, stop), {"layers": [first, stop], "basis": 0, "blocks": 0})
+        held["basis"] += group["basis"]
+        held["blocks"] += group["blocks"]
+    return list(found.values())
 
 
 def _minutes(time_s: "NDArray[np.float64]") -> float:

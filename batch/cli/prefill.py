@@ -75,7 +75,7 @@ def prefill(
     it is there. A calibration of the model that lies in --out makes them smaller, and is then
     needed there. Prints the path of each cache.
     """
-    from jobs.atomic import check_folder, make_folder
+    from jobs.atomic import check_folder, fitting_stem, make_folder
     from jobs.errors import NoSpaceError
     from jobs.locks import held
     from jobs.workers import Raised
@@ -111,10 +111,10 @@ def prefill(
     else:
         make_folder(out)
         options.allow_open_files()
-        context.with_resource(held(out, [path.stem for path in kinds], say))
+        context.with_resource(held(out, [fitting_stem(path.stem) for path in kinds], say))
     maker.use_calibration_in(out, identify_weights=not dry_run)
     for path in _manifests(kinds, folder, maker, analysis, summary, jobs=jobs, force=force):
-        destination = Destination.named(out, path.stem, force=force)
+        destination = Destination.named(out, fitting_stem(path.stem), force=force)
         try:
             manifest = Manifest.read(path)
             if profile is not None:

@@ -18,7 +18,7 @@ from batch.making.failures import describe_failure
 from batch.settings import ModelSettings
 from batch.version import __version__
 from batch.video import GeometryRule, VideoInfo, geometry_for, probe
-from jobs.atomic import make_folder, write_errors
+from jobs.atomic import fitting_stem, make_folder, write_errors
 from jobs.disk_space import Allowance
 from jobs.workers import Finished, Pool, Progress, Result, Worker, collect
 
@@ -132,7 +132,7 @@ def manifest_paths(videos: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """
     taken: dict[Path, Path] = {}
     for video in videos:
-        target = folder / f"{video.stem}.parquet"
+        target = folder / f"{fitting_stem(video.stem)}.parquet"
         if target in taken:
             raise ValueError(f"{taken[target]} and {video} would both be written to {target}")
         taken[target] = video

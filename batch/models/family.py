@@ -4,6 +4,7 @@ The geometry of a sample, the slots of a conversation, the features of some samp
 where the question goes. How blocks are run, stored and attended to is not its business.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from batch.kv.rotation import Rotation, rotation_of, without_weights
 from batch.models.checkpoint import Checkpoint
 from batch.models.placement import Device, device_of, first_device
 from batch.video import Footage, Geometry, GeometryRule
+
+_TAG = re.compile(r"<\S+>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,14 @@ class Family(ABC):
         """The text that stands for pictures in a prompt; a question must not hold it."""
         text: str = self.checkpoint.tokenizer.convert_ids_to_tokens(self.picture_id)
         return text
+
+    def control_tokens(self, question: str) -> list[str]:
+        """What of a question the model would take for its own marks instead of text."""
+        added = self.checkpoint.tokenizer.added_tokens_decoder.values()
+        # Whitespace of its own is text; what looks like a tag is none even if it is not "special".
+        marks = {str(token) for token in added if token.special or _TAG.fullmatch(str(token))}
+        found = {mark for mark in marks | {self.placeholder} if mark.strip() and mark in question}
+        return sorted(found)
 
     @property
     def decoder(self) -> DecoderShape:

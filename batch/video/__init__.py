@@ -2,7 +2,8 @@
 
 from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
 from batch.video.geometry import Geometry
-from batch.video.open import VideoInfo, probe
+from batch.video.open import is_named_as_video
+from batch.video.probe import VideoInfo, glance, probe
 from batch.video.samples import Footage, Sample, Sampling, read_samples
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Sampling",
     "VideoInfo",
     "geometry_for",
+    "glance",
+    "is_named_as_video",
     "probe",
     "read_samples",
 ]

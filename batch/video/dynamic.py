@@ -6,7 +6,7 @@ from typing import Literal
 
 from batch.errors import VideoError
 from batch.video.geometry import Geometry, Resample
-from batch.video.open import VideoInfo
+from batch.video.probe import VideoInfo
 from batch.video.samples import Sampling
 
 MOST_ELONGATED = 200

@@ -1,79 +1,130 @@
-"""Opening a video: its streams, identity and facts. Knows PyAV; knows no samples."""
+"""Opening a video: the stream that is shown, its packets and frames. Knows no samples."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from batch.errors import Reason, VideoError
-from batch.video.clock import LONGEST_STEP_S, Clock, Stamp
+from batch.video.clock import Clock
 
-
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What a video is. Width and height are as coded, before the rotation.
-
-    `rotation_degrees` is the counter-clockwise turn that a player applies; `duration_s` is what
-    the container declares, which may be wrong (None: nothing, or by a clock that is wrong);
-    `span_s` is the time from its first to the end of its last packet, found without decoding.
-    """
-
-    path: Path
-    sha256: str
-    size_bytes: int
-    codec: str
-    width_px: int
-    height_px: int
-    rotation_degrees: int
-    duration_s: float | None
-    span_s: float
-
-    @property
-    def upright_px(self) -> tuple[int, int]:
-        """Height and width of a frame as a player shows it."""
-        coded = (self.height_px, self.width_px)
-        return coded if self.rotation_degrees % 180 == 0 else coded[::-1]
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+_OF_TYPESCRIPT = (".ts", ".mts")
+_OF_MOTION_JPEG = (".mjpeg", ".mjpg")
+_NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
+_TILES = Disposition.dependent | Disposition.still_image
+MOST_BROKEN = 0.9
+"""Of all frames: of one without its key all are, but for a few that decode by chance."""
+_LOOK_PACKETS = 100
+"""Of a stream, in which a frame is to be found; a decoder may need several."""
+_LOOK_BYTES = 1 << 20
 _JUMPING = ("mpegts", "mpeg", "flv")
 _MOST_RATE = 1000
 """Frames a second; what says more is a clock without a rate."""
 
 
 @dataclass
-class BrokenFrames:
-    """Counts what could not be decoded, or was decoded with errors."""
+class Decoded:
+    """Counts the frames of a stream that were met so far."""
 
-    count: int = 0
+    frames: int = 0
+    """Given by the decoder, and packets of which it made nothing."""
+    broken: int = 0
+    """Of these, packets that could not be decoded and frames decoded with errors."""
+    encrypted: int = 0
+    """Packets of which the container says so; what is decoded of them is noise."""
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether next to nothing of it can be what was filmed."""
+        return max(self.broken, self.encrypted) > MOST_BROKEN * self.frames
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the first video stream of a file, to be decoded by one thread.
+    """Open the stream of a file that a player shows, to be decoded by one thread.
+
+    Of several it is one that has more than one frame; then the default one, the largest, the
+    longest, the first.
 
     Raises:
-        VideoError: the file is missing, empty, no video, or has only sound.
+        VideoError: the file is missing, empty, no video, has only sound, or a codec that FFmpeg
+            does not know.
     """
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise VideoError(f"{path}: {what}", Reason.UNREADABLE)
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty; copy or download it again", Reason.EMPTY)
+    if not is_named_as_video(path) and _is_text(path):
+        raise VideoError(f"{path}: a text file, expected video", Reason.NOT_VIDEO)
+    with _open(path) as container:
+        streams = _decodable(path, container)
+        if len(streams) == 1:
+            yield container, _alone(streams[0])
+            return
+        index = _best(container, streams)
+    with _open(path) as container:
+        stream = container.streams[index]
+        if not isinstance(stream, VideoStream):
+            raise VideoError(f"{path}: changes while it is read", Reason.CHANGING)
+        yield container, _alone(stream)
+
+
+def is_named_as_video(path: Path) -> bool:
+    """Whether the name of a file says that it is a video; a text is TypeScript, not MPEG."""
+    suffix = path.suffix.lower()
+    return suffix in VIDEO_SUFFIXES and not (suffix in _OF_TYPESCRIPT and _is_text(path))
+
+
+def left_out(container: InputContainer) -> list[str]:
+    """Codecs of the video streams for which there is no decoder."""
+    unknown = [stream.index for stream in container.streams.video if stream.codec_context is None]
+    texts = describe_streams(container) if unknown else {}
+    found = [re.search(r": Video: (\w+)(?: \(([^/)]+) / )?", texts.get(i, "")) for i in unknown]
+    return [match[2] or match[1] if match else "none" for match in found]
+
+
+def describe_streams(container: InputContainer) -> dict[int, str]:
+    """What FFmpeg writes about each stream, where av 18 has no attribute for it."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)  # else it writes nothing
+    try:
+        text = container.dumps_format()  # type: ignore[attr-defined]  # not in av's stubs
+    finally:
+        av.logging.set_level(level)
+    _, *parts = re.split(r"^  Stream #0:", text, flags=re.MULTILINE)
+    numbered = [re.match(r"\d+", part) for part in parts]
+    return {int(n[0]): part for n, part in zip(numbered, parts, strict=True) if n is not None}
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+        text = getincrementaldecoder("utf-8")().decode(start)  # the last letter may be cut
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text != "" and "\0" not in text
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
     try:
         # An absolute path cannot be taken for a protocol; metadata is often not valid UTF-8.
         container = av.open(str(path.absolute()), metadata_errors="replace")
@@ -85,33 +136,91 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     with container:
         _refuse_other_content(path, container.format.name)
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not streams:
-            kinds = sorted({stream.type for stream in container.streams})
-            raise VideoError(
-                f"{path}: got streams {', '.join(kinds) or 'none'}, expected video",
-                Reason.NO_PICTURE,
-            )
-        streams[0].thread_count = 1
-        yield container, streams[0]
+        yield container
 
 
 def _refuse_other_content(path: Path, format_name: str) -> None:
     """Refuse what av 18 plays although it is no video, or not one file."""
-    if format_name == "tty":  # any *.txt or *.nfo, as a terminal
+    if format_name == "tty":  # *.txt or *.nfo, as a terminal
         raise VideoError(f"{path}: a text file, expected video", Reason.NOT_VIDEO)
-    if format_name == "image2" or format_name.endswith("_pipe"):
+    if format_name in ("image2", "ico") or format_name.endswith("_pipe"):
         raise VideoError(f"{path}: a picture, expected video", Reason.NOT_VIDEO)
     if format_name in ("concat", "dash", "hls"):
         raise VideoError(f"{path}: a list of other files, expected video", Reason.NOT_VIDEO)
+    # Anything that holds a JPEG somewhere: documents, archives, databases.
+    is_named = is_named_as_video(path) or path.suffix.lower() in _OF_MOTION_JPEG
+    if format_name == "mjpeg" and not is_named:
+        raise VideoError(f"{path}: something that holds pictures, expected video", Reason.NOT_VIDEO)
+
+
+def _decodable(path: Path, container: InputContainer) -> Sequence[VideoStream]:
+    """Streams of moving pictures that have a decoder: one at least."""
+    shown = [stream for stream in container.streams.video if not stream.disposition & _NOT_SHOWN]
+    if not shown:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise VideoError(
+            f"{path}: got streams {', '.join(kinds) or 'none'}, expected video",
+            Reason.NO_PICTURE,
+        )
+    streams = [stream for stream in shown if stream.codec_context is not None]
+    if not streams:
+        names = left_out(container)
+        raise VideoError(
+            f"{path}: no decoder for {', '.join(map(repr, names))}; "
+            "convert it with the program that wrote it",
+            Reason.NOT_VIDEO if set(names) == {"none"} else Reason.NO_DECODER,
+        )
+    return streams
+
+
+def _best(container: InputContainer, streams: Sequence[VideoStream]) -> int:
+    """Index of the stream that is shown, as `open_video` says; reads the container."""
+    packets = dict.fromkeys((stream.index for stream in streams), 0)
+    decoding = set(packets)
+    try:
+        for packet in container.demux(list(streams)):
+            at = packet.stream_index
+            packets[at] += packet.size > 0
+            if at in decoding and (packets[at] > _LOOK_PACKETS or _decodes(packet)):
+                decoding.discard(at)
+            if not decoding and min(packets.values()) > 1:
+                break
+    except av.FFmpegError:  # what was read decides
+        pass
+
+    def worth(stream: VideoStream) -> tuple[bool | int | float, ...]:
+        context = stream.codec_context
+        return (
+            stream.index not in decoding and packets[stream.index] > 0,
+            packets[stream.index] > 1,
+            not stream.disposition & _TILES,
+            bool(stream.disposition & Disposition.default),
+            context.width * context.height,
+            float((stream.duration or 0) * time_base(stream)),
+            -stream.index,
+        )
+
+    return max(streams, key=worth).index
+
+
+def _decodes(packet: "Packet[Any]") -> bool:
+    try:
+        return bool(packet.decode())
+    except av.FFmpegError:
+        return False
+
+
+def _alone(stream: VideoStream) -> VideoStream:
+    """The stream, to be read without the others: what is wrong with these must not end it."""
+    for other in stream.container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    stream.thread_count = 1
+    return stream
 
 
 def decode_frames(
-    container: InputContainer, stream: VideoStream, broken: BrokenFrames
+    container: InputContainer, stream: VideoStream, counts: Decoded
 ) -> Iterator[VideoFrame]:
     """Decode all frames in order of presentation; what is broken is counted, not raised."""
     packets = shown_packets(container, stream)
@@ -121,16 +230,20 @@ def decode_frames(
         except StopIteration:
             return
         except av.FFmpegError:
-            broken.count += 1
+            counts.frames += 1
+            counts.broken += 1
             return
+        counts.encrypted += packet.has_sidedata("encryption_info")
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            broken.count += 1
+            counts.frames += 1
+            counts.broken += 1
             continue
         for frame in frames:
             if isinstance(frame, VideoFrame):
-                broken.count += frame.is_corrupt
+                counts.frames += 1
+                counts.broken += frame.is_corrupt
                 yield frame
 
 
@@ -143,10 +256,10 @@ def shown_packets(
     as it does what an edit list leaves out; that alone is to be left out.
     """
     latest: int | None = None
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream):
         time = packet.dts if packet.dts is not None else packet.pts
         if packet.is_discard and time is not None and latest is not None and time <= latest:
-            again = Packet(bytes(packet))
+            again: Packet[Any] = Packet(bytes(packet))
             again.pts, again.dts, again.duration = packet.pts, packet.dts, packet.duration
             again.stream, again.time_base = stream, packet.time_base
             again.is_keyframe = packet.is_keyframe
@@ -156,88 +269,55 @@ def shown_packets(
         yield packet
 
 
-def probe(path: Path, *, progress: Callable[[], object] = lambda: None) -> VideoInfo:
-    """Digest a video and read its facts; its first frame is decoded to see that it can be.
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+    """The packets of a stream, and an empty one that ends them.
 
-    Args:
-        progress: called whenever some of the file was read, or a packet is later than all before.
-
-    Raises:
-        VideoError: as `open_video`; or no frame can be decoded.
+    Where more streams turn up in a file while it is read, av 18 may give packets of theirs too,
+    and at the end an IndexError.
     """
-    broken = BrokenFrames()
-    with open_video(path) as (container, stream):
-        frame = next(decode_frames(container, stream, broken), None)
-        if frame is None:
-            raise nothing_decodable(path, stream, broken)
-        span = measure_span(path, progress)
-        return VideoInfo(
-            path=path,
-            sha256=_sha256(path, progress),
-            size_bytes=path.stat().st_size,
-            codec=stream.codec_context.codec.canonical_name,
-            width_px=frame.width,
-            height_px=frame.height,
-            rotation_degrees=quarter_turns(frame) * 90,
-            duration_s=_declared_duration_s(container, stream) if span.is_by_clock else None,
-            span_s=float(span.length_s),
-        )
+    has_ended = False
+    try:
+        for packet in container.demux(stream):
+            if packet.stream_index == stream.index or packet.size == 0:
+                has_ended = packet.size == 0
+                yield packet
+    except IndexError:
+        if not has_ended:
+            last: Packet[Any] = Packet()
+            last.stream = stream
+            yield last
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns counter-clockwise (0..3) that bring a frame upright."""
-    return round(frame.rotation / 90) % 4
+def undecodable(path: Path, stream: VideoStream, counts: Decoded) -> VideoError:
+    """The error for a video of which no frame, or next to none, can be decoded.
 
-
-def nothing_decodable(path: Path, stream: VideoStream, broken: BrokenFrames) -> VideoError:
-    """The error for a video of which no frame can be decoded."""
+    Of what is not called a video, and is found to be one by a few bytes, one frame must be.
+    """
+    codec = stream.codec_context.codec.canonical_name
+    what = f"not one {codec} frame can be decoded"
+    if counts.broken < counts.frames:
+        what = f"{counts.broken} of {counts.frames} {codec} frames are broken"
+    if counts.encrypted or _is_scrambled(path, stream):
+        what = f"{path}: encrypted: {what}; only a copy without protection can be read"
+        return VideoError(what, Reason.ENCRYPTED)
+    is_video = counts.broken < counts.frames or is_named_as_video(path)
     return VideoError(
-        f"{path}: not one {stream.codec_context.codec.canonical_name} frame can be decoded "
-        f"({broken.count} broken); the file is cut off or damaged, copy it again"
+        f"{path}: {what}; the file is cut off or damaged, copy it again",
+        Reason.UNDECODABLE if is_video else Reason.NOT_VIDEO,
     )
 
 
-class Span(NamedTuple):
-    """How long a video is, and whether the file's clock says the same."""
-
-    length_s: Fraction
-    is_by_clock: bool
-
-
-def measure_span(path: Path, progress: Callable[[], object]) -> Span:
-    """`VideoInfo.span_s`, exactly; `progress` is as of `probe`.
-
-    Packets come in order of decoding, and are followed by the times of it. Where these go on and
-    agree with the times of presentation, it is by the latter: where frames of different lengths
-    are reordered, the two differ a little.
-    """
-    first: int | None = None
-    end: int | None = None
-    with open_video(path) as (container, stream):
-        clock = clock_of(container, stream)
-
-        def stamps() -> Iterator[Stamp]:
-            nonlocal first, end
-            for packet in shown_packets(container, stream):
-                if packet.size == 0 or packet.is_discard:
-                    continue
-                start = packet.pts if packet.pts is not None else packet.dts
-                if start is not None:
-                    stop = start + (packet.duration or 0)
-                    first = start if first is None else min(first, start)
-                    end = stop if end is None else max(end, stop)
-                yield Stamp(packet.dts, packet.dts, packet.duration)
-
-        try:
-            for _ in clock.follow(stamps()):
-                progress()
-        except av.FFmpegError as error:
-            if not clock.end:
-                raise VideoError(f"{path}: nothing can be read ({error.strerror})") from error
-        base = time_base(stream)
-        by_shown = clock.end if first is None or end is None else end - first
-        is_by_clock = not clock.repaired and abs(by_shown - clock.end) * base <= LONGEST_STEP_S
-        return Span((by_shown if is_by_clock else clock.end) * base, is_by_clock)
+def _is_scrambled(path: Path, stream: VideoStream) -> bool:
+    """Whether packets of a transport stream say that their content is scrambled."""
+    if stream.container.format.name != "mpegts":
+        return False
+    with path.open("rb") as file:
+        data = file.read(_LOOK_BYTES)
+    size = next((n for n in (188, 192, 204) if data[n : 3 * n : n].count(0x47) == 2), 188)
+    first = data.find(0x47)
+    heads = [data[at : at + 4] for at in range(first, len(data) - 4, size)]
+    flags = [head[3] >> 6 for head in heads if (head[1] << 8 | head[2]) & 0x1FFF == stream.id]
+    return any(flags)
 
 
 def clock_of(container: InputContainer, stream: VideoStream) -> Clock:
@@ -258,23 +338,3 @@ def default_gap(stream: VideoStream) -> int:
     """Ticks from frame to frame at the stream's nominal rate."""
     rate = stream.guessed_rate or 0
     return max(1, round(1 / (rate if 0 < rate <= _MOST_RATE else 25) / time_base(stream)))
-
-
-def _declared_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is None:
-        return None
-    # What Matroska and NUT declare is their end by their own clock (av 18).
-    is_end = container.format.name in ("matroska,webm", "nut")
-    begin = max(0, container.start_time or 0) if is_end else 0
-    return (container.duration - begin) / av.time_base
-
-
-def _sha256(path: Path, progress: Callable[[], object]) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 18))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            progress()
-    return digest.hexdigest()

@@ -14,17 +14,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from batch.video.display import Display
 from batch.video.geometry import Geometry
 from batch.video.open import (
-    BrokenFrames,
+    Decoded,
     clock_of,
     decode_frames,
-    measure_span,
-    nothing_decodable,
     open_video,
-    quarter_turns,
     time_base,
+    undecodable,
 )
+from batch.video.probe import measure_span
 from batch.video.settings import Settings
 
 
@@ -130,7 +130,7 @@ class SampleReader(Iterator[Sample]):
         self._geometry = geometry
         self._sampling = sampling
         self._progress = progress
-        self._broken = BrokenFrames()
+        self._counts = Decoded()
         self.decoded_s = 0.0
         """Length of what could be read; far below the declared one where a file is damaged."""
         self.interval_s = float(sampling.interval_s(Fraction(0), geometry.frames))
@@ -145,7 +145,7 @@ class SampleReader(Iterator[Sample]):
     @property
     def broken_frames(self) -> int:
         """Packets that could not be decoded, and frames decoded with errors."""
-        return self._broken.count
+        return self._counts.broken
 
     def _read(self) -> Iterator[Sample]:
         """Group the frames into samples; the last sample repeats its last frame where it must."""
@@ -163,23 +163,24 @@ class SampleReader(Iterator[Sample]):
         self.interval_s = float(interval_s)
         count = 0
         with open_video(self._path) as (container, stream):
+            display = Display.of(container, stream)
             for shown in self._shown(container, stream):
                 self.decoded_s = float(shown.until_s)
                 self._progress()
                 rgb: NDArray[np.uint8] | None = None
                 while shown.until_s > count * interval_s and count != most:
                     if rgb is None:
-                        rgb = self._picture(shown.frame)
+                        rgb = self._geometry.apply(display.picture(shown.frame))
                     yield _Taken(shown.number, float(shown.pts_s), rgb)
                     count += 1
-            if count == 0:
-                raise nothing_decodable(self._path, stream, self._broken)
+            if count == 0 or self._counts.is_noise:
+                raise undecodable(self._path, stream, self._counts)
 
     def _shown(self, container: InputContainer, stream: VideoStream) -> Iterator["_Shown"]:
         """Pair each frame with the end of its time on screen."""
         clock, base = clock_of(container, stream), time_base(stream)
         held: tuple[VideoFrame, int, int] | None = None
-        frames = decode_frames(container, stream, self._broken)
+        frames = decode_frames(container, stream, self._counts)
         for number, (frame, at) in enumerate(clock.follow(frames)):
             self.clock_repairs = clock.repaired
             if held is not None:
@@ -187,11 +188,6 @@ class SampleReader(Iterator[Sample]):
             held = frame, number, at
         if held is not None:
             yield _Shown(held[0], held[1], held[2] * base, clock.end * base)
-
-    def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        rgb = frame.to_ndarray(format="rgb24", threads=1)
-        upright = np.ascontiguousarray(np.rot90(rgb, quarter_turns(frame)), dtype=np.uint8)
-        return self._geometry.apply(upright)
 
 
 class _Taken(NamedTuple):

@@ -187,3 +187,13 @@ def test_two_videos_of_one_stem_are_refused_before_any_work(tmp_path):
         make_manifests(paths, tmp_path / "out", GEOMETRY, SETTINGS)
     assert manifest_paths(paths[:1], tmp_path) == {paths[0]: tmp_path / "a.parquet"}
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_with_the_longest_of_names_gets_a_shorter_one_for_its_manifest(tmp_path):
+    names = ["é" * 125 + ".mp4", "é" * 124 + "x.mp4"]
+    paths = [still_with_a_cut(tmp_path / name) for name in names]
+    results = run(paths, tmp_path / "out")
+    assert [result.error for result in results.values()] == [None, None]
+    made = {result.manifest.name for result in results.values()}
+    assert len(made) == 2
+    assert all(len(name.encode()) < 220 and name.startswith("é" * 90) for name in made)

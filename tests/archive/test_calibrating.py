@@ -19,6 +19,7 @@ from batch.archive.request import Phase
 from batch.archive.store import ProductFolder, Store
 from batch.archive.tally import Tally
 from batch.archive.tasks import Calibrate
+from batch.archive.verifying import checks_of, remove_damaged, run_check
 from batch.archive.workers import Workers
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import Sampling, VideoInfo
@@ -114,6 +115,10 @@ def test_a_calibration_that_is_gone_is_missed_every_night(
         heard = run_index(archive, out, large_model, analysis=OFTEN)
         (warning,) = heard.warnings
         assert "which is not here as it was: they cannot be read" in warning
+    for check in checks_of(out):
+        found = run_check(check)
+        assert "needs the calibration" in str(found.problems[0])
+        assert remove_damaged(check, found) == []
     path.with_name("moved").rename(path)
     assert run_index(archive, out, large_model, analysis=OFTEN).warnings == []
 

@@ -1,6 +1,7 @@
 """What a walk over the archive finds, on file systems as they are."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,27 @@ def test_a_folder_that_cannot_be_read_fails_and_what_was_known_of_it_stands(
     assert found.unreadable == [f"{archive}/b"]
     assert found.rows == before.rows[:1]
     assert Inventory.read(archive.parent / "files").there() == before.rows
+
+
+def test_paths_of_an_archive_that_was_renamed_follow_and_one_that_is_away_stands(
+    archive: Path,
+) -> None:
+    (archive / "x.mp4").write_text("x")
+    (archive / "deep").mkdir()
+    (archive / "deep" / "y.mp4").write_text("yy")
+    away = archive.parent / "away"
+    away.mkdir()
+    (away / "z.mp4").write_text("zzz")
+    known = archive.parent / "files"
+    for folder in (archive, away):
+        inventory = Inventory.read(known, "run")
+        found = scan_archive(folder, inventory, skip=known, shard=Shard())
+        inventory.note(*(replace(row, kind="other") for row in found.rows))
+    away.rename(archive.parent / "not mounted")
+    renamed = archive.rename(archive.parent / "renamed")
+    os.utime(renamed)
+    found = scan_archive(renamed, Inventory.read(known, "run"), skip=known, shard=Shard())
+    assert [row.kind for row in found.rows] == ["other", "other"]
+    assert not found.to_probe
+    paths = [row.path for row in Inventory.read(known).there()]
+    assert paths == [str(away / "z.mp4"), f"{renamed}/deep/y.mp4", f"{renamed}/x.mp4"]

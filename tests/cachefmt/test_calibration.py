@@ -21,6 +21,7 @@ from cachefmt.calibration import (
     Calibration,
     CalibrationHeader,
     CalibrationShape,
+    MissingCalibrationError,
     calibration_of,
     calibration_path,
     find_calibration,
@@ -303,7 +304,9 @@ def test_a_calibration_that_was_moved_or_changed_is_missed_by_name(file: Path) -
     assert calibration_of(cache, naming(digest)).sha256 == digest
     file.unlink()
     write(file, seed=1)
-    with pytest.raises(CacheFileError, match=f"clip.safetensors: needs .*{digest[:8]}") as error:
+    with pytest.raises(
+        MissingCalibrationError, match=f"clip.safetensors: needs .*{digest[:8]}"
+    ) as error:
         calibration_of(cache, naming(digest))
     assert f"{file} has {Calibration.open(file).sha256[:8]}" in str(error.value)
     file.unlink()

@@ -364,7 +364,11 @@ def test_a_question_that_is_no_text_is_wrong_usage(cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("question", "message"),
-    [("", "a question is empty"), ("is <image> red ?", "image token '<image>'")],
+    [
+        ("", "a question is empty"),
+        ("is <image> red ?", "holds '<image>', which"),
+        ("</s> who ?", "holds '</s>'"),
+    ],
 )
 def test_a_question_that_cannot_be_asked_is_refused_before_any_answer(
     cache: Path, question: str, message: str

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import IO
 
 import click
 import pytest
@@ -24,6 +25,7 @@ TOYS = {
     "defect": "raise ZeroDivisionError('a defect')",
     "stop": "raise KeyboardInterrupt",
     "signalled": "os.kill(os.getpid(), signal.SIGINT); time.sleep(30)",
+    "letters": r"click.echo('\xe4 \u20ac \U0001f600 \udcff')",
     "flood": "[click.echo(f'line {n}') for n in range(100_000)]",
 }
 HEADER = """import os, signal, time
@@ -56,7 +58,9 @@ def run(*args: str) -> Result:
     return CliRunner().invoke(group, args)
 
 
-def start(toys: Path, *args: str) -> subprocess.Popen[str]:
+def start(
+    toys: Path, *args: str, stdout: int | IO[bytes] = subprocess.PIPE, encoding: str = "utf-8"
+) -> subprocess.Popen[str]:
     """Run a toy in a process of its own, with pipes for both streams."""
     code = (
         "from batch.cli.group import CommandGroup\n"
@@ -64,10 +68,11 @@ def start(toys: Path, *args: str) -> subprocess.Popen[str]:
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *args],
-        env={"PYTHONPATH": f"{ROOT}:{toys}", "PATH": ""},
-        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": f"{ROOT}:{toys}", "PATH": "", "PYTHONIOENCODING": encoding},
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="latin-1",
     )
 
 
@@ -128,6 +133,28 @@ def test_a_reader_that_leaves_early_ends_a_command_quietly(toys: Path) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=60) == 141
+
+
+def test_a_full_disk_under_stdout_is_one_line(toys: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = start(toys, "greet", stdout=full)
+        _, errors = process.communicate(timeout=60)
+    what = "error: stdout: cannot be written: No space left on device\n"
+    assert (process.returncode, errors) == (1, what)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("latin-1", b"\xe4 \\u20ac \\ud83d\\ude00 \xff\n"),
+        ("utf-8", "ä € 😀 ".encode() + b"\xff\n"),
+    ],
+)
+def test_what_a_terminal_has_no_letter_for_is_written_as_in_json(
+    toys: Path, encoding: str, line: bytes
+) -> None:
+    output, errors = start(toys, "letters", encoding=encoding).communicate(timeout=60)
+    assert (output.encode("latin-1"), errors) == (line, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,6 +9,7 @@ import pytest
 
 from batch.making.fidelity import NeutralAnswers
 from cachefmt import CacheFile, Codec, Fidelity
+from cachefmt.header import Segment
 from tests.cachefmt.files import KLT, PLAIN, make_header, write_file
 from tests.cli.running import batch, objects, succeed
 
@@ -118,6 +119,25 @@ def test_inspect_says_what_a_file_keeps_and_what_a_minute_takes(encoded: Path) -
     )
     assert any(f"; {found['bytes_per_minute']:,} a minute" in line for line in lines)
     assert sum(line.startswith("    layers ") for line in lines) == 2
+
+
+def test_segments_of_one_bound_may_have_other_codecs(tmp_path: Path) -> None:
+    folder = tmp_path / "x.segments"
+    folder.mkdir()
+    first_sample = 0
+    for number, codec in enumerate((KLT, PLAIN)):
+        header = make_header(codec=codec)
+        bound = dataclasses.replace(header.policy, parameters={"max_kl": 0.1})
+        part = Segment(number=number, count=2, first_sample=first_sample)
+        header = dataclasses.replace(header, policy=bound, segment=part)
+        fidelity = FIDELITY if codec is KLT else None
+        write_file(folder / f"{number:05}.safetensors", header, fidelity=fidelity)
+        first_sample += header.shape.samples
+    (found,) = objects(succeed("inspect", folder, "--json"))
+    assert [group["layers"] for group in found["groups"]] == [[0, 1], [1, 2], [0, 2]]
+    assert sum(group["blocks"] for group in found["groups"]) == found["bytes"]["blocks"]
+    assert found["fidelity"] == dataclasses.asdict(FIDELITY)
+    assert any(" of the worst segment" in line for line in succeed("inspect", folder))
 
 
 @pytest.mark.parametrize(

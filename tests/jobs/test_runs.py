@@ -89,10 +89,18 @@ def test_a_live_run_s_unfinished_files_are_left_alone(tmp_path: Path) -> None:
 def test_a_run_of_another_host_is_dead_only_after_a_long_silence(tmp_path: Path) -> None:
     left = killed_run(tmp_path)
     said = json.loads((left / "lock").read_text())
-    (left / "lock").write_text(json.dumps({**said, "host": "elsewhere"}))
+    (left / "lock").write_text(json.dumps({**said, "host": "elsewhere", "boot": "another"}))
     assert len(live_runs(tmp_path)) == 1
-    long_ago = time.time() - runs.FOREIGN_DEAD_AFTER_S - 1
-    os.utime(left / "lock", (long_ago, long_ago))
+    for away_s in (-runs.FOREIGN_DEAD_AFTER_S - 1, runs.FOREIGN_DEAD_AFTER_S + 60):
+        then = time.time() + away_s
+        os.utime(left / "lock", (then, then))
+        assert live_runs(tmp_path) == []
+
+
+def test_a_dead_run_of_this_machine_is_dead_whatever_it_called_its_host(tmp_path: Path) -> None:
+    left = killed_run(tmp_path)
+    said = json.loads((left / "lock").read_text())
+    (left / "lock").write_text(json.dumps({**said, "host": "5c1f0a"}))
     assert live_runs(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ def test_a_video_is_known_by_its_content_and_facts(tmp_path):
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert info.size_bytes == path.stat().st_size
     assert (info.codec, info.width_px, info.height_px) == ("h264", 130, 96)
-    assert (info.rotation_degrees, info.duration_s, info.span_s) == (0, 1.5, 1.5)
+    assert (info.upright_px, info.duration_s, info.span_s) == ((96, 130), 1.5, 1.5)
     assert info.name == "a.mp4"
 
 

@@ -91,37 +91,6 @@ def test_most_samples_never_raises_the_rate(tmp_path):
     assert len(list(read_samples(path, geometry=GEOMETRY, max_samples=100))) == 3
 
 
-# The turn that QuickTime's matrix asks for, as (a, b, c, d), and the corner that the frame's
-# top left corner comes to. (0, 1, -1, 0) is a phone held upright.
-@pytest.mark.parametrize(
-    ("matrix", "turn", "corner"),
-    [
-        ((1, 0, 0, 1), 0, (10, 10)),
-        ((0, 1, -1, 0), 270, (10, 100)),
-        ((-1, 0, 0, -1), 180, (100, 100)),
-        ((0, -1, 1, 0), 90, (100, 10)),
-    ],
-)
-def test_the_rotation_in_the_file_is_applied(tmp_path, matrix, turn, corner):
-    frame = clips.flat(64, 96, (0, 0, 0))
-    frame[:32, :48] = 255
-    path = clips.write_clip(tmp_path / "turned.mp4", [frame] * 3)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40
-    numbers = (matrix[0], matrix[1], 0, matrix[2], matrix[3], 0)
-    data[at : at + 24] = b"".join((n * 65536).to_bytes(4, "big", signed=True) for n in numbers)
-    path.write_bytes(bytes(data))
-    (sample,) = read_samples(path, geometry=GEOMETRY)
-    assert probe(path).rotation_degrees == turn
-    bright = {
-        (row, column)
-        for row in (10, 100)
-        for column in (10, 100)
-        if sample.rgb[row, column].mean() > 128
-    }
-    assert bright == {corner}
-
-
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt", "options", "canonical"),
     [
