@@ -90,14 +90,14 @@ def calibrate(
 
 def _files(videos: tuple[Path, ...]) -> list[Path]:
     """The videos themselves, and of each folder some; of files that share a name the first."""
-    from batch.archive.discovery import VIDEO_SUFFIXES
+    from batch.video import is_named_as_video
 
     found: dict[str, Path] = {}
     for video in videos:
         if not video.is_dir():
             found.setdefault(str(video), video)
             continue
-        files = [file for file in sorted(video.rglob("*")) if file.suffix.lower() in VIDEO_SUFFIXES]
+        files = [file for file in sorted(video.rglob("*")) if is_named_as_video(file)]
         by_name = list({file.stem: file for file in reversed(files)}.values())[::-1]
         if not by_name:
             raise click.UsageError(f"{video}: no file in this folder is called as a video is")
