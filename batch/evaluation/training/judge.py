@@ -47,9 +47,9 @@ _PROJECTOR_SHARE = 0.1
 
 STAGES = {
     Stage(name="cells", shortest=1, longest=1, slots=1040, rates=(3e-3, 3e-4)): 0.1,
-    Stage(name="pictures", shortest=1, longest=1, slots=195, rates=(1.5e-3, 1.2e-3)): 0.55,
-    Stage(name="clips", shortest=1, longest=3, slots=390, rates=(1.2e-3, 7e-4)): 0.2,
-    Stage(name="films", shortest=4, longest=8, slots=650, rates=(7e-4, 5e-5)): 0.15,
+    Stage(name="pictures", shortest=1, longest=1, slots=195, rates=(1.5e-3, 1.2e-3)): 0.4,
+    Stage(name="clips", shortest=1, longest=3, slots=390, rates=(1.2e-3, 7e-4)): 0.25,
+    Stage(name="films", shortest=4, longest=8, slots=650, rates=(7e-4, 5e-5)): 0.25,
 }
 """Each with its share of the time."""
 
