@@ -42,10 +42,7 @@ def test_what_readme_shows_of_the_demo_is_what_it_prints(found: dict[str, Any]) 
         f"{full} of {found['questions']} uncompressed",
         f"samples    {found['samples']}, {found['stored_samples']} stored",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored",
-        *(
-            f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes"
-            for tier, tokens in found["tokens"].items()
-        ),
+        *(f"  {kind:9}{size:>12,} bytes" for kind, size in found["bytes"].items() if size),
         f"size       {found['cache_bytes']:,} bytes, {found['compression']:.2f}x smaller than the "
         f"FP16 KV of all slots ({found['fp16_kv_bytes']:,})",
     ]
