@@ -103,6 +103,7 @@ def _report(result: "DemoResult") -> list[str]:
     right = round(found["exact_match"] * found["questions"])
     full = round(found["exact_match_uncompressed"] * found["questions"])
     seconds = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["seconds"].items())
+    tokens = ", ".join(f"{tier} {count:,}" for tier, count in found["tokens"].items())
     speed = result.speed
     return [
         *lines,
@@ -116,10 +117,8 @@ def _report(result: "DemoResult") -> list[str]:
         ),
         f"samples    {found['samples']}, {found['stored_samples']} stored",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored",
-        *(
-            f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes"
-            for tier, tokens in found["tokens"].items()
-        ),
+        f"tokens     {tokens}",
+        *(f"  {kind:9}{size:>15,} bytes" for kind, size in found["bytes"].items() if size),
         f"size       {found['cache_bytes']:,} bytes, {found['compression']:.2f}x smaller than the "
         f"FP16 KV of all slots ({found['fp16_kv_bytes']:,})",
         f"           the films themselves had {found['video_bytes']:,}",

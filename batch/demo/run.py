@@ -77,9 +77,9 @@ class DemoResult:
         def total(key: str) -> int:
             return sum(cache[key] for cache in self.caches)
 
-        def by_tier(key: str) -> dict[str, int]:
-            tiers = self.caches[0]["tokens"]
-            return {tier: sum(cache[key][tier] for cache in self.caches) for tier in tiers}
+        def by_name(key: str) -> dict[str, int]:
+            names = self.caches[0][key]
+            return {name: sum(cache[key][name] for cache in self.caches) for name in names}
 
         answered = [one for film in self.answered for one in film]
         right = [one.answer == one.question.answer for one in answered]
@@ -93,8 +93,8 @@ class DemoResult:
             "cache_bytes": total("size_bytes"),
             "fp16_kv_bytes": total("fp16_kv_bytes"),
             "compression": total("fp16_kv_bytes") / total("size_bytes"),
-            "tokens": by_tier("tokens"),
-            "tier_bytes": by_tier("bytes"),
+            "tokens": by_name("tokens"),
+            "bytes": by_name("bytes"),
             "slots": total("slots"),
             "samples": total("samples"),
             "stored_samples": total("stored_samples"),

@@ -28,6 +28,7 @@ def test_the_demo_answers_as_the_uncompressed_model_does(found: dict[str, Any]) 
     assert found["exact_match"] >= found["exact_match_uncompressed"]
     assert found["compression"] > 1
     assert abs(found["compression"] - found["fp16_kv_bytes"] / found["cache_bytes"]) < 1e-9
+    assert sum(found["bytes"].values()) == found["cache_bytes"]
     assert sum(found["tokens"].values()) < found["slots"]
 
 
@@ -37,15 +38,14 @@ def test_what_readme_shows_of_the_demo_is_what_it_prints(found: dict[str, Any]) 
         round(found[name] * found["questions"])
         for name in ("exact_match", "exact_match_uncompressed")
     )
+    tokens = ", ".join(f"{tier} {count:,}" for tier, count in found["tokens"].items())
     lines = [
         f"right      {right} of {found['questions']} from the caches, "
         f"{full} of {found['questions']} uncompressed",
         f"samples    {found['samples']}, {found['stored_samples']} stored",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored",
-        *(
-            f"  {tier:9}{tokens:>8,} tokens {found['tier_bytes'][tier]:>12,} bytes"
-            for tier, tokens in found["tokens"].items()
-        ),
+        f"tokens     {tokens}",
+        *(f"  {kind:9}{size:>15,} bytes" for kind, size in found["bytes"].items() if size),
         f"size       {found['cache_bytes']:,} bytes, {found['compression']:.2f}x smaller than the "
         f"FP16 KV of all slots ({found['fp16_kv_bytes']:,})",
     ]
