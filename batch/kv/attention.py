@@ -185,7 +185,7 @@ def check_kernel(kernel: Kernel, device: torch.device) -> None:
     if kernel != "triton":
         return
     if importlib.util.find_spec("triton") is None:
-        raise ModelError("attention by triton: not installed;  pip install 'sali-cache[triton]'")
+        raise ModelError("attention by triton: not installed;  pip install 'triton>=3.7,<4'")
     from triton import knobs
 
     if device.type != "cuda" and not knobs.runtime.interpret:

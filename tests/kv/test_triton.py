@@ -18,7 +18,7 @@ CASES = "tests/kv/triton_cases.py"
 DECODING = "tests/kv/triton_decoding_cases.py"
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="needs Triton: pip install sali-cache[triton]",
+    reason="needs Triton: pip install 'triton>=3.7,<4'",
 )
 
 
