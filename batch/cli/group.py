@@ -81,6 +81,10 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except (BatchError, CacheFileError, JobError) as error:
             raise _Failure(str(error)) from error
+        except BrokenPipeError:
+            # What is not written yet goes nowhere: Python would report it when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(UNREAD)
         except OSError as error:
             if error.errno not in FULL or error.filename is not None:
                 raise
@@ -90,10 +94,6 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # What is not written yet goes nowhere: Python would report it when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(UNREAD)
 
 
 class _Failure(click.ClickException):

@@ -181,7 +181,7 @@ class Calibrating:
             manifests=manifests,
             caches=caches,
             backlog=self.backlog,
-            recorder=Recorder(root / "staging", DiskSpace(root, None), Tally(), self.heard),
+            recorder=Recorder(root / "staging", DiskSpace(root, None), Tally(), self.heard, ""),
         )
         self.manifests: ProductFolder = manifests
         for row in self.rows:
@@ -208,9 +208,11 @@ def row_of(name: str) -> FileRow:
         codec="none",
         width_px=1,
         height_px=1,
-        rotation_degrees=0,
+        shown_width_px=1,
+        shown_height_px=1,
         duration_s=1.0,
         span_s=1.0,
+        caveat=None,
     )
     return FileRow(path=f"{name}.mp4", stat=Stat(1, 1, 1), kind="video", facts=facts_of(info))
 

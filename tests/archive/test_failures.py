@@ -220,8 +220,8 @@ def test_a_model_that_cannot_be_opened_stops_the_run_at_once(
     out = tmp_path / "caches"
     command = ("index", archive, "--out", out, "--model", "demo", "--phase", phase)
     result = batch(*command, "--model", tmp_path / "model")
-    assert result.exit_code == 1
-    assert f"error: {tmp_path / 'model'}: " in result.stderr
+    assert result.exit_code == 2
+    assert f"Invalid value for '--model': {tmp_path / 'model'}: " in result.stderr
 
 
 def test_weights_that_are_missing_stop_the_run_and_fail_no_video(

@@ -68,6 +68,9 @@ def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path
         "dtype",
         "segments",
         "segments_written",
+        "step",
+        "kl",
+        "agreement",
     ]
     target = tmp_path / "clip.safetensors"
     assert (found["cache"], found["size_bytes"]) == (str(target), target.stat().st_size)

@@ -171,6 +171,20 @@ def test_a_plain_file_loads_bit_for_bit_without_a_model(tmp_path, raw_dtype):
         assert all(torch.equal(*both) for parts in pairs for both in zip(*parts, strict=True))
 
 
+@pytest.mark.needs_gpu
+def test_a_file_on_cuda_holds_what_it_holds_on_the_cpu(tmp_path):
+    prefix = allocate()
+    fill(prefix)
+    with CacheFile.open(written(tmp_path / "x.safetensors", prefix)) as file:
+        here, there = Prefix.load(file, "cpu"), Prefix.load(file, "cuda")
+    for tier in STORED_TIERS:
+        pairs = zip(here.rows(tier, slice(None)), there.rows(tier, slice(None)), strict=True)
+        for parts, copies in pairs:
+            for part, copy in zip(parts, copies, strict=True):
+                assert copy.is_cuda
+                assert torch.equal(part, copy.cpu())
+
+
 def test_a_damaged_block_is_not_loaded_and_the_error_names_it(tmp_path):
     prefix = allocate()
     fill(prefix)
