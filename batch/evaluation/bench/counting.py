@@ -113,7 +113,7 @@ def _steps(workload: Workload, film: Film) -> dict[str, Callable[[Tensor], None]
     """Decode steps at a place [1, 1]."""
     model = workload.family.language_model
     with CacheFile.open(film.cache) as cache:
-        prefix = Prefix.load(cache, "cpu")
+        prefix = Prefix.load(cache, "cpu", workload.family.rotation)
     tiered, plain = TieredCache(prefix), prefix.to_dynamic_cache(torch.float32)
     embedded = torch.zeros(1, 1, model.config.hidden_size)
 
