@@ -46,6 +46,7 @@ _VERSION = FormatVersion()
 _METADATA_KEY = "sali-cache-calibration"
 _FOLDERS_ABOVE = 5
 """A segment of an archive lies so deep below the folder of all caches."""
+_TENSORS_OF_A_GROUP = 5
 _EXPONENT = 0x7C00
 """Bits of a float16 that are all set where it is not finite."""
 
@@ -298,6 +299,15 @@ def has_calibrations(folder: Path) -> bool:
     return next(_calibrations_in(folder), None) is not None
 
 
+def holds_calibration(folder: Path, sha256: str) -> bool:
+    """Whether the calibration with this digest lies in a folder, whatever it is called."""
+    for path in _calibrations_in(folder):
+        with suppress(CacheFileError):
+            if calibration_digest(path) == sha256:
+                return True
+    return False
+
+
 def find_calibration(folder: Path, model: ModelIdentity, prompt: PromptIdentity) -> Path | None:
     """The calibration of a model and prompt in a folder, for caches that are about to be written.
 
@@ -350,7 +360,13 @@ def _find_named(cache: Path, sha256: str) -> Calibration:
     others = []
     folders = list(itertools.islice(cache.absolute().parents, _FOLDERS_ABOVE + 1))
     for path in itertools.chain.from_iterable(map(_calibrations_in, folders)):
-        found = calibration_digest(path)
+        try:
+            found = calibration_digest(path)
+        except (
+            CacheFileError
+        ) as error:  # of somebody else, maybe: the one that is needed may follow
+            others.append(str(error))
+            continue
         if found == sha256:
             return _open_once(path, sha256)
         others.append(f"{path} has {found[:8]}")
@@ -408,6 +424,10 @@ def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
     if isinstance(value, dict) and "format" in value:
         build(FormatVersion, value["format"], "calibration.format")
     header = build(CalibrationHeader, value, "calibration")
+    # Counted first: a header may claim so many groups that naming their tensors takes for ever.
+    count = _TENSORS_OF_A_GROUP * len(header.shape.components) + 1
+    if len(table) != count:
+        raise ValueError(f"has {len(table)} tensors, its header asks for {count}")
     expected = _table(header.specs())
     if list(table) != list(expected):
         raise ValueError(f"has tensors {list(table)}, expected {list(expected)}")

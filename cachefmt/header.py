@@ -42,6 +42,10 @@ def _require_at_least(least: int, name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+class VersionError(ValueError):
+    """A file of a format that this version does not read; it may be whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FormatVersion:
     """Version of the file format."""
@@ -51,12 +55,12 @@ class FormatVersion:
 
     def __post_init__(self) -> None:
         if self.major > MAJOR:
-            raise ValueError(
+            raise VersionError(
                 f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
                 "a newer sali-cache can read it"
             )
         if self.major < MAJOR:
-            raise ValueError(
+            raise VersionError(
                 f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
                 "`batch prefill` writes it again"
             )

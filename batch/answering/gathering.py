@@ -127,10 +127,11 @@ def load(video: StoredVideo, rows: Arranged, family: Family) -> Prefix:
     prefix = Prefix.allocate(shape, family.layer_devices)
     cos, sin = family.rotation(torch.from_numpy(rows.positions))
     wanted = _wanted(video, rows)
-    for group, layers in enumerate(video.groups):
+    for layers in video.groups:
         start = 0
         for segment, number, picked in wanted:
-            states = video.states(segment, number, group)[torch.from_numpy(picked)]
+            group, within = video.group_of(segment, layers)
+            states = video.states(segment, number, group)[:, within][torch.from_numpy(picked)]
             stop = start + len(picked)
             rotation = Rotation(cos=cos[start:stop], sin=sin[start:stop]).to(states.device)
             keys = states[:, :, 0]

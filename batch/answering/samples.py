@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -118,8 +118,20 @@ class StoredVideo:
 
     @property
     def groups(self) -> list[range]:
-        """The layers of each group that `states` gives together."""
-        return self._rows[0].groups
+        """Layers that are decoded together in every segment.
+
+        Segments that keep a bound by different codecs may be cut into other groups.
+        """
+        held = [layers for rows in self._rows for layers in rows.groups]
+        edges = {edge for layers in held for edge in (layers.start, layers.stop)}
+        return [range(*pair) for pair in pairwise(sorted(edges))]
+
+    def group_of(self, segment: int, layers: range) -> tuple[int, slice]:
+        """The group of a segment that some layers are of, and which of its layers they are."""
+        for group, held in enumerate(self._rows[segment].groups):
+            if layers.start in held:
+                return group, slice(layers.start - held.start, layers.stop - held.start)
+        raise ValueError(f"layers {layers} are in no group of segment {segment}")
 
     def blocks(self, piece: Piece) -> list[tuple[int, range]]:
         """The numbers of the blocks that hold a piece, and which of the rows of each it has."""

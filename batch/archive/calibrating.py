@@ -10,7 +10,7 @@ from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
 from batch.archive.tasks import Calibrate
 from batch.making.failures import reason_of
-from cachefmt.calibration import SUFFIX, calibration_digest, find_calibration
+from cachefmt.calibration import SUFFIX, find_calibration, holds_calibration
 from jobs.workers import Finished, Result
 
 
@@ -39,11 +39,11 @@ class CalibrateStep:
         found = find_calibration(self.folder, *self.model.identity)
         self._state = _State.WAITING if found is None else _State.SETTLED
         noted = self.caches.noted_calibration()
-        if noted is not None and (found is None or calibration_digest(found) != noted):
+        if noted is not None and not holds_calibration(self.folder, noted):
             self.recorder.listener.warned(
                 f"{self.folder}: caches of work {self.caches.id} need the calibration with SHA-256 "
                 f"{noted[:8]}..., which is not here as it was: they cannot be read. Put it back, "
-                "or remove them, and they are made again"
+                "under a name that no other has, or remove them, and they are made again"
             )
 
     @property

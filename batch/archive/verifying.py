@@ -1,5 +1,6 @@
 """Whether caches are still what was written, and what of an index is to be made again."""
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from batch.archive.inventory import Inventory
 from batch.archive.store import Store
 from cachefmt import CacheFileError, open_segments, verify_segments
 from cachefmt.calibration import MissingCalibrationError
+from cachefmt.header import VersionError
 from cachefmt.segments import FILE_SUFFIX, segments_in
 
 
@@ -93,7 +95,8 @@ def remove_damaged(check: Check, found: Checked) -> list[Path]:
     """Remove the files in which problems are, so that the next run makes them again; say which.
 
     Nothing is removed of a video that is gone, and nothing that no run wrote; nor is a cache to
-    blame whose calibration is missing.
+    blame whose calibration is missing, which another version wrote, or which the system does not
+    let this process read.
 
     Raises:
         CacheFileError: the system refuses.
@@ -101,7 +104,7 @@ def remove_damaged(check: Check, found: Checked) -> list[Path]:
     if check.is_gone or check.video is None:
         return []
     removed = []
-    damaged = (one for one in found.problems if not isinstance(one, MissingCalibrationError))
+    damaged = filter(_is_damage, found.problems)
     for file in sorted({problem.path for problem in damaged}):
         is_segment = file.parent == check.path and file.suffix == FILE_SUFFIX
         if file.is_file() and (file == check.path or is_segment):
@@ -111,3 +114,10 @@ def remove_damaged(check: Check, found: Checked) -> list[Path]:
                 raise CacheFileError(file, f"cannot be removed: {error.strerror}") from error
             removed.append(file)
     return removed
+
+
+def _is_damage(problem: CacheFileError) -> bool:
+    cause = problem.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in (None, errno.EIO)  # without a number: it is cut short
+    return not isinstance(problem, MissingCalibrationError) and not isinstance(cause, VersionError)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,3 +324,13 @@ def test_the_moment_that_a_question_is_about_is_found_and_answers(tmp_path: Path
     assert answer.loaded_tokens <= 400 < 64 * len(world.scenes)
     assert needle.first_sample in answer.samples
     assert answer.text == "cyan"
+
+
+def test_segments_may_be_cut_into_other_groups_of_layers() -> None:
+    video = StoredVideo.__new__(StoredVideo)
+    cuts = [[range(5)], [range(2), range(2, 4), range(4, 5)]]
+    video._rows = [SimpleNamespace(groups=cut) for cut in cuts]  # type: ignore[misc]
+    assert video.groups == [range(2), range(2, 4), range(4, 5)]
+    assert video.group_of(0, range(2, 4)) == (0, slice(2, 4))
+    assert video.group_of(1, range(2, 4)) == (1, slice(0, 2))
+    assert video.group_of(1, range(4, 5)) == (2, slice(0, 1))

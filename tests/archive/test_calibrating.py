@@ -119,7 +119,10 @@ def test_a_calibration_that_is_gone_is_missed_every_night(
         found = run_check(check)
         assert "needs the calibration" in str(found.problems[0])
         assert remove_damaged(check, found) == []
-    path.with_name("moved").rename(path)
+    moved = path.with_name("moved")
+    path.write_bytes(moved.read_bytes().replace(b".mp4", b".mkv", 1))  # one made since
+    assert len(run_index(archive, out, large_model, analysis=OFTEN).warnings) == 1
+    moved.rename(path.with_name("tiny2.calibration.safetensors"))
     assert run_index(archive, out, large_model, analysis=OFTEN).warnings == []
 
 

@@ -1,11 +1,14 @@
 """`batch verify` of a folder of caches: what is damaged is found, removed and made again."""
 
 import datetime
+import errno
 import shutil
 from pathlib import Path
 
+import pytest
+
 from batch.archive.store import Store
-from batch.archive.verifying import checks_of
+from batch.archive.verifying import checks_of, remove_damaged, run_check
 from tests.archive.conftest import IndexedArchive
 from tests.archive.indexing import run_index
 from tests.cli.running import batch, objects, succeed
@@ -49,6 +52,26 @@ def test_damaged_swapped_and_missing_caches_are_found_and_made_again(
     assert not damaged.exists()
     heard = run_index(indexed.archive, copied_out, indexed.model)
     assert sorted(heard.files) == sorted([damaged, missing, swapped])
+
+
+def test_caches_of_another_version_or_that_may_not_be_read_are_not_removed(
+    copied_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, *_ = caches_of(copied_out)
+    newer.write_bytes(newer.read_bytes().replace(rb"{\"major\":2", rb"{\"major\":3", 1))
+    (check,) = (check for check in checks_of(copied_out) if check.path == newer)
+    found = run_check(check)
+    assert "a newer sali-cache can read it" in str(found.problems[0])
+    assert remove_damaged(check, found) == []
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("cachefmt.reader.os.open", refuse)
+    found = run_check(check)
+    assert "Too many open files" in str(found.problems[0])
+    assert remove_damaged(check, found) == []
+    assert newer.exists()
 
 
 def test_the_cache_of_a_video_that_is_gone_is_named_but_not_removed(

@@ -4,7 +4,7 @@ import json
 import shutil
 import struct
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cachefmt.calibration import (
     calibration_of,
     calibration_path,
     find_calibration,
+    holds_calibration,
     read_calibration_header,
     write_calibration,
 )
@@ -283,6 +284,25 @@ def test_a_cache_finds_what_it_names_beside_it_or_above(file: Path, cache: str) 
     digest = Calibration.open(file).sha256
     write(file.with_name("another.calibration.safetensors"), seed=1)
     assert calibration_of(file.parent / cache, naming(digest)).path == file
+
+
+def test_what_cannot_be_read_beside_it_does_not_hide_it(file: Path) -> None:
+    digest = Calibration.open(file).sha256
+    file.with_name("a.calibration.safetensors").symlink_to("gone")
+    (file.parent / "b.calibration.safetensors").mkdir()
+    cache = file.with_name("clip.safetensors")
+    assert calibration_of(cache, naming(digest)).path == file
+    assert holds_calibration(file.parent, digest)
+    assert not holds_calibration(file.parent, "0" * 64)
+    file.unlink()
+    with pytest.raises(MissingCalibrationError, match=r"a\.calibration.*No such file.*b\.cal"):
+        calibration_of(cache, naming(digest))
+
+
+def test_tensors_of_a_header_are_counted_before_they_are_named(file: Path) -> None:
+    change(file, "shape", asdict(SHAPE) | {"layers": 10**6, "components": [0] * (10**6 // 2)})
+    with pytest.raises(CacheFileError, match="has 11 tensors, its header asks for 2500001"):
+        Calibration.open(file)
 
 
 def test_a_cache_of_another_model_or_other_groups_is_refused(file: Path) -> None:
