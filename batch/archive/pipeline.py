@@ -256,6 +256,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._no_space: NoSpaceError | None = None
         self._is_loading = False
+        self._unfollowed: list[object] = []  # tasks that ended, of which no step knows yet
 
     def run(self, stop: Stop) -> None:
         """Work until all is done, or until the request to stop.
@@ -271,7 +272,9 @@ class Pipeline:
             for worker, result in results:
                 if not isinstance(result, Finished):  # it may end the worker: before a new task
                     self._follow(worker, result)
+            self._unfollowed = [result.task for _, result in finished]
             self._feed(stop)  # before files are named and synced, so that nobody waits for a disk
+            self._unfollowed = []
             for worker, result in finished:
                 self._follow(worker, result)
             self.tick([_in_words(task) for task in (*self.models.tasks, *self.videos.tasks)])
@@ -303,7 +306,8 @@ class Pipeline:
     def _next_for_model(self) -> Calibrate | Prefill | None:
         """Nothing is prefilled before it is settled whether there is a calibration."""
         if self.calibrate is not None and not self.calibrate.is_settled:
-            under_way = [task.row for task in self.videos.tasks if isinstance(task, Analyze)]
+            tasks = (*self.videos.tasks, *self._unfollowed)
+            under_way = [task.row for task in tasks if isinstance(task, Analyze)]
             analysing = {row.video for row in (*under_way, *self.backlog.to_analyze)}
             task = self.calibrate.next(analysing, comes_more=not self.probe.is_done)
             if task is not None or not self.calibrate.is_settled:
