@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.errors import NoSpaceError
@@ -38,6 +38,11 @@ class Allowance:
 
     folder: Path
     quota_left: int | None
+
+    def after(self, size_bytes: int) -> "Allowance":
+        """What is left of it when so much has been written."""
+        left = self.quota_left
+        return self if left is None else replace(self, quota_left=left - size_bytes)
 
     def check(self, size_bytes: int) -> None:
         """Raise a NoSpaceError if a file of this size does not fit the quota or the disk."""

@@ -258,11 +258,9 @@ class CacheMaker:
     ) -> bool:
         """Whether the memory sufficed."""
         self.load()  # before anything is removed: it may fail
-        size_bytes = sum(video.sizes[number] for number in numbers)
         if destination.existing == "replace":  # whole files go only for what has room
-            room.check(size_bytes)
+            room.check(sum(video.sizes[number] for number in numbers))
         destination.make_way(video)
-        room.check(size_bytes)
         if video.is_cut:
             make_folder(destination.folder)
         done = sum(map(video.kept, range(len(video.headers)))) - sum(map(video.kept, numbers))
@@ -275,11 +273,14 @@ class CacheMaker:
 
         try:
             for number in numbers:
+                room.check(video.sizes[number])  # a bound, far above what a segment takes
                 target = destination.path(video, number)
                 staged = destination.staged or target
                 prefill(video.segment(number), self._model.family, staged, progress=finished)
                 if video.is_cut and staged != target:
                     move_into_place(staged, target)
+                if video.is_cut:
+                    room = room.after(target.stat().st_size)
         except CacheFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
                 raise NoSpaceError(str(error)) from error
