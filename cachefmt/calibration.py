@@ -30,7 +30,7 @@ from cachefmt.header import (
     PromptIdentity,
     VideoIdentity,
 )
-from cachefmt.layout import TensorSpec
+from cachefmt.layout import TensorSpec, header_digest, sealed
 from cachefmt.reader import read_table
 from cachefmt.strict_json import build, dump_canonical, load_strict
 
@@ -119,6 +119,8 @@ class CalibrationHeader:
     """That were asked for; a group has fewer where fewer carry anything."""
     data_sha256: str
     """Of the bytes of all tensors."""
+    header_sha256: str = ZERO_DIGEST
+    """Of all bytes before them, as in a cache."""
 
     def __post_init__(self) -> None:
         if not self.videos or self.tokens < 1:
@@ -268,7 +270,7 @@ def write_calibration(
     """Write a calibration to a path that is not there yet, and sync it.
 
     Args:
-        header: without regard to its `data_sha256`.
+        header: without regard to its `data_sha256` and `header_sha256`.
         tensors: as of `CalibrationHeader.specs`; of BF16 its bits in uint16.
 
     Raises:
@@ -282,13 +284,13 @@ def write_calibration(
             raise ValueError(f"{name}: got {array.shape}, expected {spec.shape}, all finite")
         parts.append(array.tobytes())
     data = b"".join(parts)
-    complete = {**asdict(header), "data_sha256": hashlib.sha256(data).hexdigest()}
-    metadata = {_METADATA_KEY: dump_canonical(complete)}
+    digests = {"data_sha256": hashlib.sha256(data).hexdigest(), "header_sha256": ZERO_DIGEST}
+    metadata = {_METADATA_KEY: dump_canonical({**asdict(header), **digests})}
     table = {"__metadata__": metadata, **_table(specs)}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with naming(path, f"cannot write {len(text) + len(data):,} bytes"), path.open("xb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(sealed(struct.pack("<Q", len(text)) + text))
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -434,6 +436,8 @@ def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
     for name, entry in expected.items():
         if table[name] != entry:
             raise ValueError(f"{name}: got {table[name]!r}, expected {entry!r}")
+    if header_digest(first) != header.header_sha256:
+        raise ValueError("the header does not match its header_sha256: it was changed or damaged")
     return first, header
 
 

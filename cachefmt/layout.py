@@ -203,7 +203,12 @@ def header_bytes(header: Header, sizes: Mapping[str, int], reserved: int) -> byt
     if len(text) > json_bytes:
         raise ValueError(f"the header has {len(text)} bytes, {json_bytes} were reserved for it")
     blank = struct.pack("<Q", json_bytes) + text.ljust(json_bytes)
-    return _with_digest(blank, hashlib.sha256(blank).hexdigest())
+    return sealed(blank)
+
+
+def sealed(first_bytes: bytes) -> bytes:
+    """First bytes (length, JSON, padding) whose header_sha256 is zeros, with it filled in."""
+    return _with_digest(first_bytes, hashlib.sha256(first_bytes).hexdigest())
 
 
 def header_digest(first_bytes: bytes) -> str:

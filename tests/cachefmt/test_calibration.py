@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,8 @@ def test_what_was_written_comes_back(
     path = write(tmp_path_factory.mktemp("one") / "a.calibration.safetensors", header, seed)
     tensors = make_tensors(header, seed)
     found = Calibration.open(path)
-    assert found.header == replace(header, data_sha256=found.header.data_sha256)
+    digests = {name: getattr(found.header, name) for name in ("data_sha256", "header_sha256")}
+    assert found.header == replace(header, **digests)
     shape = header.shape
     bases = found.bases(shape.rows, shape.columns, shape.places)
     for number, basis in enumerate(bases):
@@ -170,12 +170,13 @@ def test_a_flipped_bit_of_the_tensors_and_a_cut_are_found(file: Path) -> None:
         Calibration.open(file)
 
 
-def test_a_flipped_bit_of_the_header_makes_another_digest_or_is_refused(file: Path) -> None:
-    digest, content = Calibration.open(file).sha256, file.read_bytes()
-    for at in range(0, 8 + struct.unpack("<Q", content[:8])[0], 11):
+def test_a_flipped_bit_of_the_header_is_found(file: Path) -> None:
+    content = file.read_bytes()
+    for at in range(0, 8 + struct.unpack("<Q", content[:8])[0], 5):
         file.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
-        with suppress(CacheFileError):
-            assert Calibration.open(file).sha256 != digest
+        for read in (Calibration.open, read_calibration_header):
+            with pytest.raises(CacheFileError, match=file.name):
+                read(file)
 
 
 def change(path: Path, key: str, value: object) -> None:
