@@ -405,15 +405,10 @@ def test_a_model_over_all_tiers_gives_the_same_logits():
 
     if INTERPRETED:
         model.set_attn_implementation(ATTENTIONS["triton"])
-    layers = [
-        {
-            (part.tier, kind): tuple(rows.to(DEVICE) for rows in getattr(part, kind))
-            for part in prefix.layer(layer)
-            for kind in KINDS
-        }
-        for layer in range(shape.layers)
-    ]
-    moved = Prefix(shape, layers)
+    moved = Prefix.allocate(shape, DEVICE)
+    for tier in STORED_TIERS:
+        (parts,) = prefix.rows(tier, slice(0, 20))
+        moved._place(0, tier, parts)  # the same codes, not other ones of decoded numbers
     moved.set_multiplicity(Tier.INT8, multiplicity)
     got = ask(model.to(DEVICE), TieredCache(moved), question.to(DEVICE), positions.to(DEVICE))
     torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-4)
