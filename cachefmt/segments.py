@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cachefmt.calibration import calibration_of
+from cachefmt.calibration_files import calibration_of
 from cachefmt.files import CacheFileError, naming
 from cachefmt.header import Header
 from cachefmt.reader import CacheFile

@@ -10,7 +10,7 @@ from batch.archive.recording import Recorder
 from batch.archive.store import ProductFolder
 from batch.archive.tasks import Calibrate
 from batch.making.failures import reason_of
-from cachefmt.calibration import SUFFIX, find_calibration, holds_calibration
+from cachefmt.calibration_files import SUFFIX, find_calibration, holds_calibration
 from jobs.workers import Finished, Result
 
 

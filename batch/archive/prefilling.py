@@ -15,7 +15,7 @@ from batch.making.maker import CacheMaker, MadeCache
 from batch.models import open_model
 from batch.version import __version__
 from cachefmt import CacheFile
-from cachefmt.calibration import calibration_path
+from cachefmt.calibration_files import calibration_path
 from jobs.runs import taking_turns
 from jobs.workers import Progress
 

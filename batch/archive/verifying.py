@@ -11,7 +11,7 @@ from pathlib import Path
 from batch.archive.inventory import Inventory
 from batch.archive.store import Store
 from cachefmt import CacheFileError, open_segments, verify_segments
-from cachefmt.calibration import MissingCalibrationError
+from cachefmt.calibration_files import MissingCalibrationError
 from cachefmt.header import VersionError
 from cachefmt.segments import FILE_SUFFIX, segments_in
 

@@ -60,7 +60,7 @@ def calibrate(
     """
     from batch.making.calibrating import MOST_COMPONENTS, Calibrator
     from batch.models import open_model
-    from cachefmt.calibration import calibration_path
+    from cachefmt.calibration_files import calibration_path
     from jobs.atomic import make_folder
 
     analysis = options.analysis_settings(

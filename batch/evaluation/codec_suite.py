@@ -26,7 +26,7 @@ from batch.evaluation.judges.prose_texts import HAYSTACKS
 from batch.evaluation.judges.seeing_films import find_judge
 from batch.models import open_model
 from batch.settings import ModelSettings
-from cachefmt.calibration import calibration_path
+from cachefmt.calibration_files import calibration_path
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
 """Of what, how much and in which unit; gives a function that is told how much more is done."""

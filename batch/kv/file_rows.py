@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from batch.kv.rotation import RotationOf, rotate, unrotate
-from cachefmt.calibration import calibration_of
+from cachefmt.calibration_files import calibration_of
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.basis import Basis

@@ -135,7 +135,8 @@ class CacheMaker:
         """
         if self._settings.quality == "lossless" or self.calibration is not None:
             return self.calibration is not None
-        from cachefmt.calibration import Calibration, find_calibration, has_calibrations
+        from cachefmt.calibration import Calibration
+        from cachefmt.calibration_files import find_calibration, has_calibrations
 
         if has_calibrations(folder):
             identity = identify(self._model.family, self._model.dtype, weights=identify_weights)

@@ -20,13 +20,15 @@ from cachefmt.calibration import (
     Calibration,
     CalibrationHeader,
     CalibrationShape,
+    read_calibration_header,
+    write_calibration,
+)
+from cachefmt.calibration_files import (
     MissingCalibrationError,
     calibration_of,
     calibration_path,
     find_calibration,
     holds_calibration,
-    read_calibration_header,
-    write_calibration,
 )
 from tests.cachefmt.files import KLT, make_header
 from tests.cachefmt.files import SHAPE as CACHE_SHAPE

@@ -13,12 +13,7 @@ from torch import Tensor
 
 import cachefmt
 from cachefmt import STORED_TIERS, Codec, Header, Shape, Tables
-from cachefmt.calibration import (
-    Calibration,
-    CalibrationHeader,
-    CalibrationShape,
-    write_calibration,
-)
+from cachefmt.calibration import Calibration, CalibrationHeader, CalibrationShape, write_calibration
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.basis import Moments

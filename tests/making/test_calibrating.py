@@ -23,7 +23,8 @@ from batch.making.computing import allocate, compute, keep, unrotated
 from batch.making.manifests import make_manifest as analyze
 from batch.models import OpenModel, open_model
 from batch.settings import CacheSettings, ModelSettings
-from cachefmt.calibration import Calibration, calibration_path
+from cachefmt.calibration import Calibration
+from cachefmt.calibration_files import calibration_path
 from tests import tiny
 from tests.clips import moving, write_clip
 from tests.manifests import geometry_of, make_manifest, random_pictures
