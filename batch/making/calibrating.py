@@ -27,9 +27,11 @@ from batch.kv.rotation import why_fixed
 from batch.making.cache_plan import CachePlan, plan_cache, usual_block_samples
 from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
+from batch.making.fidelity import NeutralAnswers
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
 from batch.making.segments import Span, cut
+from batch.making.sensitivity import measure_sensitivity, weights
 from batch.models import Family, OpenModel
 from batch.models.family import DecoderShape
 from batch.settings import CacheSettings
@@ -44,6 +46,8 @@ MOST_COMPONENTS = 1024
 """Of a group of layers, unless told otherwise."""
 SAMPLES_OF_A_VIDEO = 32
 """Stored samples that are counted in, the first ones: so no video outweighs the others."""
+PROBED_VIDEOS = 3
+"""The first ones: of them the sensitivity of layers is measured, by two short passes a layer."""
 ENOUGH_TOKENS = 1000
 """Source: measured on the demo world with the step 0.7; one film (700 tokens) leaves 2.2 times the
 error of nine, three (1,750 tokens) 1.2 times."""
@@ -87,6 +91,8 @@ class Calibrator:
         self._moments: list[Moments] = []
         self._text_ids = np.zeros(0, np.int32)
         self._text_rows = torch.zeros(0)
+        self._kl = torch.zeros(model.family.decoder.layers, 2, dtype=torch.float64)
+        """Summed over the videos of which it was measured, see `measure_sensitivity`."""
         self._manifests: set[str] = set()
 
     def has(self, manifest: Manifest) -> bool:
@@ -162,6 +168,11 @@ class Calibrator:
                 self._count_in(computed, planned, family, place[computed.block])
                 keep(computed.cache, planned.plan.tier[computed.block])
                 progress(computed.samples)
+        if len(self.videos) <= PROBED_VIDEOS:
+            next_position = planned.plan.next_position
+            answers = NeutralAnswers(prefix, family, next_position=next_position)
+            deviation = torch.cat([moments.scale(moments.means()) for moments in self._moments])
+            self._kl += measure_sensitivity(answers, prefix, deviation)
 
     def _begin(self, grid: tuple[int, int], places: int) -> None:
         """Decide of which places there will be means; the last one is of what has no other."""
@@ -239,7 +250,12 @@ class Calibrator:
             staged.unlink(missing_ok=True)
 
     def _write(self, path: Path) -> None:
-        fitted = [_fit(moments, self._components) for moments in self._moments]
+        layers = len(_groups(self._model.family.decoder)[0])
+        of_groups = torch.split(weights(self._kl), layers)
+        fitted = [
+            _fit(moments, weight, self._components)
+            for moments, weight in zip(self._moments, of_groups, strict=True)
+        ]
         tensors = {
             f"{name}.{number:02}": tensor.numpy()
             for number, parts in enumerate(fitted)
@@ -295,7 +311,7 @@ class Calibrator:
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with write_errors(path):
             rows = self._text_rows.contiguous()
-            save_file({**tensors, "text": rows}, unfinished, {_STATE: state})
+            save_file({**tensors, "text": rows, "kl": self._kl}, unfinished, {_STATE: state})
             unfinished.replace(path)
 
     def resume(self, path: Path, manifests: Iterable[Manifest]) -> bool:
@@ -314,7 +330,7 @@ class Calibrator:
                 for number, moments in enumerate(self._moments):
                     names = {name: f"{number}.{name}" for name in moments.tensors()}
                     moments.count_in({name: file.get_tensor(it) for name, it in names.items()})
-                self._text_rows = file.get_tensor("text")
+                self._text_rows, self._kl = file.get_tensor("text"), file.get_tensor("kl")
         except (FileNotFoundError, SafetensorError):  # the latter: cut off; it is begun anew
             return False
         self._text_ids = np.array(counted["text_ids"], np.int32)
@@ -369,11 +385,14 @@ def count_in(
             calibrator.save(saved)
 
 
-def _fit(moments: Moments, components: int) -> dict[str, Tensor]:
-    """The tensors of a group of layers, by the names of FORMAT.md without their number."""
+def _fit(moments: Moments, weight: Tensor, components: int) -> dict[str, Tensor]:
+    """The tensors of a group of layers, by the names of FORMAT.md without their number.
+
+    `weight` [layers, 2] is as of `sensitivity.weights`.
+    """
     mean = moments.mean().to(torch.float16)
     about = mean.float().expand(len(moments.means()), -1)
-    scale = moments.scale(about)
+    scale = moments.scale(about) / weight
     variance, directions = moments.principal(about, scale, components)
     directions = directions[variance > _LEAST_VARIANCE]
     gain = directions.abs().amax(1) / _LARGEST_CODE

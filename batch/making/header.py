@@ -149,10 +149,12 @@ def _policy(
 ) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
-    is_profile = name is not None and temporal == TEMPORAL_PROFILES[name]
+    # A profile's numbers are those of its name and the tool; in small files they would be a tenth.
     settings = {**thresholds.to_dict(), **temporal.to_dict()}
+    if name is not None and temporal == TEMPORAL_PROFILES[name]:
+        settings = {}
     return PolicyIdentity(
-        name=name if name is not None and is_profile else "custom",
+        name=name if name is not None and not settings else "custom",
         parameters={
             **{key: value for key, value in settings.items() if value is not None},
             "count_pointers": pointers == "multiplicity",

@@ -18,6 +18,7 @@ from batch.making.cache_plan import CachePlan, plan_cache
 from batch.making.computing import allocate, compute, keep
 from batch.making.fidelity import ANSWER_TOKENS, QUESTIONS, NeutralAnswers
 from batch.making.header import same_work
+from batch.making.sensitivity import measure_sensitivity, weights
 from batch.models import Family, open_family
 from batch.settings import CacheSettings
 from cachefmt import CacheFile, Fidelity, Shape, Tier, token_counts
@@ -117,6 +118,33 @@ def scores(family: Family, rows: Prefix, ids: list[int]) -> Tensor:
         past_key_values=cache,
     )
     return family.logits(output.last_hidden_state[0]).log_softmax(-1)
+
+
+@pytest.mark.parametrize("tier", [Tier.FP16, Tier.INT4])
+def test_answers_are_sensitive_to_the_layers_that_they_rest_on(family: Family, tier: Tier) -> None:
+    rows = prefix_of(family, tier=tier)
+    deviation = torch.full((rows.shape.layers, 2), 2.0)
+    before = [part.clone() for part in next(rows.rows(tier, slice(None)))]
+    output = family.language_model.layers[1].self_attn.o_proj.weight
+    used = output.clone()
+    with torch.no_grad():
+        output.zero_()
+    try:
+        answers = NeutralAnswers(rows, family, next_position=(ROWS,))
+        found = measure_sensitivity(answers, rows, deviation)
+    finally:
+        with torch.no_grad():
+            output.copy_(used)
+    assert (found[0] > 0).all()
+    assert (found[1:] == 0).all()
+    assert all(map(torch.equal, before, next(rows.rows(tier, slice(None)))))
+
+
+def test_what_costs_four_times_the_error_is_kept_twice_as_finely() -> None:
+    found = weights(torch.tensor([[1.0, 4.0], [1.0, 0.0]], dtype=torch.float64))
+    assert found[0, 1] / found[0, 0] == pytest.approx(2)
+    assert found[0, 0] == found[1, 0] > found[1, 1] > 0
+    assert torch.equal(weights(torch.zeros(3, 2)), torch.ones(3, 2))
 
 
 def planned(family: Family, **settings: Any) -> CachePlan:

@@ -6,6 +6,7 @@ others are stored by the scheme, decoded, and read by the model behind them. flo
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ from batch.evaluation.judges.schemes import SCHEMES, Rows, Scheme
 from batch.evaluation.tables import Table
 from batch.evaluation.uncompressed import OBSERVED, AttentionMass
 from batch.kv.rotation import rotate, rotation_of, unrotate
+from batch.making.sensitivity import DISTURBANCE, weights
 
 EXACT_TOKENS = 4
 """First tokens of a context that are not left to the scheme. Source: StreamingLLM (2309.17453)."""
 CALIBRATION_CONTEXTS = 12
+_PROBED_CONTEXTS = 2
+_PROBED_TOKENS = 512
+"""Of each context of which the sensitivity is measured; a quarter as many follow."""
 
 Report = Callable[[int], object]
 """Is told of each scheme that has stored a context or a haystack."""
@@ -253,7 +258,41 @@ class ProseJudge:
                 rest = self._model.unrotated(rest, EXACT_TOKENS)
             keys.append(rest.key)
             values.append(rest.value)
-        return scheme.fit(Rows(key=torch.cat(keys, dim=1), value=torch.cat(values, dim=1)))
+        weight = None if scheme.rotated else self._weight
+        return scheme.fit(
+            Rows(key=torch.cat(keys, dim=1), value=torch.cat(values, dim=1), weight=weight)
+        )
+
+    @cached_property
+    def _weight(self) -> Tensor:
+        """As a calibration has it, see `making.sensitivity`, but of the next tokens of text."""
+        ids = self._model.encode(calibration_text())
+        length = _PROBED_TOKENS + _PROBED_TOKENS // 4
+        windows = spread(ids, length, _PROBED_CONTEXTS)
+        return weights(sum(map(self._sensitivity, windows), torch.zeros(())))
+
+    @torch.inference_mode()
+    def _sensitivity(self, window: Sequence[int]) -> Tensor:
+        """KL of what follows when keys or values of a layer are disturbed, [layers, 2]."""
+        prefix, texts = window[:_PROBED_TOKENS], torch.tensor([window[_PROBED_TOKENS:]])
+        rows = self._model.read(prefix)
+        states = torch.stack([rows.key, rows.value], 1)
+        plain = torch.stack([self._model.unrotated(rows, 0).key, rows.value], 1)[
+            :, :, EXACT_TOKENS:
+        ]
+        deviation = (plain - plain.mean(2, keepdim=True)).square().mean((2, 3, 4)).sqrt()
+        exact = self._model.scores(rows.key, rows.value, texts, len(prefix))
+        noise = torch.Generator().manual_seed(0)
+        kl = torch.zeros(deviation.shape)
+        for at in np.ndindex(*deviation.shape):
+            # White noise stays what it is when it is rotated.
+            moved = states.clone()
+            drawn = torch.randn(plain[at].shape, generator=noise)
+            moved[at][EXACT_TOKENS:] += DISTURBANCE * deviation[at] * drawn
+            key, value = moved.unbind(1)
+            got = self._model.scores(key, value, texts, len(prefix))
+            kl[at] = (exact.exp() * (exact - got)).sum(-1).mean()
+        return kl
 
 
 def choose_schemes(names: Sequence[str]) -> list[Scheme]:

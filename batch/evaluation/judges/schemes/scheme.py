@@ -19,11 +19,14 @@ class Rows:
     mass: by a number of last queries (None: all of them), the attention that each row got from
     them, float32 [layers, kv_heads, tokens], summed over these queries and over the query heads of
     a group; only what `Scheme.observed_queries` asked for.
+
+    weight: of rows to be fitted to, float32 [layers, 2], see `making.sensitivity.weights`.
     """
 
     key: Tensor
     value: Tensor
     mass: Mapping[int | None, Tensor] = field(default_factory=dict)
+    weight: Tensor | None = None
 
     @property
     def fp16_bytes(self) -> int:

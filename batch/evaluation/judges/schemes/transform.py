@@ -38,7 +38,12 @@ class Transform(Scheme):
         )
 
     def fit(self, calibration: Rows) -> Self:
-        return replace(self, bases=tuple(map(self._fitted, self._groups(calibration))))
+        groups = self._groups(calibration)
+        weight = calibration.weight
+        if weight is None:
+            weight = torch.ones(len(calibration.key), 2)
+        fitted = map(self._fitted, groups, torch.split(weight, self.layers))
+        return replace(self, bases=tuple(fitted))
 
     def store(self, rows: Rows) -> Stored:
         place = np.arange(rows.key.shape[1])
@@ -59,10 +64,10 @@ class Transform(Scheme):
         packed = bases.pack(moments, self.step)
         return bases.unpack(packed, moments.shape), len(packed)
 
-    def _fitted(self, group: Tensor) -> Basis:
+    def _fitted(self, group: Tensor, weight: Tensor) -> Basis:
         moments = _moments(group)
         mean = moments.means()
-        scale = moments.scale(mean)
+        scale = moments.scale(mean) / weight
         _, directions = moments.principal(mean, scale, self.components)
         return Basis(shape=moments.shape, mean=mean, scale=scale, directions=directions)
 
