@@ -13,9 +13,15 @@ from cachefmt.layout import kv_bytes
 if TYPE_CHECKING:
     from cachefmt.calibration import Calibration
 
-STEPS: dict[Quality, float] = {"high": 0.7, "standard": 1.0, "small": 1.4}
-"""Of the quantiser of `klt`; a number of a layer's keys or values has 1 in the mean square."""
-SEARCHED_STEPS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+STEPS: dict[Quality, float] = {"high": 0.5, "standard": 0.7, "small": 1.0}
+"""Of the quantiser of `klt`; a number of a layer's keys or values has 1 in the mean square.
+
+Source: the worst judge, a real language model's rows of prose. With a calibration and the step 0.7
+its next tokens are those of exact rows as often as with rows at INT4 (0.941, 0.943), and it finds
+as many needles as with exact ones; with 1.0 and 1.4 that is 0.908 and 0.885. `batch evaluate
+--suite codec --judge prose --contexts 2`.
+"""
+SEARCHED_STEPS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Of which `--max-kl` takes the coarsest that keeps the error within its bound."""
 LARGEST_VECTOR = 4096
 """Numbers of a token that share a basis, unless one layer has more."""
