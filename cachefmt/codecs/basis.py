@@ -228,7 +228,7 @@ def _largest(covariance: Tensor, least: float) -> tuple[Tensor, Tensor]:
 
 
 def _nystrom(product: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, falling, and vectors as columns of a covariance, from its product with `test`."""
+    """Eigenvalues, falling, and vectors as columns, of a covariance by its product with `test`."""
     shift = product.norm() * 1e-6  # keeps Cholesky's argument positive
     shifted = product + shift * test
     core = test.T @ shifted
