@@ -90,12 +90,15 @@ def rotation_of(language_model: "PreTrainedModel | SimpleNamespace", positions: 
 
 def rotate(keys: Tensor, rotation: Rotation) -> Tensor:
     """Rotate keys [tokens, heads, head_dim] to positions; channels beyond the rotation's pass."""
-    cos, sin = rotation
-    rotated, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
-    first, second = rotated.chunk(2, dim=-1)
-    crossed = torch.cat((-second, first), dim=-1)
-    moved = rotated * cos[:, None] + crossed * sin[:, None]
-    return torch.cat((moved.to(keys.dtype), rest), dim=-1)
+    cos, sin = (part[:, None] for part in rotation)
+    channels = cos.shape[-1]
+    half = channels // 2
+    rotated = keys[..., :channels].float()
+    moved = rotated * cos
+    moved[..., :half].addcmul_(rotated[..., half:], sin[..., :half], value=-1)
+    moved[..., half:].addcmul_(rotated[..., :half], sin[..., half:])
+    moved = moved.to(keys.dtype)
+    return moved if channels == keys.shape[-1] else torch.cat((moved, keys[..., channels:]), dim=-1)
 
 
 def unrotate(keys: Tensor, rotation: Rotation) -> Tensor:

@@ -49,7 +49,7 @@ def quantise(x: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     step = scale.to(torch.float32).unsqueeze(-1)
     levels = (groups - floor).div_(torch.where(step == 0, 1, step)).round_().clamp_(0, _LEVELS)
     low, high = levels.to(torch.uint8).flatten(-2).chunk(2, -1)
-    return (high << 4).bitwise_or_(low), scale, minimum
+    return torch.add(low, high, alpha=16), scale, minimum
 
 
 def check(codes: Tensor, scale: Tensor, minimum: Tensor) -> None:

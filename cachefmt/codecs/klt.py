@@ -137,11 +137,18 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     packed, *streams, exact = coding.decompress(data[start:], sizes)
     modes = coding.take_apart(packed, _MODES, tokens, coding.SMALL.astype(np.int8))
     columns = coding.join(head, streams, rows, partial(_components, step=step))
-    y = torch.from_numpy(columns).to(basis.mean.device).T.contiguous()
+    y = torch.from_numpy(columns).to(basis.mean.device).T
+    if (modes == _FROM_BEFORE).any():
+        y = (
+            y.contiguous()
+        )  # rows are added to rows; for the product alone it costs more than it saves
     row_of = _predict(y, modes, _times(place[coded]))
-    found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
+    rows_found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
+    found = rows_found[_as_index(row_of)]
+    if tokens == len(place):
+        return found
     x = torch.empty(len(place), *basis.shape, dtype=dtype, device=found.device)
-    x[_as_index(np.flatnonzero(coded))] = found[_as_index(row_of)]
+    x[_as_index(np.flatnonzero(coded))] = found
     kept = torch.empty(len(place) - tokens, *basis.shape, dtype=dtype)
     kept.view(torch.uint8).view(-1).copy_(torch.from_numpy(coding.unshuffle(exact, dtype.itemsize)))
     x[_as_index(np.flatnonzero(~coded))] = kept.to(x.device)

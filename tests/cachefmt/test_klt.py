@@ -331,6 +331,25 @@ def test_a_sketch_finds_the_directions_that_the_covariance_has() -> None:
     assert float(overlap.min()) > 0.99
 
 
+def test_few_directions_that_are_looked_for_alone_are_those_of_all() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    shape = (4, 2, 2, 64)
+    energy = 2.0 ** -torch.arange(0, 20, 0.2)
+    mixing = torch.linalg.qr(torch.randn(1024, 100, generator=drawn)).Q.T
+    x = (torch.randn(600, 100, generator=drawn) * energy) @ mixing
+    moments = Moments(shape)
+    moments.add(x.view(-1, *shape), np.zeros(600, np.int64))
+    around = torch.zeros(1, 1024), torch.ones(4, 2)
+    every, _ = moments.principal(*around, 1024)
+    variance, directions = moments.principal(*around, 1024, least=1e-4)
+    assert len(variance) == int((every >= 1e-4).sum()) < 256
+    assert torch.allclose(variance, every[: len(variance)], rtol=1e-3)
+    left = x - x @ directions.T @ directions
+    assert float(left.square().sum() / 600) <= 1.01 * float(every[len(variance) :].sum()) + 1e-6
+    moments.add(torch.randn(600, *shape, generator=drawn), np.zeros(600, np.int64))
+    assert len(moments.principal(*around, 1024, least=0.1)[0]) > 256  # too many to be few
+
+
 def test_each_place_has_its_mean() -> None:
     x, place = film(samples=30, cells=4)
     moments = Moments(FILM, places=6)
