@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 Attention = Literal["auto", "torch", "triton"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Reference = Literal["kept", "previous"]
-"""Sample that redundancy is measured against: the last kept one, or the one before."""
+Reference = Literal["kept", "previous", "cells"]
+"""What redundancy is measured against: the last kept sample, the one before, or of each cell the
+kept sample in which it changed last."""
 Saliency = Literal["classical", "neural"]
 """What tells how salient a cell is: edges and colours, or a network."""
 Positions = Literal["compact", "original"]

@@ -216,15 +216,23 @@ def _one_ahead(
 
 
 def _embed(seen: _Seen, planned: CachePlan, family: Family) -> Tensor:
-    """Embeddings [computed, hidden] of a block; its pictures pass the vision tower together."""
+    """Embeddings [computed, hidden] of a block; only its pictures pass the vision tower."""
     token_ids = planned.plan.token_ids[seen.block][seen.computed]
     ids = torch.from_numpy(token_ids.astype(np.int64))
     embedded = family.text_embeddings(ids.to(family.device))
     if seen.pictures is not None:
-        features = family.features(seen.pictures, planned.manifest.geometry).flatten(0, 1)
+        features = _features(seen.pictures, planned, family)
         chosen = features[torch.from_numpy(seen.features).to(features.device)]
         embedded[torch.from_numpy(seen.places).to(embedded.device)] = chosen.to(embedded)
     return embedded
+
+
+def _features(pictures: NDArray[np.uint8], planned: CachePlan, family: Family) -> Tensor:
+    """Embeddings [pictures * cells, hidden]; as many at a time as where all is computed."""
+    size, geometry = planned.block_samples, planned.manifest.geometry
+    starts = range(0, len(pictures), size)
+    parts = [family.features(pictures[start : start + size], geometry) for start in starts]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(0, 1)
 
 
 def _fill(

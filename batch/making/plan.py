@@ -4,6 +4,7 @@ Pure numpy, so the exact size of a cache is known before any weight is loaded. H
 reused cell are made, batch/kv/reuse.py says.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,6 +20,8 @@ from batch.settings import Positions, Reuse
 from batch.video import Footage
 from cachefmt.tiers import STORED_TIERS, Tier
 
+REUSING = 4
+"""Times as many samples in a block, at most, of which some cells are not computed."""
 ROOM_FOR_ANSWER = 256
 """Positions kept free behind the prefix for the question and its answer."""
 
@@ -81,11 +84,26 @@ class Plan:
         return tuple(map(int, stops)), np.log(multiplicity).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
-        """Cut the rows into blocks of so many stored samples, never inside a sample."""
+        """Cut the rows into blocks of so many stored samples, never inside a sample.
+
+        Where rows are reused, a block has more samples, `REUSING` times as many at most: until it
+        computes as much as so many would, of which all is computed.
+        """
         stored = np.unique(self.sample[self.sample >= 0])
-        starts = np.searchsorted(self._turn, 2 * stored[samples::samples])
-        edges = [0, *(int(start) for start in starts), len(self.sample)]
-        for first, last in pairwise(edges):
+        starts = np.searchsorted(self._turn, 2 * stored)
+        rows = np.diff(starts, append=len(self.sample)).tolist()
+        computed = np.add.reduceat(self.is_computed, starts).tolist() if len(starts) else []
+        is_all = self.computed == len(self.origin)
+        most_samples, most = (
+            (samples, math.inf) if is_all else (REUSING * samples, samples * max(rows))
+        )
+        edges, held, work = [0], 0, 0
+        for start, own in zip(starts.tolist(), computed, strict=True):
+            if held == most_samples or (held and work + own > most):
+                edges.append(start)
+                held, work = 0, 0
+            held, work = held + 1, work + own
+        for first, last in pairwise([*edges, len(self.sample)]):
             yield slice(first, last)
 
     @property
