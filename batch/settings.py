@@ -7,12 +7,20 @@ from typing import Any, Literal, get_args
 
 Attention = Literal["auto", "torch", "triton"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Reference = Literal["kept", "previous"]
-"""Sample that redundancy is measured against: the last kept one, or the one before."""
+Reference = Literal["kept", "previous", "cells"]
+"""What redundancy is measured against: the last kept sample, the one before, or of each cell the
+kept sample in which it changed last."""
 Saliency = Literal["classical", "neural"]
 """What tells how salient a cell is: edges and colours, or a network."""
 Positions = Literal["compact", "original"]
-Pointers = Literal["multiplicity", "nothing"]
+Reuse = Literal["cells", "samples", "none"]
+"""What is done with what did not change:
+
+- "cells": a static cell is not computed; its keys and values are those of the cell that was last
+  computed at its place, turned to its own position;
+- "samples": a redundant sample is no part of the prompt; the cells of its source count once more;
+- "none": nothing stands for a redundant sample.
+"""
 Quality = Literal["lossless", "high", "standard", "small"]
 """How much a cache file may lose against the rows that were computed."""
 Leftover = Literal["old", "gone", "runs"]
@@ -76,9 +84,8 @@ class CacheSettings:
     """What of a manifest goes into a cache, and where it stands there.
 
     - positions: "original" keeps the positions of the layout of all samples; "compact" lays out
-      the kept samples as if pointers had never been sampled.
-    - pointers: "multiplicity" counts a cell once more for each pointer to its sample, "nothing"
-      counts it once.
+      the kept samples as if pointers had never been sampled. With reuse of cells both are the same.
+    - reuse: see `Reuse`.
     - timestamps: write its time before each sample, where the model's prompt has room.
     - block_samples: stored samples prefilled together; None: what suits model and device.
     - quality: "lossless" keeps all that memory holds; the others make files many times smaller
@@ -88,7 +95,7 @@ class CacheSettings:
     """
 
     positions: Positions = "compact"
-    pointers: Pointers = "multiplicity"
+    reuse: Reuse = "samples"
     timestamps: bool = False
     block_samples: int | None = None
     quality: Quality = "standard"
@@ -99,6 +106,6 @@ class CacheSettings:
         if self.max_kl is not None and not 0 < self.max_kl < math.inf:
             raise ValueError(f"max_kl: got {self.max_kl}, expected a number above 0")
         check_choice("positions", self.positions, Positions)
-        check_choice("pointers", self.pointers, Pointers)
+        check_choice("reuse", self.reuse, Reuse)
         if self.block_samples is not None and self.block_samples < 1:
             raise ValueError(f"block_samples: got {self.block_samples}, expected at least 1")

@@ -207,12 +207,15 @@ class Layout:
 
     slots: int
     """Slots of the full prefix, before anything was dropped."""
+    computed: int
+    """Tokens that entered the language model; rows of the others were made of theirs."""
     positions: str
     next_position: tuple[int, ...]
     """Position of the question's first token, one number per axis."""
 
     def __post_init__(self) -> None:
-        _require_at_least(0, "layout.slots", self.slots)
+        for name in ("slots", "computed"):
+            _require_at_least(0, f"layout.{name}", getattr(self, name))
         if self.positions not in POSITIONS:
             raise ValueError(f"layout.positions must be one of {POSITIONS}, got {self.positions!r}")
 
@@ -320,6 +323,11 @@ class Header:
         if self.shape.token_count > self.layout.slots:
             raise ValueError(
                 f"{self.shape.token_count} tokens do not fit {self.layout.slots} slots"
+            )
+        if self.layout.computed > self.shape.token_count:
+            raise ValueError(
+                f"layout.computed must be at most {self.shape.token_count}, "
+                f"got {self.layout.computed}"
             )
         samples, rows, columns = self.shape.samples, self.shape.rows, self.shape.columns
         if samples * rows * columns > self.layout.slots:

@@ -33,8 +33,9 @@ def make_manifest(
     *,
     tier: NDArray[np.uint8] | None = None,
     source: list[int] | None = None,
+    static: NDArray[np.bool_] | None = None,
 ) -> Manifest:
-    """A manifest of these pictures; everything FP16 and no pointers unless told otherwise."""
+    """A manifest of these pictures; all FP16, nothing static, no pointers unless told otherwise."""
     samples, cells = len(pictures), geometry.cells
     shape = (samples, cells)
     sources = np.array(range(samples) if source is None else source, np.int32)
@@ -75,7 +76,7 @@ def make_manifest(
             flow_px=blank,
             difference=blank,
             saliency=blank,
-            static=np.zeros(shape, bool),
+            static=np.zeros(shape, bool) if static is None else static,
             redundancy=np.zeros(samples, np.float32),
             source=sources,
         ),

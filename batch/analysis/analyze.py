@@ -110,8 +110,7 @@ def analyze_video(
     )
     reference: NDArray[np.uint8] | None = None
     for sample in samples:
-        if rows.add(sample, reference):
-            reference = sample.rgb
+        reference = rows.add(sample, reference)
     signals = rows.signals()
     return Manifest(
         header=ManifestHeader(
@@ -163,8 +162,8 @@ class _Rows:
     still: int = 0
     """Samples since the one that changed last, which counts too."""
 
-    def add(self, sample: Sample, reference: NDArray[np.uint8] | None) -> bool:
-        """Measure a sample against its reference; whether it is the next one's reference."""
+    def add(self, sample: Sample, reference: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        """Measure a sample against its reference; the picture that is that of the next one."""
         pointable = False
         nothing = np.zeros(self.geometry.cells, np.float32)
         change = Change(flow_px=nothing, difference=nothing, redundancy=0.0)
@@ -184,7 +183,12 @@ class _Rows:
         kept = self.still <= self.temporal.still_samples
         self.source.append(sample.index if kept else self.source[-1])
         self.pictures.add(encode_png(sample.rgb) if kept else None)
-        return not pointable or self.temporal.reference == "previous"
+        if reference is not None and self.temporal.reference == "cells":
+            static = self.temporal.is_static(change.flow_px, change.difference)
+            changed = self.geometry.with_cells(reference, sample.rgb, ~static)
+            return changed if kept else reference
+        is_next = not pointable or self.temporal.reference == "previous"
+        return sample.rgb if reference is None or is_next else reference
 
     def signals(self) -> Signals:
         """Those of all samples so far, over the memory of these rows."""

@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch.analysis.header import ManifestHeader
-from batch.analysis.pictures import ROWS_TOGETHER, PictureFile, Pictures, digests_of
+from batch.analysis.pictures import (
+    ROWS_TOGETHER,
+    PictureFile,
+    Pictures,
+    digests_of,
+    taken,
+)
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
@@ -141,15 +147,17 @@ class Manifest:
         return replace(self, header=header, tier=assign(self.signals, thresholds))
 
     def part(self, samples: slice) -> Self:
-        """The manifest of some samples in a row; the first of them must be kept."""
+        """The manifest of some samples in a row; a pointer that is the first becomes its source."""
+        rows = np.arange(len(self.frame))[samples]
+        rows[0] = self.source[rows[0]]
         return replace(
             self,
             frame=self.frame[samples],
             pts_s=self.pts_s[samples],
             last_pts_s=self.last_pts_s[samples],
             signals=self.signals.part(samples),
-            tier=self.tier[samples],
-            pictures=self.pictures[samples],
+            tier=self.tier[rows],
+            pictures=taken(self.pictures, rows.tolist()),
             analyze_seconds=self.analyze_seconds * len(self.frame[samples]) / len(self.frame),
             start_s=self.footage.start_s,
         )

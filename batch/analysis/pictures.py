@@ -26,16 +26,19 @@ Pictures = Sequence[bytes | None]
 class StoredPictures(Pictures):
     """Pictures on disk; a slice of them is one too.
 
-    - fetch: gives the PNG of a stored sample; first: which of them is the first of these.
+    - fetch: gives the PNG of a stored sample; rows: which of them these are, None: all.
     - digests: SHA-256 of each PNG, None where there is none.
     """
 
     def __init__(
-        self, fetch: Callable[[int], bytes], digests: Sequence[bytes | None], first: int = 0
+        self,
+        fetch: Callable[[int], bytes],
+        digests: Sequence[bytes | None],
+        rows: Sequence[int] | None = None,
     ) -> None:
         self._fetch = fetch
         self.digests = digests
-        self._first = first
+        self._rows = range(len(digests)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -46,13 +49,13 @@ class StoredPictures(Pictures):
     def __getitem__(self, index: slice) -> "StoredPictures": ...
     def __getitem__(self, index: int | slice) -> "bytes | StoredPictures | None":
         if isinstance(index, slice):
-            rows = range(len(self))[index]
-            if rows.step != 1:
-                raise ValueError(f"pictures are taken in a row, got a step of {rows.step}")
-            digests = self.digests[rows.start : rows.stop]
-            return StoredPictures(self._fetch, digests, self._first + rows.start)
-        at = range(len(self))[index]
-        return None if self.digests[at] is None else self._fetch(self._first + at)
+            return StoredPictures(self._fetch, self.digests[index], self._rows[index])
+        return None if self.digests[index] is None else self._fetch(self._rows[index])
+
+    def taken(self, rows: Sequence[int]) -> "StoredPictures":
+        """Those of some samples, in any order."""
+        digests = [self.digests[row] for row in rows]
+        return StoredPictures(self._fetch, digests, [self._rows[row] for row in rows])
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
@@ -61,6 +64,13 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
     if not ok:
         raise RuntimeError(f"OpenCV could not encode a PNG of shape {rgb.shape}")
     return png.tobytes()
+
+
+def taken(pictures: Pictures, rows: Sequence[int]) -> Pictures:
+    """Those of some samples, which stay where they are."""
+    if isinstance(pictures, StoredPictures):
+        return pictures.taken(rows)
+    return [pictures[row] for row in rows]
 
 
 def digests_of(pictures: Pictures) -> Sequence[bytes | None]:

@@ -53,7 +53,7 @@ class Signals:
             raise ValueError("signals: a pointer points to a pointer")
 
     def part(self, samples: slice) -> Self:
-        """Those of some samples in a row; the first of them must be kept."""
+        """Those of some samples in a row; the first of them is kept from now on."""
         return replace(
             self,
             flow_px=self.flow_px[samples],
@@ -61,7 +61,7 @@ class Signals:
             saliency=self.saliency[samples],
             static=self.static[samples],
             redundancy=self.redundancy[samples],
-            source=self.source[samples] - samples.start,
+            source=np.maximum(self.source[samples] - samples.start, 0),
         )
 
     @property

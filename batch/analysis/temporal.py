@@ -19,7 +19,8 @@ class TemporalSettings(Settings):
     """When a cell is static, and when a sample is redundant. Differences are 0..1.
 
     - reference: "kept" compares with the last kept sample, of a still stretch its first;
-      "previous" with the previous one (the paper; a slow drift is then never noticed).
+      "previous" with the previous one (the paper; a slow drift is then never noticed); "cells"
+      each cell with the sample in which it changed last, so with the one it would be reused from.
     - still_threshold: below this difference nothing but noise changed: the flow is taken as 0.
     - flow_threshold_px, difference_threshold: a cell below both is static. So the flow decides
       only between still_threshold and difference_threshold; a sample without a cell there is

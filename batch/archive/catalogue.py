@@ -41,7 +41,12 @@ SCHEMA = pa.schema(
         *_fields(pa.int32(), "width_px", "height_px"),
         *_fields(pa.float64(), "duration_s"),
         *_fields(pa.int32(), "samples", "stored_samples"),
-        *_fields(pa.int64(), "slots", *(f"tokens_{tier.name.lower()}" for tier in STORED_TIERS)),
+        *_fields(
+            pa.int64(),
+            "slots",
+            "computed",
+            *(f"tokens_{tier.name.lower()}" for tier in STORED_TIERS),
+        ),
         *_fields(pa.int32(), "block_samples"),
         *_fields(pa.int64(), "manifest_bytes"),
         *_fields(pa.string(), "manifest", "cache"),

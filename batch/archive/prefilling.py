@@ -97,6 +97,7 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
         encode_s, prefill_s = encode_s + encode, prefill_s + prefill
     return {
         "slots": video.slots,
+        "computed": video.computed,
         **{f"tokens_{tier.lower()}": count for tier, count in video.tokens.items()},
         "calibration": video.headers[0].codec.calibration,
         "block_samples": video.block_samples,

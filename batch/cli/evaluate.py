@@ -22,6 +22,7 @@ from batch.settings import Attention, ModelSettings, Saliency
 if TYPE_CHECKING:
     from batch.evaluation.codec_rows import CodecRow
     from batch.evaluation.judges.prose import ProseRow
+    from batch.evaluation.reuse_suite import ReuseRow
     from batch.evaluation.summary import Row
 
 EXTRA = {
@@ -30,12 +31,13 @@ EXTRA = {
     "sacrebleu": "sacrebleu>=2.6,<3",
 }
 """What is imported, and what pip calls it."""
-PROSE, SEEING, CODEC, DEMO = "prose", "seeing", "codec", "demo"
+PROSE, SEEING, CODEC, REUSE, DEMO = "prose", "seeing", "codec", "reuse", "demo"
 JUDGES = (DEMO, PROSE, SEEING)
 _RUN = ("device", "dtype", "attn")
 _OF_SUITES = {
     PROSE: ("methods", "context_tokens", "contexts"),
     CODEC: ("judges", "videos", "backgrounds", "context_tokens", "contexts", *_RUN),
+    REUSE: ("judges", "videos", "backgrounds", *_RUN),
 }
 """Suites that are run by themselves: the options that they take, beside those of all."""
 _OF_ALL = ("suites", "as_json")
@@ -60,7 +62,7 @@ METHODS = (
 @click.option(
     "--videos",
     type=click.IntRange(1),
-    help="Of each set, at most.  [default: 20, of --suite codec 6]",
+    help="Of each set, at most.  [default: 20, of --suite codec and reuse 6]",
 )
 @click.option(
     "--seed", type=click.IntRange(2), default=2, show_default=True, help="Of the drawn films."
@@ -69,21 +71,21 @@ METHODS = (
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations", SEEING, PROSE, CODEC]),
+    type=click.Choice(["methods", "ablations", SEEING, PROSE, CODEC, REUSE]),
     default=["methods"],
     show_default=True,
     help="ablations: the default profile with one part changed; repeat for both. After make "
     "judges, seeing: the methods, on a model of a real language model and films of its own; prose: "
     "ways to store keys and values, of the language model reading text. codec: what each quality "
-    "of the file keeps and takes.",
+    "of the file keeps and takes. reuse: what is computed, and what its answers keep.",
 )
 @click.option(
     "--judge",
     "judges",
     multiple=True,
     type=click.Choice(JUDGES),
-    help="Of --suite codec; repeat for more; default: all, of which only demo needs no make "
-    "judges.",
+    help="Of --suite codec and reuse; repeat for more; default: all, of which only demo needs no "
+    "make judges; prose reads no films.",
 )
 @click.option(
     "--backgrounds", type=options.EXISTING_FOLDER, help="Draw films over the clips in this folder."
@@ -172,6 +174,9 @@ def evaluate(
         judged = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
         _print(*judged, as_json=as_json)
         return
+    if REUSE in suites:
+        _judge_reuse(judges, videos, backgrounds, run, as_json=as_json)
+        return
     network = options.saliency_network(saliency, saliency_model)
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
@@ -223,7 +228,7 @@ def _require_packages() -> None:
 
 
 def _print(
-    rows: Sequence["Row | ProseRow | CodecRow"], text: Sequence[str], *, as_json: bool
+    rows: Sequence["Row | ProseRow | CodecRow | ReuseRow"], text: Sequence[str], *, as_json: bool
 ) -> None:
     """A row a line in JSON, or lines for people."""
     for line in (json.dumps(row.to_dict()) for row in rows) if as_json else text:
@@ -274,6 +279,37 @@ def _judge_codecs(
     rows = suite.rows(judges, progress)
     table = codec_table(rows)
     return rows, [table.note, "", *table.to_text()]
+
+
+def _judge_reuse(
+    judges: tuple[str, ...],
+    videos: int | None,
+    backgrounds: Path | None,
+    model: ModelSettings,
+    *,
+    as_json: bool,
+) -> None:
+    """Let judges say what ways to reuse compute and keep; in JSON, each row as soon as it is known.
+
+    Raises:
+        UsageError: a judge that sees no films.
+    """
+    from batch.evaluation.codec_films import VIDEOS
+    from batch.evaluation.reuse_suite import ReuseSuite, reuse_table
+
+    if PROSE in judges:
+        raise click.UsageError(
+            f"--judge {PROSE} does not go with --suite {REUSE}: it sees no films"
+        )
+    suite = ReuseSuite(videos=videos or VIDEOS, backgrounds=backgrounds, model=model)
+    rows = []
+    for row in suite.rows(judges or (DEMO, SEEING), progress):
+        rows.append(row)
+        if as_json:
+            click.echo(json.dumps(row.to_dict()))
+    if not as_json:
+        table = reuse_table(rows)
+        _print(rows, [table.note, "", *table.to_text()], as_json=False)
 
 
 def _refuse_unknown(

@@ -15,10 +15,10 @@ from batch.cli.progress import PARTIAL, progress, quiet_option
 from batch.settings import (
     Attention,
     ModelSettings,
-    Pointers,
     Positions,
     Quality,
     Reference,
+    Reuse,
     Saliency,
 )
 from jobs.disk_space import parse_size
@@ -105,7 +105,7 @@ def index(
     saliency_model: Path | None,
     reference: Reference | None,
     positions: Positions,
-    pointers: Pointers,
+    reuse: Reuse,
     timestamps: bool,
     block_samples: int | None,
     quality: Quality,
@@ -154,7 +154,7 @@ def index(
             analysis=analysis,
             cache=options.cache_settings(
                 positions=positions,
-                pointers=pointers,
+                reuse=reuse,
                 timestamps=timestamps,
                 block_samples=block_samples,
                 quality=quality,

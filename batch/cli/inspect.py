@@ -59,7 +59,7 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
         "fp16_kv_bytes": full,
         "compression": full / size_bytes,
         "bytes_per_minute": round(size_bytes / minutes) if minutes else None,
-        **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots")},
+        **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots", "computed")},
         "tokens": {
             tier.name: sum(part["tokens"][tier.name] for part in parts) for tier in STORED_TIERS
         },
@@ -102,6 +102,7 @@ def _part(cache: "CacheFile") -> dict[str, Any]:
         "samples": shape.samples,
         "stored_samples": shape.stored_samples,
         "slots": header.layout.slots,
+        "computed": header.layout.computed,
         "tokens": {tier.name: shape.tokens[tier.name] for tier in STORED_TIERS},
         "bytes": {
             "header": cache.header_size_bytes,
@@ -169,6 +170,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"samples    {found['samples']}, {found['stored_samples']} stored, "
         f"{found['samples'] - found['stored_samples']} pointers",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored, "
+        f"{found['computed']} computed, reuse of {found['policy']['parameters']['reuse']}, "
         f"positions {found['layout']['positions']}",
         f"tokens     {tokens}",
         f"codec      {_codec(found['codec'])}",

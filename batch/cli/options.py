@@ -13,10 +13,10 @@ from batch.settings import (
     Attention,
     CacheSettings,
     Dtype,
-    Pointers,
     Positions,
     Quality,
     Reference,
+    Reuse,
     Saliency,
 )
 
@@ -161,11 +161,12 @@ prefill_options = together(
         help="Whether the gaps that pointer samples leave in the prompt are closed.",
     ),
     click.option(
-        "--pointers",
-        type=click.Choice(get_args(Pointers)),
-        default="multiplicity",
+        "--reuse",
+        type=click.Choice(get_args(Reuse)),
+        default="samples",
         show_default=True,
-        help="Whether a cell counts once more for each pointer to its sample.",
+        help="What is done with what did not change: cells are not computed but made of those they "
+        "repeat; whole samples, as pointers, count as copies of the one they repeat; none.",
     ),
     click.option(
         "--timestamps",
@@ -253,7 +254,7 @@ def allow_open_files() -> None:
 def cache_settings(
     *,
     positions: Positions,
-    pointers: Pointers,
+    reuse: Reuse,
     timestamps: bool,
     block_samples: int | None,
     quality: Quality,
@@ -267,7 +268,7 @@ def cache_settings(
     try:
         return CacheSettings(
             positions=positions,
-            pointers=pointers,
+            reuse=reuse,
             timestamps=timestamps,
             block_samples=block_samples,
             quality=quality,

@@ -15,10 +15,10 @@ from batch.cli.progress import Summary, progress, quiet_option, say
 from batch.settings import (
     Attention,
     ModelSettings,
-    Pointers,
     Positions,
     Quality,
     Reference,
+    Reuse,
     Saliency,
 )
 
@@ -48,7 +48,7 @@ def prefill(
     profile: str | None,
     dry_run: bool,
     positions: Positions,
-    pointers: Pointers,
+    reuse: Reuse,
     timestamps: bool,
     block_samples: int | None,
     quality: Quality,
@@ -93,7 +93,7 @@ def prefill(
     )
     cache_settings = options.cache_settings(
         positions=positions,
-        pointers=pointers,
+        reuse=reuse,
         timestamps=timestamps,
         block_samples=block_samples,
         quality=quality,
@@ -122,11 +122,11 @@ def prefill(
             if dry_run:
                 video = maker.plan(manifest, identify_weights=False)
                 line, is_there = _estimate(maker, video, destination, as_json=as_json), False
-                size_bytes, note = video.size_bytes, video.codec_note
+                size_bytes, note = video.size_bytes, video.note
             else:
                 made = _make(maker, manifest, destination)
                 video, is_there, size_bytes = made.video, not made.written, made.size_bytes
-                note = made.codec_note
+                note = made.note
                 facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
                 codec = made.worst.codec
                 facts |= {"codec": codec.name, "quality": codec.quality, "step": codec.step}
@@ -183,10 +183,12 @@ def _manifests(
 
 
 def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination") -> "MadeCache":
+    from batch.making.plan import has_tokens
     from jobs.disk_space import Allowance
 
     room = Allowance(folder=destination.file.parent, quota_left=None)
-    with progress(manifest.video.name, int(manifest.kept.sum()), "samples") as report:
+    samples = int(has_tokens(manifest, maker.settings.reuse).sum())
+    with progress(manifest.video.name, samples, "samples") as report:
         return maker.make(manifest, destination, room=room, report=report)
 
 
@@ -202,9 +204,10 @@ def _facts(
         "codec": video.headers[0].codec.name,
         "quality": video.headers[0].codec.quality,
         "slots": video.slots,
+        "computed": video.computed,
         "tokens": video.tokens,
         "samples": sum(header.shape.samples for header in video.headers),
-        "stored_samples": int(video.manifest.kept.sum()),
+        "stored_samples": video.stored_samples,
         "positions": video.headers[0].layout.positions,
         "dtype": video.headers[0].model.dtype,
         "segments": len(video.headers),
@@ -239,7 +242,8 @@ def _estimate(
     most = "" if video.headers[0].codec.name == "plain" else "at most "
     return (
         f"{cache}: {most}{video.size_bytes} bytes{segments}; "
-        f"tokens {tokens} of {video.slots} slots, computed in {video.headers[0].model.dtype}; "
+        f"tokens {tokens} of {video.slots} slots, {video.computed} computed "
+        f"in {video.headers[0].model.dtype}; "
         f"a minute of video takes {most}{per_minute['size_bytes']:,} bytes; memory: "
         f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
         f"about {memory.block_bytes:,} a block"

@@ -51,6 +51,7 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
                 seconds=lines[0]["seconds"],
                 parts=None,
                 tokens=None,
+                computed=None,
                 cell_states=None,
                 sample_bytes=None,
                 peak_bytes=None,

@@ -84,7 +84,8 @@ class Run:
 
     - data: name of the question set. fp16_bytes: K and V of all slots.
     - parts: seconds by the names of `PARTS`; tokens: stored ones by tier; both None where a
-      method ran elsewhere.
+      method ran elsewhere. computed: tokens that entered the language model, of methods that
+      choose cells.
     - cell_states: cells of each sample by CELL_STATES, [samples, 5]; sample_bytes: K and V of
       each sample, [samples]; both None for methods that choose no cells.
     - peak_bytes: of prefill, above the weights; measured on the first video of each set only.
@@ -101,6 +102,7 @@ class Run:
     seconds: float
     parts: dict[str, float] | None
     tokens: dict[str, int] | None
+    computed: int | None
     cell_states: NDArray[np.int64] | None
     sample_bytes: NDArray[np.int64] | None
     peak_bytes: int | None
@@ -192,6 +194,7 @@ def run_video(
             seconds=sum(stored.seconds.values()),
             parts=stored.seconds,
             tokens=stored.tokens,
+            computed=None if plan is None else plan.header.layout.computed,
             cell_states=None if plan is None else _cell_states(plan.manifest),
             sample_bytes=None if plan is None else sample_kv_bytes(plan),
             peak_bytes=peak_allocated(make) if has_peak else None,

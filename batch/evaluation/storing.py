@@ -100,7 +100,7 @@ class PreparedVideo:
             self.family,
             dtype=self._dtype,
             settings=CacheSettings(
-                positions=method.positions, pointers=method.pointers, quality="lossless"
+                positions=method.positions, reuse=method.reuse, quality="lossless"
             ),
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from batch.errors import ModelError
 from batch.kv.codes import attend_codes, takes_codes
+from batch.kv.reuse import ReusedRows
 from batch.kv.rows import Chunk, StoredRows, chunks_of
 
 Kernel = Literal["auto", "torch", "triton"]
@@ -124,25 +125,30 @@ class Block:
     - bias: float32 [columns] on any device, as layers may be on several; added to the scores of a
       column for the queries of later pieces than its own; None = zero.
     - stops: where each piece ends, in order; the last is the number of columns.
+    - reused: columns that are no queries, as nothing was computed for them; then there is no bias.
     """
 
     bias: Tensor | None = None
     stops: tuple[int, ...] = ()
+    reused: ReusedRows | None = None
 
 
 def attend_block(
     query: Tensor, key: Tensor, value: Tensor, block: Block | None, *, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attend causally from each sequence to its own keys; no mask is ever made.
+    """Attend causally from each sequence to its own keys; a mask is made for reused ones alone.
 
     Args:
-        query: [batch, heads, columns, head_dim].
+        query: [batch, heads, columns, head_dim], but for those that are reused.
         key, value: [batch, kv_heads, columns, head_dim].
-        block: None: nothing counts as copies.
+        block: None: nothing counts as copies, or is reused.
 
     Returns:
         As of `attend_own`.
     """
+    if block is not None and block.reused is not None:
+        hidden = block.reused.hidden(query.device)
+        return attend_own(query, key, value, hidden, scaling=scaling)
     if block is None or block.bias is None:
         return _partial(query, key, value, None, scaling, is_causal=True)
     pieces, start = [], 0

@@ -65,12 +65,15 @@ class TieredCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append states of a layer, unpacked.
+        """Append states of a layer, unpacked; with them the block's reused rows, if it has any.
 
         Returns views of its whole suffix; with `columns` its buffers, all of their capacity.
         """
         if self.columns is not None:
             return self._suffixes[layer_idx].put(key_states, value_states, self.columns.place)
+        if self.filling is not None and self.filling.reused is not None:
+            completed = self.filling.reused.complete(layer_idx, key_states, value_states)
+            return self._suffixes[layer_idx].update(*completed)
         key, value = map(self.packing.unpack_heads, (key_states, value_states))
         return self._suffixes[layer_idx].update(key, value)
 

@@ -101,6 +101,15 @@ def rotate(keys: Tensor, rotation: Rotation) -> Tensor:
     return moved if channels == keys.shape[-1] else torch.cat((moved, keys[..., channels:]), dim=-1)
 
 
+def between(source: Rotation, target: Rotation) -> Rotation:
+    """What turns keys that stand at the source's positions to the target's; both [tokens, ...]."""
+    square = source.cos.square() + source.sin.square()
+    return Rotation(
+        cos=(target.cos * source.cos + target.sin * source.sin) / square,
+        sin=(target.sin * source.cos - target.cos * source.sin) / square,
+    )
+
+
 def unrotate(keys: Tensor, rotation: Rotation) -> Tensor:
     """Undo `rotate`; float32."""
     square = rotation.cos.square() + rotation.sin.square()

@@ -179,10 +179,14 @@ def fill(
     """Put the keys and values of all layers into the empty suffix of `cache`, and nothing else.
 
     Of the last layer, nothing is computed behind its keys and values: they do not need it.
-    Arguments and errors as of `forward`; `block` says which columns count as copies.
+    Arguments and errors as of `forward`, of what is computed; `block` says which columns count as
+    copies, and which are made of others.
     """
     cache.filling = block
     try:
+        if block.reused is not None and not embeddings.shape[1]:
+            block.reused.fill(cache)
+            return
         forward(language_model, embeddings, positions, cache)
     except _FilledError:
         pass

@@ -56,7 +56,7 @@ class CachePlan:
     def tables(self) -> Tables:
         return Tables(
             time_s=self.manifest.pts_s,
-            source=self.manifest.source,
+            source=self.plan.source,
             tier=self.plan.tier,
             sample=self.plan.sample,
             cell=self.plan.cell,
@@ -84,8 +84,8 @@ class VideoPlan:
     """Of each segment; a video that fits the context is one."""
     sizes: tuple[int, ...]
     """Of each segment's file, as `CachePlan.size_bytes`."""
-    codec_note: str | None
-    """As of `CachePlan`; the same of all segments."""
+    note: str | None
+    """What a person should know of all its segments: of the codec, and of what is not reused."""
     block_samples: int
     plan: Callable[[Span], CachePlan]
 
@@ -110,9 +110,14 @@ class VideoPlan:
     def segment(self, number: int) -> CachePlan:
         return self.plan(self.spans[number])
 
-    def kept(self, number: int) -> int:
-        """Samples of a segment that are no pointers."""
-        return int(self.manifest.kept[self.spans[number].rows].sum())
+    @property
+    def computed(self) -> int:
+        """Tokens that enter the language model."""
+        return sum(header.layout.computed for header in self.headers)
+
+    @property
+    def stored_samples(self) -> int:
+        return sum(header.shape.stored_samples for header in self.headers)
 
 
 def usual_block_samples(cells: int, device: torch.device) -> int:
@@ -165,13 +170,15 @@ def plan_cache(
         family.layout,
         context=family.decoder.context,
         positions=settings.positions,
-        pointers=settings.pointers,
+        reuse=settings.reuse,
     )
     block_samples = settings.block_samples
     if block_samples is None:
         device = family.device if family.is_loaded else torch.device("cpu")
         block_samples = usual_block_samples(manifest.geometry.cells, device)
-    shape, whole = make_shapes(plan, manifest, family, raw_dtype or RAW_DTYPES[dtype])
+    shape, whole = make_shapes(
+        plan, manifest, family, raw_dtype or RAW_DTYPES[dtype], settings.reuse
+    )
     segment = WHOLE_VIDEO if span is None else span.segment
     first_sample = int(np.argmax(np.append(plan.sample >= 0, True)))
     choice = choose_codec(
@@ -196,7 +203,7 @@ def plan_cache(
         max_kl=settings.max_kl,
         segment=segment,
         dtype=dtype,
-        pointers=settings.pointers,
+        reuse=settings.reuse,
         block_samples=block_samples,
         identify_weights=identify_weights,
     )

@@ -148,8 +148,13 @@ class Calibrator:
         further = np.flatnonzero(manifest.kept)[SAMPLES_OF_A_VIDEO:]
         if len(further):
             manifest = manifest.part(slice(0, int(further[0])))
-        context, positions = family.decoder.context, settings.positions
-        first = cut(manifest, family.layout, context=context, positions=positions)[0]
+        first = cut(
+            manifest,
+            family.layout,
+            context=family.decoder.context,
+            positions=settings.positions,
+            reuse=settings.reuse,
+        )[0]
         span = Span(segment=WHOLE_VIDEO, samples=first.samples)
         return plan_cache(manifest, family, settings, dtype=self._model.dtype, span=span)
 

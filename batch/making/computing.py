@@ -18,8 +18,10 @@ from torch import Tensor
 
 from batch.kv import Block, Prefix, TieredCache, fill
 from batch.kv.attention import CHUNK_NUMBERS
-from batch.kv.rotation import unrotate
+from batch.kv.reuse import ReusedRows, Sources
+from batch.kv.rotation import between, unrotate
 from batch.making.cache_plan import CachePlan
+from batch.making.plan import Plan
 from batch.models import Family
 from cachefmt import STORED_TIERS, Tier
 
@@ -106,13 +108,13 @@ def compute(
         ManifestError: a picture in the manifest is damaged.
     """
     clock = clock or Clock(family.device)
-    see = partial(_see, planned)
+    see, sources = partial(_see, planned), Sources(planned.manifest.geometry.cells)
     with ThreadPoolExecutor(1, "pictures") as decoding:
         for seen in _one_ahead(decoding, see, planned.plan.blocks(planned.block_samples)):
             embedded = _embed(seen, planned, family)
             clock.mark("encode")
             cache = TieredCache(prefix)
-            _fill(cache, embedded, seen.block, planned, family)
+            _fill(cache, embedded, seen, planned, family, sources)
             clock.mark("forward")
             yield Computed(block=seen.block, samples=seen.samples, cache=cache)
 
@@ -171,23 +173,28 @@ class _Seen(NamedTuple):
     block: slice
     samples: int
     """With tokens in this block, stored or not."""
+    computed: NDArray[np.int64]
+    """The block's tokens that enter the language model, rising."""
     places: NDArray[np.int64]
-    """Of the cells among the block's tokens, int64 [cells]."""
+    """Of the cells among the computed tokens, int64 [cells]."""
     pictures: NDArray[np.uint8] | None
-    """[stored, frames * height_px, width_px, 3]; None: there is no cell."""
+    """[stored, frames * height_px, width_px, 3] of samples with such cells; None: there is none."""
     features: NDArray[np.int64]
     """Which of the features, [stored * cells a sample], goes to each place."""
 
 
 def _see(planned: CachePlan, block: slice) -> _Seen:
     """Decode the pictures of a block."""
-    sample, cell = planned.plan.sample[block], planned.plan.cell[block]
+    plan = planned.plan
+    computed = np.flatnonzero(plan.is_computed[block])
+    sample, cell = plan.sample[block][computed], plan.cell[block][computed]
     places = np.flatnonzero(cell >= 0)
     stored, picture = np.unique(sample[places], return_inverse=True)
     pictures = [planned.manifest.picture(int(index)) for index in stored]
     return _Seen(
         block=block,
-        samples=len(np.unique(sample[sample >= 0])),
+        samples=len(np.setdiff1d(plan.sample[block], [-1])),
+        computed=computed,
         places=places,
         pictures=np.stack(pictures) if pictures else None,
         features=picture * planned.manifest.geometry.cells + cell[places],
@@ -209,27 +216,69 @@ def _one_ahead(
 
 
 def _embed(seen: _Seen, planned: CachePlan, family: Family) -> Tensor:
-    """Embeddings [tokens, hidden] of a block; its stored samples pass the vision tower together."""
-    ids = torch.from_numpy(planned.plan.token_ids[seen.block].astype(np.int64))
+    """Embeddings [computed, hidden] of a block; only its pictures pass the vision tower."""
+    token_ids = planned.plan.token_ids[seen.block][seen.computed]
+    ids = torch.from_numpy(token_ids.astype(np.int64))
     embedded = family.text_embeddings(ids.to(family.device))
     if seen.pictures is not None:
-        features = family.features(seen.pictures, planned.manifest.geometry).flatten(0, 1)
+        features = _features(seen.pictures, planned, family)
         chosen = features[torch.from_numpy(seen.features).to(features.device)]
         embedded[torch.from_numpy(seen.places).to(embedded.device)] = chosen.to(embedded)
     return embedded
 
 
+def _features(pictures: NDArray[np.uint8], planned: CachePlan, family: Family) -> Tensor:
+    """Embeddings [pictures * cells, hidden]; as many at a time as where all is computed."""
+    size, geometry = planned.block_samples, planned.manifest.geometry
+    starts = range(0, len(pictures), size)
+    parts = [family.features(pictures[start : start + size], geometry) for start in starts]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(0, 1)
+
+
 def _fill(
-    cache: TieredCache, embedded: Tensor, block: slice, planned: CachePlan, family: Family
+    cache: TieredCache,
+    embedded: Tensor,
+    seen: _Seen,
+    planned: CachePlan,
+    family: Family,
+    sources: Sources,
 ) -> None:
-    plan = planned.plan
-    positions = torch.from_numpy(plan.positions[block].T.astype(np.int64)).to(embedded.device)
+    plan, block = planned.plan, seen.block
+    own = plan.positions[block][seen.computed]
+    positions = torch.from_numpy(own.T.astype(np.int64)).to(embedded.device)
     positions = positions if len(positions) == 1 else positions[:, None]
     stops, bias = plan.copies(block)
-    columns = Block()
+    columns = Block(reused=_reused_rows(plan, seen, family, sources))
     if bias is not None:
         columns = Block(stops=stops, bias=torch.from_numpy(bias).to(embedded.device))
     fill(family.language_model, embedded[None], positions, cache, columns)
+    if plan.computed < len(plan.origin):
+        cells = seen.computed[seen.places][::-1]
+        place, last = np.unique(plan.cell[block][cells], return_index=True)
+        rows = np.ascontiguousarray(cells[last])
+        sources.keep(cache, torch.from_numpy(place.astype(np.int64)), torch.from_numpy(rows))
+
+
+def _reused_rows(plan: Plan, seen: _Seen, family: Family, sources: Sources) -> ReusedRows | None:
+    """Which rows of a block are made of which; None: all are computed."""
+    block = seen.block
+    rows = np.arange(block.start, block.stop)
+    reused = np.flatnonzero(plan.origin[block] != rows)
+    if not len(reused):
+        return None
+    origin = plan.origin[block][reused]
+    within = sources.places + np.searchsorted(seen.computed, origin - block.start)
+    rotation = between(
+        family.rotation(torch.from_numpy(plan.positions[origin])),
+        family.rotation(torch.from_numpy(plan.positions[block][reused])),
+    )
+    return ReusedRows(
+        sources=sources,
+        computed=torch.from_numpy(seen.computed),
+        reused=torch.from_numpy(reused),
+        origin=torch.from_numpy(np.where(origin < block.start, plan.cell[origin], within)),
+        rotation=rotation,
+    )
 
 
 def _layers_at_a_time(prefix: Prefix, tokens: int) -> Iterator[range]:

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
-from batch.making.plan import Plan
+from batch.making.plan import Plan, has_tokens, tiers_of
 from batch.models import Family
-from batch.settings import Pointers
+from batch.settings import Reuse
 from batch.version import __version__
 from cachefmt.header import (
     ZERO_DIGEST,
@@ -82,7 +84,7 @@ def make_header(
     max_kl: float | None,
     segment: Segment,
     dtype: str,
-    pointers: Pointers,
+    reuse: Reuse,
     block_samples: int,
     identify_weights: bool = True,
 ) -> Header:
@@ -101,15 +103,20 @@ def make_header(
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
-        policy=_policy(manifest, pointers, block_samples, family.timestamps, max_kl),
+        policy=_policy(manifest, reuse, block_samples, family.timestamps, max_kl),
         shape=shape,
-        layout=Layout(slots=plan.slots, positions=plan.numbering, next_position=plan.next_position),
+        layout=Layout(
+            slots=plan.slots,
+            computed=plan.computed,
+            positions=plan.numbering,
+            next_position=plan.next_position,
+        ),
         codec=codec,
     )
 
 
 def make_shapes(
-    plan: Plan, manifest: Manifest, family: Family, raw_dtype: str
+    plan: Plan, manifest: Manifest, family: Family, raw_dtype: str, reuse: Reuse
 ) -> tuple[Shape, Shape]:
     """Of a plan, without an index; and of the whole video, as if it were one segment.
 
@@ -123,18 +130,19 @@ def make_shapes(
         group_size=default_group_size(decoder.head_dim),
         raw_dtype=raw_dtype,
         position_axes=plan.positions.shape[1],
-        samples=plan.samples,
-        stored_samples=plan.stored_samples,
+        samples=len(plan.source),
+        stored_samples=len(np.unique(plan.source)),
         rows=geometry.rows,
         columns=geometry.columns,
         tokens={tier.name: count for tier, count in plan.tokens.items()},
         index_layers=(),
     )
-    tiers = manifest.tier[manifest.kept]
+    stored = has_tokens(manifest, reuse)
+    tiers = tiers_of(manifest, reuse)[stored]
     whole = replace(
         shape,
-        samples=len(manifest.kept),
-        stored_samples=int(manifest.kept.sum()),
+        samples=len(stored),
+        stored_samples=int(stored.sum()),
         tokens={tier.name: int((tiers == tier).sum()) for tier in STORED_TIERS},
     )
     return shape, whole
@@ -142,7 +150,7 @@ def make_shapes(
 
 def _policy(
     manifest: Manifest,
-    pointers: Pointers,
+    reuse: Reuse,
     block_samples: int,
     timestamps: bool,
     max_kl: float | None,
@@ -157,7 +165,7 @@ def _policy(
         name=name if name is not None and not settings else "custom",
         parameters={
             **{key: value for key, value in settings.items() if value is not None},
-            "count_pointers": pointers == "multiplicity",
+            "reuse": reuse,
             "block_samples": block_samples,
             "timestamps": timestamps,
             **({} if max_kl is None else {"max_kl": max_kl}),

@@ -10,6 +10,7 @@ import torch
 
 from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
+from batch.kv.rotation import why_fixed
 from batch.making.blocks import prefill
 from batch.making.cache_plan import (
     CachePlan,
@@ -55,12 +56,12 @@ class MadeCache:
     """Of its files, with what was found when they were written."""
 
     @property
-    def codec_note(self) -> str | None:
-        """What a person should know of its codec."""
+    def note(self) -> str | None:
+        """What a person should know of it."""
         pairs = zip(self.video.headers, self.headers, strict=True)
         exact = sum(plan.codec.name != made.codec.name for plan, made in pairs)
         if not exact:
-            return self.video.codec_note
+            return self.video.note
         what = f"{exact} of {len(self.headers)} segments are" if self.video.is_cut else "is"
         return (
             f"{what} kept as computed, at quality lossless: at no step of the codec was the KL "
@@ -98,6 +99,8 @@ class CacheMaker:
     ) -> None:
         """Open the checkpoint; its weights wait for `load` or the first cache.
 
+        Where keys cannot be moved, samples are reused instead of cells.
+
         calibration: of this model and its prompt; see `use_calibration_in`.
 
         Raises:
@@ -105,6 +108,11 @@ class CacheMaker:
         """
         self._model = open_model(model) if isinstance(model, ModelSettings) else model
         self._settings = settings
+        self._note = None
+        fixed = why_fixed(self._model.family.config)
+        if settings.reuse == "cells" and fixed is not None:
+            self._settings = replace(settings, reuse="samples")
+            self._note = f"reuses whole samples, no cells: {fixed}"
         self.calibration = calibration
         if settings.timestamps:
             self._model.family.use_timestamps()
@@ -168,8 +176,13 @@ class CacheMaker:
         block_samples = block_samples or self._most_block_samples(manifest)
         settings = replace(self._settings, block_samples=block_samples)
         check_geometry(manifest, family)
-        context, positions = family.decoder.context, settings.positions
-        spans = cut(manifest, family.layout, context=context, positions=positions)
+        spans = cut(
+            manifest,
+            family.layout,
+            context=family.decoder.context,
+            positions=settings.positions,
+            reuse=settings.reuse,
+        )
 
         def plan(span: Span) -> CachePlan:
             return plan_cache(
@@ -189,7 +202,7 @@ class CacheMaker:
             spans=tuple(spans),
             headers=headers,
             sizes=sizes,
-            codec_note=notes[0],
+            note="; ".join(filter(None, (self._note, notes[0]))) or None,
             block_samples=block_samples,
             plan=plan,
         )
@@ -264,7 +277,8 @@ class CacheMaker:
         destination.make_way(video)
         if video.is_cut:
             make_folder(destination.folder)
-        done = sum(map(video.kept, range(len(video.headers)))) - sum(map(video.kept, numbers))
+        to_do = sum(video.headers[number].shape.stored_samples for number in numbers)
+        done = video.stored_samples - to_do
         report(done)
 
         def finished(more: int) -> None:

@@ -1,11 +1,14 @@
 """Which slots enter the language model, where they stand and how they will be stored.
 
-Pure numpy, so the exact size of a cache is known before any weight is loaded.
+Pure numpy, so the exact size of a cache is known before any weight is loaded. How the rows of a
+reused cell are made, batch/kv/reuse.py says.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +16,19 @@ from numpy.typing import NDArray
 from batch.analysis.manifest import Manifest
 from batch.errors import ContextError
 from batch.models.family import Layout
-from batch.settings import Pointers, Positions
+from batch.settings import Positions, Reuse
 from batch.video import Footage
 from cachefmt.tiers import STORED_TIERS, Tier
 
+REUSING = 4
+"""Times as many samples in a block, at most, of which some cells are not computed."""
 ROOM_FOR_ANSWER = 256
 """Positions kept free behind the prefix for the question and its answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The slots that enter the language model, in order of the prompt.
+    """The slots that are stored, in order of the prompt.
 
     Row i of every array is one token; what the layout dropped has no row.
     """
@@ -39,9 +44,10 @@ class Plan:
     """[tokens], codes of Tier; never PRUNE."""
     multiplicity: NDArray[np.int32]
     """[tokens]; how many identical samples a cell stands for."""
-    samples: int
-    """Of the manifest, pointers included."""
-    stored_samples: int
+    origin: NDArray[np.int32]
+    """[tokens]; the row of which a reused one is made, its own of one that is computed."""
+    source: NDArray[np.int32]
+    """[samples] of the manifest, pointers included; the sample whose tokens stand for it."""
     slots: int
     """Slots of the whole layout, before anything was dropped."""
     numbering: Positions
@@ -50,6 +56,17 @@ class Plan:
     @property
     def tokens(self) -> dict[Tier, int]:
         return {tier: int((self.tier == tier).sum()) for tier in STORED_TIERS}
+
+    @property
+    def is_computed(self) -> NDArray[np.bool_]:
+        """[tokens]; the others do not enter the language model."""
+        computed: NDArray[np.bool_] = self.origin == np.arange(len(self.origin))
+        return computed
+
+    @property
+    def computed(self) -> int:
+        """Tokens that enter the language model."""
+        return int(self.is_computed.sum())
 
     def copies(self, block: slice) -> tuple[tuple[int, ...], NDArray[np.float32] | None]:
         """What multiplicity adds to the scores inside a block: stops and bias of a `kv.Block`.
@@ -67,11 +84,26 @@ class Plan:
         return tuple(map(int, stops)), np.log(multiplicity).astype(np.float32)
 
     def blocks(self, samples: int) -> Iterator[slice]:
-        """Cut the rows into blocks of so many stored samples, never inside a sample."""
+        """Cut the rows into blocks of so many stored samples, never inside a sample.
+
+        Where rows are reused, a block has more samples, `REUSING` times as many at most: until it
+        computes as much as so many would, of which all is computed.
+        """
         stored = np.unique(self.sample[self.sample >= 0])
-        starts = np.searchsorted(self._turn, 2 * stored[samples::samples])
-        edges = [0, *(int(start) for start in starts), len(self.sample)]
-        for first, last in pairwise(edges):
+        starts = np.searchsorted(self._turn, 2 * stored)
+        rows = np.diff(starts, append=len(self.sample)).tolist()
+        computed = np.add.reduceat(self.is_computed, starts).tolist() if len(starts) else []
+        is_all = self.computed == len(self.origin)
+        most_samples, most = (
+            (samples, math.inf) if is_all else (REUSING * samples, samples * max(rows))
+        )
+        edges, held, work = [0], 0, 0
+        for start, own in zip(starts.tolist(), computed, strict=True):
+            if held == most_samples or (held and work + own > most):
+                edges.append(start)
+                held, work = 0, 0
+            held, work = held + 1, work + own
+        for first, last in pairwise([*edges, len(self.sample)]):
             yield slice(first, last)
 
     @property
@@ -86,46 +118,93 @@ def make_plan(
     *,
     context: int,
     positions: Positions = "compact",
-    pointers: Pointers = "multiplicity",
+    reuse: Reuse = "samples",
 ) -> Plan:
-    """Drop from the prefix what the manifest prunes or points elsewhere.
+    """Drop from the prefix what the manifest prunes, and unless cells are reused its pointers.
 
-    A pointer sample loses all its slots, its separators too. Text is stored as FP16.
+    A pointer sample loses all its slots then, its separators too; else its cells have the tiers of
+    its source, and all are reused. Text is computed, and stored as FP16.
 
     Args:
         lay_out: the model family's layout of some samples.
         context: positions the decoder was trained for.
-        positions, pointers: as of `CacheSettings`; inside a sample every cell keeps its place.
+        positions, reuse: as of `CacheSettings`; inside a sample every cell keeps its place.
 
     Raises:
         ContextError: the positions do not fit the model's context.
     """
-    kept = manifest.kept
+    stays, tiers = has_tokens(manifest, reuse), tiers_of(manifest, reuse)
     layout = whole = lay_out(manifest.footage)
-    if positions == "compact" and not kept.all():
+    if positions == "compact" and not stays.all():
         layout = _without_gaps(manifest, lay_out)
     sample = layout.sample
     is_cell = layout.cell >= 0
     tier = np.full(len(sample), Tier.FP16, np.uint8)
-    tier[is_cell] = manifest.tier[sample[is_cell], layout.cell[is_cell]]
-    entering = ((sample < 0) | kept[sample]) & (tier != Tier.PRUNE)
+    tier[is_cell] = tiers[sample[is_cell], layout.cell[is_cell]]
+    entering = ((sample < 0) | stays[sample]) & (tier != Tier.PRUNE)
     multiplicity = np.ones(len(sample), np.int32)
-    if pointers == "multiplicity":
+    if reuse == "samples":
         multiplicity[is_cell] = manifest.multiplicity[sample[is_cell]]
-    _check_fits(manifest, layout, context, positions)
+    _check_fits(manifest, layout, context, positions, reuse)
+    sample, cell = sample[entering], layout.cell[entering]
     return Plan(
         token_ids=layout.token_ids[entering],
-        sample=sample[entering],
-        cell=layout.cell[entering],
+        sample=sample,
+        cell=cell,
         positions=layout.positions[entering],
         tier=tier[entering],
         multiplicity=multiplicity[entering],
-        samples=len(kept),
-        stored_samples=int(kept.sum()),
+        origin=_origins(manifest, sample, cell) if reuse == "cells" else _themselves(sample),
+        source=_themselves(stays) if reuse == "cells" else manifest.source,
         slots=len(whole.sample),
         numbering=positions,
         next_position=layout.next_position,
     )
+
+
+def has_tokens(manifest: Manifest, reuse: Reuse) -> NDArray[np.bool_]:
+    """Which samples have tokens, bool [samples]."""
+    return np.ones_like(manifest.kept) if reuse == "cells" else manifest.kept
+
+
+def tiers_of(manifest: Manifest, reuse: Reuse) -> NDArray[np.uint8]:
+    """Tiers of all cells, [samples, cells], those of pointers included."""
+    return manifest.tier[manifest.source] if reuse == "cells" else manifest.tier
+
+
+def sources_of(manifest: Manifest) -> NDArray[np.int32]:
+    """The sample in which what each stored cell shows was computed last, [samples, cells].
+
+    That is the sample itself where the cell changed. A static cell goes back to the last one of its
+    place that was computed, whatever sample it was compared with: how far what both show may be
+    apart, the analysis decides (`TemporalSettings.reference`). -1: the cell is not stored.
+    """
+    signals, tiers = manifest.signals, tiers_of(manifest, "cells")
+    source = np.full(tiers.shape, -1, np.int32)
+    latest = np.full(tiers.shape[1], -1, np.int32)
+    for sample, stored in enumerate(tiers != Tier.PRUNE):
+        if signals.kept[sample]:  # others have no picture, and nothing to compute
+            latest[~signals.static[sample]] = -1
+            latest[stored & (latest < 0)] = sample
+        source[sample] = np.where(stored, latest, -1)
+    return source
+
+
+def _origins(
+    manifest: Manifest, sample: NDArray[np.int32], cell: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """The row of which each is made, [tokens]."""
+    origin, is_cell = _themselves(sample), np.flatnonzero(cell >= 0)
+    source = sources_of(manifest)
+    row_of = np.zeros_like(source)
+    row_of[sample[is_cell], cell[is_cell]] = is_cell
+    shown = source[sample[is_cell], cell[is_cell]]
+    origin[is_cell] = row_of[shown, cell[is_cell]]
+    return origin
+
+
+def _themselves(rows: NDArray[Any]) -> NDArray[np.int32]:
+    return np.arange(len(rows), dtype=np.int32)
 
 
 def _without_gaps(manifest: Manifest, lay_out: Callable[[Footage], Layout]) -> Layout:
@@ -145,10 +224,12 @@ def _positions(layout: Layout) -> int:
     return max(int(layout.positions.max()) + 1, *layout.next_position)
 
 
-def _check_fits(manifest: Manifest, layout: Layout, context: int, positions: Positions) -> None:
+def _check_fits(
+    manifest: Manifest, layout: Layout, context: int, positions: Positions, reuse: Reuse
+) -> None:
     if fits(layout, context):
         return
-    name, kept = manifest.video.name, int(manifest.kept.sum())
+    name, kept = manifest.video.name, int(has_tokens(manifest, reuse).sum())
     what = f"{kept} kept samples" if kept > 1 else f"the sample at {manifest.pts_s[0]:.1f} s"
     rest = ". Close the gaps of its pointers (--positions compact)"
     raise ContextError(

@@ -88,7 +88,7 @@ def _settings(header: Header) -> CacheSettings:
     chosen = header.policy.parameters
     return CacheSettings(
         positions=header.layout.positions,  # type: ignore[arg-type]  # one of the two
-        pointers="multiplicity" if chosen["count_pointers"] else "nothing",
+        reuse=chosen["reuse"],  # type: ignore[arg-type]  # one of its words
         timestamps=bool(chosen["timestamps"]),
         block_samples=int(chosen["block_samples"]),
         quality="lossless",

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
 from batch.analysis.signals import SCENE_SHARE, changed_shares
-from batch.making.plan import ROOM_FOR_ANSWER, fits
+from batch.making.plan import ROOM_FOR_ANSWER, fits, has_tokens
 from batch.models.family import Layout
-from batch.settings import Positions
+from batch.settings import Positions, Reuse
 from batch.video import Footage
 from cachefmt import Segment
 
@@ -43,13 +43,19 @@ class _Way:
 
 
 def cut(
-    manifest: Manifest, lay_out: Callable[[Footage], Layout], *, context: int, positions: Positions
+    manifest: Manifest,
+    lay_out: Callable[[Footage], Layout],
+    *,
+    context: int,
+    positions: Positions,
+    reuse: Reuse = "samples",
 ) -> list[Span]:
     """Cut the samples of a video into segments that fit.
 
     Both positions and tokens must fit: where a sample takes fewer positions than it has cells
     (M-RoPE), the model was trained on no more tokens than positions. A segment starts with a kept
-    sample, so no pointer leaves it. It ends where a scene does; only a scene that is too long for
+    sample, so no pointer leaves it; where cells are reused, with any, as `Manifest.part` has its
+    picture. It ends where a scene does; only a scene that is too long for
     one segment is cut within, where the segment is full. Of all ways to cut so it is the one with
     the fewest segments, then the one whose borders are where most changes.
 
@@ -58,19 +64,21 @@ def cut(
     Returns:
         In order, without gaps.
     """
-    footage, kept = manifest.footage, manifest.kept
-    edges = np.append(np.flatnonzero(kept), len(kept))
+    footage, stays = manifest.footage, has_tokens(manifest, reuse)
+    edges = np.append(np.flatnonzero(stays), len(stays))
 
     def too_long(first: int, last: int) -> bool:
-        samples = np.zeros(len(kept), bool)
+        samples = np.zeros(len(stays), bool)
         samples[edges[first] : edges[last]] = True
         if positions == "compact":
-            samples &= kept
+            samples &= stays
         layout = lay_out(footage.select(samples))
-        enters = (layout.sample < 0) | kept[samples][layout.sample]
+        enters = (layout.sample < 0) | stays[samples][layout.sample]
         return not fits(layout, context) or int(enters.sum()) + ROOM_FOR_ANSWER > context
 
-    cuts = _best_cuts(np.append(changed_shares(manifest.signals), np.float32(1)), too_long)
+    changed = np.zeros(len(stays), np.float32)
+    changed[manifest.kept] = changed_shares(manifest.signals)
+    cuts = _best_cuts(np.append(changed[stays], np.float32(1)), too_long)
     return [
         Span(
             segment=Segment(number=number, count=len(cuts) - 1, first_sample=int(edges[start])),

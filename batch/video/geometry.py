@@ -119,6 +119,18 @@ class Geometry(Settings):
         """The frames of a sample's picture; a view [frames, height_px, width_px, 3]."""
         return picture.reshape(self.frames, self.height_px, self.width_px, 3)
 
+    def with_cells(
+        self, picture: NDArray[np.uint8], other: NDArray[np.uint8], cells: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """A sample's picture with some cells, bool [cells], of another's, in all frames."""
+        height_px, width_px = self.covered
+        found = picture.copy()
+        into, new = (self.split(one)[:, :height_px, :width_px] for one in (found, other))
+        each = cells.reshape(self.rows, self.columns)
+        pixels = each.repeat(height_px // self.rows, 0).repeat(width_px // self.columns, 1)
+        np.copyto(into, new, where=pixels[:, :, None])
+        return found
+
     def cell_means(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean over each cell of one frame, float32 [height_px, width_px]; returns [cells]."""
         height_px, width_px = self.covered

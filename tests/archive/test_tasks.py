@@ -104,7 +104,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
         *("--jobs", 3, "--device", "cpu", "--device", "cuda:1", "--max-bytes", "2KiB"),
         *("--model", "x", "--revision", "y", "--offline", "--dtype", "float16", "--attn", "torch"),
         *("--profile", "paper", "--fps", 2, "--max-samples", 9, "--reference", "previous"),
-        *("--positions", "original", "--pointers", "nothing", "--timestamps"),
+        *("--positions", "original", "--reuse", "none", "--timestamps"),
         *("--block-samples", 5, "--saliency", "neural", "--saliency-model", network),
     )
     plain, full = seen
@@ -121,9 +121,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
             reference="previous",
             saliency=SaliencyNetwork.of(network),
         ),
-        cache=CacheSettings(
-            positions="original", pointers="nothing", timestamps=True, block_samples=5
-        ),
+        cache=CacheSettings(positions="original", reuse="none", timestamps=True, block_samples=5),
     )
     assert (full.archive, full.out) == (tmp_path / "archive", tmp_path / "out")
     assert (full.phase, full.shard, full.jobs) == (Phase.PREFILL, Shard(index=1, count=4), 3)

@@ -68,6 +68,7 @@ def make_header(shape: Shape = SHAPE, name: str = "clip.mp4", codec: Codec = PLA
         codec=replace(codec, group_layers=min(codec.group_layers, shape.layers)),
         layout=Layout(
             slots=slots,
+            computed=shape.token_count,
             positions="original",
             next_position=(slots,) * shape.position_axes,
         ),

@@ -190,6 +190,7 @@ def fidelity(**changes: object) -> Callable[[Table], None]:
         (lambda h: h["layout"].update(slots=3), "9 tokens do not fit 3 slots"),
         (lambda h: h["shape"].update(columns=10**12), "rows x shape.columns = 2 x 1000000000000"),
         (lambda h: h["shape"].update(rows=5), "3 samples of shape.rows x shape.columns = 5 x 3"),
+        (lambda h: h["layout"].update(computed=10), "layout.computed must be at most 9, got 10"),
         (lambda h: h["layout"].update(positions="new"), "layout.positions must be one of"),
         (lambda h: h["layout"].update(next_position=[1, 2]), "needs 1 numbers, got 2"),
         (lambda h: h["layout"].update(next_position=["1"]), "next_position has the wrong type"),

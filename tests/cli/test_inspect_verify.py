@@ -44,6 +44,7 @@ def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) 
         "samples",
         "stored_samples",
         "slots",
+        "computed",
         "tokens",
         "bytes",
         "groups",

@@ -57,6 +57,7 @@ def run(
             "write": 0.0,
         },
         tokens={"FP16": 8, "INT8": 8, "INT4": 8},
+        computed=12,
         cell_states=states,
         sample_bytes=np.array([20] * 10),
         peak_bytes=None,

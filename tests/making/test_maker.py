@@ -167,7 +167,7 @@ def test_blocks_of_another_size_than_asked_for_are_other_settings(
         (ModelSettings, {"dtype": "float8"}),
         (ModelSettings, {"attention": "flash"}),
         (CacheSettings, {"positions": "closed"}),
-        (CacheSettings, {"pointers": "none"}),
+        (CacheSettings, {"reuse": "all"}),
         (CacheSettings, {"block_samples": 0}),
         (CacheSettings, {"quality": "best"}),
         (AnswerSettings, {"scope": "everything"}),

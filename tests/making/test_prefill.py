@@ -121,8 +121,8 @@ def test_pruned_cells_answer_as_if_the_model_had_never_seen_them(
     manifest = make_manifest(
         pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 1, 1, 3, 4]
     )
-    got = scores(write(manifest, pointers="nothing"), family)
-    plan = make_plan(manifest, family.layout, context=1024, pointers="nothing")
+    got = scores(write(manifest, reuse="none"), family)
+    plan = make_plan(manifest, family.layout, context=1024, reuse="none")
     expected = _scores_of_kept_slots(loaded(checkpoint), plan, pictures)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     full = scores(write(make_manifest(pictures, geometry_of(family))), family)
@@ -174,7 +174,7 @@ def test_a_pointer_counts_as_a_copy_only_if_asked(family: Family, write: Write) 
     pictures = random_pictures(SAMPLES, geometry_of(family))
     manifest = make_manifest(pictures, geometry_of(family), source=[0, 0, 0, 3, 4])
     counted = scores(write(manifest), family)
-    once = scores(write(manifest, pointers="nothing"), family)
+    once = scores(write(manifest, reuse="none"), family)
     assert (counted - once).abs().max() > 1e-3
 
 
@@ -366,9 +366,9 @@ def test_closed_gaps_stand_as_if_the_pointers_had_never_been_sampled(
         pictures, geometry_of(family), tier=tiers.astype(np.uint8), source=[0, 0, 2, 2, 4]
     )
     sparse = make_manifest(pictures[::2], geometry_of(family), tier=tiers[::2].astype(np.uint8))
-    got = scores(write(pointing, pointers="nothing"), family)
+    got = scores(write(pointing, reuse="none"), family)
     torch.testing.assert_close(got, scores(write(sparse), family), atol=1e-5, rtol=1e-5)
-    gappy = scores(write(pointing, pointers="nothing", positions="original"), family)
+    gappy = scores(write(pointing, reuse="none", positions="original"), family)
     assert (got - gappy).abs().max() > 1e-3
 
 

@@ -17,7 +17,7 @@ from batch.answering import PrefixAnswerer
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.models import Family, open_family
-from batch.settings import CacheSettings, Pointers
+from batch.settings import CacheSettings, Reuse
 from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest
@@ -171,7 +171,7 @@ def scores(
     *,
     tier: NDArray[np.uint8] | None = None,
     source: list[int] | None = None,
-    pointers: Pointers = "nothing",
+    reuse: Reuse = "none",
     block_samples: int = 2,
 ) -> Tensor:
     """Scores of the first answer token from a cache that was written in blocks."""
@@ -184,7 +184,7 @@ def scores(
         raw_dtype="F32",
         settings=CacheSettings(
             positions="original",
-            pointers=pointers,
+            reuse=reuse,
             block_samples=block_samples,
             quality="lossless",
         ),

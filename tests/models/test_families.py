@@ -70,7 +70,7 @@ def test_the_size_of_a_block_changes_nothing_even_with_pointers(folder: Path) ->
             pictures,
             geometry,
             source=[0, 0, 2, 0],
-            pointers="multiplicity",
+            reuse="samples",
             block_samples=size,
         )
         for size in (1, 4)

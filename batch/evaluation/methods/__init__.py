@@ -67,7 +67,7 @@ _CHANGED = {
     "no temporal signal": _thresholds(static=None, changed=None, pointers=False),
     "no saliency": _thresholds(fp16=2.0, int8=2.0, int4=0.0),
     "no pointers": _thresholds(pointers=False),
-    "pointers as nothing": replace(DEFAULT, pointers="nothing"),
+    "pointers as nothing": replace(DEFAULT, reuse="none"),
     "positions original": replace(DEFAULT, positions="original"),
     "reference previous": _temporal(reference="previous"),
     "paper's rule for pointers": _temporal(change_threshold=None),

@@ -16,7 +16,7 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import BatchError
-from batch.settings import Pointers, Positions
+from batch.settings import Positions, Reuse
 from cachefmt.tiers import Tier
 
 Unit = Literal["tokens", "bytes"]
@@ -62,7 +62,7 @@ class CellMethod(ABC):
     - needs_budget: whether it leaves open how much to keep.
     - reads_signals: whether it needs phase 1, or the pictures alone.
     - temporal, thresholds: how the video is analysed for it.
-    - positions, pointers: as for `make_plan`.
+    - positions, reuse: as for `make_plan`.
     - profile: the name of its settings, where a method has several.
     """
 
@@ -74,7 +74,7 @@ class CellMethod(ABC):
     temporal: TemporalSettings = TEMPORAL_PROFILES["none"]
     thresholds: TierThresholds = PROFILES["none"]
     positions: Positions = "original"
-    pointers: Pointers = "nothing"
+    reuse: Reuse = "none"
     profile: str | None = None
 
     @abstractmethod

@@ -15,7 +15,7 @@ from batch.evaluation.methods.cell_method import (
     best_first,
     cells_of,
 )
-from batch.settings import Pointers, Positions
+from batch.settings import Positions, Reuse
 from cachefmt.tiers import Tier
 
 
@@ -37,7 +37,7 @@ class SaliCache(CellMethod):
     reads_signals = True
 
     positions: Positions = "compact"
-    pointers: Pointers = "multiplicity"
+    reuse: Reuse = "samples"
 
     def choose(
         self, manifest: Manifest, pictures: Sequence[bytes], prices: Prices, budget: Budget | None

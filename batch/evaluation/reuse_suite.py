@@ -1,0 +1,191 @@
+"""`--suite reuse`: what is computed of a film, and what its answers keep, by way to reuse.
+
+Each way is the default profile with another `Reuse`, written as `batch prefill` does at quality
+lossless; `none` computes and stores every slot. Rows come as soon as the films of a kind are done.
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from batch.analysis.temporal import TEMPORAL_PROFILES
+from batch.analysis.tiers import PROFILES
+from batch.evaluation.codec_films import demo_sets, films_of, seeing_sets
+from batch.evaluation.codec_rows import by_world
+from batch.evaluation.codec_suite import Progress
+from batch.evaluation.data import QuestionSet
+from batch.evaluation.judges.seeing_films import find_judge
+from batch.evaluation.methods import DEFAULT
+from batch.evaluation.methods.sali_cache import SaliCache
+from batch.evaluation.runs import UNCOMPRESSED, Entry, Run, prepared, run_video
+from batch.evaluation.storing import store
+from batch.evaluation.summary import Figure, measure
+from batch.evaluation.tables import Table
+from batch.models import open_model
+from batch.settings import ModelSettings
+from batch.video import Sampling
+
+ALL = "all"
+"""What the rows over all films of a judge are called."""
+_PARTS = ("analyse", "encode", "prefill", "quantise")
+"""Of the time of a prefill: all but decoding, which every way needs, and the file."""
+
+
+def ways() -> dict[str, SaliCache]:
+    """The ways to reuse, by what their rows are called."""
+    temporal = replace(DEFAULT.temporal, reference="cells")
+    found = {
+        "none": replace(
+            DEFAULT, temporal=TEMPORAL_PROFILES["none"], thresholds=PROFILES["none"], reuse="none"
+        ),
+        "samples": DEFAULT,
+        "cells": replace(DEFAULT, temporal=temporal, reuse="cells"),
+    }
+    return {name: replace(method, profile=name) for name, method in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseRow:
+    """A way to reuse on the films of a kind, or on `ALL` of a judge.
+
+    - n: questions. computed_share: tokens that entered the language model / slots.
+    - retained: right answers, divided by those of the uncompressed model; agreement, kl: against
+      it; of answers and of their first token.
+    - prefill_time: of analysis, vision tower, language model and tiers, divided by that of
+      transformers' own vision tower and language model over all slots.
+    """
+
+    judge: str
+    films: str
+    reuse: str
+    n: int
+    computed_share: float
+    retained: float | None
+    agreement: float | None
+    kl: float | None
+    prefill_time: float
+    intervals: dict[str, list[float]]
+    """By bootstrap over worlds, each of which several films may show."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseSuite:
+    """What is judged: films of each kind and seed, at most; over clips too; how models run."""
+
+    videos: int
+    backgrounds: Path | None
+    model: ModelSettings
+
+    def rows(self, judges: Sequence[str], progress: Progress) -> Iterator[ReuseRow]:
+        """A row for each judge, kind of film and way to reuse; then for all films of the judge.
+
+        Raises:
+            BatchError: what a judge needs is not there; nothing has been run then.
+        """
+        checkpoints = {judge: find_judge() if judge == "seeing" else None for judge in judges}
+        for judge, checkpoint in checkpoints.items():
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                if checkpoint is None:
+                    sets = demo_sets(folder, self.videos)
+                else:
+                    sets = seeing_sets(checkpoint, folder, self.videos, self.backgrounds)
+                with progress(judge, len(films_of(sets)), "films") as report:
+                    yield from self._judge(judge, str(checkpoint or judge), sets, folder, report)
+
+    def _judge(
+        self,
+        judge: str,
+        checkpoint: str,
+        sets: Sequence[QuestionSet],
+        folder: Path,
+        report: Callable[[int], object],
+    ) -> Iterator[ReuseRow]:
+        family = open_model(replace(self.model, name=checkpoint)).load()
+        entries = [Entry(method=method) for method in ways().values()]
+        done: list[Run] = []
+        for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):
+            runs: list[Run] = []
+            for data, video, questions, _ in prepared(family, list(of_kind), Sampling()):
+                makers = {
+                    one.label: partial(store, one.method, video, None, folder) for one in entries
+                }
+                runs += run_video(data, video, questions, makers)
+                report(1)
+            yield from reuse_rows(judge, kind, runs)
+            done += runs
+        yield from reuse_rows(judge, ALL, done)
+
+
+def _name(data: QuestionSet) -> str:
+    return data.name
+
+
+def reuse_rows(judge: str, films: str, runs: Sequence[Run]) -> list[ReuseRow]:
+    """A row a way of some films, which the uncompressed model saw too."""
+    by_way: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_way["" if run.label == UNCOMPRESSED else run.label.profile or ""].append(run)
+    whole_s = sum(_seconds(run) for run in by_way.pop(""))
+    return [_row(judge, films, way, own, whole_s) for way, own in by_way.items()]
+
+
+def _row(judge: str, films: str, way: str, runs: list[Run], whole_s: float) -> ReuseRow:
+    figures: dict[str, Figure] = measure(by_world(runs))
+    named = {name: figures[figure] for name, figure in _FIGURES.items()}
+    return ReuseRow(
+        judge=judge,
+        films=films,
+        reuse=way,
+        n=sum(len(run.answers) for run in runs),
+        computed_share=sum(run.computed or 0 for run in runs) / sum(run.slots for run in runs),
+        prefill_time=sum(_seconds(run) for run in runs) / whole_s,
+        intervals={
+            name: [figure.low, figure.high]
+            for name, figure in named.items()
+            if figure.low is not None and figure.high is not None
+        },
+        **{name: figure.value for name, figure in named.items()},
+    )
+
+
+_FIGURES = {"retained": "retained", "agreement": "agreement_em", "kl": "kl"}
+
+
+def _seconds(run: Run) -> float:
+    return sum((run.parts or {})[part] for part in _PARTS)
+
+
+def reuse_table(rows: Sequence[ReuseRow]) -> Table:
+    """The rows as a table for people."""
+    return Table(
+        title="Reuse",
+        note=(
+            "computed: tokens that entered the language model against all slots. retained: right "
+            "answers against those of the uncompressed model, 95 % interval by bootstrap over "
+            "worlds. prefill: analysis and prefill against transformers' own over all slots."
+        ),
+        head=["judge", "films", "reuse", "n", "computed", "retained", "agreement", "KL", "prefill"],
+        rows=[_cells(row) for row in rows],
+    )
+
+
+def _cells(row: ReuseRow) -> list[str]:
+    retained = "" if row.retained is None else f"{row.retained:.3f}"
+    if "retained" in row.intervals:
+        low, high = row.intervals["retained"]
+        retained += f" [{low:.3f}, {high:.3f}]"
+    return [
+        *(row.judge, row.films, row.reuse, str(row.n), f"{row.computed_share:.3f}", retained),
+        "" if row.agreement is None else f"{row.agreement:.3f}",
+        "" if row.kl is None else f"{row.kl:.4f}",
+        f"{row.prefill_time:.2f}",
+    ]
