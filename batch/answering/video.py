@@ -8,10 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from batch.answering.answerer import Answer, PrefixAnswerer
 from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import check_fits, open_checked, open_writer, resolve
-from batch.answering.retrieval import BUDGET_TOKENS, SHARES, Retriever
+from batch.answering.retrieval import BUDGET_TOKENS, SHARES, RetrievedAnswer, Retriever
 from batch.kv.rotation import why_fixed
 from batch.models import Family
 from batch.settings import Attention, Scope, check_choice
@@ -167,8 +169,16 @@ class VideoAnswerer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         for segment in self._segments:
             segment.close()
+
+    @property
+    def video(self) -> str:
+        """Digest of the video's content."""
+        return self._segments[0].header.video.sha256
 
     def ask(self, question: str) -> Answer:
         """Answer one question; see `ask_all`, which is faster for many."""
@@ -195,6 +205,29 @@ class VideoAnswerer:
             )
         else:
             yield from self._ask_each_segment(list(questions))
+
+    def judged(self, questions: Iterable[str]) -> Iterator[tuple[Answer, float]]:
+        """Answers as of `ask_all`, each with how likely the cache makes it.
+
+        As a `Candidate`'s; of scope "each-segment" that of the segment which was chosen.
+        """
+        if self._whole is not None:
+            yield from self._judged(self._whole, questions)
+            return
+        for answer in self.ask_all(questions):
+            if isinstance(answer, RetrievedAnswer):
+                yield answer, answer.likelihood
+            elif isinstance(answer, ChosenAnswer):
+                yield answer, max(one.likelihood for one in answer.candidates)
+
+    def samples_within(self, times: Iterable[TimeRange]) -> tuple[int, ...]:
+        """The samples of the video, as its manifest counts them, that are within some times."""
+        time_s = np.concatenate([segment.tables.time_s for segment in self._segments])
+        is_within = np.zeros(len(time_s), bool)
+        for one in times:
+            is_within |= (one.start_s <= time_s) & (time_s < one.stop_s)
+        first = self._segments[0].header.segment.first_sample
+        return tuple(map(int, first + np.flatnonzero(is_within)))
 
     def _ask_each_segment(self, questions: list[str]) -> list[ChosenAnswer]:
         """Put questions to one segment after the other; the rows of one are in memory at a time.
@@ -242,7 +275,11 @@ class VideoAnswerer:
     def _ask_whole(
         self, segment: CacheFile, end_s: float, questions: list[str]
     ) -> Iterator[tuple[Answer, float]]:
-        answerer = PrefixAnswerer.of_cache(segment, self._family, end_s)
+        yield from self._judged(PrefixAnswerer.of_cache(segment, self._family, end_s), questions)
+
+    def _judged(
+        self, answerer: PrefixAnswerer, questions: Iterable[str]
+    ) -> Iterator[tuple[Answer, float]]:
         limit, size = self._settings.max_new_tokens, self._settings.batch_size
         exchanges = list(answerer.converse(questions, max_new_tokens=limit, batch_size=size))
         for first in range(0, len(exchanges), size):

@@ -9,6 +9,7 @@ from batch.archive.inventory import Inventory
 from batch.archive.store import ProductFolder, Store
 from batch.settings import Leftover
 from jobs.errors import BusyError, JobError
+from jobs.records import read_object
 from jobs.runs import dead_runs, live_runs
 
 
@@ -68,12 +69,13 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 
 def _old_works(store: Store) -> Iterator[tuple[str, list[Path]]]:
-    """All but the last, and the analyses that only they rest on."""
+    """All but the last, the analyses that only they rest on, and what they answered."""
     works = store.all_caches()
     used = {caches.read_settings()["analysis"] for caches in works[-1:]}
     for caches in works[:-1]:
         settings = caches.read_settings()
         files = _files_of(caches, "caches") + _existing(store.catalogue(caches.id))
+        files += _answers_of(store, caches.id)
         if settings["analysis"] not in used:
             used.add(settings["analysis"])
             files += _files_of(store.manifests(settings["analysis"]), "manifests")
@@ -113,6 +115,15 @@ def _files_of(products: ProductFolder, kind: str) -> list[Path]:
     )
     found = (file for pattern in patterns for file in products.folder.glob(pattern))
     return [file for file in found if file.is_file()] + _existing(products.folder / "settings.json")
+
+
+def _answers_of(store: Store, work: str) -> list[Path]:
+    return [
+        file
+        for path in store.answers.glob("*/settings.json")
+        if read_object(path, "settings", "they are written again")["work"] == work
+        for file in (*path.parent.glob("done/??/*.json"), path)
+    ]
 
 
 def _existing(file: Path) -> list[Path]:

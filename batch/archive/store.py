@@ -96,6 +96,7 @@ class Store:
         self.root = root
         self.files = root / "files"
         self.models = root / "models"
+        self.answers = root / "answers"
 
     def manifests(self, id: str) -> ProductFolder:
         return ProductFolder(self.root / "analyses" / id, "manifests", ".parquet")

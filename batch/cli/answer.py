@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from batch.cli import options
+from batch.cli.archive_questions import ArchiveQuestions, check_table
+from batch.cli.engines import answer_stages, engine_options
 from batch.cli.kinds import Kind, expect
-from batch.cli.progress import PARTIAL, quiet_option, say
+from batch.cli.progress import quiet_option, say
 from batch.settings import Attention, Scope
+from jobs.shards import Shard, Stage
 
 if TYPE_CHECKING:
-    from batch.answering import Answer, AnswerSettings, VideoAnswerer
+    from batch.answering import Answer, VideoAnswerer
+
+
+def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
+    given = context.params
+    if given["cache"] is None or given["out"] is None or not (given["file"] or given["questions"]):
+        raise click.UsageError("--engine goes with CACHE, --out, and --questions or -q")
+    return answer_stages(context, tasks, gpu_tasks)
 
 
 @click.command()
@@ -37,6 +47,26 @@ if TYPE_CHECKING:
     "questions",
     multiple=True,
     help="Repeat for more; without it, one per line of stdin, which a terminal is asked for.",
+)
+@click.option(
+    "--questions",
+    "file",
+    type=options.EXISTING_FILE,
+    help="Of a folder of caches: a file of questions, a line each (.txt), or a row each (.csv, "
+    ".jsonl, .parquet) with a column question and perhaps video: a pattern of its path.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of a folder of caches: write a table of all answers, as .parquet, .csv or .jsonl. The "
+    "same command goes on with it and asks only what is not answered.",
+)
+@click.option(
+    "--shard",
+    type=options.Parsed("index/count", Shard.parse),
+    default="0/1",
+    show_default=True,
+    help="With --out: only this task's share of the videos, 0/4 to 3/4; the last writes the table.",
 )
 @click.option("--model", help="Folder or hub id; default: the one that wrote the cache.")
 @options.offline_option
@@ -73,6 +103,9 @@ if TYPE_CHECKING:
 )
 @options.run_options
 @options.json_option
+@engine_options(
+    _stages, folder="cache", of_tasks="parts of a job with --out, each with a GPU of its own."
+)
 @quiet_option
 def answer(
     cache: Path | None,
@@ -81,6 +114,9 @@ def answer(
     match: tuple[str, ...],
     work: str | None,
     questions: tuple[str, ...],
+    file: Path | None,
+    out: Path | None,
+    shard: Shard,
     model: str | None,
     offline: bool,
     max_new_tokens: int,
@@ -96,10 +132,12 @@ def answer(
 
     CACHE is a file or a folder of segments; or a folder of caches that batch index writes: then
     each of its videos is asked, a JSON object each, and the exit code is 3 if some cache could not
-    be used. Prints one answer a line, in order, and behind a tab the times of the video that it
-    rests on; --json keeps the line breaks within an answer. A video in segments answers from the
-    samples that the question is about; --json lists them, and what was read. With --scope
-    each-segment --json has the answers of all. No video is needed.
+    be used. With --out all answers go into one table, and what is answered once is not asked again;
+    exit code 75: stopped, or another run asks the same. Prints one answer a line, in order, and
+    behind a tab the times of the video that it rests on; --json keeps the line breaks within an
+    answer. A video in segments answers from the samples that the question is about; --json lists
+    them, and what was read. With --scope each-segment --json has the answers of all. No video is
+    needed.
     """
     named = [path for path in (cache, named_cache, named_caches) if path is not None]
     if len(named) != 1:
@@ -107,11 +145,19 @@ def answer(
             "give one CACHE: a file, or a folder that batch prefill or index made"
         )
     kind = expect(named[0], {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
-    if kind is not Kind.INDEX and (match or work):
-        raise click.UsageError("--match and --work go with a folder of caches of batch index")
+    if kind is not Kind.INDEX and (match or work or file or out):
+        raise click.UsageError(
+            "--match, --work, --questions and --out go with a folder of caches of batch index"
+        )
+    if questions and file:
+        raise click.UsageError("-q and --questions: give one of them")
+    if out is None and shard != Shard():
+        raise click.UsageError("--shard goes with --out")
     options.allow_open_files()
-    is_typed = not questions and sys.stdin.isatty()
-    asked = [] if is_typed else _asked(questions)
+    is_typed = not (questions or file) and out is None and sys.stdin.isatty()
+    asked = [] if is_typed or file else _asked(questions)
+    if out is not None:
+        check_table(out)
     from batch.answering import AnswerSettings, open_cache
 
     settings = AnswerSettings(
@@ -128,7 +174,13 @@ def answer(
         "offline": offline,
     }
     if kind is Kind.INDEX:
-        _ask_all(named[0], work, match, _typed() if is_typed else [asked], settings, how)
+        archive = ArchiveQuestions(named[0], work, match, settings, how)
+        if out is not None:
+            archive.run_job(archive.plan(asked, file), out, shard)
+            return
+        for once in _typed() if is_typed else [asked]:
+            archive.ask(archive.plan(once, file))
+        archive.end()
         return
     with open_cache(named[0], settings=settings, **how) as video:
         _ask(video, _typed() if is_typed else [asked], as_json=as_json)
@@ -164,33 +216,6 @@ def _summary(video: "VideoAnswerer", answered: Sequence["Answer"], seconds: floa
         text += f": {samples:,} samples, {tokens:,} tokens and {read_bytes:,} bytes read"
     text += f"; {loading.load_bytes:,} bytes loaded in {loading.load_seconds:.3f} s"
     return f"{text}, which took {loading.reencode_seconds:.3f} s to make from the video's samples"
-
-
-def _ask_all(
-    folder: Path,
-    work: str | None,
-    match: tuple[str, ...],
-    rounds: Iterable[list[str]],
-    settings: "AnswerSettings",
-    how: dict[str, Any],
-) -> None:
-    """Ask every video of a folder of caches; a JSON object each."""
-    from batch.archive.asking import ask_archive, check_has_videos, choose_caches, load_model
-    from batch.archive.store import Store
-
-    store = Store(folder)
-    its_work = choose_caches(store, work)
-    check_has_videos(store, its_work, match)
-    family = load_model(its_work, **how)
-    failed = False
-    for asked in rounds:
-        for video in ask_archive(store, its_work, family, asked, match=match, settings=settings):
-            click.echo(json.dumps(video, ensure_ascii=False))
-            if "error" in video:
-                failed = True
-                click.echo(f"error: {video['error']}", err=True)
-    if failed:
-        raise SystemExit(PARTIAL)
 
 
 def _asked(questions: tuple[str, ...]) -> list[str]:

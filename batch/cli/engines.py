@@ -1,4 +1,4 @@
-"""Where an index runs: here, or cut into stages that another engine places."""
+"""Where a command over an archive runs: here, or cut into stages that another engine places."""
 
 import hashlib
 import sys
@@ -24,87 +24,104 @@ _OWN = {
 
 _OF_ONE_RUN = ("phase", "shard", "metrics_file", "dry_run")
 
+_OF_AN_ENGINE = frozenset({"engine", *_OWN["slurm"]})
+
 _OF_A_STAGE = frozenset({"phase", "shard", "jobs", "quiet"})
 """Options that each stage has of its own, and one that is for a terminal. `--jobs` is always given:
 a task may see all cores of a node of which it was lent a few."""
 
-_options = options.together(
-    click.option(
-        "--engine",
-        type=click.Choice(list(_OWN)),
-        default="local",
-        show_default=True,
-        help="Where it runs; all machines must see the same folders.",
-    ),
-    click.option(
-        "--tasks",
-        type=click.IntRange(1),
-        default=8,
-        show_default=True,
-        help="Slurm and Ray: parts of the work before prefill, each of --jobs processes.",
-    ),
-    click.option(
-        "--gpu-tasks",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Slurm and Ray: parts of prefill, each on GPUs of its own.",
-    ),
-    click.option(
-        "--sbatch",
-        multiple=True,
-        metavar="OPTIONS",
-        help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
-    ),
-    click.option(
-        "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
-    ),
-    click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
-)
+Command = Callable[..., Any]
+Cut = Callable[[click.Context, int, int], list[Stage]]
+"""The stages of a command line, given `--tasks` and `--gpu-tasks`."""
 
 
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--engine and what belongs to it; the command itself runs if the engine is local."""
+def engine_options(
+    cut: Cut, *, folder: str, of_tasks: str, of_gpu_tasks: str | None = None
+) -> Callable[[Command], Command]:
+    """--engine and what belongs to it; the command itself runs if the engine is local.
 
-    @wraps(command)
-    def run(
-        *,
-        engine: str,
-        tasks: int,
-        gpu_tasks: int,
-        sbatch: tuple[str, ...],
-        sbatch_gpu: tuple[str, ...],
-        print_only: bool,
-        **others: Any,
-    ) -> None:
-        context = click.get_current_context()
-        _refuse_what_does_not_fit(context, engine)
-        if engine == "local":
-            command(**others)
-            return
-        stages = stages_of(
-            context,
-            tasks={"identify": tasks, "analyze": tasks, "prefill": gpu_tasks},
-            leave_out=frozenset({"engine", *_OWN["slurm"]}),
-        )
-        if engine == "ray":
-            make_folder(others["out"])
-            raise SystemExit(_run_on_ray(stages))
-        out = others["out"].resolve()
-        submission = Submission(
-            name=f"{out.name}-{hashlib.sha256(bytes(out)).hexdigest()[:8]}",
-            logs=out / "logs",
-            options=sbatch,
-            gpu_options=sbatch_gpu,
-        )
-        if print_only:
-            click.echo(program(stages, submission), nl=False)
-        else:
-            submit(stages, submission, click.echo)
-            where = f"batch status {out} tells how far it is; logs: {submission.logs}"
-            click.echo(where, err=True)
+    Args:
+        folder: name of the parameter that is the folder of caches.
+        of_tasks, of_gpu_tasks: what `--tasks` and `--gpu-tasks` count; None: there is none.
+    """
 
-    return _options(run)
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(
+            *,
+            engine: str,
+            tasks: int,
+            sbatch: tuple[str, ...],
+            print_only: bool,
+            gpu_tasks: int = 1,
+            sbatch_gpu: tuple[str, ...] = (),
+            **others: Any,
+        ) -> None:
+            context = click.get_current_context()
+            _refuse_what_does_not_fit(context, engine)
+            if engine == "local":
+                command(**others)
+                return
+            stages = cut(context, tasks, gpu_tasks)
+            if engine == "ray":
+                make_folder(others[folder])
+                raise SystemExit(_run_on_ray(stages))
+            caches = others[folder].resolve()
+            submission = Submission(
+                name=f"{caches.name}-{hashlib.sha256(bytes(caches)).hexdigest()[:8]}",
+                logs=caches / "logs",
+                options=sbatch,
+                gpu_options=sbatch_gpu,
+            )
+            if print_only:
+                click.echo(program(stages, submission), nl=False)
+            else:
+                submit(stages, submission, click.echo)
+                where = f"batch status {caches} tells how far it is; logs: {submission.logs}"
+                click.echo(where, err=True)
+
+        return _options(of_tasks, of_gpu_tasks)(run)
+
+    return decorate
+
+
+def _options(of_tasks: str, of_gpu_tasks: str | None) -> options.Option:
+    of_gpus = (
+        click.option(
+            "--gpu-tasks",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help=f"Slurm and Ray: {of_gpu_tasks}",
+        ),
+        click.option(
+            "--sbatch-gpu", multiple=True, metavar="OPTIONS", help="The same, for prefill alone."
+        ),
+    )
+    return options.together(
+        click.option(
+            "--engine",
+            type=click.Choice(list(_OWN)),
+            default="local",
+            show_default=True,
+            help="Where it runs; all machines must see the same folders.",
+        ),
+        click.option(
+            "--tasks",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+            help=f"Slurm and Ray: {of_tasks}",
+        ),
+        click.option(
+            "--sbatch",
+            multiple=True,
+            metavar="OPTIONS",
+            help="Of sbatch, as --sbatch='--account=films --time=8:00:00'; may be repeated.",
+        ),
+        *(of_gpus if of_gpu_tasks is not None else ()),
+        click.option("--print", "print_only", is_flag=True, help="Slurm: only show what it gets."),
+    )
 
 
 def _refuse_what_does_not_fit(context: click.Context, engine: str) -> None:
@@ -136,25 +153,32 @@ def _run_on_ray(stages: list[Stage]) -> int:
     def report(ended: Ended) -> None:
         with tqdm.external_write_mode():
             click.echo(ended.errors, err=True, nl=False)
-            if ended.stage == "prefill":  # caches are what was asked for, manifests are not
+            if ended.stage == stages[-1].name:  # caches are asked for, manifests are not
                 click.echo(ended.out, file=results, nl=False)
 
     return RayEngine(progress, report).run(stages)
 
 
-def stages_of(
-    context: click.Context, *, tasks: dict[str, int], leave_out: frozenset[str] = frozenset()
-) -> list[Stage]:
-    """The stages of an index command, as command lines without the parameters in `leave_out`.
+def answer_stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
+    """The one stage of a job of questions: each task has a core and a GPU, or a core alone."""
+    words = _words(context, _OF_A_STAGE | _OF_AN_ENGINE)
+    is_cpu = (context.params["device"] or "cuda").startswith("cpu")
+    command = (sys.executable, "-m", "batch", "answer", *words)
+    return [Stage(name="answer", command=command, tasks=tasks, cpus=1, gpus=int(not is_cpu))]
 
-    Each is cut into so many tasks. A task has one process and core, or `--jobs`, and for prefill a
-    GPU, or one for each `--device` that is no CPU.
+
+def index_stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
+    """The stages of an index: finding and analysing in `tasks` parts, prefill in `gpu_tasks`.
+
+    A task has one process and core, or `--jobs`, and for prefill a GPU, or one for each `--device`
+    that is no CPU.
     """
     jobs = context.params["jobs"] or 1
-    words = _words(context, _OF_A_STAGE | leave_out)
+    words = _words(context, _OF_A_STAGE | _OF_AN_ENGINE)
     command = (sys.executable, "-m", "batch", "index", *words, "--jobs", str(jobs))
     devices = context.params["devices"] or ("cuda",)
     gpus = sum(not device.startswith("cpu") for device in devices)
+    counts = {"identify": tasks, "analyze": tasks, "prefill": gpu_tasks}
     return [
         Stage(
             name=phase,
@@ -163,7 +187,7 @@ def stages_of(
             cpus=jobs if phase != "prefill" else 1,
             gpus=gpus if phase == "prefill" else 0,
         )
-        for phase, count in tasks.items()
+        for phase, count in counts.items()
     ]
 
 

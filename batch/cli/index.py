@@ -9,7 +9,7 @@ import click
 
 from batch.archive.request import Phase, Request
 from batch.cli import options
-from batch.cli.engines import engine_options
+from batch.cli.engines import engine_options, index_stages
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import PARTIAL, progress, quiet_option
 from batch.settings import (
@@ -83,7 +83,12 @@ if TYPE_CHECKING:
 @options.analysis_options
 @options.model_options
 @options.json_option
-@engine_options
+@engine_options(
+    index_stages,
+    folder="out",
+    of_tasks="parts of the work before prefill, each of --jobs processes.",
+    of_gpu_tasks="parts of prefill, each on GPUs of its own.",
+)
 @quiet_option
 def index(
     archive: Path,

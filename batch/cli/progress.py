@@ -63,8 +63,10 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
         now = time.monotonic()
         if now - printed >= LINE_EVERY_S:
             printed = now
-            to_go = in_words((now - started) / done * (total - done)) if done else "unknown time"
-            click.echo(f"{what}: {done} of {total} {unit}, {to_go} to go", err=True)
+            rate = done / (now - started)
+            to_go = in_words((total - done) / rate) if done else "unknown time"
+            state = f"{done} of {total} {unit}, {rate * 60:,.1f} a minute, {to_go} to go"
+            click.echo(f"{what}: {state}", err=True)
 
     yield report
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from batch.archive.store import Store
 from batch.settings import CacheSettings
+from jobs.records import write_object
 from jobs.runs import Run
 from jobs.shards import Shard
 from tests.archive.conftest import IndexedArchive
@@ -28,6 +29,10 @@ def test_what_nobody_needs_is_counted_and_then_removed_and_nothing_else(
     dead.mkdir()
     (dead / "unfinished").write_bytes(b"x" * 100)
     old, last = Store(fresh_out).all_caches()
+    for work in (old, last):  # what each answered
+        write_object(
+            fresh_out / "answers" / f"of {work.id}" / "settings.json", {"work": work.id}, fresh_out
+        )
     stranger = old.folder / "notes"
     stranger.write_text("not ours")
     before = stamps(fresh_out)

@@ -15,7 +15,7 @@ from batch.archive.recording import Listener
 from batch.archive.request import Phase, Request
 from batch.archive.tally import Tally
 from batch.cli import main
-from batch.cli.engines import stages_of
+from batch.cli.engines import index_stages
 from batch.settings import CacheSettings, ModelSettings
 from batch.video import Sampling
 from jobs.runs import Run
@@ -46,7 +46,7 @@ def test_tasks_of_every_phase_make_what_one_run_makes(
     indexed: IndexedArchive, fresh_out: Path
 ) -> None:
     context = context_of(indexed.archive, "--out", fresh_out, "--model", indexed.model)
-    stages = stages_of(context, tasks=dict(zip(PHASES, (2, 2, 2), strict=True)))
+    stages = index_stages(context, 2, 2)
     assert [stage.name for stage in stages] == list(PHASES)
     codes = []
     for stage in stages:
@@ -75,13 +75,12 @@ def test_a_task_is_a_command_line_with_what_was_given_and_nothing_else(tmp_path:
         *("--device", "cuda:0", "--device", "cuda:1", "--max-bytes", "500G", "--shard", "0/1"),
         *("--model", "a/b", "--quiet"),
     )
-    stages = stages_of(context, tasks={"prefill": 4}, leave_out=frozenset({"rehash"}))
-    (stage,) = stages
+    stage = index_stages(context, 1, 4)[-1]
     assert stage.task(3)[1:5] == ("-m", "batch", "index", str(tmp_path / "archive"))
     options = " ".join(stage.task(3)[5:])
     assert sorted(options.split(" --")) == sorted(
         f"--out {tmp_path / 'out'} --device cuda:0 --device cuda:1 --max-bytes 500000000000 "
-        "--fps 2.0 --model a/b --jobs 3 --phase prefill --shard 3/4".split(" --")
+        "--rehash --fps 2.0 --model a/b --jobs 3 --phase prefill --shard 3/4".split(" --")
     )
     assert (stage.cpus, stage.gpus) == (1, 2)
 
