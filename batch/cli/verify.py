@@ -138,9 +138,10 @@ def _measure(path: Path, model: str | None, device: str | None) -> dict[str, Any
     Raises:
         BatchError: it cannot be measured, or breaks what --max-kl promised.
     """
+    from batch.analysis.finding import find_manifest
     from batch.answering.opening import open_writer
     from batch.making.header import promised_kl
-    from batch.making.remeasuring import find_manifest, measure_again
+    from batch.making.remeasuring import measure_again
     from cachefmt import open_segments
 
     with ExitStack() as opened:

@@ -12,7 +12,8 @@ INK: dict[Tier, tuple[int, int, int]] = {
     Tier.INT4: (60, 130, 230),
     Tier.PRUNE: (40, 40, 40),
 }
-_TINT = {**dict.fromkeys(Tier, 0.35), Tier.PRUNE: 0.75}
+OPACITY: dict[Tier, float] = {Tier.FP16: 0.45, Tier.INT8: 0.45, Tier.INT4: 0.12, Tier.PRUNE: 0.6}
+"""0..1, of what is drawn over a picture, which is still to be seen; most cells are INT4."""
 _WIDTH_PX = 672
 _LEGEND_PX = 28
 
@@ -44,7 +45,7 @@ def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) ->
     size = (width_px, round(picture.shape[0] * width_px / picture.shape[1]))
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     inks = np.array([INK[tier] for tier in Tier], np.float32)[tiers]
-    tints = np.array([_TINT[tier] for tier in Tier], np.float32)[tiers]
+    tints = np.array([OPACITY[tier] for tier in Tier], np.float32)[tiers]
     ink = cv2.resize(inks, size, interpolation=cv2.INTER_NEAREST)
     strength = cv2.resize(tints, size, interpolation=cv2.INTER_NEAREST)[..., None]
     drawn: NDArray[np.uint8] = np.rint(large * (1 - strength) + ink * strength).astype(np.uint8)

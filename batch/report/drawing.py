@@ -1,0 +1,303 @@
+"""A video as a page draws it: its time line and the strip of its samples. Knows no templates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.report import charts
+from batch.report.pictures import (
+    MOST_PICTURES,
+    aspect,
+    choose,
+    picture_data,
+    tiers_data,
+    weights_data,
+    width_px,
+)
+from batch.report.tiers import tier_shares
+from batch.report.videos import VideoReport
+
+_LAST_TICK_X = 970
+"""Labels further right are drawn to the left of their time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """What one answer rests on.
+
+    - evidence: ranges of time, s, half-open; weights: share of each sample, if the model said so.
+    - cells: of samples, how much each cell counts, [rows, columns].
+    """
+
+    evidence: Sequence[tuple[float, float]]
+    weights: Mapping[int, float] = field(default_factory=dict)
+    cells: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A sample of the strip; `hidden` says what follows it and is not shown."""
+
+    kind: str
+    picture: str
+    layers: Sequence[str]
+    time: str
+    note: str
+    said: str
+    scene: int | None
+    answers: Sequence[int]
+    hidden: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A stretch of a time line: a scene, a segment, kept samples, evidence of some answers."""
+
+    kind: str
+    bar: charts.Bar
+    said: str
+    answers: Sequence[int] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Stretches of one kind, and in words what there are."""
+
+    name: str
+    said: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A time on the axis."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnVideo:
+    """Pictures by the name of their class, frames, bars and areas over one axis."""
+
+    pictures: Mapping[str, str]
+    frames: Sequence[Frame]
+    bars: Sequence[Bars]
+    areas: Sequence[charts.Area]
+    ticks: Sequence[Tick]
+    wide_px: int
+    aspect: float
+    across: float
+    down: float
+    shown: str
+
+
+def draw(
+    video: VideoReport,
+    rests: Sequence[Rest] = (),
+    *,
+    name: str = "",
+    most: int = MOST_PICTURES,
+    with_tiers: bool = True,
+) -> DrawnVideo:
+    """Draw a video, and if there are answers what each rests on.
+
+    Args:
+        name: begins the names of its pictures, which differ from those of other videos on a page.
+        most: pictures.
+
+    Raises:
+        ManifestError: a picture is damaged.
+    """
+    manifest = video.manifest
+    geometry, kept = manifest.geometry, manifest.kept
+    answers_of = _answers_of(video, rests)
+    important = {int(manifest.source[sample]) for sample in answers_of}
+    scenes = {span.first_sample: number for number, span in enumerate(video.scenes, 1)}
+    scene_starts = {int(manifest.source[sample]) for sample in scenes}
+    shown = choose(kept, important, scene_starts, most)
+    listed = list(range(len(kept))) if len(kept) <= most else shown
+    width = width_px(len(shown))
+    pictures = {f"{name}p{sample}": picture_data(manifest, sample, width) for sample in shown}
+    layers: dict[int, list[str]] = {sample: [] for sample in shown}
+    if with_tiers:
+        for sample in shown:
+            pictures[f"{name}t{sample}"] = tiers_data(manifest, sample)
+            layers[sample].append(f"tiers {name}t{sample}")
+    for rest in rests:
+        for sample in rest.cells.keys() & set(shown):
+            pictures[f"{name}c{sample}"] = weights_data(rest.cells[sample])
+            layers[sample].append(f"cells {name}c{sample}")
+    frames = [
+        _frame(video, sample, following, answers_of, scenes, layers, name)
+        for sample, following in pairwise([*listed, len(kept)])
+    ]
+    axis = charts.Axis(start_s=float(video.edges_s[0]), stop_s=float(video.edges_s[-1]))
+    height_px, covered_px = geometry.covered
+    return DrawnVideo(
+        pictures=pictures,
+        frames=frames,
+        bars=[*_bars(video, axis), *_evidence_bars(rests, axis)],
+        areas=_areas(video, axis),
+        ticks=[Tick(x=axis.x(time_s), text=clock(time_s)) for time_s in axis.ticks_s()],
+        wide_px=min(168, max(96, width * 5 // 8)),
+        aspect=round(aspect(manifest), 4),
+        across=round(100 * covered_px / geometry.width_px, 3),
+        down=round(100 * height_px / geometry.height_px, 3),
+        shown=_shown(len(listed), len(kept)),
+    )
+
+
+def clock(seconds: float) -> str:
+    """A time as players show it: 1:02, 1:02:03; with tenths where it is no whole second."""
+    tenths = round(seconds * 10)
+    whole, part = divmod(tenths, 10)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    text = f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    return f"{text}.{part}" if part else text
+
+
+def _shown(listed: int, samples: int) -> str:
+    if listed == samples:
+        return f"All {samples:,} samples; pale ones are pointers, which store nothing."
+    return f"{listed:,} of {samples:,} samples, the beginnings of scenes among them."
+
+
+def _answers_of(video: VideoReport, rests: Sequence[Rest]) -> dict[int, list[int]]:
+    """The numbers, from 1, of the answers that rest on a sample; a pointer is on screen too."""
+    found: dict[int, list[int]] = {}
+    for number, rest in enumerate(rests, 1):
+        samples = set(rest.weights)
+        for start_s, stop_s in rest.evidence:
+            samples.update(video.samples_within(start_s, stop_s))
+        for sample in sorted(samples):
+            found.setdefault(sample, []).append(number)
+    return found
+
+
+def _frame(
+    video: VideoReport,
+    sample: int,
+    following: int,
+    answers_of: Mapping[int, list[int]],
+    scenes: Mapping[int, int],
+    layers: Mapping[int, list[str]],
+    name: str,
+) -> Frame:
+    manifest = video.manifest
+    source, kept = int(manifest.source[sample]), bool(manifest.kept[sample])
+    hidden = manifest.kept[sample + 1 : following]
+    parts = [
+        f"{count:,} {what}"
+        for count, what in ((hidden.sum(), "kept"), ((~hidden).sum(), "pointers"))
+        if count
+    ]
+    pointers = int(manifest.multiplicity[sample]) - 1
+    note = "" if kept else "pointer"
+    if kept and pointers:
+        note = f"{pointers + 1}×"
+    return Frame(
+        kind="kept" if kept else "pointer",
+        picture=f"{name}p{source}",
+        layers=layers.get(source, []),
+        time=clock(float(video.edges_s[sample])),
+        note=note,
+        said=_said(video, sample),
+        scene=scenes.get(sample),
+        answers=answers_of.get(sample, ()),
+        hidden=" and ".join(parts),
+    )
+
+
+def _said(video: VideoReport, sample: int) -> str:
+    """A sample in a line: when it is, what is stored of it, how much changed."""
+    manifest = video.manifest
+    signals, time = manifest.signals, clock(float(video.edges_s[sample]))
+    if not manifest.kept[sample]:
+        source = int(manifest.source[sample])
+        return f"sample {sample} at {time}: a pointer to sample {source}"
+    shares = tier_shares(manifest.tier[sample])
+    tiers = ", ".join(f"{tier} {share:.0%}" for tier, share in shares.items() if share)
+    copies = int(manifest.multiplicity[sample])
+    counts = f", counts {copies} times" if copies > 1 else ""
+    static = f"{signals.redundancy[sample]:.0%} static, " if sample else ""
+    saliency = f"saliency {signals.saliency[sample].mean():.2f}"
+    return f"sample {sample} at {time}{counts}: {tiers}; {static}{saliency}"
+
+
+def _bars(video: VideoReport, axis: charts.Axis) -> list[Bars]:
+    edges_s, kept = video.edges_s, video.manifest.kept
+    samples = [
+        Row(
+            kind=kind,
+            bar=charts.bar(axis, float(edges_s[start]), float(edges_s[stop])),
+            said=f"{stop - start:,} {what} from {clock(float(edges_s[start]))}",
+        )
+        for kind, what, flags in (("kept", "kept", kept), ("pointer", "pointers", ~kept))
+        for start, stop in charts.runs(flags)
+    ]
+    spans = {"scenes": video.scenes}
+    if len(video.segments) > 1:
+        spans["segments"] = [segment.span for segment in video.segments]
+    rows = {
+        name: [
+            Row(
+                kind="scene",
+                bar=charts.bar(axis, span.start_s, span.stop_s),
+                said=f"{name[:-1]} {number}: {clock(span.start_s)} to {clock(span.stop_s)}",
+            )
+            for number, span in enumerate(found, 1)
+        ]
+        for name, found in spans.items()
+    }
+    count = int(kept.sum())
+    return [
+        Bars(
+            name="samples",
+            said=f"{count:,} kept samples, dark, and {len(kept) - count:,} pointers, pale",
+            rows=samples,
+        ),
+        *(Bars(name=name, said=f"{len(of):,} {name}", rows=of) for name, of in rows.items()),
+    ]
+
+
+def _evidence_bars(rests: Sequence[Rest], axis: charts.Axis) -> list[Bars]:
+    rows = [
+        Row(
+            kind="mark on" if number == 1 else "mark",
+            bar=charts.bar(axis, start_s, stop_s),
+            said=f"answer {number}: {clock(start_s)} to {clock(stop_s)}",
+            answers=[number],
+        )
+        for number, rest in enumerate(rests, 1)
+        for start_s, stop_s in rest.evidence
+    ]
+    return [Bars(name="rests on", said="what answers rest on", rows=rows)] if rows else []
+
+
+def _areas(video: VideoReport, axis: charts.Axis) -> list[charts.Area]:
+    """Change, saliency and bytes over time; what is nowhere above zero is left out."""
+    signals, edges_s = video.manifest.signals, video.edges_s
+    found = []
+    for name, cells in (("change", signals.difference), ("saliency", signals.saliency)):
+        values = cells.mean(1, dtype=np.float64)
+        found.append((name, edges_s, values, "{:.3f}"))
+    blocks = [block for segment in video.segments for block in segment.blocks]
+    if blocks:
+        edges = np.array([*(span.start_s for span, _ in blocks), blocks[-1][0].stop_s])
+        rates = np.array([size for _, size in blocks]) / np.maximum(np.diff(edges), 1e-9)
+        found.append(("bytes a second", edges, rates, "{:,.0f}"))
+    return [
+        charts.Area(
+            name=name,
+            path=charts.area(axis, edges, values),
+            highest=text.format(values.max()),
+            mean=text.format(np.average(values, weights=np.maximum(np.diff(edges), 1e-9))),
+        )
+        for name, edges, values, text in found
+        if values.max() > 0
+    ]
