@@ -213,13 +213,10 @@ class Calibration:
         pairs = zip(self.header.text_ids, token_ids, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-    def bases(
-        self, rows: int, columns: int, places: int, device: "torch.device | str" = "cpu"
-    ) -> "list[Basis]":
+    def bases(self, rows: int, columns: int, device: "torch.device | str" = "cpu") -> "list[Basis]":
         """The basis of each group of layers, for samples of rows x columns cells.
 
-        Each has a mean for every place below `places`; samples of other sizes than those that the
-        calibration was made from share one.
+        Samples of other sizes than those that the calibration was made from share one mean.
         """
         import torch
 
@@ -227,7 +224,7 @@ class Calibration:
 
         shape = self.header.shape
         is_same = (rows, columns) == (shape.rows, shape.columns)
-        own = np.minimum(np.arange(places), shape.places - 1) if is_same else [shape.places - 1]
+        own = slice(0 if is_same else shape.places - 1, None)
         found = []
         for number, group in enumerate(shape.groups()):
             scale, gain, mean, place, directions = (
@@ -236,7 +233,7 @@ class Calibration:
             )
             directions *= gain[:, None]
             of_group = (len(group), 2, shape.heads, shape.head_dim)
-            offsets = place[torch.as_tensor(own, device=device)] @ directions
+            offsets = place[own] @ directions
             found.append(
                 Basis(
                     shape=of_group,

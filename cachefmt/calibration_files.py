@@ -47,11 +47,18 @@ def find_calibration(folder: Path, model: ModelIdentity, prompt: PromptIdentity)
     Of several that of the model's name.
 
     Raises:
-        CacheFileError: the header of a calibration there is damaged, or of a newer format.
+        CacheFileError: the header of the one of the model's name is damaged, or of a newer format;
+            whatever is wrong with another is of no concern here.
     """
     usual = calibration_path(folder, model.id)
     for path in sorted(_calibrations_in(folder), key=lambda path: path != usual):
-        if read_calibration_header(path).is_of(model, prompt):
+        try:
+            header = read_calibration_header(path)
+        except CacheFileError:
+            if path == usual:
+                raise
+            continue
+        if header.is_of(model, prompt):
             return path
     return None
 
@@ -86,7 +93,10 @@ def calibration_of(cache: Path, header: Header) -> Calibration:
 def _find_named(cache: Path, sha256: str) -> Calibration:
     others = []
     folders = list(itertools.islice(cache.absolute().parents, _FOLDERS_ABOVE + 1))
-    for path in itertools.chain.from_iterable(map(_calibrations_in, folders)):
+    linked = itertools.islice(cache.resolve().parents, _FOLDERS_ABOVE + 1)
+    for path in itertools.chain.from_iterable(
+        map(_calibrations_in, dict.fromkeys([*folders, *linked]))
+    ):
         try:
             found = calibration_digest(path)
         except (

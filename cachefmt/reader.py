@@ -158,16 +158,15 @@ class CacheFile:
         return self._read(basis_name(group))
 
     @contextmanager
-    def decoding(self, number: int, group: int) -> Iterator[None]:
-        """Turn the error of a codec about a block, or its basis, into one that names them."""
+    def decoding(self, name: str, group: int) -> Iterator[None]:
+        """Turn the error of a codec about a group's block or basis into one that names it."""
         try:
             yield
         except ValueError as error:
             layers = self.header.groups()[group]
             raise CacheFileError(
                 self.path,
-                f"{block_name(number, group)} (layers {layers.start} to {layers.stop - 1}) "
-                f"cannot be decoded: {error}",
+                f"{name} (layers {layers.start} to {layers.stop - 1}) cannot be decoded: {error}",
             ) from error
 
     def verify(self) -> None:

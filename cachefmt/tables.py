@@ -15,6 +15,8 @@ from cachefmt.codecs.symbols import compress, decompress, shuffle, unshuffle
 from cachefmt.header import Shape
 from cachefmt.tiers import STORED_TIERS, Tier
 
+MOST_BYTES = 1 << 29
+"""Of all columns of a file: of 20 million tokens. A frame of 16 KB could claim as many."""
 _LEVEL = 19
 _DTYPES = {
     "time_s": "<f8",
@@ -119,6 +121,10 @@ class Tables:
             int(np.prod(shapes[name], dtype=object)) * np.dtype(dtype).itemsize
             for name, dtype in _DTYPES.items()
         ]
+        if sum(sizes) > MOST_BYTES:
+            raise ValueError(
+                f"tables: {sum(sizes)} bytes of columns, expected {MOST_BYTES} at most"
+            )
         columns = {}
         for (name, dtype), stream in zip(_DTYPES.items(), decompress(data, sizes), strict=True):
             columns[name] = _sums(stream, np.dtype(dtype), shapes[name])

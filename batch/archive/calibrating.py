@@ -38,13 +38,14 @@ class CalibrateStep:
     def __post_init__(self) -> None:
         found = find_calibration(self.folder, *self.model.identity)
         self._state = _State.WAITING if found is None else _State.SETTLED
-        noted = self.caches.noted_calibration()
-        if noted is not None and not holds_calibration(self.folder, noted):
-            self.recorder.listener.warned(
-                f"{self.folder}: caches of work {self.caches.id} need the calibration with SHA-256 "
-                f"{noted[:8]}..., which is not here as it was: they cannot be read. Put it back, "
-                "under a name that no other has, or remove them, and they are made again"
-            )
+        for noted in self.caches.noted_calibrations():
+            if not holds_calibration(self.folder, noted):
+                self.recorder.listener.warned(
+                    f"{self.folder}: caches of work {self.caches.id} need the calibration with "
+                    f"SHA-256 {noted[:8]}..., which is not here as it was: they cannot be read. "
+                    "Put it back, under a name that no other has, or remove them, and they are "
+                    "made again"
+                )
 
     @property
     def is_settled(self) -> bool:

@@ -53,15 +53,17 @@ class ProductFolder:
         return self.ledger.done() & items_in(self._products, self._suffix, FOLDER_SUFFIX)
 
     def note_calibration(self, sha256: str, staging: Path) -> None:
-        """Write down, once, which calibration files here need."""
-        if not self._calibration.exists():
-            write_object(self._calibration, {"sha256": sha256}, staging)
+        """Write down, once, that files here need a calibration."""
+        noted = self.noted_calibrations()
+        if sha256 not in noted:
+            write_object(self._calibration, {"sha256": [*noted, sha256]}, staging)
 
-    def noted_calibration(self) -> str | None:
+    def noted_calibrations(self) -> list[str]:
+        """Digests of those that files here need, in the order in which they were made."""
         if not self._calibration.exists():
-            return None
-        sha256 = read_object(self._calibration, "calibration", "it is noted again").get("sha256")
-        return None if sha256 is None else str(sha256)
+            return []
+        found = read_object(self._calibration, "calibration", "it is noted again").get("sha256")
+        return list(map(str, found)) if isinstance(found, list) else []
 
     def whole(self) -> set[str]:
         """Videos that are finished, in folders with as many segments as their record says."""

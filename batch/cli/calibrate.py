@@ -120,16 +120,23 @@ def _calibrate(
     def failed(video: Path, error: Exception) -> None:
         summary.fail(describe_failure(video, Raised(task=video, error=error)))
 
-    read = [Manifest.read(manifest) for manifest in manifests]
-    if path.exists():
-        videos = {manifest.video.sha256 for manifest in read}
-        if calibrator.made(Calibration.open(path).header, videos):
+    def is_there(videos: set[str]) -> bool:
+        """Whether the file is there, of these videos; of others it is in the way."""
+        if not path.exists():
             return False
-        raise BatchError(
-            f"{path}: already holds a calibration of other videos, settings or another model, "
-            "without which the caches that name it cannot be read; give it another name that ends "
-            "alike, or choose another --out"
-        )
+        there = Calibration.open(path).header
+        if not calibrator.made(there, videos):
+            raise BatchError(
+                f"{path}: already holds a calibration of other videos, settings or another model "
+                f"({len(there.videos)} videos, {there.videos[0].name} first), without which the "
+                "caches that name it cannot be read; give it another name that ends alike, or "
+                "choose another --out"
+            )
+        return True
+
+    read = [Manifest.read(manifest) for manifest in manifests]
+    if is_there({manifest.video.sha256 for manifest in read}):
+        return False
     saved = path.with_name(f".{path.name}.part")
     calibrator.resume(saved, read)
     total = sum(min(int(manifest.kept.sum()), SAMPLES_OF_A_VIDEO) for manifest in read)
@@ -139,7 +146,7 @@ def _calibrate(
         return False
     is_first = calibrator.publish(path)
     saved.unlink(missing_ok=True)
-    return is_first
+    return is_first or not is_there({video.sha256 for video in calibrator.videos})
 
 
 def _report(path: Path, is_made: bool, summary: Summary, *, as_json: bool) -> None:

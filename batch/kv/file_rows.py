@@ -15,7 +15,7 @@ from cachefmt.calibration_files import calibration_of
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.basis import Basis
-from cachefmt.layout import block_name
+from cachefmt.layout import basis_name, block_name
 from cachefmt.reader import CacheFile
 from cachefmt.tensors import TORCH_DTYPES
 from cachefmt.tiers import STORED_TIERS, Tier
@@ -67,7 +67,7 @@ class FileRows:
 
     def naming(self, number: int, group: int) -> AbstractContextManager[None]:
         """Turns a ValueError about the numbers of a block into a CacheFileError that names it."""
-        return self._cache.decoding(max(0, number - len(self._text)), group)
+        return self._cache.decoding(block_name(max(0, number - len(self._text)), group), group)
 
     def encoded(self, number: int, group: int) -> Encoded:
         """The rows of each tier, as memory holds them."""
@@ -91,7 +91,7 @@ class FileRows:
         numbers = max(1, states[:1].numel())
         at_once = len(rows) if states.is_cuda else _CACHED_NUMBERS // numbers
         parts = []
-        for some in rows.split(max(1, at_once)):
+        for some in torch.split(rows, max(1, at_once)):
             turned = states[some]
             _turn(turned, Rotation(cos=rotation.cos[some], sin=rotation.sin[some]), is_back=False)
             of_layers = turned.permute(1, 2, 0, 3, 4)
@@ -137,12 +137,11 @@ class FileRows:
     def _bases(self) -> list[Basis]:
         if self._codec.calibration is not None:
             shape = self._shape
-            places = int(self._places.max(initial=0)) + 1
             calibration = calibration_of(self._cache.path, self._cache.header)
-            return calibration.bases(shape.rows, shape.columns, places, self._device)
+            return calibration.bases(shape.rows, shape.columns, self._device)
         found = []
         for group in range(len(self.groups)):
-            with self._cache.decoding(0, group):
+            with self._cache.decoding(basis_name(group), group):
                 packed = self._cache.basis(group)
                 found.append(bases.unpack(packed, self._vector(group)).to(self._device))
         return found

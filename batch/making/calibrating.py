@@ -94,6 +94,8 @@ class Calibrator:
         self._kl = torch.zeros(model.family.decoder.layers, 2, dtype=torch.float64)
         """Summed over the videos of which it was measured, see `measure_sensitivity`."""
         self._manifests: set[str] = set()
+        self._counted = 0
+        """Rows of the video in work that were counted in."""
 
     def has(self, manifest: Manifest) -> bool:
         """Whether this was counted in, whole."""
@@ -114,6 +116,7 @@ class Calibrator:
             MemoryError: it does not fit the memory, even a sample at a time.
         """
         family = self._model.load()
+        self._counted = 0
         block_samples = self._settings.block_samples
         if block_samples is None:
             block_samples = usual_block_samples(manifest.geometry.cells, family.device)
@@ -123,7 +126,7 @@ class Calibrator:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            block_samples //= 2  # what was counted of it is counted twice, which weighs little
+            block_samples //= 2
         self._manifests.add(manifest.sha256)
 
     def _fits(
@@ -192,9 +195,15 @@ class Calibrator:
     def _count_in(
         self, computed: Computed, planned: CachePlan, family: Family, place: NDArray[np.int64]
     ) -> None:
-        """Count in a block; tokens at negative places are text outside samples."""
+        """Count in a block; tokens at negative places are text outside samples.
+
+        What was counted in before memory ran out is not once more.
+        """
         video = planned.manifest.video
-        inside = torch.from_numpy(place >= 0)
+        is_first = not self._counted
+        is_new = np.arange(computed.block.start, computed.block.stop) >= self._counted
+        is_inside = is_new & (place >= 0)
+        inside = torch.from_numpy(is_inside)
         groups = [
             torch.cat(
                 [unrotated(computed, planned, family, range(at, at + 1)).cpu() for at in group], 1
@@ -203,13 +212,14 @@ class Calibrator:
         ]
         if not all(bool(states.isfinite().all()) for states in groups):
             raise BatchError(f"{video.name}: keys or values are not finite in {self._model.dtype}")
-        if computed.block.start == 0:
+        if is_first:
             text = slice(0, int(np.argmax(planned.plan.sample >= 0)))
             self._take_text(planned.plan.token_ids[text], torch.cat(groups, 1)[text])
             self.videos.append(VideoIdentity(sha256=video.sha256, name=video.name))
         for moments, states in zip(self._moments, groups, strict=True):
-            moments.add(states[inside], place[place >= 0])
+            moments.add(states[inside], place[is_inside])
         self.tokens += int(inside.sum())
+        self._counted = max(self._counted, computed.block.stop)
 
     def _take_text(self, ids: NDArray[np.int32], rows: Tensor) -> None:
         """Of the text before the first sample what all videos have in common."""
@@ -336,11 +346,15 @@ class Calibrator:
                     names = {name: f"{number}.{name}" for name in moments.tensors()}
                     moments.count_in({name: file.get_tensor(it) for name, it in names.items()})
                 self._text_rows, self._kl = file.get_tensor("text"), file.get_tensor("kl")
-        except (FileNotFoundError, SafetensorError):  # the latter: cut off; it is begun anew
+            self._text_ids = np.array(counted["text_ids"], np.int32)
+            self.videos = [VideoIdentity(**video) for video in counted["videos"]]
+            self.tokens, self._manifests = counted["tokens"], set(counted["manifests"])
+        except FileNotFoundError:
             return False
-        self._text_ids = np.array(counted["text_ids"], np.int32)
-        self.videos = [VideoIdentity(**video) for video in counted["videos"]]
-        self.tokens, self._manifests = counted["tokens"], set(counted["manifests"])
+        # Cut off, or damaged in whatever way: it is begun anew, with nothing of it.
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+            self._moments, self.videos, self.tokens = [], [], 0
+            return False
         return True
 
     def _bound_to(self) -> list[Any]:

@@ -131,8 +131,7 @@ class KltBlocks:
         self._step = self._codec.step or 0.0
         if planned.calibration is not None:
             shape = planned.header.shape
-            places = int(self._places.max(initial=0)) + 1
-            self._bases = planned.calibration.bases(shape.rows, shape.columns, places)
+            self._bases = planned.calibration.bases(shape.rows, shape.columns)
 
     def add(self, computed: Computed) -> None:
         for number, groups in self._gathering.add(computed):

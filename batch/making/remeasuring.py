@@ -52,6 +52,13 @@ def measure_again(
 def _settings(header: Header) -> CacheSettings:
     """Those that a cache was made with, as far as they decide its rows."""
     chosen = header.policy.parameters
+    missing = {"count_pointers", "timestamps", "block_samples"} - chosen.keys()
+    if missing:
+        raise BatchError(
+            f"{header.video.name}: the policy {header.policy.name} of its cache says nothing of "
+            f"{', '.join(sorted(missing))}; only caches of batch prefill and batch index can be "
+            "measured again"
+        )
     return CacheSettings(
         positions=header.layout.positions,  # type: ignore[arg-type]  # one of the two
         reuse=chosen["reuse"],  # type: ignore[arg-type]  # one of its words

@@ -46,7 +46,7 @@ class Basis:
 
     x is a token's numbers of `shape`, flat. All tensors are float32:
 
-    - mean: [places, vector]; a single row is that of all places.
+    - mean: [places, vector]; the last row is that of all further places, too.
     - scale: [layers, 2], > 0: what the numbers of a layer and kind are divided by.
     - directions: [components, vector], of divided numbers, most energy first; orthonormal or, as
       they were rounded, nearly.
@@ -107,9 +107,8 @@ class Basis:
     def _means(self, place: NDArray[np.int64]) -> Tensor:
         if len(self.mean) == 1:
             return self.mean
-        if place.max(initial=0) >= len(self.mean):
-            raise ValueError(f"a token is at place {place.max()} of {len(self.mean)}")
-        return self.mean[torch.from_numpy(place).to(self.mean.device)]
+        own = torch.from_numpy(np.minimum(place, len(self.mean) - 1))
+        return self.mean[own.to(self.mean.device)]
 
 
 class Moments:

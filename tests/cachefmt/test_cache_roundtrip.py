@@ -24,6 +24,7 @@ from cachefmt import (
     file_size,
 )
 from cachefmt.codecs.symbols import DecodeError
+from cachefmt.layout import block_name
 from tests.cachefmt.files import (
     KLT,
     PLAIN,
@@ -158,7 +159,7 @@ def test_what_a_codec_says_about_a_block_names_file_block_and_layers(tmp_path: P
         pytest.raises(
             CacheFileError, match=r"x: block\.00000\.01 \(layers 1 to 1\) cannot be decoded: bad"
         ),
-        cache.decoding(0, 1),
+        cache.decoding(block_name(0, 1), 1),
     ):
         raise DecodeError("bad")
 

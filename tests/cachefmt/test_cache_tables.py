@@ -49,6 +49,12 @@ def test_stored_samples_begin_where_their_first_token_is_and_text_goes_with_thos
     assert tables().rows(Tier.INT8).tolist() == [2, 6, 8]
 
 
+def test_columns_that_no_file_can_have_are_refused_before_memory_is_taken() -> None:
+    claimed = replace(SHAPE, tokens=dict.fromkeys(SHAPE.tokens, 2 * 10**7))
+    with pytest.raises(ValueError, match=r"tables: 1020\d{6} bytes of columns, expected 536870912"):
+        Tables.unpack(b"", claimed)
+
+
 def test_a_place_is_a_cell_or_which_text_of_a_sample_it_is() -> None:
     assert tables().places(SHAPE).tolist() == [-1, -1, 0, 4, 6, -1, 1, 5, -1]
     texts = replace(

@@ -1,6 +1,7 @@
 """The calibration file: what was written comes back, what was touched is refused by name."""
 
 import json
+import re
 import shutil
 import struct
 from dataclasses import asdict, replace
@@ -123,7 +124,7 @@ def test_what_was_written_comes_back(
     digests = {name: getattr(found.header, name) for name in ("data_sha256", "header_sha256")}
     assert found.header == replace(header, **digests)
     shape = header.shape
-    bases = found.bases(shape.rows, shape.columns, shape.places)
+    bases = found.bases(shape.rows, shape.columns)
     for number, basis in enumerate(bases):
         directions, mean = directions_and_mean(tensors, number, shape)
         assert np.array_equal(basis.scale.numpy(), tensors[f"scale.{number:02}"])
@@ -141,10 +142,14 @@ def test_places_beyond_its_own_and_samples_of_other_sizes_have_the_mean_of_the_r
 ) -> None:
     _, mean = directions_and_mean(make_tensors(HEADER), 0, SHAPE)
     calibration = Calibration.open(file)
-    more = calibration.bases(SHAPE.rows, SHAPE.columns, SHAPE.places + 2)[0].mean.numpy()
-    np.testing.assert_allclose(more, mean[[*range(SHAPE.places), -1, -1]], rtol=1e-5)
-    turned = calibration.bases(SHAPE.columns, SHAPE.rows, 40)[0].mean.numpy()
-    np.testing.assert_allclose(turned, mean[-1:], rtol=1e-5)
+    place = np.array([0, 2, SHAPE.places, 10**9])  # a cache may claim any
+    for grid, expected in (
+        ((SHAPE.rows, SHAPE.columns), mean[[0, 2, -1, -1]]),
+        ((SHAPE.columns, SHAPE.rows), mean[[-1] * 4]),
+    ):
+        basis = calibration.bases(*grid)[0]
+        found = basis.synthesise(torch.zeros(4, basis.components), place)
+        np.testing.assert_allclose(found.flatten(1).numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +292,24 @@ def test_a_cache_finds_what_it_names_beside_it_or_above(file: Path, cache: str) 
     digest = Calibration.open(file).sha256
     write(file.with_name("another.calibration.safetensors"), seed=1)
     assert calibration_of(file.parent / cache, naming(digest)).path == file
+
+
+def test_a_link_finds_what_lies_beside_the_cache_that_it_leads_to(file: Path) -> None:
+    digest = Calibration.open(file).sha256
+    (file.parent / "clip.safetensors").touch()
+    link = file.parent.with_name(f"{file.parent.name}-elsewhere") / "clip.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(file.parent / "clip.safetensors")
+    assert calibration_of(link, naming(digest)).path == file
+
+
+def test_a_damaged_one_of_another_model_is_of_no_concern(file: Path) -> None:
+    other = file.with_name("another.calibration.safetensors")
+    other.write_bytes(b"damaged")
+    assert find_calibration(file.parent, HEADER.model, HEADER.prompt) == file
+    file.write_bytes(b"damaged")
+    with pytest.raises(CacheFileError, match=re.escape(file.name)):
+        find_calibration(file.parent, HEADER.model, HEADER.prompt)
 
 
 def test_what_cannot_be_read_beside_it_does_not_hide_it(file: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_stranger_decodes_blocks_by_a_calibration(tmp_path: Path) -> None:
     assert text_tokens > 0
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     header = make_header(FILM, codec=codec(calibration=digest, text_tokens=text_tokens))
-    ours = calibration.bases(FILM.rows, FILM.columns, int(place.max()) + 1)
+    ours = calibration.bases(FILM.rows, FILM.columns)
     content = klt_content(header, tables, rows, ours)
     path = write_file(tmp_path / "x", header, tables=tables, content=content)
     theirs = Stranger(path.read_bytes())

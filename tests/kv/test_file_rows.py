@@ -167,13 +167,21 @@ def test_a_flipped_byte_in_any_block_or_basis_is_found_and_named(tmp_path: Path)
 
 
 def test_what_no_writer_writes_is_refused_by_the_name_of_its_block(tmp_path: Path) -> None:
-    header, tables = make_header(SHAPE, codec=CODEC), make_tables(SHAPE)
-    write_file(tmp_path / "x", header, tables=tables)  # any bytes
-    with (
-        CacheFile.open(tmp_path / "x") as cache,
-        pytest.raises(CacheFileError, match=r"x: block\.00000\.00 \(layers 0 to 1\) cannot be"),
+    header, tables, _ = written(tmp_path / "whole", states(SHAPE.token_count, SHAPE.layers))
+    with CacheFile.open(tmp_path / "whole") as cache:
+        names = (name for name in cache.names if name.startswith(("basis.", "block.")))
+        any_bytes = dict.fromkeys(names, b"any")
+        sound = {basis_name(group): cache.basis(group) for group in range(2)}
+    for content, named in (
+        (any_bytes, r"basis\.00"),
+        (any_bytes | sound, r"block\.00000\.00"),
     ):
-        Prefix.load(cache, "cpu", rotation)
+        write_file(tmp_path / "x", header, tables=tables, content=content)
+        with (
+            CacheFile.open(tmp_path / "x") as cache,
+            pytest.raises(CacheFileError, match=rf"x: {named} \(layers 0 to 1\) cannot be"),
+        ):
+            Prefix.load(cache, "cpu", rotation)
 
 
 def test_keys_without_position_need_to_know_how_a_model_rotates(tmp_path: Path) -> None:

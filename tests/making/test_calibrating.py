@@ -96,7 +96,7 @@ def test_it_knows_the_mean_of_each_place_and_the_directions_of_what_varies(
     geometry = geometry_of(model.family)
     found = [states_of(model, one) for one in videos]
     x, place = torch.cat([states for states, _ in found]), np.concatenate([at for _, at in found])
-    (basis,) = calibration.bases(geometry.rows, geometry.columns, int(place.max()) + 1)
+    (basis,) = calibration.bases(geometry.rows, geometry.columns)
     by = basis.scale[:, :, None, None]
     for one in np.unique(place[place >= 0]):
         mean = x[torch.from_numpy(place == one)].mean(0)
@@ -125,7 +125,7 @@ def test_no_more_components_than_are_asked_for_and_large_vectors_by_a_sketch(
     few = calibrated(model, videos, tmp_path, components=8)
     assert few.header.shape.components == (8,)
     assert few.header.most_components == 8
-    (exact,), (sketched,) = (one.bases(3, 3, 1) for one in (calibration, few))
+    (exact,), (sketched,) = (one.bases(3, 3) for one in (calibration, few))
     first, found = (nn.functional.normalize(one.directions) for one in (exact, sketched))
     assert ((first[:2] @ found.T).square().sum(1) > 0.9).all()
 
@@ -136,7 +136,7 @@ def test_layers_share_a_basis_as_long_as_their_numbers_are_not_too_many(
     monkeypatch.setattr(calibrating, "LARGEST_VECTOR", 40)
     found = calibrated(model, videos, tmp_path)
     assert found.header.shape.group_layers == 1
-    assert [basis.vector for basis in found.bases(3, 3, 1)] == [32, 32]
+    assert [basis.vector for basis in found.bases(3, 3)] == [32, 32]
 
 
 def test_what_was_saved_is_gone_on_with_to_the_same_bytes(
@@ -170,11 +170,16 @@ def test_what_was_saved_of_other_settings_or_cut_off_is_begun_anew(
     ]
     assert not any(other.resume(saved, videos) for other in others)
     assert not Calibrator(model, CacheSettings()).resume(saved, videos[1:])
-    saved.write_bytes(saved.read_bytes()[:-1])
+    whole = saved.read_bytes()
     again = Calibrator(model, CacheSettings())
-    assert not again.resume(saved, videos)
+    for damaged in (whole[:-1], whole.replace(b"0.product", b"0.produkt"), whole[:8]):
+        saved.write_bytes(damaged)
+        assert not again.resume(saved, videos)
+        assert (again.tokens, again.videos) == (0, [])
     assert not again.resume(tmp_path / "missing", videos)
-    assert (again.tokens, again.videos) == (0, [])
+    first.save(saved)
+    assert again.resume(saved, videos)  # nothing of the damaged ones is left in it
+    assert again.tokens == first.tokens
 
 
 def test_one_video_that_cannot_be_used_does_not_stop_the_others(
@@ -229,6 +234,9 @@ def test_without_memory_for_a_block_smaller_ones_are_taken(
     calibrator = Calibrator(model, CacheSettings())
     calibrator.add(videos[0], progress=harm_above(1))
     assert calibrator.has(videos[0])
+    undisturbed = Calibrator(model, CacheSettings())
+    undisturbed.add(videos[0])
+    assert (calibrator.tokens, calibrator.videos) == (undisturbed.tokens, undisturbed.videos)
     with pytest.raises(MemoryError, match="a block of one sample does not fit"):
         calibrator.add(videos[1], progress=harm_above(0))
     assert not calibrator.has(videos[1])
@@ -254,7 +262,7 @@ def test_videos_of_other_shapes_share_one_mean(tmp_path: Path) -> None:
     found = calibrated(model, manifests, tmp_path / "out")
     assert (found.header.shape.rows, found.header.shape.columns) == grids[0]
     x, place = states_of(model, manifests[1])
-    (basis,) = found.bases(*grids[1], int(place.max()) + 1)
+    (basis,) = found.bases(*grids[1])
     assert len(basis.mean) == 1
     mean = x[torch.from_numpy(place >= 0)].mean(0)
     off = (basis.mean[0].view(mean.shape) - mean) / basis.scale[:, :, None, None]
