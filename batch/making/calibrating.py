@@ -354,6 +354,7 @@ class Calibrator:
         # Cut off, or damaged in whatever way: it is begun anew, with nothing of it.
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
             self._moments, self.videos, self.tokens = [], [], 0
+            self._kl = torch.zeros_like(self._kl)
             return False
         return True
 
