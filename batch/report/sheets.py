@@ -87,7 +87,7 @@ def _tile(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
     drawn = tint(manifest.picture(sample), _grid(manifest, sample), _TILE_PX)
     label = Image.new("RGB", (drawn.shape[1], _LABEL_PX), "white")
     copies = int(manifest.multiplicity[sample])
-    text = clock(float(manifest.pts_s[sample])) + (f"   {copies}×" if copies > 1 else "")
+    text = clock(float(manifest.pts_s[sample])) + (f"   {copies}x" if copies > 1 else "")
     font = ImageFont.load_default(14)
     ImageDraw.Draw(label).text((1, 1), text, fill=(60, 60, 60), font=font)
     return np.vstack([drawn, np.asarray(label)])
