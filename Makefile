@@ -8,7 +8,7 @@ RIVALS := build/rivals
 JUDGES := build/judges
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-long test-kills test-slurm test-ray test-newest test-kubernetes test-gpu bench bench-gpu \
+.PHONY: help demo test check test-long test-kills test-slurm test-ray test-newest test-pages test-kubernetes test-gpu bench bench-gpu \
 	needs-gpu rivals judges clean
 
 help: ## print this list
@@ -52,6 +52,11 @@ test-newest: $(SET_UP) ## the newest versions that pyproject.toml allows, in .ve
 		! grep -i warn $(CURDIR)/.venv/newest/said
 	@.venv/newest/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	.venv/newest/bin/python -m pytest
+
+test-pages: $(SET_UP) ## click through pages in Chromium, where there is one; as root, installs Debian's
+	@command -v chromium chromium-browser google-chrome > /dev/null || test $$(id -u) -ne 0 || \
+		{ apt-get update -qq && apt-get install -y --no-install-recommends chromium; }
+	$(BIN)/pytest tests/pages/check_pages.py
 
 test-kubernetes: $(SET_UP) ## manifests against the schemas of Kubernetes, installed in .venv/kubernetes
 	@$(PIP) --target .venv/kubernetes --upgrade kubernetes-validate

@@ -91,9 +91,21 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file by way of a hidden one beside it, or raise a JobError."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _write(unfinished, target, content)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:
     """Write a file by way of a folder for unfinished ones, or raise a JobError."""
-    unfinished = staging / target.name
+    _write(staging / target.name, target, content)
+
+
+def _write(unfinished: Path, target: Path, content: bytes) -> None:
     with write_errors(target), unfinished.open("wb") as file:
         file.write(content)
         file.flush()

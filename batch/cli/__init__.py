@@ -16,6 +16,7 @@ COMMANDS = {
     "index": "Do all of it for a whole archive, every night.",
     "status": "Show how far an archive has come.",
     "answer": "Answer questions about one video from its cache.",
+    "report": "Write pages of caches that a browser opens.",
     "inspect": "Show what a cache holds.",
     "verify": "Check every checksum of caches, or of all of an archive.",
     "clean": "Count or remove what a folder of caches holds for nobody any more.",

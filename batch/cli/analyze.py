@@ -14,6 +14,7 @@ from batch.settings import Reference, Saliency
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
+    from batch.report.sheets import PictureChoice
     from batch.video import GeometryRule
 
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the manifests.")
 @options.profile_option("Thresholds of the tiers; can be changed later without the video.")
-@click.option("--pictures", type=options.FOLDER, help="Also draw the tiers on the samples, there.")
+@options.picture_options
 @options.analysis_options
 @options.model_options
 @options.force_option
@@ -32,6 +33,9 @@ def analyze(
     out: Path,
     profile: str,
     pictures: Path | None,
+    pictures_range: tuple[float, float] | None,
+    pictures_limit: int,
+    pictures_apart: bool,
     fps: float,
     max_samples: int | None,
     saliency: Saliency,
@@ -48,9 +52,11 @@ def analyze(
 
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
+    from batch.errors import BatchError
     from jobs.atomic import check_folder, make_folder
     from jobs.errors import JobError
 
+    choice = options.picture_choice(pictures, pictures_range, pictures_limit, pictures_apart)
     summary = Summary()
     found = list(sift(videos, {Kind.VIDEO}, "a video", summary))
     for folder in (out, pictures):
@@ -69,8 +75,8 @@ def analyze(
     ):
         if pictures is not None:
             try:
-                _draw(manifest, pictures)
-            except JobError as error:
+                _draw(manifest, choice, pictures)
+            except (BatchError, JobError) as error:
                 summary.fail(str(error))
                 continue
         summary.done += not skipped
@@ -136,17 +142,8 @@ def _line(path: Path, skipped: bool) -> str:
     )
 
 
-def _draw(path: Path, folder: Path) -> None:
-    from PIL import Image
-
+def _draw(path: Path, choice: "PictureChoice", folder: Path) -> None:
     from batch.analysis.manifest import Manifest
-    from batch.report.tiers import draw_tiers
-    from jobs.atomic import write_errors
+    from batch.report.sheets import write_pictures
 
-    manifest = Manifest.read(path)
-    grid = manifest.geometry.rows, manifest.geometry.columns
-    for sample in manifest.kept.nonzero()[0]:
-        picture = draw_tiers(manifest.picture(int(sample)), manifest.tier[sample].reshape(grid))
-        target = folder / f"{path.stem}-{sample:05}.png"
-        with write_errors(target):
-            Image.fromarray(picture).save(target)
+    write_pictures(Manifest.read(path), choice, folder, path.stem)

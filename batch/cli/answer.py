@@ -20,6 +20,7 @@ from jobs.shards import Shard, Stage
 
 if TYPE_CHECKING:
     from batch.answering import Answer, VideoAnswerer
+    from batch.report.videos import VideoReport
 
 
 def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
@@ -101,6 +102,17 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     show_default=True,
     help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
 )
+@click.option(
+    "--html",
+    type=options.FILE,
+    help="Also write a page of the answers, with the samples that each rests on.",
+)
+@click.option(
+    "--evidence",
+    type=options.FILE,
+    help="Also write the times that answers rest on: NAME.csv, NAME.vtt (WebVTT, which players "
+    "show), or NAME.json (for Label Studio).",
+)
 @options.run_options
 @options.json_option
 @engine_options(
@@ -123,6 +135,8 @@ def answer(
     batch_size: int,
     scope: Scope,
     budget_tokens: int,
+    html: Path | None,
+    evidence: Path | None,
     device: str | None,
     dtype: str | None,
     attn: Attention,
@@ -149,11 +163,14 @@ def answer(
         raise click.UsageError(
             "--match, --work, --questions and --out go with a folder of caches of batch index"
         )
+    if kind is Kind.INDEX and (html or evidence):
+        raise click.UsageError("--html and --evidence go with the cache of one video")
     if questions and file:
         raise click.UsageError("-q and --questions: give one of them")
     if out is None and shard != Shard():
         raise click.UsageError("--shard goes with --out")
     options.allow_open_files()
+    seen = None if html is evidence is None else _seen(named[0], html, evidence)
     is_typed = not (questions or file) and out is None and sys.stdin.isatty()
     asked = [] if is_typed or file else _asked(questions)
     if out is not None:
@@ -183,10 +200,48 @@ def answer(
         archive.end()
         return
     with open_cache(named[0], settings=settings, **how) as video:
-        _ask(video, _typed() if is_typed else [asked], as_json=as_json)
+        answered = _ask(video, _typed() if is_typed else [asked], as_json=as_json)
+    if seen is not None:
+        _show(seen, answered, html, evidence)
 
 
-def _ask(video: "VideoAnswerer", rounds: Iterable[list[str]], *, as_json: bool) -> None:
+def _seen(cache: Path, html: Path | None, evidence: Path | None) -> "VideoReport":
+    """What pages show of a cache, read before anything long begins."""
+    from batch.report.videos import VideoReport
+    from jobs.atomic import check_folder
+
+    if evidence is not None and evidence.suffix not in (".csv", ".vtt", ".json"):
+        raise click.UsageError(f"--evidence: got {evidence}, expected a .csv, .vtt or .json")
+    for file in (html, evidence):
+        if file is not None:
+            check_folder(file.parent)
+    return VideoReport.read(cache)
+
+
+def _show(
+    seen: "VideoReport", answered: "Sequence[Answer]", html: Path | None, evidence: Path | None
+) -> None:
+    from batch.report.exports import evidence_cues, write
+    from batch.report.pages import AnsweredVideo, ShownAnswer, answers_page
+    from batch.report.rendering import shown_name
+    from jobs.atomic import make_folder, write_whole
+
+    answers = [ShownAnswer.of(answer.to_dict()) for answer in answered]
+    found = AnsweredVideo(video=seen, answers=answers)
+    texts: dict[Path, str] = {}
+    if html is not None:
+        title = answers[0].question if len(answers) == 1 else f"{len(answers)} questions"
+        name = shown_name(seen.manifest.video.name)
+        texts[html] = answers_page([found], title=f"{title} · {name}")
+    if evidence is not None:
+        to: Any = evidence.suffix[1:]
+        texts[evidence] = write(seen, evidence_cues(found), to)
+    for file, text in texts.items():
+        make_folder(file.parent)
+        write_whole(file, text.encode(errors="replace"))
+
+
+def _ask(video: "VideoAnswerer", rounds: Iterable[list[str]], *, as_json: bool) -> "list[Answer]":
     """Print the answers to each round of questions as they come; what it took at the end."""
     seconds, answered = 0.0, list["Answer"]()
     for asked in rounds:
@@ -201,6 +256,7 @@ def _ask(video: "VideoAnswerer", rounds: Iterable[list[str]], *, as_json: bool) 
             answered.append(reply)
         seconds += time.perf_counter() - started_s
     say(_summary(video, answered, seconds))
+    return answered
 
 
 def _summary(video: "VideoAnswerer", answered: Sequence["Answer"], seconds: float) -> str:

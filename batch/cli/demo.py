@@ -14,9 +14,8 @@ from batch.cli.options import FOLDER, json_option, profile_option
 from batch.cli.progress import quiet_option, say
 
 if TYPE_CHECKING:
-    from batch.demo.run import AnsweredQuestion, DemoResult
+    from batch.demo.run import DemoResult
     from batch.models import Family
-    from batch.report.films import Row
 
 FILMS, SAMPLES = 3, 12
 
@@ -127,34 +126,27 @@ def _report(result: "DemoResult") -> list[str]:
 
 
 def _page(result: "DemoResult", folder: Path) -> str:
-    from batch.analysis.manifest import Manifest
-    from batch.report.films import Film, page
+    from batch.report.pages import AnsweredVideo, ShownAnswer, answers_page
+    from batch.report.videos import VideoReport
 
-    films = []
-    for number, answered in enumerate(result.answered):
-        manifest = Manifest.read(folder / f"film{number}.parquet")
-        cache, stored = result.caches[number], manifest.kept.nonzero()[0]
-        facts = (
-            f"{len(manifest.kept)} samples, {len(stored)} stored and shown. The film had "
-            f"{result.video_bytes[number]:,} bytes, its cache has {cache['size_bytes']:,}, its "
-            f"FP16 keys and values would have {cache['fp16_kv_bytes']:,}."
+    films = [
+        AnsweredVideo(
+            video=VideoReport.read(folder / f"film{number}.safetensors"),
+            answers=[
+                ShownAnswer(
+                    question=asked.question.text,
+                    text=asked.answer,
+                    evidence=asked.evidence,
+                    truth=asked.question.answer,
+                    remark=asked.remark,
+                )
+                for asked in answered
+            ],
         )
-        frames = [(float(manifest.pts_s[one]), manifest.picture(int(one))) for one in stored]
-        rows = [_row(asked) for asked in answered]
-        films.append(Film(name=manifest.video.name, facts=facts, frames=frames, rows=rows))
+        for number, answered in enumerate(result.answered)
+    ]
     introduction = (
         "The films were drawn, written as caches and deleted; then the bundled model answered "
         "these questions from the caches alone."
     )
-    return page("What the demo saw and said", introduction, films)
-
-
-def _row(asked: "AnsweredQuestion") -> "Row":
-    from batch.report.films import Row
-
-    return Row(
-        question=asked.question.text,
-        answer=asked.answer,
-        truth=asked.question.answer,
-        remark=asked.remark,
-    )
+    return answers_page(films, title="What the demo saw and said", introduction=introduction)

@@ -95,6 +95,13 @@ def sift(
     return {path: kind for path, kind in kinds.items() if not _problem(path, kind, wanted, what)}
 
 
+def is_cache(path: Path) -> bool:
+    """Whether a path in a folder of caches is one, by its name; a calibration is none."""
+    if path.name.endswith(".calibration.safetensors"):
+        return False
+    return path.suffix in (".safetensors", ".segments") and not path.name.startswith(".")
+
+
 def _problem(path: Path, kind: Kind, wanted: Collection[Kind], what: str) -> str | None:
     # A name promises a thing: what is called so and is not is damaged, which its reader explains.
     is_promised = any(path.suffix == _SUFFIXES.get(one) for one in wanted)

@@ -1,5 +1,6 @@
 """Options that several commands share, and what they mean."""
 
+import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,14 @@ from batch.settings import (
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
     from batch.analysis.neural import SaliencyNetwork
+    from batch.report.sheets import PictureChoice
     from batch.video import Sampling
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Parsed(click.ParamType[Any]):
@@ -43,6 +46,21 @@ class Parsed(click.ParamType[Any]):
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _parse_range(text: str) -> tuple[float, float]:
+    """The seconds of "1:00-2:30"."""
+    start, _, stop = text.partition("-")
+    try:
+        start_s, stop_s = (
+            sum(60**place * float(part) for place, part in enumerate(reversed(time.split(":"))))
+            for time in (start, stop)
+        )
+    except ValueError:
+        start_s = stop_s = 0.0
+    if not 0 <= start_s < stop_s:
+        raise ValueError(f"got {text!r}, expected two rising times like 1:00-2:30")
+    return start_s, stop_s
 
 
 Command = Callable[..., Any]
@@ -138,6 +156,29 @@ saliency_options = together(
         "--saliency-model",
         type=EXISTING_FILE,
         help="The network, an ONNX file; a frame takes it a fifth of a second.",
+    ),
+)
+
+picture_options = together(
+    click.option(
+        "--pictures",
+        type=FOLDER,
+        help="Also draw the tiers on stored samples, there: a contact sheet of each video.",
+    ),
+    click.option(
+        "--pictures-range",
+        type=Parsed("times", _parse_range),
+        help="Only samples of these times, as 1:00-2:30 or 60-150.",
+    ),
+    click.option(
+        "--pictures-limit",
+        type=click.IntRange(1),
+        default=48,
+        show_default=True,
+        help="At most so many of a video, evenly in time.",
+    ),
+    click.option(
+        "--pictures-apart", is_flag=True, help="A file for each sample, no contact sheet."
     ),
 )
 
@@ -238,6 +279,22 @@ def sampling_settings(fps: float, max_samples: int | None) -> "Sampling":
         return Sampling(rate_hz=fps, max_samples=max_samples)
     except ValueError as error:
         raise click.UsageError(f"--fps: {error}") from error
+
+
+def picture_choice(
+    pictures: Path | None, times: tuple[float, float] | None, limit: int, apart: bool
+) -> "PictureChoice":
+    """As the command line asks; what says which pictures without --pictures is wrong usage."""
+    from batch.report.sheets import PictureChoice
+
+    context = click.get_current_context()
+    if pictures is None:
+        for name in ("pictures_range", "pictures_limit", "pictures_apart"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                option = name.replace("_", "-")
+                raise click.UsageError(f"--{option} goes with --pictures FOLDER")
+    start_s, stop_s = times or (0.0, math.inf)
+    return PictureChoice(start_s=start_s, stop_s=stop_s, most=limit, is_apart=apart)
 
 
 def allow_open_files() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.cli.kinds import Kind, sift
+from batch.cli.kinds import Kind, is_cache, sift
 from batch.cli.options import Parsed, allow_open_files, json_option
 from batch.cli.progress import Summary, progress, quiet_option, say
 from batch.errors import BatchError
@@ -121,15 +121,8 @@ def _checks(path: Path, kind: Kind, share: float | None) -> list["Check"]:
     if kind is Kind.INDEX:
         return checks_of(path, share)
     if kind is Kind.CACHE_FOLDER:
-        return [Check(path=one) for one in sorted(path.iterdir()) if _is_cache(one)]
+        return [Check(path=one) for one in sorted(path.iterdir()) if is_cache(one)]
     return [Check(path=path)]
-
-
-def _is_cache(path: Path) -> bool:
-    """By its name, which is not that of a calibration of the model, either."""
-    if path.name.endswith(".calibration.safetensors"):
-        return False
-    return path.suffix in (".safetensors", ".segments") and not path.name.startswith(".")
 
 
 def _measure(path: Path, model: str | None, device: str | None) -> dict[str, Any]:

@@ -25,11 +25,15 @@ from batch.errors import BatchError
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredQuestion:
-    """A question with the answer from the cache and that of the uncompressed model."""
+    """A question with the answer from the cache and that of the uncompressed model.
+
+    `evidence` are the times that the first rests on, s, half-open.
+    """
 
     question: Question
     answer: str
     uncompressed: str
+    evidence: Sequence[tuple[float, float]] = ()
 
     @property
     def remark(self) -> str:
@@ -159,13 +163,16 @@ def run_demo(
     answered, caches = [], []
     for path, asked, uncompressed in zip(paths, questions, full, strict=True):
         cache, stdin = f"{path.stem}.safetensors", "\n".join(one.text for one in asked)
-        lines = run("answer", cache, "--json", stdin=stdin).splitlines()
+        said = map(json.loads, run("answer", cache, "--json", stdin=stdin).splitlines())
         answered.append(
             [
                 AnsweredQuestion(
-                    question=one, answer=json.loads(line)["answer"], uncompressed=other
+                    question=one,
+                    answer=found["answer"],
+                    uncompressed=other,
+                    evidence=[(part["start_s"], part["stop_s"]) for part in found["evidence"]],
                 )
-                for one, line, other in zip(asked, lines, uncompressed, strict=True)
+                for one, found, other in zip(asked, said, uncompressed, strict=True)
             ]
         )
         caches.append(json.loads(run_batch("inspect", cache, "--json", folder=folder)[0]))

@@ -117,6 +117,8 @@ def draw(
     answers_of = _answers_of(video, rests)
     important = {int(manifest.source[sample]) for sample in answers_of}
     scenes = {span.first_sample: number for number, span in enumerate(video.scenes, 1)}
+    if len(scenes) == 1:
+        scenes = {}
     scene_starts = {int(manifest.source[sample]) for sample in scenes}
     shown = choose(kept, important, scene_starts, most)
     listed = list(range(len(kept))) if len(kept) <= most else shown

@@ -1,4 +1,4 @@
-"""Pages of HTML: a video, answers and what they rest on, an archive. Data in, a string out.
+"""Pages of HTML: a video, answers and what they rest on. Data in, a string out.
 
     video = VideoReport.read(Path("caches/holiday.safetensors"))     # a cache, or a manifest
     html = video_page(video)                                         # all that is known of it
@@ -8,37 +8,25 @@
 A page is one file: it loads nothing from anywhere and runs only its own script, whatever names of
 files, questions and answers hold. `up` is the address of the page of all videos; `ask` is one that
 a question is sent to (POST, form field `question`), of a server that answers with a page. No torch
-is needed. Pages of folders are written by `batch report`.
+is needed. The page of all videos is `archives.archive_page`; `batch report` writes all of them.
 """
 
-import base64
-import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
-from importlib import resources
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from batch.analysis.tiers import profile_name
 from batch.report.drawing import Rest, clock, draw
 from batch.report.pictures import MOST_PICTURES
+from batch.report.rendering import in_bytes, render, shown_name
 from batch.report.videos import VideoReport
-from batch.version import __version__
 
 _FEWEST_PICTURES = 12
 """Of a video, however many are on a page."""
-MOST_ROWS = 5_000
-"""Of a table; the catalogue has all."""
-_MOST_NIGHTS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +72,6 @@ class AnsweredVideo:
     page: str | None = None
 
 
-class Cell(NamedTuple):
-    """Of a table: what is read, and what it is sorted by."""
-
-    text: str
-    value: float | str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one model made of videos.
-
-    - rows: with the columns of the catalogue; pages: address of the page of some, by `video`.
-    - total: rows that there are, if these are not all.
-    - rate: videos an hour and the time to go, in words.
-    """
-
-    name: str
-    model: str
-    rows: Sequence[Mapping[str, Any]]
-    pages: Mapping[str, str]
-    total: int | None = None
-    rate: str = ""
-
-
 def video_page(
     video: VideoReport,
     *,
@@ -126,7 +90,7 @@ def video_page(
         ManifestError: a picture is damaged.
     """
     manifest = video.manifest
-    return _render(
+    return render(
         "video.html",
         title=shown_name(manifest.video.name),
         subtitle=_subtitle(video),
@@ -159,7 +123,7 @@ def answers_page(
         {
             "name": shown_name(one.video.manifest.video.name),
             "page": one.page,
-            "subtitle": _subtitle(one.video),
+            "subtitle": _subtitle(one.video) + _cache_size(one.video),
             "answers": [_answer(answer) for answer in one.answers],
             "has_cells": any(answer.cells for answer in one.answers),
             "video": draw(
@@ -175,7 +139,7 @@ def answers_page(
         }
         for number, one in enumerate(answered)
     ]
-    return _render(
+    return render(
         "answers.html",
         title=title,
         introduction=introduction,
@@ -186,72 +150,6 @@ def answers_page(
     )
 
 
-def archive_page(
-    works: Sequence[Work], *, title: str, subtitle: str, running: Sequence[str]
-) -> str:
-    """All videos of a folder of caches in a table to sort, what failed, and what each night did."""
-    columns = [("video", ""), ("state", ""), *((name, kind) for name, kind, _ in _COLUMNS)]
-    return _render(
-        "archive.html",
-        title=title,
-        subtitle=subtitle,
-        running=running,
-        digest="",
-        columns=columns,
-        works=[_work(work) for work in works],
-    )
-
-
-def shown_name(name: str) -> str:
-    """The name of a file, which need not be UTF-8, for people."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def in_bytes(count: float) -> str:
-    """A size as a person says it, in units of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return (
-                f"{count:.0f} {unit}"
-                if unit == "bytes" or count >= 99.95
-                else f"{count:.1f} {unit}"
-            )
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("batch.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@cache
-def _file(name: str) -> Markup:
-    """A file of ours that goes into pages as it is."""
-    text = (resources.files("batch.report") / "templates" / name).read_text(encoding="utf-8")
-    return Markup(text)
-
-
-def _render(template: str, **values: Any) -> str:
-    script = _file("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template(template)
-    text = page.render(
-        version=__version__,
-        style=_file("style.css"),
-        script=script,
-        script_digest=f"sha256-{digest}",
-        **values,
-    )
-    return text.encode(errors="replace").decode()
-
-
 def _subtitle(video: VideoReport) -> str:
     info, length_s = video.manifest.video, video.edges_s[-1] - video.edges_s[0]
     kept = int(video.manifest.kept.sum())
@@ -259,6 +157,13 @@ def _subtitle(video: VideoReport) -> str:
         f"{clock(length_s)}, {info.shown_width_px}×{info.shown_height_px}, {info.codec}; "
         f"{len(video.manifest.kept):,} samples, {kept:,} stored"
     )
+
+
+def _cache_size(video: VideoReport) -> str:
+    if not video.segments:
+        return ""
+    size, full = video.size_bytes, video.fp16_kv_bytes
+    return f"; a cache of {in_bytes(size)}, {full / size:,.1f}× smaller than FP16 K and V"
 
 
 def _tiles(video: VideoReport) -> list[tuple[str, str, str]]:
@@ -344,110 +249,3 @@ def _answer(answer: ShownAnswer) -> dict[str, Any]:
         "rests": f"rests on {times}" if times else "rests on no time",
         "notes": answer.notes,
     }
-
-
-def _number(text: str) -> Any:
-    return lambda value: Cell("", "") if value is None else Cell(text.format(value), value)
-
-
-def _size(value: float | None) -> Cell:
-    return Cell("", "") if value is None else Cell(in_bytes(value), value)
-
-
-def _time(value: datetime | None) -> Cell:
-    return Cell("", "") if value is None else Cell(f"{value:%Y-%m-%d %H:%M}", value.timestamp())
-
-
-def _length(value: float | None) -> Cell:
-    return Cell("", "") if value is None else Cell(clock(round(value)), value)
-
-
-_COLUMNS: tuple[tuple[str, str, Any], ...] = (
-    ("length", "num", lambda row: _length(row.get("duration_s"))),
-    ("samples", "num wide", lambda row: _number("{:,}")(row.get("samples"))),
-    ("stored", "num wide", lambda row: _number("{:,}")(row.get("stored_samples"))),
-    ("cache", "num", lambda row: _size(row.get("cache_bytes"))),
-    ("smaller", "num", lambda row: _number("{:,.1f}×")(row.get("compression"))),
-    ("same tokens", "num wide", lambda row: _number("{:.1%}")(row.get("agreement"))),
-    ("seconds", "num wide", lambda row: _number("{:,.1f}")(_seconds(row))),
-    ("finished", "wide", lambda row: _time(row.get("finished"))),
-)
-"""Heading, class, and what of a row stands below it."""
-
-
-def _seconds(row: Mapping[str, Any]) -> float | None:
-    found = [row.get(f"{phase}_seconds") for phase in ("analyze", "encode", "prefill")]
-    spent = [one for one in found if one is not None]
-    return sum(spent) if spent else None
-
-
-def _work(work: Work) -> dict[str, Any]:
-    rows = work.rows
-    states = Counter(row["status"] for row in rows)
-    done = [row for row in rows if row["status"] in ("done", "gone")]
-    held = sum(row["cache_bytes"] for row in done)
-    full = sum(row["fp16_kv_bytes"] for row in done)
-    hours = sum(row.get("duration_s") or 0 for row in done) / 3600
-    waiting = states["pending"] + states["analyzed"]
-    more = f"{waiting:,} pending" if waiting else work.rate
-    tiles = [
-        ("done", f"{states['done'] + states['gone']:,}", more),
-        ("failed", f"{states['failed']:,}", "by reason below" if states["failed"] else ""),
-        ("video", f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min", ""),
-        ("caches", in_bytes(held), f"{in_bytes(held / hours)} an hour" if hours else ""),
-    ]
-    if held:
-        tiles.append(("smaller", f"{full / held:,.1f}×", f"than {in_bytes(full)} of FP16 K and V"))
-    if waiting and work.rate:
-        tiles.append(("rate", work.rate, ""))
-    shown = len(rows) if work.total is None else work.total
-    text = f"{len(rows):,} rows"
-    if shown > len(rows):
-        text = f"{len(rows):,} of {shown:,} rows, the last ones done; the catalogue has all"
-    return {
-        "name": f"{work.name} · {work.model}" if work.name else work.model,
-        "tiles": tiles,
-        "nights": nights(rows),
-        "failed": Counter(str(row.get("reason")) for row in rows if row["status"] == "failed"),
-        "shown": text,
-        "rows": [_archive_row(row, work.pages) for row in rows],
-    }
-
-
-def _archive_row(row: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "name": Path(row["path"]).name,
-        "page": pages.get(row.get("video") or ""),
-        "status": row["status"],
-        "reason": row.get("reason"),
-        "message": row.get("message") or row.get("warning"),
-        "cells": [(make(row), ("", kind)) for _, kind, make in _COLUMNS],
-    }
-
-
-def nights(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each day's runs did, by the day on which they began (UTC); the last 40 of them."""
-    done: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    held: Counter[str] = Counter()
-    for row in rows:
-        if row.get("run_started") is None:
-            continue
-        day = f"{row['run_started']:%Y-%m-%d}"
-        if row["status"] == "failed":
-            failed[day] += 1
-        else:
-            done[day] += 1
-            held[day] += row.get("cache_bytes") or 0
-    days = sorted({*done, *failed})[-_MOST_NIGHTS:]
-    most = max((done[day] + failed[day] for day in days), default=1)
-    return [
-        {
-            "day": day[5:],
-            "done": f"{done[day]:,}",
-            "height": round(78 * done[day] / most, 1),
-            "failed_height": round(78 * failed[day] / most, 1),
-            "said": f"{day}: {done[day]:,} done, {failed[day]:,} failed, {in_bytes(held[day])}",
-        }
-        for day in days
-    ]

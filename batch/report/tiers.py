@@ -30,14 +30,19 @@ def draw_tiers(picture: NDArray[np.uint8], tiers: NDArray[np.uint8]) -> NDArray[
         picture: uint8 RGB [height, width, 3].
         tiers: uint8 [rows, columns], codes of `Tier`.
     """
-    legend = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
+    return np.vstack([tint(picture, tiers, _WIDTH_PX), legend(tiers)])
+
+
+def legend(tiers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The ink and share of each tier, [height, 672, 3]."""
+    drawn = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
     font = cv2.FONT_HERSHEY_SIMPLEX
     for place, (name, share) in enumerate(tier_shares(tiers).items()):
         left = 8 + place * _WIDTH_PX // len(Tier)
-        cv2.rectangle(legend, (left, 7), (left + 14, 21), INK[Tier[name]], cv2.FILLED)
+        cv2.rectangle(drawn, (left, 7), (left + 14, 21), INK[Tier[name]], cv2.FILLED)
         text = f"{name} {share:.0%}"
-        cv2.putText(legend, text, (left + 21, 19), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([tint(picture, tiers, _WIDTH_PX), legend])
+        cv2.putText(drawn, text, (left + 21, 19), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return drawn
 
 
 def tint(picture: NDArray[np.uint8], tiers: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,17 +67,18 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def wait_for(self, script: str) -> None:
+        """Until an expression is true, at most ten seconds."""
+        until = time.monotonic() + 10
+        while not self.run(script):
+            assert time.monotonic() < until, script
+
     def press(self, key: str) -> None:
+        code, number, text = _KEYS[key]
         for kind in ("keyDown", "keyUp"):
-            text = {"text": " "} if key == " " and kind == "keyDown" else {}
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=_CODES[key],
-                **text,
-                windowsVirtualKeyCode=_VIRTUAL[key],
-            )
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            named = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+            self.call("Input.dispatchKeyEvent", type=kind, **named, **typed)
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, format="png")
@@ -102,15 +104,13 @@ class Page:
         return found
 
 
-_CODES = {
-    "Tab": "Tab",
-    "Enter": "Enter",
-    " ": "Space",
-    "ArrowRight": "ArrowRight",
-    "ArrowDown": "ArrowDown",
-    "Escape": "Escape",
+_KEYS = {
+    "Enter": ("Enter", 13, "\r"),
+    "ArrowRight": ("ArrowRight", 39, ""),
+    "ArrowDown": ("ArrowDown", 40, ""),
+    "Escape": ("Escape", 27, ""),
 }
-_VIRTUAL = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27}
+"""Code, number and text of each key that is pressed."""
 
 
 @contextmanager

@@ -5,7 +5,7 @@ const all = (what, inside = document) => [...inside.querySelectorAll(what)];
 for (const button of all("th button")) button.onclick = () => {
   const head = button.parentElement, body = head.closest("table").tBodies[0];
   const at = head.cellIndex, up = head.getAttribute("aria-sort") !== "ascending";
-  const value = row => row.cells[at].dataset.v ?? row.cells[at].textContent.trim();
+  const value = row => row.cells[at]?.dataset.v ?? row.cells[at]?.textContent.trim() ?? "";
   const compare = (a, b) => (a === "") - (b === "") ||
     (up ? 1 : -1) * (a - b || a.localeCompare(b, undefined, {numeric: true}));
   for (const other of all("th", head.parentElement)) other.removeAttribute("aria-sort");
