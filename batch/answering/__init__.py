@@ -4,7 +4,7 @@
 own. `PrefixAnswerer` asks any prefix in memory, `Retriever` what a question is about.
 """
 
-from batch.answering.answerer import Answer, PrefixAnswerer
+from batch.answering.answerer import Answer, PrefixAnswerer, Turns
 from batch.answering.evidence import TimeRange
 from batch.answering.exporting import GenerateInputs, to_dynamic_cache
 from batch.answering.retrieval import RetrievedAnswer, Retriever
@@ -28,6 +28,7 @@ __all__ = [
     "RetrievedAnswer",
     "Retriever",
     "TimeRange",
+    "Turns",
     "VideoAnswerer",
     "open_cache",
     "to_dynamic_cache",

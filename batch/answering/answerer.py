@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,10 +28,13 @@ from batch.kv import LastQueries, Observer, Prefix, TieredCache
 from batch.models import Family
 from cachefmt import STORED_TIERS, CacheFile
 
+Turns = str | tuple[str, ...]
+"""A question; or question, answer, question, and so on, up to the question to be answered."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer to one question."""
+    """The answer to one question, the last of a conversation."""
 
     question: str
     text: str
@@ -122,7 +126,7 @@ class PrefixAnswerer:
         )
 
     def ask_all(
-        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
+        self, questions: Iterable[Turns], *, max_new_tokens: int = 64, batch_size: int = 16
     ) -> Iterator[Answer]:
         """The answers that `converse` gives."""
         for exchange in self.converse(
@@ -131,7 +135,7 @@ class PrefixAnswerer:
             yield exchange.answer
 
     def converse(
-        self, questions: Iterable[str], *, max_new_tokens: int = 64, batch_size: int = 16
+        self, questions: Iterable[Turns], *, max_new_tokens: int = 64, batch_size: int = 16
     ) -> Iterator[Exchange]:
         """Answer questions in order, a batch at a time.
 
@@ -140,27 +144,45 @@ class PrefixAnswerer:
         """
         asked = list(questions)
         ids = [question_ids(self._family, question) for question in asked]
-        needed = max(map(len, ids), default=0) + max_new_tokens
-        room = self._family.decoder.context - max(self._next_position)
-        if needed > room:
-            raise BatchError(
-                f"{self._name}: a question and its answer may take {needed} positions, but the "
-                f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
-            )
-        decode = self._family.checkpoint.tokenizer.decode
+        self._check_room(max(map(len, ids), default=0) + max_new_tokens)
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
             for question, its_ids, (tokens, times) in zip(
                 asked[batch], ids[batch], self._answer(ids[batch], max_new_tokens), strict=True
             ):
-                answer = Answer(
-                    question=question,
-                    text=decode(tokens, skip_special_tokens=True).strip(),
-                    tokens=len(tokens),
-                    complete=tokens[-1] in self._family.stop_ids,
-                    evidence=tuple(times),
-                )
+                answer = self._answer_of(question, tokens, times)
                 yield Exchange(question_ids=its_ids, answer_ids=tokens, answer=answer)
+
+    def stream(
+        self, questions: Sequence[Turns], limits: Sequence[int]
+    ) -> Iterator[tuple[int, str | Answer]]:
+        """Answer questions together; gives the number of one and more of its text as it comes.
+
+        Behind the text of all come their answers, with the times that they rest on. A conversation
+        that goes on, asked on its own, is not computed again.
+
+        Args:
+            limits: most tokens of each answer.
+
+        Raises:
+            BatchError: as of `converse`.
+        """
+        ids = [question_ids(self._family, question) for question in questions]
+        self._check_room(max(len(one) + limit for one, limit in zip(ids, limits, strict=True)))
+        observer = LastQueries(len(ids), max(limits))
+        answers: list[list[int]] = [[] for _ in ids]
+        shown = [""] * len(ids)
+        for chosen in self._decoder.steps(ids, limits, observer, may_follow=True):
+            for number, tokens in enumerate(chosen):
+                answers[number] += tokens
+                text = self._text(answers[number]) if tokens else shown[number]
+                # What may still change: a character that is not whole, a word that goes on.
+                text = text.rstrip("\ufffd")
+                if text.startswith(shown[number]) and text != shown[number]:
+                    yield number, text[len(shown[number]) :]
+                    shown[number] = text
+        for number, times in enumerate(self._times(answers, observer)):
+            yield number, self._answer_of(questions[number], answers[number], times)
 
     def generate(
         self, questions: list[list[int]], max_new_tokens: int, observer: Observer | None = None
@@ -207,12 +229,7 @@ class PrefixAnswerer:
         if self._last_queries.shape != (len(questions), max(limits)):
             self._last_queries = LastQueries(len(questions), max(limits))
         answers = self._decoder.generate(questions, limits, self._last_queries)
-        return answers, self._last_queries.paid(
-            self._prefix,
-            [len(answer) for answer in answers],
-            self._samples.number,
-            groups=len(self._samples.spans_s),
-        )
+        return answers, self._paid(answers, self._samples, self._last_queries)
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
@@ -231,14 +248,58 @@ class PrefixAnswerer:
             evidence = sample_evidence(mass, self._neutral)
             yield tokens, time_ranges(evidence, self._samples.spans_s)
 
+    def _times(self, answers: list[list[int]], observer: LastQueries) -> Iterator[list[TimeRange]]:
+        """What answers that an observer saw rest on."""
+        if self._samples is None:
+            yield from ([] for _ in answers)
+            return
+        if self._neutral is None:
+            _, found = self.attention([self._family.question_ids(NEUTRAL)], [1])
+            self._neutral = found[0].numpy()
+        for mass in self._paid(answers, self._samples, observer).numpy():
+            yield time_ranges(sample_evidence(mass, self._neutral), self._samples.spans_s)
 
-def question_ids(family: Family, question: str) -> list[int]:
-    """Token ids of a question behind the prefix; a BatchError if it cannot be asked."""
-    if not question.strip():
-        raise BatchError("a question is empty; give it with -q, or one per line of stdin")
-    if control := family.control_tokens(question):
-        raise BatchError(
-            f"a question holds {', '.join(map(repr, control))}, which the model takes for marks of "
-            f"its own; write it another way: {question!r}"
+    def _paid(self, answers: list[list[int]], samples: RowSamples, observer: LastQueries) -> Tensor:
+        lengths = [len(answer) for answer in answers]
+        return observer.paid(self._prefix, lengths, samples.number, groups=len(samples.spans_s))
+
+    def _check_room(self, needed: int) -> None:
+        room = self._family.decoder.context - max(self._next_position)
+        if needed > room:
+            raise BatchError(
+                f"{self._name}: a question and its answer may take {needed} positions, but the "
+                f"model's context has {room} left; lower --max-new-tokens or ask more briefly"
+            )
+
+    def _text(self, tokens: list[int]) -> str:
+        decode = self._family.checkpoint.tokenizer.decode
+        text: str = decode(tokens, skip_special_tokens=True).strip()
+        return text
+
+    def _answer_of(self, question: Turns, tokens: list[int], times: Sequence[TimeRange]) -> Answer:
+        return Answer(
+            question=question if isinstance(question, str) else question[-1],
+            text=self._text(tokens),
+            tokens=len(tokens),
+            complete=tokens[-1] in self._family.stop_ids,
+            evidence=tuple(times),
         )
-    return family.question_ids(question)
+
+
+def question_ids(family: Family, question: Turns) -> list[int]:
+    """Token ids of a question behind the prefix; a BatchError if it cannot be asked."""
+    turns = (question,) if isinstance(question, str) else question
+    for number, said in enumerate(turns):
+        if not said.strip() and number % 2 == 0:
+            raise BatchError("a question is empty; give it with -q, or one per line of stdin")
+        if control := family.control_tokens(said):
+            raise BatchError(
+                f"a question holds {', '.join(map(repr, control))}, which the model takes for "
+                f"marks of its own; write it another way: {said!r}"
+            )
+    try:
+        return family.question_ids(*turns)
+    except TemplateError as error:
+        raise BatchError(
+            f"{family.checkpoint.name}: its chat template refuses the conversation: {error}"
+        ) from error

@@ -8,7 +8,9 @@ Knows token ids, positions and stop tokens; knows nothing of samples and evidenc
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -38,8 +40,8 @@ class Decoder:
         self._family = family
         self._start = torch.tensor(next_position, device=family.device)
         self._batch: _Batch | None = None
+        self._talk: _Talk | None = None
 
-    @torch.inference_mode()
     def generate(
         self,
         questions: list[list[int]],
@@ -53,7 +55,27 @@ class Decoder:
             observer: is shown the queries behind which each token is chosen, and perhaps some
                 passes more, if it is a `LastQueries`.
         """
-        batch = self._batch_for(questions, max(limits), observer)
+        answers: list[list[int]] = [[] for _ in questions]
+        for chosen in self.steps(questions, limits, observer):
+            for answer, tokens in zip(answers, chosen, strict=True):
+                answer += tokens
+        return answers
+
+    @torch.inference_mode()
+    def steps(
+        self,
+        questions: list[list[int]],
+        limits: Sequence[int],
+        observer: Observer | None = None,
+        *,
+        may_follow: bool = False,
+    ) -> Iterator[list[list[int]]]:
+        """As `generate`, but gives what was chosen for each question as soon as it is known.
+
+        may_follow: what a question on its own shares with the one before, as a conversation that
+            goes on does, is not computed again, unless steps are replayed.
+        """
+        batch = self._batch_for(questions, max(limits), observer, may_follow=may_follow)
         answers: list[list[int]] = [[] for _ in questions]
         running = list(range(len(questions)))  # the question of each row of the batch
         read = 0
@@ -61,11 +83,15 @@ class Decoder:
             batch.advance()
             if chosen % batch.check_every and chosen < max(limits):
                 continue
+            before = [len(answer) for answer in answers]
             for question, tokens in zip(running, batch.tokens(read, chosen), strict=True):
                 for token in tokens:
                     if self._goes_on(answers[question], limits[question]):
                         answers[question].append(token)
             read = chosen
+            if self._talk is not None:  # a question on its own: all but the last token were seen
+                self._talk.ids = [*questions[0], *answers[0][:-1]]
+            yield [answer[start:] for answer, start in zip(answers, before, strict=True)]
             rows = [
                 row
                 for row, question in enumerate(running)
@@ -76,7 +102,6 @@ class Decoder:
             if len(rows) < len(running) and batch.can_shrink:
                 batch.keep(rows)
                 running = [running[row] for row in rows]
-        return answers
 
     def padded(
         self, sequences: Sequence[list[int]], columns: int | None = None
@@ -120,9 +145,17 @@ class Decoder:
         return not answer or (len(answer) < limit and answer[-1] not in self._family.stop_ids)
 
     def _batch_for(
-        self, questions: list[list[int]], most: int, observer: Observer | None
+        self,
+        questions: list[list[int]],
+        most: int,
+        observer: Observer | None,
+        *,
+        may_follow: bool,
     ) -> "_Batch":
         replays = self._can_replay(len(questions), observer)
+        if may_follow and not replays and len(questions) == 1:
+            return self._follow(questions[0], most, observer)
+        self._talk = None
         columns = _rounded_up(max(map(len, questions)), _COLUMNS_STEP if replays else 1)
         capacity = _rounded_up(columns + most, _CAPACITY_STEP)
         batch = self._batch
@@ -131,6 +164,18 @@ class Decoder:
             batch = _Batch(self, cache, len(questions), capacity, most, replays=replays)
         self._batch = batch if replays else None
         batch.begin(*self.padded(questions, columns))
+        return batch
+
+    def _follow(self, question: list[int], most: int, observer: Observer | None) -> "_Batch":
+        """A batch of one, whose suffix holds already what it shares with the one before."""
+        talk = self._talk or _Talk(TieredCache(self._prefix), [])
+        talk.cache.observer = observer
+        pairs = zip(talk.ids, question[:-1], strict=False)  # the last token is always passed
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        talk.ids = question[:shared]  # should what follows be interrupted
+        batch = _Batch(self, talk.cache, 1, 0, most, replays=False)
+        batch.begin(*self.padded([question]), shared)
+        self._talk = talk
         return batch
 
     def _can_replay(self, sequences: int, observer: Observer | None) -> bool:
@@ -143,6 +188,14 @@ class Decoder:
             and (observer is None or isinstance(observer, LastQueries))
             and self.is_for_kernel(sequences)
         )
+
+
+@dataclass
+class _Talk:
+    """A conversation: the suffix of its tokens so far."""
+
+    cache: TieredCache
+    ids: list[int]
 
 
 class _Batch:
@@ -178,8 +231,12 @@ class _Batch:
         same = self._shape == (sequences, capacity, most)
         return self._replays and same and self._cache.observer is observer
 
-    def begin(self, ids: Tensor, place: Tensor, padding: Tensor) -> None:
-        """Take questions as of `Decoder.padded`; what a graph may hold stays where it is."""
+    def begin(self, ids: Tensor, place: Tensor, padding: Tensor, shared: int = 0) -> None:
+        """Take questions as of `Decoder.padded`; what a graph may hold stays where it is.
+
+        shared: columns that the suffix has already.
+        """
+        ids, place = ids[:, shared:], place[:, shared:]
         if not len(self._output):
             sequences, _, most = self._shape
             device = ids.device
@@ -201,7 +258,7 @@ class _Batch:
         self._padding_here = padding
         self._new = new
         self._is_asked = False
-        self._cache.clear_suffix()
+        self._cache.shorten(shared)
         if isinstance(self._cache.observer, LastQueries):
             self._cache.observer.begin()
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.answering.answerer import Answer, PrefixAnswerer, RowSamples, question_ids
+from batch.answering.answerer import Answer, PrefixAnswerer, RowSamples, Turns, question_ids
 from batch.answering.evidence import NEUTRAL
 from batch.answering.finding import Queries, fewest, sample_scores
 from batch.answering.gathering import Arranged, arrange, arrange_text, lay_out, load
@@ -111,7 +111,7 @@ class Retriever:
         self.index_bytes = self._video.read_bytes
 
     def ask_all(
-        self, questions: Iterable[str], *, max_new_tokens: int = 64
+        self, questions: Iterable[Turns], *, max_new_tokens: int = 64
     ) -> Iterator[RetrievedAnswer]:
         """Answer questions in order, one at a time: each may need other rows.
 
@@ -130,7 +130,7 @@ class Retriever:
         found: NDArray[np.float32] = scores.numpy()
         return found
 
-    def _answer(self, question: str, ids: list[int], max_new_tokens: int) -> RetrievedAnswer:
+    def _answer(self, question: Turns, ids: list[int], max_new_tokens: int) -> RetrievedAnswer:
         before = self._video.read_bytes
         loads = self._loads_for(ids, max_new_tokens)
         found: list[tuple[float, Answer]] = []

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from batch.answering.answerer import Answer, PrefixAnswerer
+from batch.answering.answerer import Answer, PrefixAnswerer, Turns
 from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import check_fits, open_checked, open_writer, resolve
 from batch.answering.retrieval import BUDGET_TOKENS, SHARES, RetrievedAnswer, Retriever
@@ -180,12 +180,12 @@ class VideoAnswerer:
         """Digest of the video's content."""
         return self._segments[0].header.video.sha256
 
-    def ask(self, question: str) -> Answer:
+    def ask(self, question: Turns) -> Answer:
         """Answer one question; see `ask_all`, which is faster for many."""
         (answer,) = self.ask_all([question])
         return answer
 
-    def ask_all(self, questions: Iterable[str]) -> Iterator[Answer]:
+    def ask_all(self, questions: Iterable[Turns]) -> Iterator[Answer]:
         """Answer questions in order.
 
         Of scope "each-segment" they are `ChosenAnswer`, when all are known; of scope "retrieve"
@@ -206,7 +206,34 @@ class VideoAnswerer:
         else:
             yield from self._ask_each_segment(list(questions))
 
-    def judged(self, questions: Iterable[str]) -> Iterator[tuple[Answer, float]]:
+    def stream(
+        self, questions: Sequence[Turns], limits: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str | Answer]]:
+        """Answer questions together, as `PrefixAnswerer.stream` does.
+
+        A text comes at once, behind the one before, where samples are retrieved or segments asked.
+
+        Args:
+            limits: most tokens of each answer; None: as the settings have it, which always hold
+                for scope "each-segment".
+
+        Raises:
+            BatchError, CacheFileError: as of `ask_all`.
+        """
+        limits = limits or [self._settings.max_new_tokens] * len(questions)
+        if self._whole is not None:
+            yield from self._whole.stream(questions, limits)
+            return
+        for number, (question, limit) in enumerate(zip(questions, limits, strict=True)):
+            if self._retriever is not None:
+                answers = self._retriever.ask_all([question], max_new_tokens=limit)
+                answer: Answer = next(answers)
+            else:
+                (answer,) = self._ask_each_segment([question])
+            yield number, answer.text
+            yield number, answer
+
+    def judged(self, questions: Iterable[Turns]) -> Iterator[tuple[Answer, float]]:
         """Answers as of `ask_all`, each with how likely the cache makes it.
 
         As a `Candidate`'s; of scope "each-segment" that of the segment which was chosen.
@@ -229,7 +256,7 @@ class VideoAnswerer:
         first = self._segments[0].header.segment.first_sample
         return tuple(map(int, first + np.flatnonzero(is_within)))
 
-    def _ask_each_segment(self, questions: list[str]) -> list[ChosenAnswer]:
+    def _ask_each_segment(self, questions: list[Turns]) -> list[ChosenAnswer]:
         """Put questions to one segment after the other; the rows of one are in memory at a time.
 
         A segment answers from what it holds of the question's matter, as far as the budget goes;
@@ -258,7 +285,7 @@ class VideoAnswerer:
         return [_choose(pairs) for pairs in found]
 
     def _ask_about(
-        self, segment: CacheFile, end_s: float, questions: list[str]
+        self, segment: CacheFile, end_s: float, questions: list[Turns]
     ) -> Iterator[tuple[Answer, float]]:
         retriever = Retriever(
             [segment],
@@ -273,12 +300,12 @@ class VideoAnswerer:
             yield answer, answer.likelihood
 
     def _ask_whole(
-        self, segment: CacheFile, end_s: float, questions: list[str]
+        self, segment: CacheFile, end_s: float, questions: list[Turns]
     ) -> Iterator[tuple[Answer, float]]:
         yield from self._judged(PrefixAnswerer.of_cache(segment, self._family, end_s), questions)
 
     def _judged(
-        self, answerer: PrefixAnswerer, questions: Iterable[str]
+        self, answerer: PrefixAnswerer, questions: Iterable[Turns]
     ) -> Iterator[tuple[Answer, float]]:
         limit, size = self._settings.max_new_tokens, self._settings.batch_size
         exchanges = list(answerer.converse(questions, max_new_tokens=limit, batch_size=size))

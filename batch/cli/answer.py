@@ -3,10 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,7 +47,7 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     "--question",
     "questions",
     multiple=True,
-    help="Repeat for more; without it, one per line of stdin, which a terminal is asked for.",
+    help="Repeat for more; without it, one per line of stdin.",
 )
 @click.option(
     "--questions",
@@ -69,38 +69,12 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     show_default=True,
     help="With --out: only this task's share of the videos, 0/4 to 3/4; the last writes the table.",
 )
-@click.option("--model", help="Folder or hub id; default: the one that wrote the cache.")
-@options.offline_option
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Most tokens of an answer.",
-)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
     default=16,
     show_default=True,
     help="Questions answered together, over one copy of the cache.",
-)
-@click.option(
-    "--scope",
-    type=click.Choice(get_args(Scope)),
-    default="auto",
-    show_default=True,
-    help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
-    "samples that the question is about; each-segment: every segment by itself, and the likeliest "
-    "of their answers is the video's; auto: whole, or of several segments retrieve (each-segment "
-    "where the cache has no index).",
-)
-@click.option(
-    "--budget-tokens",
-    type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
 )
 @click.option(
     "--html",
@@ -113,7 +87,7 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     help="Also write the times that answers rest on: NAME.csv, NAME.vtt (WebVTT, which players "
     "show), or NAME.json (for Label Studio).",
 )
-@options.run_options
+@options.answer_options
 @options.json_option
 @engine_options(
     _stages, folder="cache", of_tasks="parts of a job with --out, each with a GPU of its own."
@@ -171,8 +145,7 @@ def answer(
         raise click.UsageError("--shard goes with --out")
     options.allow_open_files()
     seen = None if html is evidence is None else _seen(named[0], html, evidence)
-    is_typed = not (questions or file) and out is None and sys.stdin.isatty()
-    asked = [] if is_typed or file else _asked(questions)
+    asked = [] if file else _asked(questions)
     if out is not None:
         check_table(out)
     from batch.answering import AnswerSettings, open_cache
@@ -195,12 +168,10 @@ def answer(
         if out is not None:
             archive.run_job(archive.plan(asked, file), out, shard)
             return
-        for once in _typed() if is_typed else [asked]:
-            archive.ask(archive.plan(once, file))
-        archive.end()
+        archive.ask(archive.plan(asked, file))
         return
     with open_cache(named[0], settings=settings, **how) as video:
-        answered = _ask(video, _typed() if is_typed else [asked], as_json=as_json)
+        answered = _ask(video, asked, as_json=as_json)
     if seen is not None:
         _show(seen, answered, html, evidence)
 
@@ -241,22 +212,25 @@ def _show(
         write_whole(file, text.encode(errors="replace"))
 
 
-def _ask(video: "VideoAnswerer", rounds: Iterable[list[str]], *, as_json: bool) -> "list[Answer]":
-    """Print the answers to each round of questions as they come; what it took at the end."""
-    seconds, answered = 0.0, list["Answer"]()
-    for asked in rounds:
-        started_s = time.perf_counter()
-        for reply in video.ask_all(asked):
-            if as_json:
-                found = {**reply.to_dict(), "scope": video.scope, **asdict(video.loading)}
-                click.echo(json.dumps(found, ensure_ascii=False))
-            else:
-                times = ", ".join(map(str, reply.evidence)) or "no time"
-                click.echo(f"{' '.join(reply.text.splitlines())}\tat {times}")
-            answered.append(reply)
-        seconds += time.perf_counter() - started_s
-    say(_summary(video, answered, seconds))
+def _ask(video: "VideoAnswerer", asked: Sequence[str], *, as_json: bool) -> "list[Answer]":
+    """Print the answers as they come, and what it took at the end."""
+    started_s = time.perf_counter()
+    answered = list["Answer"]()
+    for reply in video.ask_all(asked):
+        if as_json:
+            found = {**reply.to_dict(), "scope": video.scope, **asdict(video.loading)}
+            click.echo(json.dumps(found, ensure_ascii=False))
+        else:
+            click.echo(line_of(reply))
+        answered.append(reply)
+    say(_summary(video, answered, time.perf_counter() - started_s))
     return answered
+
+
+def line_of(reply: "Answer") -> str:
+    """An answer as a line, and behind a tab the times that it rests on."""
+    times = ", ".join(map(str, reply.evidence)) or "no time"
+    return f"{' '.join(reply.text.splitlines())}\tat {times}"
 
 
 def _summary(video: "VideoAnswerer", answered: Sequence["Answer"], seconds: float) -> str:
@@ -276,6 +250,8 @@ def _summary(video: "VideoAnswerer", answered: Sequence["Answer"], seconds: floa
 
 def _asked(questions: tuple[str, ...]) -> list[str]:
     """The questions given, or those on stdin, where blank lines are none."""
+    if not questions and sys.stdin.isatty():
+        raise click.UsageError("no question: give -q; batch ask opens a prompt")
     try:
         asked = list(questions) or [line for line in sys.stdin.read().splitlines() if line.strip()]
         "".join(asked).encode()
@@ -284,14 +260,3 @@ def _asked(questions: tuple[str, ...]) -> list[str]:
     if not asked:
         raise click.UsageError("no question: give -q, or one per line of stdin")
     return asked
-
-
-def _typed() -> Iterator[list[str]]:
-    """What is typed on a terminal, a question at a time, until an empty line or Ctrl-D."""
-    say("a question a line; an empty line ends")
-    while True:
-        click.echo("? ", nl=False, err=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        yield [line]

@@ -62,7 +62,7 @@ class ArchiveQuestions:
         return plan_questions(self._store, self._caches, asked, self._match)
 
     def ask(self, plan: "Sequence[Wanted]") -> None:
-        """Print an object for each video."""
+        """Print an object for each video; exit with 3 if something could not be asked."""
         from batch.archive.asking import ask_videos
 
         for wanted, answers in ask_videos(self._store, plan, self._load(), self._settings):
@@ -75,9 +75,6 @@ class ArchiveQuestions:
             click.echo(json.dumps({**where, **found}, ensure_ascii=False))
             for error in dict.fromkeys(errors):
                 self._fail(error)
-
-    def end(self) -> None:
-        """Exit with 3 if something could not be asked."""
         if self._has_failed:
             raise SystemExit(PARTIAL)
 

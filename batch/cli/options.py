@@ -19,6 +19,7 @@ from batch.settings import (
     Reference,
     Reuse,
     Saliency,
+    Scope,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +128,36 @@ run_options = together(
     ),
     dtype_option,
     attn_option,
+)
+
+answer_options = together(
+    click.option("--model", help="Folder or hub id; default: the one that wrote the cache."),
+    offline_option,
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Most tokens of an answer.",
+    ),
+    click.option(
+        "--scope",
+        type=click.Choice(get_args(Scope)),
+        default="auto",
+        show_default=True,
+        help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
+        "samples that the question is about; each-segment: every segment by itself, and the "
+        "likeliest of their answers is the video's; auto: whole, or of several segments retrieve "
+        "(each-segment where the cache has no index).",
+    ),
+    click.option(
+        "--budget-tokens",
+        type=click.IntRange(1),
+        default=4096,
+        show_default=True,
+        help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
+    ),
+    run_options,
 )
 
 sampling_options = together(

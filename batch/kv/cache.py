@@ -96,10 +96,14 @@ class TieredCache(Cache):
         if self.observer is not None:
             self.observer.keep(sequences)
 
+    def shorten(self, length: int) -> None:
+        """Forget all columns of the suffix but the first ones."""
+        for suffix in self._suffixes:
+            suffix.length = min(suffix.length, length)
+
     def clear_suffix(self) -> None:
         """Forget the sequences, so that others (of any batch size) can follow the same prefix."""
-        for suffix in self._suffixes:
-            suffix.reset()
+        self.shorten(0)
 
 
 class SuffixLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 5.23

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
@@ -138,9 +139,12 @@ class Family(ABC):
     def layout(self, footage: Footage) -> Layout:
         """Lay out the prefix of a video."""
 
-    def question_ids(self, question: str) -> list[int]:
-        """Token ids behind the prefix: the question and all that the template puts around it."""
-        return [int(i) for i in self.texts_around_only(question)[1]]
+    def question_ids(self, question: str, *later: str) -> list[int]:
+        """Token ids behind the prefix: the question and all that the template puts around it.
+
+        later: the answer to it, the next question, and so on, up to the question to be answered.
+        """
+        return [int(i) for i in self.texts_around_only(question, *later)[1]]
 
     @abstractmethod
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:
@@ -213,10 +217,16 @@ class Family(ABC):
             return [""] * len(footage)
         return [time_text(seconds) for seconds in footage.pts_s - footage.start_s]
 
-    def conversation_text(self, content: list[dict[str, Any]]) -> str:
-        """A conversation in which the user sends this, up to the answer."""
+    def conversation_text(self, content: list[dict[str, Any]], *later: str) -> str:
+        """A conversation in which the user sends this, up to the answer.
+
+        later: what the assistant then said, the user, the assistant, ...
+        """
+        messages = [{"role": "user", "content": content}]
+        for role, said in zip(cycle(("assistant", "user")), later, strict=False):
+            messages.append({"role": role, "content": [{"type": "text", "text": said}]})
         text: str = self.checkpoint.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
+            messages,
             chat_template=self.checkpoint.chat_template,
             add_generation_prompt=True,
             tokenize=False,
@@ -243,10 +253,12 @@ class Family(ABC):
         before, *others = np.split(token_ids, places)
         return [before, *(text[1:] for text in others)]
 
-    def texts_around_only(self, question: str | None = None) -> list[NDArray[np.int64]]:
+    def texts_around_only(
+        self, question: str | None = None, *later: str
+    ) -> list[NDArray[np.int64]]:
         """Token ids before and behind the only picture, or video, of a conversation."""
         asked = [] if question is None else [{"type": "text", "text": question}]
-        ids = self.token_ids(self.conversation_text([{"type": self.kind}, *asked]))
+        ids = self.token_ids(self.conversation_text([{"type": self.kind}, *asked], *later))
         return self.texts_around(ids, 1)
 
     def lay_out_frames(

@@ -50,21 +50,23 @@ class InternVL(SquareFamily):
         texts = self._texts(content, self.times(footage))
         return self.lay_out_frames(texts, plain, footage, closing=1)
 
-    def question_ids(self, question: str) -> list[int]:
-        texts = self._texts([{"type": "video"}, {"type": "text", "text": question}], [""])
+    def question_ids(self, question: str, *later: str) -> list[int]:
+        texts = self._texts([{"type": "video"}, {"type": "text", "text": question}], [""], *later)
         return [int(i) for i in texts[-1][1:]]
 
-    def _texts(self, content: list[dict[str, Any]], times: list[str]) -> list[NDArray[np.int64]]:
+    def _texts(
+        self, content: list[dict[str, Any]], times: list[str], *later: str
+    ) -> list[NDArray[np.int64]]:
         """The text around a video's samples; each behind a sample begins with what closes it."""
         tokenizer = self.checkpoint.tokenizer
-        before, behind = self._around_video(content)
+        before, behind = self._around_video(content, *later)
         picture = f"{tokenizer.start_image_token}{self.placeholder}{tokenizer.end_image_token}"
         frames = [f"Frame{number}: {time}{picture}" for number, time in enumerate(times, 1)]
         return self.texts_around(self.token_ids(before + "\n".join(frames) + behind), len(times))
 
-    def _around_video(self, content: list[dict[str, Any]]) -> tuple[str, str]:
+    def _around_video(self, content: list[dict[str, Any]], *later: str) -> tuple[str, str]:
         video = self.checkpoint.tokenizer.video_token
-        before, found, behind = self.conversation_text(content).partition(video)
+        before, found, behind = self.conversation_text(content, *later).partition(video)
         if not found:
             raise ModelError(f"{self.checkpoint.name}: the chat template knows no video")
         return before, behind

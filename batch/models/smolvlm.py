@@ -88,12 +88,12 @@ class SmolVLM(SquareFamily):
         texts = self._texts(content, intro, _times(footage))
         return self.lay_out_frames(texts, plain, footage, closing=1)
 
-    def question_ids(self, question: str) -> list[int]:
+    def question_ids(self, question: str, *later: str) -> list[int]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
-        return [int(i) for i in self._texts(content, "", [""])[-1][1:]]
+        return [int(i) for i in self._texts(content, "", [""], *later)[-1][1:]]
 
     def _texts(
-        self, content: list[dict[str, Any]], intro: str, times: list[str]
+        self, content: list[dict[str, Any]], intro: str, times: list[str], *later: str
     ) -> list[NDArray[np.int64]]:
         """The text around a video's samples; each behind a sample begins with what closes it."""
         tokenizer = self.checkpoint.tokenizer
@@ -102,7 +102,7 @@ class SmolVLM(SquareFamily):
         picture = f"{fence}{whole}{self.placeholder}{fence}"
         video = intro + "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
         sent = getattr(tokenizer, "video_token", "<video>")
-        ids = self.token_ids(self.conversation_text(content).replace(sent, video, 1))
+        ids = self.token_ids(self.conversation_text(content, *later).replace(sent, video, 1))
         return self.texts_around(ids, len(times))
 
     def features(self, pictures: NDArray[np.uint8], geometry: Geometry) -> Tensor:

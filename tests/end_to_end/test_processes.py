@@ -1,5 +1,6 @@
 """The commands as real processes: the whole way, and what happens when one is ended early."""
 
+import contextlib
 import json
 import os
 import pty
@@ -162,25 +163,33 @@ def test_a_reader_that_left_gets_no_traceback(tmp_path: Path) -> None:
     assert process.wait(timeout=300) == 128 + signal.SIGPIPE
 
 
-def test_a_terminal_is_asked_for_questions_until_an_empty_line(
+def test_a_prompt_on_a_terminal_asks_remembers_and_ends(
     model: Path, long_manifest: Path, tmp_path: Path
 ) -> None:
     succeed("prefill", long_manifest, "--out", tmp_path, "--model", model)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "batch", "answer", tmp_path / "long.safetensors"],
+        [sys.executable, "-m", "batch", "ask", tmp_path, "--max-new-tokens", "4"],
         cwd=ROOT,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
         stdin=theirs,
-        stdout=subprocess.PIPE,
+        stdout=theirs,
         stderr=subprocess.PIPE,
         text=True,
     )
     os.close(theirs)
-    os.write(ours, b"what is the red star doing ?\na b ?\n\n")
-    out, errors = process.communicate(timeout=300)
+    os.write(ours, b"what is the red star doing ?\n/video\n\x04")
+    said = b""
+    with contextlib.suppress(OSError):  # what Linux says of a terminal that nobody holds any more
+        while chunk := os.read(ours, 1 << 16):
+            said += chunk
+    _, errors = process.communicate(timeout=300)
     os.close(ours)
-    assert (process.returncode, len(out.splitlines())) == (0, 2)
-    assert errors.startswith("a question a line; an empty line ends\n? ? ? 2 answered in ")
+    assert process.returncode == 0, errors
+    assert re.search(rb"\? what is the red star doing \?\r\n.*\r\n  at 00:", said, re.DOTALL)
+    assert re.search(r"asking \S+\n\* [0-9a-f]{12}  ", errors)
+    history = (tmp_path / "state" / "sali-cache" / "history").read_text()
+    assert history.splitlines()[:1] == ["what is the red star doing ?"]
 
 
 @pytest.mark.long

@@ -1,0 +1,236 @@
+"""`batch ask`: a prompt that stays loaded; each question sees the conversation before it."""
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch.cli import options
+from batch.cli.answer import line_of
+from batch.cli.kinds import Kind, expect
+from batch.cli.progress import FAILED, PARTIAL, quiet_option, say
+from batch.settings import Attention, Scope
+
+if TYPE_CHECKING:
+    from batch.answering import Answer, AnswerSettings, VideoAnswerer
+    from batch.models import Family
+    from batch.serving.library import Library, Video
+
+_HELP = """\
+a question     answered from the video; the next one sees the conversation so far
+/evidence      a page in the browser: the answers, and the samples that each rests on
+/video [NAME]  the videos that can be asked, or ask another: its ID, or a pattern of its path
+/new           forget the conversation
+/help          this
+Ctrl-D         ends; Ctrl-C stops an answer"""
+
+_MOST_LISTED = 20
+_MOST_HISTORY = 1_000
+
+
+@click.command()
+@click.argument("caches", type=options.EXISTING)
+@click.option("--video", "wanted", help="Which one to ask first: an ID, or a pattern of its path.")
+@click.option("--work", help="Of a folder of batch index, as batch status lists them.")
+@options.answer_options
+@quiet_option
+def ask(
+    caches: Path,
+    wanted: str | None,
+    work: str | None,
+    model: str | None,
+    offline: bool,
+    max_new_tokens: int,
+    scope: Scope,
+    budget_tokens: int,
+    device: str | None,
+    dtype: str | None,
+    attn: Attention,
+) -> None:
+    """Ask the videos of CACHES one question after the other, with the model loaded once.
+
+    CACHES is a cache, or a folder of them. On a terminal it is a prompt with a history, and words
+    appear as they are found. Elsewhere it reads a question a line and prints an answer a line, and
+    behind a tab the times that it rests on. Either way a question sees those before it, until
+    /new. Questions that stand alone are for batch answer, which answers many together.
+    """
+    kinds = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
+    expect(caches, kinds, "a cache, or a folder of them")
+    options.allow_open_files()
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    from batch.answering import AnswerSettings
+    from batch.serving.library import Library
+
+    library = Library(caches, work)
+    first = library.find(wanted) if wanted else next(iter(library)) if len(library) == 1 else None
+    if first is None and not is_terminal:
+        raise click.UsageError(f"{len(library):,} videos can be asked: choose one with --video")
+    family = library.load_model(
+        model=model, device=device, dtype=dtype, attention=attn, offline=offline
+    )
+    settings = AnswerSettings(
+        scope=scope, budget_tokens=budget_tokens, max_new_tokens=max_new_tokens
+    )
+    with _Talk(library, family, settings, streams=is_terminal) as talk:
+        if is_terminal:
+            say("/help tells what there is; Ctrl-D ends")
+        talk.start(first)
+        for line in _typed() if is_terminal else sys.stdin:
+            talk.hear(line.strip())
+    if talk.failed:
+        raise SystemExit(PARTIAL if talk.answered else FAILED)
+
+
+@dataclass
+class _Talk:
+    """A conversation about one video at a time."""
+
+    library: "Library"
+    family: "Family"
+    settings: "AnswerSettings"
+    streams: bool
+    answered: int = 0
+    failed: int = 0
+    _video: "Video | None" = None
+    _opened: "VideoAnswerer | None" = None
+    _turns: list[str] = field(default_factory=list)
+    _answers: "list[Answer]" = field(default_factory=list)
+
+    def __enter__(self) -> "_Talk":
+        self._pages = tempfile.TemporaryDirectory(prefix="sali-cache-")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+        self._pages.cleanup()
+
+    def start(self, video: "Video | None") -> None:
+        """Ask a video from now on; without one, say which there are."""
+        if video is None:
+            self._list()
+            return
+        from batch.answering import open_cache
+
+        opened = open_cache(video.cache, model=self.family, settings=self.settings)
+        self._close()
+        self._video, self._opened = video, opened
+        self._forget()
+        say(f"asking {video.name}")
+
+    def hear(self, line: str) -> None:
+        """Do what a line says; an error of ours is told, and the next line is heard."""
+        from batch.errors import BatchError
+        from cachefmt import CacheFileError
+
+        commands = {"/video": self._choose, "/evidence": self._show, "/new": self._forget}
+        word, _, rest = line.partition(" ")
+        try:
+            if word in commands:
+                commands[word](*shlex.split(rest))
+            elif word.startswith("/"):
+                click.echo(_HELP, err=True)
+            elif line:
+                self._ask(line)
+        except (BatchError, CacheFileError, TypeError, ValueError) as error:
+            is_ours = isinstance(error, BatchError | CacheFileError)
+            self.failed += not self.streams
+            click.echo(
+                f"error: {error if is_ours else f'{word}: got {rest!r}; see /help'}", err=True
+            )
+        except KeyboardInterrupt:  # of an answer, which is left out of the conversation
+            if not self.streams:
+                raise
+            click.echo("")
+
+    def _ask(self, question: str) -> None:
+        from batch.answering import Answer
+        from batch.errors import BatchError
+
+        if self._opened is None:
+            raise BatchError("no video is chosen: /video NAME")
+        turns = (*self._turns, question)
+        for _, more in self._opened.stream([turns]):
+            if isinstance(more, Answer):
+                self._turns = [*turns, more.text]
+                self._answers.append(more)
+                self.answered += 1
+                click.echo(_times(more) if self.streams else line_of(more))
+                sys.stdout.flush()
+            elif self.streams:
+                click.echo(more, nl=False)
+
+    def _choose(self, *names: str) -> None:
+        self.library.refresh()
+        if names:
+            self.start(self.library.find(" ".join(names)))
+        else:
+            self._list()
+
+    def _list(self) -> None:
+        for number, video in enumerate(self.library):
+            if number == _MOST_LISTED:
+                click.echo(f"and {len(self.library) - number:,} more", err=True)
+                return
+            mark = "*" if video == self._video else " "
+            click.echo(f"{mark} {video.id[:12]}  {video.name}", err=True)
+
+    def _show(self) -> None:
+        from batch.errors import BatchError
+        from batch.serving.pages import of_answers
+
+        if self._video is None or not self._answers:
+            raise BatchError("nothing is answered yet")
+        page = Path(self._pages.name) / f"{self.answered}.html"
+        page.write_text(of_answers(self._video, self._answers, served=False), encoding="utf-8")
+        if not webbrowser.open(page.as_uri()):
+            say("no browser could be opened")
+        say(str(page))
+
+    def _forget(self) -> None:
+        self._turns, self._answers = [], []
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+
+def _times(answer: "Answer") -> str:
+    times = ", ".join(map(str, answer.evidence)) or "no time"
+    return click.style(f"\n  at {times}", dim=True)
+
+
+def _typed() -> Iterator[str]:
+    """Lines that are typed, until Ctrl-D; those of earlier times can be called back."""
+    with contextlib.suppress(ImportError):
+        import readline
+
+        _remember(readline)
+    while True:
+        try:
+            yield input("? ")
+        except KeyboardInterrupt:
+            click.echo("")
+        except EOFError:
+            click.echo("")
+            return
+
+
+def _remember(readline: Any) -> None:
+    import atexit
+
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    file = Path(state) / "sali-cache" / "history"
+    with contextlib.suppress(OSError):  # a home that cannot be written has no history
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        readline.read_history_file(file)
+        readline.set_history_length(_MOST_HISTORY)
+        atexit.register(contextlib.suppress(OSError)(readline.write_history_file), file)

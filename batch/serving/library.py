@@ -1,0 +1,141 @@
+"""The videos that can be asked: of a cache, of a folder of caches, or of an archive's work."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from batch.answering.opening import open_writer
+from batch.archive.asking import choose_caches
+from batch.archive.catalogue import catalogue_rows
+from batch.archive.store import Store
+from batch.errors import BatchError
+from batch.models import Family
+from cachefmt import CacheFileError, open_segments
+from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
+from jobs.runs import had_runs
+
+_SHOWN = 10
+_SHORTEST_ID = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A video that can be asked.
+
+    - id: digest of its content; name: its path, or its file's name, as people know it.
+    - facts: what is known of it, by the columns of the catalogue.
+    """
+
+    id: str
+    name: str
+    cache: Path
+    facts: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+class Library:
+    """The videos that there were when they were last looked for."""
+
+    def __init__(self, path: Path, work: str | None = None) -> None:
+        """Look for them.
+
+        Args:
+            path: a cache, a folder with caches in it, or one that batch index writes, of which
+                `work` may choose the work.
+
+        Raises:
+            BatchError: there are none.
+        """
+        self._path, self._work = path, work
+        self._is_archive = path.is_dir() and had_runs(path)
+        self._videos: dict[str, Video] = {}
+        self.refresh()
+        if not self._videos:
+            raise BatchError(f"{path}: holds no cache of a video that could be asked")
+
+    def __iter__(self) -> Iterator[Video]:
+        return iter(self._videos.values())
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def refresh(self) -> None:
+        """Look again: runs may have made some since."""
+        found = self._of_archive() if self._is_archive else self._of_files()
+        self._videos = {video.id: video for video in found}
+
+    def get(self, id: str) -> Video | None:
+        return self._videos.get(id)
+
+    def find(self, wanted: str) -> Video:
+        """The video of an ID, of its beginning, or of a pattern of its whole name.
+
+        Raises:
+            BatchError: it is none, or it could be several.
+        """
+        found = [
+            video
+            for video in self
+            if fnmatch(video.name, wanted)
+            or (len(wanted) >= _SHORTEST_ID and video.id.startswith(wanted))
+        ]
+        if len(found) == 1:
+            return found[0]
+        what = f"{len(found):,} videos fit" if found else "no video fits"
+        choice = found or list(self)
+        some = "".join(f"\n  {video.id[:12]}  {video.name}" for video in choice[:_SHOWN])
+        more = f"\n  and {len(choice) - _SHOWN:,} more" if len(choice) > _SHOWN else ""
+        raise BatchError(f"{self._path}: {what} {wanted!r}; there are:{some}{more}")
+
+    def load_model(self, **how: Any) -> Family:
+        """Load the model that wrote the caches; `how` as of `open_writer`.
+
+        Raises:
+            ModelError: it is not there, or another.
+            CacheFileError: no cache says which.
+        """
+        problem: CacheFileError | None = None
+        for video in self:
+            try:
+                segments = open_segments(video.cache)
+            except CacheFileError as error:
+                problem = error
+                continue
+            with segments[0]:
+                opened = open_writer(segments[0], video.cache, **how)
+            for segment in segments[1:]:
+                segment.close()
+            return opened.load()
+        raise problem or BatchError(f"{self._path}: holds no cache")
+
+    def _of_archive(self) -> Iterator[Video]:
+        store = Store(self._path)
+        for row in catalogue_rows(store, choose_caches(store, self._work)):
+            if row["status"] == "done":
+                cache = store.root / row["cache"]
+                yield Video(id=row["video"], name=row["path"], cache=cache, facts=row)
+
+    def _of_files(self) -> Iterator[Video]:
+        """Of the caches in a folder those that can be opened; of one named alone the error."""
+        is_cache = self._path.is_file() or self._path.suffix == FOLDER_SUFFIX
+        for cache in [self._path] if is_cache else sorted(self._path.iterdir()):
+            if cache.suffix not in (FILE_SUFFIX, FOLDER_SUFFIX):
+                continue
+            try:
+                segments = open_segments(cache)
+            except CacheFileError:  # such as a calibration; batch verify tells what is damaged
+                if is_cache:
+                    raise
+                continue
+            for segment in segments:
+                segment.close()
+            about = segments[0].header.video
+            facts = {
+                "path": about.name,
+                "status": "done",
+                "cache": str(cache),
+                "cache_bytes": sum(segment.size_bytes for segment in segments),
+                "fp16_kv_bytes": sum(segment.header.fp16_kv_bytes for segment in segments),
+            }
+            yield Video(id=about.sha256, name=about.name, cache=cache, facts=facts)

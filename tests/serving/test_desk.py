@@ -1,0 +1,136 @@
+"""The model's thread: batches, one that fails among others, caches by use."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from batch.answering import Answer, AnswerSettings, VideoAnswerer
+from batch.errors import BatchError
+from batch.models import Family
+from batch.serving.desk import Desk, FullError, Request
+from batch.serving.library import Library, Video
+from batch.serving.shelf import Shelf
+
+QUESTIONS = [f"what is the red star {word} ?" for word in ("a", "b", "c", "d")]
+
+
+def asked(video: Video, question: str, limit: int = 8) -> tuple[Request, "Queue[Any]"]:
+    heard: Queue[Any] = Queue()
+    return Request(video=video, turns=(question,), limit=limit, tell=heard.put), heard
+
+
+def end_of(heard: "Queue[Any]") -> Answer | Exception:
+    while isinstance(told := heard.get(timeout=60), str):
+        pass
+    ended: Answer | Exception = told
+    return ended
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many questions each call of the model is given."""
+    found: list[int] = []
+    stream = VideoAnswerer.stream
+
+    def count(self: VideoAnswerer, questions: Sequence[Any], limits: Any = None) -> Iterator[Any]:
+        found.append(len(questions))
+        return stream(self, questions, limits)
+
+    monkeypatch.setattr(VideoAnswerer, "stream", count)
+    return found
+
+
+def test_what_comes_together_about_a_video_is_a_batch_and_answers_as_alone(
+    shelf: Shelf, library: Library, batches: list[int]
+) -> None:
+    one, other = library
+    desk = Desk(shelf, batch_size=3, most_waiting=8)
+    waiting = [asked(video, question) for question in QUESTIONS for video in (one, other)]
+    for request, _ in waiting:
+        desk.submit(request)
+    with pytest.raises(FullError, match="8 questions are waiting"):
+        desk.submit(asked(one, "a ?")[0])
+    with desk:
+        found = [end_of(heard) for _, heard in waiting]
+    assert batches == [3, 3, 1, 1]
+    for (request, _), answer in zip(waiting, found, strict=True):
+        alone = shelf.get(request.video).ask_all(request.turns)
+        assert answer == next(alone)
+
+
+def test_a_question_that_cannot_be_asked_does_not_spoil_its_batch(
+    shelf: Shelf, library: Library
+) -> None:
+    (video, _) = library
+    waiting = [asked(video, question) for question in ("a ?", " ", "a <image>", "b ?")]
+    too_long = asked(video, "c ?", limit=10_000)
+    with Desk(shelf, batch_size=8, most_waiting=8) as desk:
+        for request, _ in [*waiting, too_long]:
+            desk.submit(request)
+        found = [end_of(heard) for _, heard in waiting]
+        assert "context has" in str(end_of(too_long[1]))
+    assert [type(one).__name__ for one in found] == ["Answer", "BatchError", "BatchError", "Answer"]
+
+
+@pytest.mark.logs_errors
+def test_what_nobody_foresaw_is_told_and_the_next_batch_is_answered(
+    shelf: Shelf, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (video, _) = library
+    with Desk(shelf, batch_size=8, most_waiting=8) as desk:
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoAnswerer, "stream", lambda *_: 1 / 0)
+            request, heard = asked(video, "a ?")
+            desk.submit(request)
+            assert isinstance(end_of(heard), ZeroDivisionError)
+        request, heard = asked(video, "a ?")
+        desk.submit(request)
+        assert isinstance(end_of(heard), Answer)
+
+
+def test_a_client_that_left_is_not_answered(
+    shelf: Shelf, library: Library, batches: list[int]
+) -> None:
+    (video, _) = library
+    (left, unheard), (stays, heard) = asked(video, "a ?"), asked(video, "b ?")
+    left.is_gone.set()
+    with Desk(shelf, batch_size=8, most_waiting=8) as desk:
+        desk.submit(left)
+        desk.submit(stays)
+        assert isinstance(end_of(heard), Answer)
+    assert (batches, unheard.empty()) == ([1], True)
+
+
+def test_caches_are_let_go_by_use_within_the_memory(family: Family, library: Library) -> None:
+    one, other = library
+    with_room = Shelf(family, AnswerSettings(), 1 << 30)
+    with_room.get(one)
+    size = with_room.held_bytes
+    with_room.get(other)
+    both = with_room.held_bytes
+    tight = Shelf(family, AnswerSettings(), both - 1)
+    first = tight.get(one)
+    assert tight.get(one) is first
+    tight.get(other)
+    assert tight.held_bytes == both - size
+    assert tight.get(one) is not first
+    with pytest.raises(BatchError, match=f"takes {size:,} bytes of memory, and --memory allows"):
+        Shelf(family, AnswerSettings(), size - 1).get(one)
+
+
+def test_videos_are_found_by_the_beginning_of_their_id_or_a_pattern(
+    library: Library, caches: Path
+) -> None:
+    one, other = library
+    assert library.find(one.id[:8]) == library.find("a.*") == library.find(one.id) == one
+    assert (one.name, other.name) == ("a.mp4", "b.mp4")
+    for wanted, said in (("*.mp4", "2 videos fit"), ("../a.mp4", "no video fits"), ("", "no vi")):
+        with pytest.raises(BatchError, match=said):
+            library.find(wanted)
+    assert [video.name for video in Library(one.cache)] == ["a.mp4"]
+    (caches.parent / "empty").mkdir(exist_ok=True)
+    with pytest.raises(BatchError, match="holds no cache"):
+        Library(caches.parent / "empty")
