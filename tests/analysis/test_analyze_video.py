@@ -95,6 +95,23 @@ def test_against_the_previous_sample_a_slow_drift_is_never_noticed(tmp_path):
     assert manifest.source.tolist() == [0] * 10
 
 
+def test_a_cell_that_drifts_is_compared_with_the_sample_in_which_it_changed_last(tmp_path):
+    """Though another cell changes all the time, so that the last kept sample is the one before."""
+    frames = [clips.flat(56, 56) + np.uint8(4 * i) for i in range(7)]
+    for i, frame in enumerate(frames):
+        frame[28:] = clips.texture(28, 56, seed=i)
+    path = clips.write_clip(tmp_path / "drift.mp4", frames, fps=1)
+    kept, cells = (
+        analyze(path, temporal=TemporalSettings(reference=reference))
+        for reference in ("kept", "cells")
+    )
+    assert kept.kept.all()
+    assert cells.kept.all()
+    assert kept.signals.static[1:, 0].all()
+    assert np.flatnonzero(~cells.signals.static[:, 0]).tolist() == [0, 3, 6]
+    assert not cells.signals.static[:, -1].any()
+
+
 def test_pointers_against_the_previous_sample_resolve_to_a_kept_one(tmp_path):
     path = still_with_a_cut(tmp_path / "cut.mp4")
     manifest = analyze(path, temporal=TemporalSettings(reference="previous"))

@@ -63,18 +63,27 @@ class Made:
     beyond_bytes: int
 
 
-@pytest.fixture(scope="module", params=[(Tier.INT8, "lossless"), (Tier.INT4, "standard")], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        (Tier.INT8, "lossless", "none"),
+        (Tier.INT4, "standard", "none"),
+        (Tier.INT4, "lossless", "cells"),
+    ],
+    ids=str,
+)
 def made(
     family: Family, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[int, Made]:
-    """By the number of samples, every cell in one tier."""
+    """By the number of samples, every cell in one tier, half of them reused if any are."""
     found = {}
-    tier, quality = request.param
-    settings = replace(BLOCKS, quality=quality)
+    tier, quality, reuse = request.param
+    settings = replace(BLOCKS, quality=quality, reuse=reuse)
     for samples in (SHORT, LONG):
         path = tmp_path_factory.mktemp("made") / f"{samples}.safetensors"
         plan = plan_cache(manifest(samples, family, tier), family, settings, dtype="float32")
         assert plan.header.codec.quality == quality
+        assert (plan.plan.computed < 0.6 * plan.header.shape.token_count) == (reuse == "cells")
         rows_bytes = kv_bytes(plan.header.shape)
         peak = peak_allocated(lambda: prefill(plan, family, path))  # noqa: B023  # called at once
         found[samples] = Made(path=path, rows_bytes=rows_bytes, beyond_bytes=peak - rows_bytes)
@@ -84,7 +93,9 @@ def made(
 def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
     geometry = geometry_of(family)
     tiers = np.full((samples, geometry.cells), tier, np.uint8)
-    return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers)
+    static = np.zeros(tiers.shape, bool)
+    static[:, ::2] = True
+    return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers, static=static)
 
 
 def test_prefill_allocates_the_stored_rows_and_one_block(made: dict[int, Made]) -> None:

@@ -13,15 +13,19 @@ from transformers import DynamicCache
 
 from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
+from batch.evaluation.uncompressed import Uncompressed
 from batch.kv.rotation import rotate
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.making.computing import allocate, compute, keep, unrotated
+from batch.making.maker import CacheMaker
 from batch.making.plan import Plan, sources_of
-from batch.models import Family
-from batch.settings import CacheSettings
+from batch.models import Family, open_model
+from batch.settings import CacheSettings, ModelSettings
+from batch.video import Footage
 from cachefmt import CacheFile, Tier
-from tests.manifests import make_manifest, random_pictures
+from tests import tiny
+from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models.parity import loaded
 from tests.tiny.families import TINY
 
@@ -170,3 +174,99 @@ def test_a_reused_row_is_its_source_turned_to_its_own_position(
         family.rotation(torch.from_numpy(plan.positions[reused : reused + 1])),
     )
     torch.testing.assert_close(key[None], turned, atol=1e-5, rtol=1e-5)
+
+
+def test_of_one_layer_reuse_of_identical_pictures_scores_as_transformers_over_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values of the first layer know nothing of what came before; later ones do."""
+    for layers in (1, 2):
+        folder = tiny.llava_next(tmp_path / str(layers), layers=layers)
+        family, own = loaded(folder), loaded(folder)
+        geometry = geometry_of(family)
+        pictures = random_pictures(1, geometry).repeat(SAMPLES, 0)
+        seen = _remember(family, "features", monkeypatch)
+        static = np.ones((SAMPLES, geometry.cells), bool)
+        got = [
+            scores(
+                planned(make_manifest(pictures, geometry, static=static, source=source), family, 1),
+                family,
+                tmp_path,
+            )
+            for source in ([0, 1, 2, 3, 4], [0, 0, 0, 0, 0])
+        ]
+        assert [len(shown[0]) for shown in seen] == [1, 1]  # pictures that the tower saw
+        torch.testing.assert_close(got[0], got[1], atol=1e-5, rtol=1e-5)
+        footage = Footage.steady(geometry, SAMPLES)
+        expected = Uncompressed(own, pictures, footage).next_token_scores(QUESTION)
+        apart = float((got[0] - expected).abs().max())
+        assert apart < 1e-4 if layers == 1 else apart > 1e-3
+
+
+def _remember(what: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a method is given from now on: its arguments, by position and then by name."""
+    calls: list[tuple[Any, ...]] = []
+    run = getattr(what, method)
+
+    def remembered(*given: Any, **named: Any) -> Any:
+        calls.append((*given, named))
+        return run(*given, **named)
+
+    monkeypatch.setattr(what, method, remembered)
+    return calls
+
+
+def test_a_sample_without_text_of_its_own_costs_no_forward_pass_if_all_is_reused(
+    families: dict[str, Family], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = families[MERGED]
+    static = np.ones((SAMPLES, family.geometry.for_video(56, 56, 1).cells), bool)
+    work = planned(filmed(family, static=static, tier=None), family, 1)
+    passes = _remember(family.language_model, "forward", monkeypatch)
+    rows = []
+    with closing(compute(work, family, allocate(work, family))) as blocks:
+        for computed in blocks:
+            keep(computed.cache, work.plan.tier[computed.block])
+            rows.append(computed.cache.suffix(1)[0].shape[2])
+    assert len(rows) > 1
+    assert [given["inputs_embeds"].shape[1] for (given,) in passes] == [work.plan.computed]
+    assert sum(rows) == len(work.plan.origin)
+
+
+def test_a_reused_cell_takes_next_to_nothing_of_a_file(
+    families: dict[str, Family], tmp_path: Path
+) -> None:
+    family = families[MERGED]
+    geometry = family.geometry.for_video(56, 56, 1)
+
+    def block_bytes(samples: int, *, is_static: bool) -> int:
+        static = np.full((samples, geometry.cells), is_static)
+        manifest = make_manifest(random_pictures(samples, geometry), geometry, static=static)
+        settings = CacheSettings(reuse="cells", quality="high")
+        work = plan_cache(manifest, family, settings, dtype="float32")
+        prefill(work, family, tmp_path / "x.safetensors")
+        with CacheFile.open(tmp_path / "x.safetensors") as cache:
+            assert cache.header.codec.name == "klt"
+            assert cache.header.layout.computed == work.plan.computed
+            return len(cache.block(0, 0))
+
+    computed, reused = (
+        block_bytes(16, is_static=is_static) - block_bytes(4, is_static=is_static)
+        for is_static in (False, True)
+    )
+    assert reused < 0.05 * computed
+
+
+def test_where_keys_cannot_be_moved_samples_are_reused_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(ModelSettings(name=str(tiny.llava_next(tmp_path)), device="cpu"))
+    text = model.family.config.get_text_config()
+    monkeypatch.setattr(text, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 10000.0})
+    maker = CacheMaker(model, CacheSettings(reuse="cells"))
+    video = maker.plan(filmed(model.family), identify_weights=False)
+    assert maker.settings.reuse == "samples"
+    assert "reuses whole samples, no cells: mistral: rotations of type 'dynamic'" in (
+        video.note or ""
+    )
+    assert video.headers[0].policy.parameters["reuse"] == "samples"

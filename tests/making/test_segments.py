@@ -141,6 +141,21 @@ def test_a_still_hour_is_one_segment(family: Family) -> None:
     assert (whole.segment.count, whole.samples) == (1, 3600)
 
 
+def test_where_cells_are_reused_a_still_hour_is_cut_and_each_part_has_its_picture(
+    family: Family,
+) -> None:
+    manifest = video(family, [0] * 200)
+    spans = cut(manifest, family.layout, context=CONTEXT, positions="compact", reuse="cells")
+    assert len(spans) > 1
+    assert sum(span.samples for span in spans) == 200
+    for span in (spans[1], spans[-1]):
+        part = manifest.part(span.rows)
+        plan = make_plan(part, family.layout, context=CONTEXT, reuse="cells")
+        assert len(np.unique(plan.sample[plan.sample >= 0])) == span.samples
+        assert set(plan.sample[plan.is_computed & (plan.cell >= 0)]) == {0}
+        np.testing.assert_array_equal(part.picture(0), manifest.picture(0))
+
+
 def full_segment(family: Family) -> int:
     """Samples of a segment that nothing but the context ends."""
     return cuts(video(family, list(range(30))), family)[0].samples

@@ -58,8 +58,9 @@ def llava_next(
     context: int = 1024,
     width: int = 1,
     head_dim: int | None = None,
+    layers: int = 2,
 ) -> Path:
-    """Write a random LLaVA-1.6: 14 px patches, two layers, four query and two KV heads.
+    """Write a random LLaVA-1.6: 14 px patches, four query and two KV heads.
 
     `width` multiplies the channels.
     """
@@ -68,7 +69,7 @@ def llava_next(
         "vocab_size": len(WORDS),
         "hidden_size": 32 * width,
         "intermediate_size": 48 * width,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": head_dim or 8 * width,
