@@ -45,7 +45,7 @@ _COMMANDS = {
     Kind.PARQUET: "batch prefill {} --model MODEL --out CACHES    makes a cache of a manifest",
     Kind.CACHE: "batch answer {} -q QUESTION    asks it",
     Kind.SEGMENTS: "batch answer {} -q QUESTION    asks it",
-    Kind.CACHE_FOLDER: "batch answer {}/NAME -q QUESTION    asks one of them",
+    Kind.CACHE_FOLDER: "batch answer {} -q QUESTION    asks one of them",
     Kind.INDEX: "batch answer {0} -q QUESTION    asks all its videos; batch status {0} shows it",
     Kind.CHECKPOINT: "--model {} names it",
     Kind.FOLDER: "batch index {} --model MODEL --out CACHES    makes caches of all videos below it",
@@ -111,7 +111,8 @@ def _problem(path: Path, kind: Kind, wanted: Collection[Kind], what: str) -> str
     if kind is Kind.MISSING:
         return f"{path}: {kind.value}"
     command = _COMMANDS.get(kind)
-    advice = "" if command is None else f"\n  {command.format(shlex.quote(str(path)))}"
+    meant = min(filter(_is_named_as_cache, path.iterdir())) if kind is Kind.CACHE_FOLDER else path
+    advice = "" if command is None else f"\n  {command.format(shlex.quote(str(meant)))}"
     return f"{path}: is {kind.value}, expected {what}{advice}"
 
 
@@ -126,10 +127,15 @@ def _kind_of_folder(path: Path) -> Kind:
         return Kind.SEGMENTS
     if checkpoint_folder(str(path)) is not None and "config.json" in names:
         return Kind.CHECKPOINT
-    if any(name.endswith((".safetensors", ".segments")) for name in names):
+    if any(_is_named_as_cache(path / name) for name in names):
         digits = [name for name in names if name.removesuffix(".safetensors").isdigit()]
         return Kind.SEGMENTS if digits else Kind.CACHE_FOLDER
     return Kind.FOLDER if names else Kind.EMPTY_FOLDER
+
+
+def _is_named_as_cache(path: Path) -> bool:
+    is_calibration = path.name.endswith(".calibration.safetensors")
+    return path.suffix in (".safetensors", ".segments") and not is_calibration
 
 
 def _names(path: Path) -> Iterator[str]:

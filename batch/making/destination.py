@@ -10,7 +10,7 @@ from typing import Literal
 
 from batch.errors import BatchError
 from batch.making.cache_plan import VideoPlan
-from batch.making.header import same_work
+from batch.making.header import first_difference, same_work
 from cachefmt import CacheFile, CacheFileError, Header
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX, segment_path, segments_in
 
@@ -78,9 +78,10 @@ class Destination:
             for path in (*other, *own):
                 there = _header(path)
                 if path not in expected or not same_work(there, expected[path]):
+                    differs = first_difference(there, expected.get(path, video.headers[0]))
                     raise BatchError(
-                        f"{path}: already holds a cache of {there.video.name} with another model, "
-                        "video or settings; --force replaces it"
+                        f"{path}: already holds a cache of {there.video.name} by {there.model.id}, "
+                        f"but of other work; {differs}; --force replaces it"
                     )
         done = {path for path in own if _is_done(path, expected)}
         return [number for number, path in enumerate(expected) if path not in done]

@@ -54,6 +54,38 @@ def _work(header: Header) -> tuple[object, ...]:
     return (*computed_by, *made_of, header.shape, header.layout, codec)
 
 
+def first_difference(there: Header, planned: Header) -> str:
+    """In what the work of a file is not that of a plan, with what was got and expected."""
+    got, expected = _facts(there), _facts(planned)
+    for name in expected | got:
+        if got.get(name) != expected.get(name):
+            return f"{name}: got {got.get(name)}, expected {expected.get(name)}"
+    return "where its tokens stand"
+
+
+def _facts(header: Header) -> dict[str, object]:
+    """What decides of rows, as people call it; what follows from other facts comes after them."""
+    model, prompt, codec = header.model, header.prompt, header.codec
+    return {
+        "video": f"SHA-256 {header.video.sha256[:8]}",
+        "config of the model": model.config_sha256[:8],
+        "weights of the model": model.weights_sha256[:8],
+        "dtype": model.dtype,
+        "processor": prompt.processor_sha256[:8],
+        "chat template": prompt.chat_template_sha256[:8],
+        "written by": header.tool,
+        "profile": header.policy.name,
+        **header.policy.parameters,
+        "positions": header.layout.positions,
+        "quality": codec.quality,
+        "step": codec.step,
+        "calibration": codec.calibration and codec.calibration[:8],
+        "manifest": header.manifest.sha256[:8],
+        "segments": header.segment.count,
+        "tokens": dict(header.shape.tokens),
+    }
+
+
 def identify(
     family: Family, dtype: str, *, weights: bool = True
 ) -> tuple[ModelIdentity, PromptIdentity]:
@@ -157,12 +189,12 @@ def _policy(
 ) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
-    # A profile's numbers are those of its name and the tool; in small files they would be a tenth.
     settings = {**thresholds.to_dict(), **temporal.to_dict()}
-    if name is not None and temporal == TEMPORAL_PROFILES[name]:
-        settings = {}
+    # A profile's numbers are those of its name and the tool; in small files they would be a tenth.
+    if name is not None:
+        settings = {} if temporal == TEMPORAL_PROFILES[name] else temporal.to_dict()
     return PolicyIdentity(
-        name=name if name is not None and not settings else "custom",
+        name=name or "custom",
         parameters={
             **{key: value for key, value in settings.items() if value is not None},
             "reuse": reuse,

@@ -329,7 +329,7 @@ def make_cache(
     source: Path | str,
     folder: Path | str,
     *,
-    model: ModelSettings | str = "demo",
+    model: ModelSettings | str,
     cache: CacheSettings | None = None,
     analysis: AnalysisSettings | None = None,
     force: bool = False,

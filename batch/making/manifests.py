@@ -4,7 +4,7 @@ A decoder that crashes or hangs, or a process that the kernel kills, costs its o
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -20,7 +20,8 @@ from batch.version import __version__
 from batch.video import GeometryRule, VideoInfo, geometry_for, probe
 from jobs.atomic import fitting_stem, make_folder, write_errors
 from jobs.disk_space import Allowance
-from jobs.workers import Finished, Pool, Progress, Result, Worker, collect
+from jobs.errors import NoSpaceError
+from jobs.workers import Finished, Pool, Progress, Raised, Result, Worker, collect
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of workers: as many as there are cores must not each start as many threads."""
@@ -60,7 +61,7 @@ def make_manifest(
     video: Path | str,
     folder: Path | str,
     *,
-    model: ModelSettings | str = "demo",
+    model: ModelSettings | str,
     analysis: AnalysisSettings | None = None,
     force: bool = False,
 ) -> Path:
@@ -113,7 +114,7 @@ def make_manifests(
 
     Raises:
         ValueError: two videos would share one manifest.
-        JobError: the folder cannot be made.
+        JobError: the folder cannot be made; while results come, that its disk is full.
     """
     targets = manifest_paths(videos, folder)
     make_folder(folder)
@@ -182,7 +183,11 @@ def _run_all(tasks: Sequence[_Task], processes: int) -> Iterator[Analyzed]:
 
 
 def _run(task: _Task, free: "SimpleQueue[Worker]", stopped: Event) -> Analyzed | None:
-    """None if all is to stop."""
+    """None if all is to stop.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
     worker = free.get()
     ended: list[tuple[Worker, Result]] = []
     try:
@@ -195,6 +200,8 @@ def _run(task: _Task, free: "SimpleQueue[Worker]", stopped: Event) -> Analyzed |
     if not ended:
         return None
     result = ended[0][1]
+    if isinstance(result, Raised) and isinstance(result.error, NoSpaceError):
+        raise result.error  # the others would have no room either
     if isinstance(result, Finished):
         analyzed: Analyzed = result.value
         return analyzed
@@ -218,14 +225,17 @@ def _make(task: _Task, progress: Progress) -> Analyzed:
 
 def _is_done(task: _Task, info: VideoInfo) -> bool:
     found, settings = Manifest.read(task.target).header, task.settings
-    made_with = (found.sampling, found.temporal, found.thresholds, found.saliency_sha256)
-    made_by = (found.tool, found.geometry, made_with)
-    asked = (settings.sampling, settings.temporal, settings.thresholds, settings.saliency_sha256)
     geometry = geometry_for(task.rule, info, settings.sampling)
-    is_same_video = found.video.sha256 == info.sha256
-    if is_same_video and made_by == (__version__, geometry, asked):
-        return True
-    differs = "settings" if is_same_video else "video"
-    raise ManifestError(
-        f"{task.target}: already holds {found.video.name} with other {differs}; --force replaces it"
-    )
+    got = {"video": f"SHA-256 {found.video.sha256[:8]}", "geometry": found.geometry}
+    expected = {"video": f"SHA-256 {info.sha256[:8]}", "geometry": geometry}
+    for facts, by in ((got, found), (expected, settings)):
+        facts |= asdict(by.sampling) | by.temporal.to_dict() | by.thresholds.to_dict()
+        facts["saliency network"] = by.saliency_sha256
+    got["version"], expected["version"] = found.tool, __version__
+    for name in expected:
+        if got[name] != expected[name]:
+            raise ManifestError(
+                f"{task.target}: already holds {found.video.name}, but of other work; {name}: got "
+                f"{got[name]}, expected {expected[name]}; --force replaces it"
+            )
+    return True

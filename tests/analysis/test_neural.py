@@ -98,15 +98,15 @@ def test_the_same_network_elsewhere_makes_the_same_manifest_and_another_is_refus
     network: SaliencyNetwork, clip: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    made = make_manifest(clip, out, analysis=settings(network))
+    made = make_manifest(clip, out, model="demo", analysis=settings(network))
     before = made.stat().st_mtime_ns
     moved = SaliencyNetwork.of(networks.write_network(tmp_path / "moved.onnx"))
     assert moved == network
-    make_manifest(clip, out, analysis=settings(moved))
+    make_manifest(clip, out, model="demo", analysis=settings(moved))
     assert made.stat().st_mtime_ns == before
     for other in (None, replace(network, sha256="0" * 64)):
-        with pytest.raises(ManifestError, match="with other settings; --force replaces it"):
-            make_manifest(clip, out, analysis=settings(other))
+        with pytest.raises(ManifestError, match=r"saliency network: got .*; --force replaces it"):
+            make_manifest(clip, out, model="demo", analysis=settings(other))
 
 
 @pytest.mark.parametrize("shape", ["batch 1 28 28", "3 28 28", "batch 3 height width"])

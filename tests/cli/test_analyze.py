@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from batch.analysis.manifest import Manifest
+from batch.making import manifests
+from jobs.errors import NoSpaceError
+from jobs.workers import Handler, Progress
 from tests import clips
 from tests.cli.running import batch, objects, stamps, succeed
 
@@ -54,11 +57,16 @@ def test_the_same_command_again_writes_nothing(model: Path, clip: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "option",
-    [["--fps", 2], ["--profile", "paper"], ["--max-samples", 2], ["--reference", "previous"]],
+    ("option", "differs"),
+    [
+        (["--fps", 2], "fps: got 1.0, expected 2.0"),
+        (["--profile", "paper"], "reference: got "),
+        (["--max-samples", 2], "max_samples: got None, expected 2"),
+        (["--reference", "previous"], "reference: got kept, expected previous"),
+    ],
 )
 def test_other_settings_at_the_same_target_are_refused_and_forced(
-    model: Path, clip: Path, tmp_path: Path, option: list[object]
+    model: Path, clip: Path, tmp_path: Path, option: list[object], differs: str
 ) -> None:
     command = ("analyze", clip, "--out", tmp_path, "--model", model)
     succeed(*command)
@@ -66,7 +74,8 @@ def test_other_settings_at_the_same_target_are_refused_and_forced(
     refused = batch(*command, *option)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert f"error: {tmp_path / 'clip.parquet'}: already holds clip.mp4" in refused.stderr
-    assert "other settings; --force replaces it" in refused.stderr
+    assert differs in refused.stderr
+    assert "; --force replaces it" in refused.stderr
     assert stamps(tmp_path) == before
     succeed(*command, *option, "--force")
     assert stamps(tmp_path) != before
@@ -80,7 +89,26 @@ def test_another_video_at_the_same_target_is_refused(
     other = clips.write_clip(tmp_path / "clip.mp4", [clips.flat(48, 64)] * 10)
     refused = batch("analyze", other, "--out", out, "--model", model)
     assert refused.exit_code == 1
-    assert "clip.mp4 with other video; --force replaces it" in refused.stderr
+    assert "clip.mp4, but of other work; video: got SHA-256 " in refused.stderr
+
+
+def on_a_full_disk(progress: Progress) -> Handler:
+    def make(task: object) -> None:
+        raise NoSpaceError("there: cannot be written: no space left; make room")
+
+    return make
+
+
+def test_a_full_disk_stops_all_videos_and_is_named_once(
+    model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "_make_handler", on_a_full_disk)
+    videos = [tmp_path / f"{name}.mp4" for name in "abc"]
+    for video in videos:
+        shutil.copy(clip, video)
+    result = batch("analyze", *videos, "--out", tmp_path / "out", "--model", model, "--jobs", 1)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.count("error: ") == result.stderr.count("no space left") == 1
 
 
 def test_two_videos_of_one_stem_are_wrong_usage_before_any_work(

@@ -69,6 +69,13 @@ def test_a_video_that_is_none_is_refused_by_name(
     assert stamps(out) == {}
 
 
+def test_of_a_folder_with_caches_in_it_one_is_named_that_can_be_asked(cache: Path) -> None:
+    result = batch("answer", cache.parent, "-q", "what")
+    assert (result.exit_code, result.stdout) == (2, "")
+    named = min(path for path in cache.parent.iterdir() if path.suffix == ".safetensors")
+    assert f"batch answer {named} -q" in result.stderr
+
+
 def test_a_cache_given_to_prefill_is_refused_by_name(
     model: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -193,7 +193,7 @@ def bounded(clip: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     (again,) = objects(succeed(*words, "--max-kl", 0.5))
     assert (again["skipped"], again["kl"], again["step"]) == (True, made["kl"], made["step"])
     refused = batch(*words, "--max-kl", 0.4)
-    assert "with another model, video or settings; --force" in refused.stderr
+    assert "max_kl: got 0.5, expected 0.4; --force" in refused.stderr
     return folder / "clip.safetensors"
 
 

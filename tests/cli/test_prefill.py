@@ -269,9 +269,7 @@ def test_another_profile_assigns_tiers_anew_without_the_video(
         out = tmp_path / profile
         succeed("prefill", manifest, "--out", out, "--model", model, "--profile", profile)
         found[profile] = inspected(out / "film.safetensors")
-        # Pointers and redundancy stay those of the analysis, so it is not the paper's profile.
-        name = "custom" if profile == "paper" else profile
-        assert found[profile]["policy"]["name"] == name
+        assert found[profile]["policy"]["name"] == profile
     assert found["default"]["tokens"] != found["paper"]["tokens"]
     assert manifest.read_bytes() == analysed
 
@@ -375,7 +373,7 @@ def test_times_in_the_prompt_are_another_cache_of_more_slots(
     assert timed["samples"] == plain["samples"]
     refused = batch(*command, "--timestamps")
     assert refused.exit_code == 1
-    assert "another model, video or settings; --force replaces it" in refused.stderr
+    assert "timestamps: got False, expected True; --force replaces it" in refused.stderr
     succeed(*command, "--timestamps", "--force")
     assert inspected(tmp_path / "clip.safetensors")["policy"]["parameters"]["timestamps"] is True
 

@@ -22,7 +22,7 @@ from batch.evaluation.bench.workload import Film, Measured, Size, Workload, tiny
 from batch.evaluation.launches import Launches, count_launches
 from batch.evaluation.measuring import in_new_process
 from batch.evaluation.uncompressed import own_attention, uncompressed_film
-from batch.kv import Kernel, Prefix, TieredCache, forward
+from batch.kv import CACHE_KEYWORD, Kernel, Prefix, TieredCache, forward
 from batch.making.cache_plan import plan_cache
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
@@ -124,7 +124,9 @@ def _steps(workload: Workload, film: Film) -> dict[str, Callable[[Tensor], None]
     @torch.inference_mode()
     def plain_step(place: Tensor) -> None:
         with own_attention(workload.family):
-            model(inputs_embeds=embedded, position_ids=place, past_key_values=plain, use_cache=True)
+            model(
+                inputs_embeds=embedded, position_ids=place, **{CACHE_KEYWORD: plain}, use_cache=True
+            )
 
     return {"step": step, "plain_step": plain_step}
 

@@ -14,7 +14,7 @@ from batch.answering import PrefixAnswerer
 from batch.evaluation.bench.workload import Measured, Workload
 from batch.evaluation.measuring import ratio, timed, timed_again, within
 from batch.evaluation.uncompressed import own_attention
-from batch.kv import Prefix
+from batch.kv import CACHE_KEYWORD, Prefix
 from batch.models import Family
 from cachefmt import CacheFile
 from cachefmt.header import Shape
@@ -101,7 +101,7 @@ def _plain_step(family: Family, plain: DynamicCache, first: int) -> float:
     embedded = embedded.to(model.device, DTYPE)
 
     def step(place: Tensor) -> None:
-        model(inputs_embeds=embedded, position_ids=place, past_key_values=plain, use_cache=True)
+        model(inputs_embeds=embedded, position_ids=place, **{CACHE_KEYWORD: plain}, use_cache=True)
 
     places = torch.arange(first, first + STEPS, device=model.device).view(-1, 1, 1)
     with own_attention(family):

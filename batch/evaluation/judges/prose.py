@@ -30,6 +30,7 @@ from batch.evaluation.judges.prose_texts import (
 from batch.evaluation.judges.schemes import SCHEMES, Rows, Scheme
 from batch.evaluation.tables import Table
 from batch.evaluation.uncompressed import OBSERVED, AttentionMass
+from batch.kv import CACHE_KEYWORD
 from batch.kv.rotation import rotate, rotation_of, unrotate
 from batch.making.sensitivity import DISTURBANCE, weights
 
@@ -69,7 +70,7 @@ class LanguageModel:
         self.model.set_attn_implementation(OBSERVED if masses else "sdpa")
         more = {"masses": masses.values()} if masses else {}
         self.model.model(
-            input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **more
+            input_ids=torch.tensor([ids]), **{CACHE_KEYWORD: cache}, use_cache=True, **more
         )
         self.model.set_attn_implementation("sdpa")
         layers: Any = cache.layers
@@ -91,7 +92,7 @@ class LanguageModel:
             shared = [one.transpose(0, 1).expand(len(texts), -1, -1, -1) for one in states]
             cache.update(*shared, layer)
         positions = torch.arange(start, start + texts.shape[1])[None].expand(len(texts), -1)
-        output = self.model(input_ids=texts, position_ids=positions, past_key_values=cache)
+        output = self.model(input_ids=texts, position_ids=positions, **{CACHE_KEYWORD: cache})
         logits: Tensor = output.logits
         return logits.log_softmax(dim=-1)
 
