@@ -169,7 +169,7 @@ class PrefixAnswerer:
         """
         ids = [question_ids(self._family, question) for question in questions]
         self._check_room(max(len(one) + limit for one, limit in zip(ids, limits, strict=True)))
-        observer = LastQueries(len(ids), max(limits))
+        observer = self._observer(len(ids), max(limits))
         answers: list[list[int]] = [[] for _ in ids]
         shown = [""] * len(ids)
         for chosen in self._decoder.steps(ids, limits, observer, may_follow=True):
@@ -226,10 +226,9 @@ class PrefixAnswerer:
         """
         if self._samples is None:
             raise ValueError(f"{self._name}: the samples of its rows are not known")
-        if self._last_queries.shape != (len(questions), max(limits)):
-            self._last_queries = LastQueries(len(questions), max(limits))
-        answers = self._decoder.generate(questions, limits, self._last_queries)
-        return answers, self._paid(answers, self._samples, self._last_queries)
+        observer = self._observer(len(questions), max(limits))
+        answers = self._decoder.generate(questions, limits, observer)
+        return answers, self._paid(answers, self._samples, observer)
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
@@ -253,11 +252,18 @@ class PrefixAnswerer:
         if self._samples is None:
             yield from ([] for _ in answers)
             return
+        paid = self._paid(answers, self._samples, observer)  # before the observer sees others
         if self._neutral is None:
             _, found = self.attention([self._family.question_ids(NEUTRAL)], [1])
             self._neutral = found[0].numpy()
-        for mass in self._paid(answers, self._samples, observer).numpy():
+        for mass in paid.numpy():
             yield time_ranges(sample_evidence(mass, self._neutral), self._samples.spans_s)
+
+    def _observer(self, sequences: int, passes: int) -> LastQueries:
+        """One that a batch of this shape was perhaps set up with."""
+        if self._last_queries.shape != (sequences, passes):
+            self._last_queries = LastQueries(sequences, passes)
+        return self._last_queries
 
     def _paid(self, answers: list[list[int]], samples: RowSamples, observer: LastQueries) -> Tensor:
         lengths = [len(answer) for answer in answers]

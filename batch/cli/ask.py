@@ -2,11 +2,10 @@
 
 import contextlib
 import os
-import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +82,12 @@ def ask(
         if is_terminal:
             say("/help tells what there is; Ctrl-D ends")
         talk.start(first)
-        for line in _typed() if is_terminal else sys.stdin:
-            talk.hear(line.strip())
+        try:
+            for line in _typed() if is_terminal else sys.stdin:
+                line.encode()
+                talk.hear(line.strip())
+        except UnicodeError as error:
+            raise click.UsageError("a question is not UTF-8 text") from error
     if talk.failed:
         raise SystemExit(PARTIAL if talk.answered else FAILED)
 
@@ -130,21 +133,19 @@ class _Talk:
         from batch.errors import BatchError
         from cachefmt import CacheFileError
 
+        commands: dict[str, Callable[[str], None]]
         commands = {"/video": self._choose, "/evidence": self._show, "/new": self._forget}
         word, _, rest = line.partition(" ")
         try:
             if word in commands:
-                commands[word](*shlex.split(rest))
+                commands[word](rest.strip())
             elif word.startswith("/"):
                 click.echo(_HELP, err=True)
             elif line:
                 self._ask(line)
-        except (BatchError, CacheFileError, TypeError, ValueError) as error:
-            is_ours = isinstance(error, BatchError | CacheFileError)
+        except (BatchError, CacheFileError) as error:
             self.failed += not self.streams
-            click.echo(
-                f"error: {error if is_ours else f'{word}: got {rest!r}; see /help'}", err=True
-            )
+            click.echo(f"error: {error}", err=True)
         except KeyboardInterrupt:  # of an answer, which is left out of the conversation
             if not self.streams:
                 raise
@@ -167,10 +168,10 @@ class _Talk:
             elif self.streams:
                 click.echo(more, nl=False)
 
-    def _choose(self, *names: str) -> None:
+    def _choose(self, name: str) -> None:
         self.library.refresh()
-        if names:
-            self.start(self.library.find(" ".join(names)))
+        if name:
+            self.start(self.library.find(name))
         else:
             self._list()
 
@@ -182,19 +183,21 @@ class _Talk:
             mark = "*" if video == self._video else " "
             click.echo(f"{mark} {video.id[:12]}  {video.name}", err=True)
 
-    def _show(self) -> None:
+    def _show(self, _: str) -> None:
         from batch.errors import BatchError
         from batch.serving.pages import of_answers
 
         if self._video is None or not self._answers:
             raise BatchError("nothing is answered yet")
         page = Path(self._pages.name) / f"{self.answered}.html"
-        page.write_text(of_answers(self._video, self._answers, served=False), encoding="utf-8")
+        page.write_bytes(
+            of_answers(self._video, self._answers, served=False).encode(errors="replace")
+        )
         if not webbrowser.open(page.as_uri()):
             say("no browser could be opened")
         say(str(page))
 
-    def _forget(self) -> None:
+    def _forget(self, _: str = "") -> None:
         self._turns, self._answers = [], []
 
     def _close(self) -> None:
@@ -233,4 +236,4 @@ def _remember(readline: Any) -> None:
         file.touch(mode=0o600)
         readline.read_history_file(file)
         readline.set_history_length(_MOST_HISTORY)
-        atexit.register(contextlib.suppress(OSError)(readline.write_history_file), file)
+        atexit.register(readline.write_history_file, file)

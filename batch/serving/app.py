@@ -31,6 +31,7 @@ from batch.serving.chat import Completion, RequestError, error_body, parse_reque
 from batch.serving.desk import Desk, FullError
 from batch.serving.library import Library, Video
 from cachefmt import CacheFileError
+from jobs.errors import JobError
 
 MOST_BODY_BYTES = 1_000_000
 MOST_LISTED = 1_000
@@ -72,6 +73,7 @@ def make_app(library: Library, desk: Desk, settings: ServeSettings) -> Starlette
         exception_handlers={
             RequestError: _refused,
             FullError: _full,
+            **dict.fromkeys((BatchError, CacheFileError, JobError), _broken),
             ClientDisconnect: _left,
             TimeoutError: _late,
             404: _http_error,
@@ -91,7 +93,7 @@ class _Server:
         if _media_type(request) != "application/json":
             raise RequestError("content-type: expected application/json")
         asked = parse_request(await _body(request))
-        video = self._named(asked.video)
+        video = await self._named(asked.video)
         completion = Completion(video.id)
         heard = self._submit(video, asked.turns, asked.limit)
         first = await heard.next(request)
@@ -100,7 +102,7 @@ class _Server:
         if asked.streams:
             chunks = _chunks(heard, first, completion, tells_usage=asked.tells_usage)
             return StreamingResponse(chunks, media_type="text/event-stream", headers=_NO_STORE)
-        told = first
+        told: Told = first
         while isinstance(told, str):
             told = await heard.next(request)
         if isinstance(told, Exception):
@@ -109,7 +111,7 @@ class _Server:
 
     async def models(self, request: Request) -> Response:
         """Videos as OpenAI lists models: a client chooses one as it chooses a model."""
-        return self._listed(
+        return await self._listed(
             request,
             lambda video: {
                 "id": video.id,
@@ -121,7 +123,7 @@ class _Server:
         )
 
     async def videos(self, request: Request) -> Response:
-        return self._listed(
+        return await self._listed(
             request,
             lambda video: {
                 "id": video.id,
@@ -136,12 +138,12 @@ class _Server:
         return await _page(pages.of_all, list(self._library))
 
     async def video(self, request: Request) -> Response:
-        video = self._named(request.path_params["id"])
+        video = await self._named(request.path_params["id"])
         return await _page(pages.of_video, video)
 
     async def ask(self, request: Request) -> Response:
         """The box of a page: the answer, and what it rests on."""
-        video = self._named(request.path_params["id"])
+        video = await self._named(request.path_params["id"])
         if _media_type(request) != "application/x-www-form-urlencoded":
             raise RequestError("content-type: expected a form")
         try:
@@ -156,10 +158,10 @@ class _Server:
             return _failed(told)
         return await _page(pages.of_answers, video, [told])
 
-    def _named(self, id: str) -> Video:
+    async def _named(self, id: str) -> Video:
         video = self._library.get(id)
         if video is None:
-            self._library.refresh()  # a run may have made it since
+            await asyncio.to_thread(self._library.refresh)  # a run may have made it since
             video = self._library.get(id)
         if video is None:
             raise RequestError(f"no video {id[:100]!r} here; GET /v1/videos lists them", "model")
@@ -177,9 +179,9 @@ class _Server:
         self._desk.submit(heard.request)
         return heard
 
-    def _listed(self, request: Request, row: Callable[[Video], dict[str, Any]]) -> Response:
+    async def _listed(self, request: Request, row: Callable[[Video], dict[str, Any]]) -> Response:
         """Some videos behind the one that the parameter `after` names."""
-        self._library.refresh()
+        await asyncio.to_thread(self._library.refresh)
         videos, after = list(self._library), request.query_params.get("after")
         if after is not None:
             ids = [video.id for video in videos]
@@ -286,6 +288,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     param = error.param if isinstance(error, RequestError) else None
     status = 404 if param == "model" and str(error).startswith("no video") else 400
     return _json(error_body(str(error), kind="invalid_request_error", param=param), status)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """The folder of caches cannot be read any more."""
+    return _json(error_body(str(error), kind="server_error"), 503)
 
 
 async def _full(request: Request, error: Exception) -> Response:

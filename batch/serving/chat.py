@@ -97,6 +97,10 @@ def _turns(messages: object) -> tuple[tuple[str, ...], str | None]:
         turns.append(text)
     if len(turns) % 2 == 0:
         raise RequestError("messages: the last one must be the user's", "messages")
+    try:
+        "".join(turns).encode()
+    except UnicodeError as error:  # JSON may hold half of a character
+        raise RequestError("messages: a text is not Unicode", "messages") from error
     if sum(map(len, turns)) > MOST_CHARACTERS:
         raise RequestError(f"messages: more than {MOST_CHARACTERS:,} characters", "messages")
     return tuple(turns), video

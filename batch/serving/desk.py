@@ -93,17 +93,7 @@ class Desk:
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
-            try:
-                video = self._shelf.get(batch[0].video)
-                together = video.scope == "whole"
-                for group in [batch] if together else [[request] for request in batch]:
-                    self._answer(video, group)
-            except Exception as error:  # the boundary of one batch: it is told, others go on
-                if not isinstance(error, _EXPECTED):
-                    _log.exception("%s: a batch failed", batch[0].video.name)
-                for request in batch:
-                    if not request.is_over:
-                        request.hear(error)
+            self._serve(batch)
         for request in self._waiting:
             request.hear(_ENDING)
         self._shelf.close()
@@ -124,6 +114,17 @@ class Desk:
             if batch:
                 return batch
 
+    def _serve(self, batch: list[Request]) -> None:
+        """Answer questions about one video, of which nothing is held when others are loaded."""
+        try:
+            video = self._shelf.get(batch[0].video)
+        except Exception as error:  # the boundary of one batch
+            _tell(batch, error)
+            return
+        together = video.scope == "whole"
+        for group in [batch] if together else [[request] for request in batch]:
+            self._answer(video, group)
+
     def _answer(self, video: VideoAnswerer, group: list[Request]) -> None:
         try:
             for request in group:
@@ -135,14 +136,21 @@ class Desk:
                     raise _ENDING
                 if all(request.is_gone.is_set() for request in group):
                     return
-        except _EXPECTED:
+        except Exception as error:  # the boundary of one batch, and then of one question
             if len(group) == 1 or not all(request.is_new for request in group):
-                raise
-            for request in group:  # one of them cannot be asked; the others can
-                try:
-                    self._answer(video, [request])
-                except _EXPECTED as error:
-                    request.hear(error)
+                _tell(group, error)
+                return
+            for request in group:
+                self._answer(video, [request])
+
+
+def _tell(requests: list[Request], error: Exception) -> None:
+    """Tell all that are not over yet; what nobody foresaw goes into the log."""
+    if not isinstance(error, _EXPECTED):
+        _log.error("%s: cannot be answered", requests[0].video.name, exc_info=error)
+    for request in requests:
+        if not request.is_over:
+            request.hear(error)
 
 
 _ENDING = BatchError("the server is ending")

@@ -1,5 +1,6 @@
 """The videos that can be asked: of a cache, of a folder of caches, or of an archive's work."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from cachefmt import CacheFileError, open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 from jobs.runs import had_runs
 
+_LOOK_EVERY_S = 10.0
 _SHOWN = 10
 _SHORTEST_ID = 6
 
@@ -50,6 +52,7 @@ class Library:
         self._path, self._work = path, work
         self._is_archive = path.is_dir() and had_runs(path)
         self._videos: dict[str, Video] = {}
+        self._looked_s = 0.0
         self.refresh()
         if not self._videos:
             raise BatchError(f"{path}: holds no cache of a video that could be asked")
@@ -61,7 +64,11 @@ class Library:
         return len(self._videos)
 
     def refresh(self) -> None:
-        """Look again: runs may have made some since."""
+        """Look again, if the last time is some seconds ago: runs may have made some since."""
+        now_s = time.monotonic()
+        if self._videos and now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
         found = self._of_archive() if self._is_archive else self._of_files()
         self._videos = {video.id: video for video in found}
 
@@ -131,11 +138,12 @@ class Library:
             for segment in segments:
                 segment.close()
             about = segments[0].header.video
+            name = about.name.encode(errors="surrogateescape").decode(errors="replace")
             facts = {
-                "path": about.name,
+                "path": name,
                 "status": "done",
                 "cache": str(cache),
                 "cache_bytes": sum(segment.size_bytes for segment in segments),
                 "fp16_kv_bytes": sum(segment.header.fp16_kv_bytes for segment in segments),
             }
-            yield Video(id=about.sha256, name=about.name, cache=cache, facts=facts)
+            yield Video(id=about.sha256, name=name, cache=cache, facts=facts)

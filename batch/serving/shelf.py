@@ -41,8 +41,7 @@ class Shelf:
                     f"{self._memory_bytes:,} for all caches"
                 )
             while self.held_bytes + size > self._memory_bytes:
-                _, (oldest, _) = self._open.popitem(last=False)
-                oldest.close()
+                self._let_go()
             opened = open_cache(video.cache, model=self.family, settings=self._settings)
             self._open[video.id] = opened, size
         self._open.move_to_end(video.id)
@@ -50,7 +49,11 @@ class Shelf:
 
     def close(self) -> None:
         while self._open:
-            self._open.popitem()[1][0].close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the one asked longest ago nothing is left in memory."""
+        self._open.popitem(last=False)[1][0].close()
 
     def _size_of(self, path: Path) -> int:
         segments = open_segments(path)

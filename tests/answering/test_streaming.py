@@ -76,6 +76,17 @@ def test_a_conversation_that_goes_on_is_not_computed_again(
     assert follow_up == again == next(answerer.ask_all([turns], max_new_tokens=9))
 
 
+def test_times_are_those_of_the_answer_whatever_was_asked_between(
+    cache: Path, llava: Family
+) -> None:
+    """The neutral question is asked behind the first streamed one, in a batch of the same shape."""
+    settings = AnswerSettings(max_new_tokens=1)
+    with open_cache(cache, model=llava, settings=settings) as video:
+        streamed_answer = list(video.stream(QUESTIONS[:1]))[-1]
+    with open_cache(cache, model=llava, settings=settings) as video:
+        assert streamed_answer == (0, video.ask(QUESTIONS[0]))
+
+
 def test_an_answer_that_nobody_waits_for_leaves_no_trace(answerer: PrefixAnswerer) -> None:
     _, expected = streamed(answerer, *QUESTIONS[:1])
     for _ in answerer.stream(QUESTIONS[:1], [9]):

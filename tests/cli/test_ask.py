@@ -30,6 +30,7 @@ def test_what_cannot_be_asked_is_told_and_the_next_line_is_heard(cache: Path) ->
     assert "/new           forget the conversation" in result.stderr
     assert "no video fits 'none'; there are:\n  " in result.stderr
     assert batch("ask", cache, stdin="a <image> ?\n").exit_code == 1
+    assert batch("ask", cache, stdin=b"\xff\n").exit_code == 2
 
 
 def test_of_several_videos_one_is_chosen(

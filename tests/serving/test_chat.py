@@ -59,6 +59,7 @@ def test_a_conversation_and_its_video_are_read() -> None:
         (body(messages=[{**USER, "content": [{"type": "image_url"}]}]), "got a part 'image_url'"),
         (body(messages=[{**USER, "content": [3]}]), "got a part None"),
         (body(messages=[{**USER, "content": "a" * 100_001}]), "more than 100,000 characters"),
+        (body(messages=[{**USER, "content": "\ud800"}]), "a text is not Unicode"),
         (body(max_tokens=0), "max_tokens: got 0"),
         (body(max_tokens=True), "max_tokens: got True"),
         (body(max_tokens=1.5), "max_tokens: got 1.5"),
