@@ -46,8 +46,8 @@ class Sources:
         if not self._layers:
             for key, _ in suffixes:
                 heads, _, head_dim = key.shape[1:]
-                held = key.new_zeros(2, heads, self.places, head_dim)
-                self._layers.append((held[0], held[1]))
+                room = key.new_zeros(2, heads, self.places, head_dim)
+                self._layers.append((room[0], room[1]))
         for held, suffix in zip(self._layers, suffixes, strict=True):
             for rows, new in zip(held, suffix, strict=True):
                 at = row.to(new.device)
