@@ -95,7 +95,8 @@ def _tile(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
 
 def _grid(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
     geometry = manifest.geometry
-    return manifest.tier[sample].reshape(geometry.rows, geometry.columns)
+    grid: NDArray[np.uint8] = manifest.tier[sample].reshape(geometry.rows, geometry.columns)
+    return grid
 
 
 def _save(picture: NDArray[np.uint8], path: Path) -> None:
