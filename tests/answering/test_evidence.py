@@ -15,7 +15,7 @@ from batch.answering.evidence import (
     sample_spans,
     time_ranges,
 )
-from batch.kv import Prefix
+from batch.kv import CACHE_KEYWORD, Prefix
 from batch.models import Family
 from cachefmt import CacheFile
 from tests.answering.caches import loaded
@@ -51,7 +51,7 @@ def _eager_attention(
         attentions = own.language_model(
             inputs_embeds=own.text_embeddings(tokens)[None],
             position_ids=start + torch.arange(len(tokens))[None],
-            past_key_values=plain,
+            **{CACHE_KEYWORD: plain},
             output_attentions=True,
         ).attentions
     paid = torch.stack(attentions)[:, 0, :, -len(answer) :].mean(2)

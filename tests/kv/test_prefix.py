@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.kv import Prefix, TieredCache
+from batch.kv import CACHE_KEYWORD, Prefix, TieredCache
 from batch.kv.prefix import CHUNK_ROWS
 from cachefmt import STORED_TIERS, CacheFile, CacheFileError, Tier, token_counts
 from cachefmt.codecs import int4, plain
@@ -229,7 +229,7 @@ def test_the_expanded_cache_answers_as_the_tiers_do(tmp_path, family):
         expanded = loaded.to_dynamic_cache(torch.float32)
     assert expanded.get_seq_length() == int(multiplicity.sum())
     with torch.no_grad():
-        expected = model(question, past_key_values=expanded, position_ids=positions).logits
+        expected = model(question, **{CACHE_KEYWORD: expanded}, position_ids=positions).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
     assert (got - without_counts).abs().max() > 1e-2
 

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from batch.evaluation.launches import Launches, count_launches
-from batch.kv import Block, Prefix, TieredCache, fill, rows
+from batch.kv import CACHE_KEYWORD, Block, Prefix, TieredCache, fill, rows
 from batch.making import computing
 from batch.making.computing import keep
 from cachefmt.tiers import STORED_TIERS
@@ -64,7 +64,7 @@ def launches_of_the_model(layers: int) -> Launches:
 
     def run() -> None:
         with torch.inference_mode():
-            model.model(inputs_embeds=torch.rand(1, TOKENS, 32), past_key_values=cache)
+            model.model(inputs_embeds=torch.rand(1, TOKENS, 32), **{CACHE_KEYWORD: cache})
 
     run()
     return count_launches(run)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from batch.evaluation.uncompressed import own_attention
-from batch.kv import Prefix
+from batch.kv import CACHE_KEYWORD, Prefix
 from batch.making import blocks as blocks_of_files
 from batch.making import file_blocks
 from batch.making.blocks import prefill
@@ -115,7 +115,7 @@ def scores(family: Family, rows: Prefix, ids: list[int]) -> Tensor:
     output = family.language_model(
         inputs_embeds=family.text_embeddings(torch.tensor(ids))[None],
         position_ids=positions,
-        past_key_values=cache,
+        **{CACHE_KEYWORD: cache},
     )
     return family.logits(output.last_hidden_state[0]).log_softmax(-1)
 

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from batch.analysis.manifest import Manifest
 from batch.answering import PrefixAnswerer
 from batch.evaluation.uncompressed import Uncompressed
+from batch.kv import CACHE_KEYWORD
 from batch.kv.rotation import rotate
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
@@ -146,7 +147,7 @@ def _run(decoder: Any, embedded: Tensor, place: NDArray[np.int32], cache: Dynami
     hidden: Tensor = decoder(
         inputs_embeds=embedded[None],
         position_ids=ids if len(ids) == 1 else ids[:, None],
-        past_key_values=cache,
+        **{CACHE_KEYWORD: cache},
         use_cache=True,
     ).last_hidden_state
     return hidden
