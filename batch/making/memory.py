@@ -64,11 +64,16 @@ def _decoder_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> in
     allocated for the demo model and one of half a billion parameters.
     """
     text, shape = family.config.get_text_config(decoder=True), family.decoder
-    blocks = planned.plan.blocks(planned.block_samples)
-    tokens: int = max(block.stop - block.start for block in blocks)
     kept = 2 * shape.layers * shape.heads * shape.head_dim
     layer: int = 4 * text.hidden_size + 3 * text.intermediate_size
-    return tokens * (kept + layer) * dtype.itemsize
+    is_computed = planned.plan.is_computed
+    numbers: int = max(
+        (block.stop - block.start) * kept + int(is_computed[block].sum()) * layer
+        for block in planned.plan.blocks(planned.block_samples)
+    )
+    if not is_computed.all():  # the rows that later blocks reuse
+        numbers += planned.manifest.geometry.cells * kept
+    return numbers * dtype.itemsize
 
 
 def _vision_bytes(planned: CachePlan, family: Family, dtype: torch.dtype) -> int:

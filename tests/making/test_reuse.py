@@ -52,7 +52,7 @@ def filmed(family: Family, **given: Any) -> Manifest:
     static = draws.random(shape) < 0.6
     static[0] = static[4] = False
     tier = np.where(draws.random(shape) < 0.15, Tier.PRUNE, Tier.FP16).astype(np.uint8)
-    chosen = {"source": SOURCE, "static": static, "tier": tier} | given
+    chosen: dict[str, Any] = {"source": SOURCE, "static": static, "tier": tier} | given
     return make_manifest(random_pictures(SAMPLES, geometry), geometry, **chosen)
 
 
@@ -113,15 +113,16 @@ def _scores_slot_by_slot(family: Family, plan: Plan, manifest: Manifest) -> Tens
     cache = DynamicCache()
     with torch.inference_mode():
         embedded = family.text_embeddings(torch.from_numpy(plan.token_ids).long())
-        for row in np.flatnonzero(plan.is_computed & (plan.cell >= 0)):
-            picture = manifest.picture(plan.sample[row])[None]
+        for row in np.flatnonzero(plan.is_computed & (plan.cell >= 0)).tolist():
+            picture = manifest.picture(int(plan.sample[row]))[None]
             embedded[row] = family.features(picture, manifest.geometry)[0, plan.cell[row]]
         rotations = family.rotation(torch.from_numpy(plan.positions))
-        for row, origin in enumerate(plan.origin):
+        for row, origin in enumerate(plan.origin.tolist()):
             if row == origin:
                 _run(decoder, embedded[row : row + 1], plan.positions[row : row + 1], cache)
                 continue
-            for layer in cache.layers:
+            layers: list[Any] = cache.layers
+            for layer in layers:
                 away = rotations.cos[origin], -rotations.sin[origin]
                 to = rotations.cos[row], rotations.sin[row]
                 key = _turned(_turned(layer.keys[:, :, origin], *away), *to)
