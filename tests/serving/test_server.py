@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -274,6 +275,15 @@ def test_connections_that_break_harm_nobody(server: Server) -> None:
         assert streamed.result() == b"HTTP/1.1 200 OK\r\ndat"
         assert [one.result().status for one in harmless] == [200] * 4
     assert server.chat(server.videos[0], QUESTION).status == 200
+
+
+def test_without_its_extra_an_error_says_how_to_get_it(
+    caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = batch("serve", caches)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "uvicorn is not installed: pip install" in result.stderr
 
 
 def test_an_address_that_others_reach_needs_a_token(caches: Path) -> None:
