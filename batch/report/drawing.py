@@ -149,7 +149,7 @@ def draw(
         aspect=round(aspect(manifest), 4),
         across=round(100 * covered_px / geometry.width_px, 3),
         down=round(100 * height_px / geometry.height_px, 3),
-        shown=_shown(len(listed), len(kept)),
+        shown=_shown(video, len(listed)),
     )
 
 
@@ -163,10 +163,16 @@ def clock(seconds: float) -> str:
     return f"{text}.{part}" if part else text
 
 
-def _shown(listed: int, samples: int) -> str:
-    if listed == samples:
-        return f"All {samples:,} samples; pale ones are pointers, which store nothing."
-    return f"{listed:,} of {samples:,} samples, the beginnings of scenes among them."
+def _shown(video: VideoReport, listed: int) -> str:
+    samples = len(video.manifest.kept)
+    if listed < samples:
+        return f"{listed:,} of {samples:,} samples, the beginnings of scenes among them."
+    if video.manifest.kept.all():
+        return f"All {samples:,} samples."
+    pale = "pointers, which store nothing"
+    if video.reuses_cells:
+        pale = "redundant: all their cells are reused"
+    return f"All {samples:,} samples; pale ones are {pale}."
 
 
 def _answers_of(video: VideoReport, rests: Sequence[Rest]) -> dict[int, list[int]]:
@@ -195,13 +201,13 @@ def _frame(
     hidden = manifest.kept[sample + 1 : following]
     parts = [
         f"{count:,} {what}"
-        for count, what in ((hidden.sum(), "kept"), ((~hidden).sum(), "pointers"))
+        for count, what in ((hidden.sum(), "kept"), ((~hidden).sum(), "redundant"))
         if count
     ]
-    pointers = int(manifest.multiplicity[sample]) - 1
-    note = "" if kept else "pointer"
-    if kept and pointers:
-        note = f"{pointers + 1}×"
+    copies = int(manifest.multiplicity[sample])
+    note = "" if kept else "reused" if video.reuses_cells else "pointer"
+    if copies > 1 and not video.reuses_cells:
+        note = f"{copies}×"
     return Frame(
         kind="kept" if kept else "pointer",
         picture=f"{name}p{source}",
@@ -220,12 +226,12 @@ def _said(video: VideoReport, sample: int) -> str:
     manifest = video.manifest
     signals, time = manifest.signals, clock(float(video.edges_s[sample]))
     if not manifest.kept[sample]:
-        source = int(manifest.source[sample])
-        return f"sample {sample} at {time}: a pointer to sample {source}"
+        what = "redundant, as" if video.reuses_cells else "a pointer to"
+        return f"sample {sample} at {time}: {what} sample {manifest.source[sample]}"
     shares = tier_shares(manifest.tier[sample])
     tiers = ", ".join(f"{tier} {share:.0%}" for tier, share in shares.items() if share)
     copies = int(manifest.multiplicity[sample])
-    counts = f", counts {copies} times" if copies > 1 else ""
+    counts = f", counts {copies} times" if copies > 1 and not video.reuses_cells else ""
     static = f"{signals.redundancy[sample]:.0%} static, " if sample else ""
     saliency = f"saliency {signals.saliency[sample].mean():.2f}"
     return f"sample {sample} at {time}{counts}: {tiers}; {static}{saliency}"

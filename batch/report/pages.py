@@ -155,7 +155,7 @@ def _subtitle(video: VideoReport) -> str:
     kept = int(video.manifest.kept.sum())
     return (
         f"{clock(length_s)}, {info.shown_width_px}×{info.shown_height_px}, {info.codec}; "
-        f"{len(video.manifest.kept):,} samples, {kept:,} stored"
+        f"{len(video.manifest.kept):,} samples, {kept:,} kept"
     )
 
 
@@ -170,7 +170,7 @@ def _tiles(video: VideoReport) -> list[tuple[str, str, str]]:
     manifest, size = video.manifest, video.size_bytes
     samples, kept = len(manifest.kept), int(manifest.kept.sum())
     found = [
-        ("samples", f"{samples:,}", f"{kept:,} stored, {samples - kept:,} pointers"),
+        ("samples", f"{samples:,}", f"{kept:,} kept, {samples - kept:,} redundant"),
         ("scenes", f"{len(video.scenes):,}", "a guess from what changes"),
     ]
     if not video.segments:

@@ -98,6 +98,12 @@ class VideoReport:
         return sum(segment.header.fp16_kv_bytes for segment in self.segments)
 
     @property
+    def reuses_cells(self) -> bool:
+        """Whether samples in which nothing changed are in the cache, of cells that are reused."""
+        policies = (segment.header.policy for segment in self.segments)
+        return any(policy.parameters.get("reuse") == "cells" for policy in policies)
+
+    @property
     def fidelity(self) -> Any:
         """Of the segment with the largest error; None where none was measured."""
         found = [one.header.fidelity for one in self.segments if one.header.fidelity is not None]

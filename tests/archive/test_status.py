@@ -254,3 +254,23 @@ def test_the_readme_explains_every_column_of_the_catalogue_and_every_reason() ->
     names = ", ".join(re.findall(r"^\| ([\w, ]+) \|", columns, re.MULTILINE)[1:])
     assert sorted(names.split(", ")) == sorted(SCHEMA.names)
     assert re.findall(r"^\| (\w+) \|", reasons, re.MULTILINE)[1:] == [one.value for one in Reason]
+
+
+def test_pages_of_an_index_show_what_is_done_and_why_the_rest_is_not(
+    indexed: IndexedArchive, tmp_path: Path
+) -> None:
+    pages = objects(
+        succeed("report", indexed.out, "--match", "*/2024/*", "--out", tmp_path / "some", "--json")
+    )
+    assert [bool(one["written"]) for one in pages] == [True] * 3  # two videos, and the list
+    *_, index = succeed("report", indexed.out, "--out", tmp_path / "all")
+    text = Path(index).read_text()
+    videos = {Path(copy).name for copy in indexed.originals.values()}
+    linked = re.findall(r'<a href="(videos/[^"]+)">([^<]+)</a>', text)
+    assert {Path(name).name for _, name in linked} == videos
+    assert all((tmp_path / "all" / address).is_file() for address, _ in linked)
+    for reason in set(indexed.hostile.values()):
+        assert f"failed: {reason}<" in text
+    refused = batch("report", indexed.out, "--match", "*/1999/*", "--out", tmp_path / "none")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "no video has a path that fits --match" in refused.stderr

@@ -89,7 +89,7 @@ def test_a_long_video_fits_a_page_and_says_what_it_leaves_out() -> None:
     found = draw(video, [Rest(evidence=[(150.0, 151.0)])])
     assert len(found.frames) == MOST_PICTURES
     assert 150 in [int(frame.picture[1:]) for frame in found.frames]
-    assert found.frames[-1].hidden.endswith("100 pointers")
+    assert found.frames[-1].hidden.endswith("100 redundant")
     assert len(video_page(video)) < 400_000
 
 
