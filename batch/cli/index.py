@@ -141,7 +141,12 @@ def index(
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     check_folder(out)
     analysis = options.analysis_settings(
-        profile, fps, max_samples, reference, saliency, saliency_model
+        profile,
+        fps,
+        max_samples,
+        options.reference_for(reuse, reference),
+        saliency,
+        saliency_model,
     )
     from batch.archive.identity import IndexSettings
     from batch.cli.reporting import Reporter

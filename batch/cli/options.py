@@ -219,7 +219,9 @@ analysis_options = together(
     click.option(
         "--reference",
         type=click.Choice(get_args(Reference)),
-        help="Sample that redundancy is measured against; default: by the profile.",
+        help="What redundancy is measured against: the last kept sample, the one before, or of "
+        "each cell the sample in which it changed last.  [default: by the profile; with --reuse "
+        "cells, cells]",
     ),
     click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
 )
@@ -284,6 +286,13 @@ def analysis_settings(
         reference=reference,
         saliency=saliency_network(saliency, saliency_model),
     )
+
+
+def reference_for(reuse: Reuse, reference: Reference | None) -> Reference | None:
+    """What redundancy is measured against, if it is not said, so that a reused cell is like its
+    source.
+    """
+    return "cells" if reference is None and reuse == "cells" else reference
 
 
 def saliency_network(saliency: Saliency, path: Path | None) -> "SaliencyNetwork | None":

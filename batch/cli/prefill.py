@@ -86,7 +86,12 @@ def prefill(
     if not dry_run:
         check_folder(out)
     analysis = options.analysis_settings(
-        profile or "default", fps, max_samples, reference, saliency, saliency_model
+        profile or "default",
+        fps,
+        max_samples,
+        options.reference_for(reuse, reference),
+        saliency,
+        saliency_model,
     )
     settings = ModelSettings(
         name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn

@@ -168,8 +168,11 @@ def has_tokens(manifest: Manifest, reuse: Reuse) -> NDArray[np.bool_]:
 
 
 def tiers_of(manifest: Manifest, reuse: Reuse) -> NDArray[np.uint8]:
-    """Tiers of all cells, [samples, cells], those of pointers included."""
-    return manifest.tier[manifest.source] if reuse == "cells" else manifest.tier
+    """Tiers of all cells, [samples, cells]; a pointer whose cells are reused has its source's."""
+    if reuse != "cells":
+        return manifest.tier
+    last_kept = np.where(manifest.kept, _themselves(manifest.kept), 0)
+    return manifest.tier[np.maximum.accumulate(last_kept)]
 
 
 def sources_of(manifest: Manifest) -> NDArray[np.int32]:

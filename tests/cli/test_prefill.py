@@ -80,6 +80,22 @@ def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path
     assert (found["samples"], found["stored_samples"]) == (4, 3)
 
 
+def test_of_a_video_whose_cells_are_reused_every_sample_is_stored_and_less_is_computed(
+    model: Path, clip: Path, tmp_path: Path
+) -> None:
+    """Each cell is compared with the one that it is made of."""
+    command = ("prefill", clip, "--out", tmp_path, "--model", model, "--profile", "none")
+    succeed(*command, "--reuse", "cells")
+    found = inspected(tmp_path / "clip.safetensors")
+    assert found["policy"]["parameters"]["reuse"] == "cells"
+    assert found["policy"]["parameters"]["reference"] == "cells"
+    assert found["samples"] == found["stored_samples"] == 4
+    assert 0 < found["computed"] < sum(found["tokens"].values())
+    assert batch("verify", tmp_path / "clip.safetensors").exit_code == 0
+    answers = succeed("answer", "--cache", tmp_path / "clip.safetensors", "-q", "a b ?")
+    assert len(answers) == 1
+
+
 def test_the_same_command_again_writes_nothing(model: Path, clip: Path, tmp_path: Path) -> None:
     command = ("prefill", clip, "--out", tmp_path, "--model", model)
     first = succeed(*command)
