@@ -37,7 +37,7 @@ FAMILIES = {
         "placement",
         "qwen_vl",
     },
-    "batch/evaluation/methods": {"cell_method", "row_method"},
+    "batch/evaluation/methods": {"cell_method", "feature_method", "packing", "row_method"},
     "cachefmt/codecs": {"basis", "quantising", "symbols"},
 }
 """Folder of alternatives that do not know each other: the modules that all of them may use."""

@@ -44,8 +44,11 @@ _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
 METHODS = (
-    *("full", "sali-cache", "uniform", "token-drop", "sparse-frames", "sliding-window"),
-    *("streaming-llm", "h2o", "snapkv", "salient-cells", "random"),
+    *("full", "sali-cache", "klt", "uniform", "low-bits", "vidkv", "bitmod", "zipcache", "think"),
+    *("token-drop", "sparse-frames", "dtd", "streaming-tom", "holitom", "fastvid", "vidcom2"),
+    *("curve-stream", "tome", "sliding-window", "streaming-llm", "videoscan", "keydiff"),
+    *("infinipot-v", "soft-prune", "h2o", "snapkv", "scissorhands", "dapq", "prefixkv"),
+    *("kvmerger", "kvzip", "razor-attention", "salient-cells", "random"),
 )
 """Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 
@@ -110,7 +113,11 @@ METHODS = (
 @click.option(
     "--rows", multiple=True, type=options.EXISTING_FILE, help="Answers of methods run elsewhere."
 )
-@click.option("--out", type=options.FOLDER, help="Write RESULTS.md, figures and data there.")
+@click.option(
+    "--out",
+    type=options.FOLDER,
+    help="Write RESULTS.md, figures and data there, and keep each run: a method is not run again.",
+)
 @options.sampling_options
 @options.saliency_options
 @click.option(
@@ -181,7 +188,8 @@ def evaluate(
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
     from batch.evaluation.judges.seeing_films import find_judge, judge_sets
-    from batch.evaluation.runs import run_methods
+    from batch.evaluation.kept_runs import KeptRuns
+    from batch.evaluation.running import run_methods
     from batch.evaluation.storing import PreparedVideo
     from batch.models import open_model
     from jobs.atomic import make_folder
@@ -199,6 +207,7 @@ def evaluate(
         else:
             sets = judge_sets(judge, folder, most, seed, backgrounds)
         videos_found = {question.video for one in sets for question in one.questions}
+        kept = None if out is None else KeptRuns.within(out, family, chosen, network)
         with progress("evaluate", len(videos_found), "videos") as report:
             made = run_methods(
                 family,
@@ -209,9 +218,11 @@ def evaluate(
                 saliency=network,
                 report=report,
                 has_control=judge is not None,
+                kept=kept,
             )
             runs = list(made)
-        found = compare(runs, rows, family, sets)
+        name = SEEING if judge is not None else model
+        found = compare(runs, rows, family, sets, judge=name)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])
             publish(

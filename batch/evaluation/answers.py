@@ -46,6 +46,8 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
             yield replace(
                 run,
                 label=label,
+                kind=None,
+                in_file=None,
                 size_bytes=lines[0]["bytes"],
                 kv_bytes=lines[0]["bytes"],
                 seconds=lines[0]["seconds"],

@@ -12,8 +12,8 @@ from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Loads, Setu
 from batch.evaluation.data import QuestionSet, demo_set
 from batch.evaluation.judges.seeing_films import judge_sets
 from batch.evaluation.measuring import timed
-from batch.evaluation.runs import Run, prepared, run_video
-from batch.evaluation.storing import PreparedVideo, Stored
+from batch.evaluation.runs import Maker, Run, prepared, run_video
+from batch.evaluation.storing import PreparedVideo, Stored, is_kv
 from batch.evaluation.worlds.variants import VARIANTS
 from batch.kv import Prefix
 from batch.making.blocks import prefill
@@ -104,9 +104,9 @@ def judge_films(
     loads = {setup: Loads() for setup in setups}
     runs: list[Run] = []
     shared = Calibration.open(calibration)
-    for data, video, questions, _ in prepared(family, sets, Sampling()):
+    for data, video, questions in prepared(family, sets, Sampling()):
         makers = {
-            setup.label: partial(_store, setup, video, shared, found)
+            setup.label: Maker(partial(_store, setup, video, shared, found), "bits", True)
             for setup, found in loads.items()
         }
         runs += run_video(data, video, questions, makers)
@@ -129,7 +129,7 @@ def _store(setup: Setup, video: PreparedVideo, calibration: Calibration, loads: 
         load = partial(Prefix.load, cache, family.layer_devices, family.rotation)
         seconds, prefix = timed(load)
         shape, fidelity = cache.header.shape, cache.header.fidelity
-        kv_bytes = sum(map(cache.tensor_bytes, filter(_is_kv, cache.names)))
+        kv_bytes = sum(map(cache.tensor_bytes, filter(is_kv, cache.names)))
     loads.seconds.append(seconds)
     loads.row_bytes.append(2 * shape.token_count * shape.layers * shape.layer_numbers)
     if fidelity is not None:
@@ -144,7 +144,3 @@ def _store(setup: Setup, video: PreparedVideo, calibration: Calibration, loads: 
         tokens=dict(shape.tokens),
         seconds=video.seconds(),
     )
-
-
-def _is_kv(tensor: str) -> bool:
-    return tensor.startswith(("basis.", "block."))

@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,27 +19,39 @@ from batch.report.tiers import INK, tint
 from cachefmt.tiers import Tier
 
 _INKS = [*(INK[tier] for tier in Tier), (200, 200, 200)]
-_OURS = "sali-cache"
-_OURS_INK: dict[str, ColorType] = {f"{_OURS} default": "black", f"{_OURS} paper": "red"}
+_OURS = ("sali-cache", "klt")
+_KINDS: dict[str | None, ColorType] = {
+    "whole": "gray",
+    "before": "tab:blue",
+    "eviction": "tab:red",
+    "merging": "tab:orange",
+    "bits": "tab:green",
+    None: "tab:purple",
+}
+"""What a method does, None of those that ran elsewhere; ours are black."""
 _TILE_PX = 112
 _TILES_A_ROW = 8
 
 
 def draw_pareto(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against bytes, a point for each row.
+    """Right answers kept against bytes, a numbered point with its interval for each row.
 
     A line joins a method's budgets; what it stores by itself stands apart, for it may give one
     video more than another.
     """
-    figure, axes = _start("share of the FP16 K and V of all slots", "accuracy")
-    colours = iter(mpl.color_sequences["tab20"])
-    for name, own in _curves(rows).items():
-        _draw_curve(axes, name, own, _OURS_INK.get(name) or next(colours))
+    figure, axes = _start("bytes, as a share of FP16 K and V of all slots", "right answers kept")
+    figure.set_size_inches(12.0, 7.0)
+    for number, row in enumerate(rows, 1):
+        _draw_point(axes, number, row)
+    for own in _curves(rows):
+        axes.plot(
+            _shares(own), [one.figures["retained"].value for one in own], lw=0.6, c=_ink(own[0])
+        )
     axes.set_xscale("log")
-    times = [16, 12, 8, 6, 5, 4, 3, 2, 1]
+    times = [128, 64, 32, 16, 8, 6, 5, 4, 3, 2, 1]
     axes.set_xticks([1 / one for one in times], [f"1/{one}" for one in times])
     axes.minorticks_off()
-    figure.legend(fontsize="x-small", loc="outside right upper")
+    figure.legend(fontsize="xx-small", loc="outside right upper", ncols=1 + len(rows) // 45)
     figure.savefig(path, dpi=150)
 
 
@@ -65,7 +76,7 @@ def draw_bytes_over_time(runs: Sequence[Run], path: Path) -> None:
     for run in runs:
         if run.sample_bytes is not None:
             held = np.cumsum(run.sample_bytes) / 1e6
-            ours = run.label.method == _OURS
+            ours = run.label.method in _OURS
             axes.plot(range(1, run.samples + 1), held, label=str(run.label), lw=2.5 if ours else 1)
     axes.set_title(runs[0].video, fontsize="small")
     figure.legend(fontsize="x-small", loc="outside right upper")
@@ -105,30 +116,39 @@ def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) ->
     cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
-def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """What is one line: a profile at its budgets, or all profiles of a method without budgets."""
-    with_budget = {row.label.method for row in rows if row.label.budget is not None}
-    curves: dict[str, list[Row]] = defaultdict(list)
+def _curves(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that are one line: a method's budgets, the smallest first."""
+    curves: dict[Label, list[Row]] = defaultdict(list)
     for row in rows:
-        profile = row.label.profile if row.label.method in with_budget else None
-        curves[str(Label(method=row.label.method, profile=profile))].append(row)
-    return curves
+        if row.label.budget is not None:
+            curves[replace(row.label, budget=None)].append(row)
+    return [sorted(own, key=lambda row: _shares([row])[0]) for own in curves.values()]
 
 
-def _draw_curve(axes: Axes, name: str, rows: Sequence[Row], colour: ColorType) -> None:
-    ours = name.startswith(_OURS)
-    shares = np.array([1 / (row.figures["compression_fp16"].value or 1.0) for row in rows])
-    accuracy = np.array([astuple(row.figures["accuracy"]) for row in rows], np.float64)
-    value, low, high = accuracy.T
-    reach = np.maximum([value - low, high - value], 0)
-    mark, size, z = ("*", 11, 3) if ours else ("o", 5, 2)
+def _draw_point(axes: Axes, number: int, row: Row) -> None:
+    value, low, high = np.array(astuple(row.figures["retained"]), np.float64)
+    reach = np.maximum([[value - low], [high - value]], 0)
+    mark, size, z = ("*", 10, 3) if row.label.method in _OURS else ("o", 4, 2)
+    share = _shares([row])[0]
     axes.errorbar(
-        shares, value, reach, fmt=mark, ms=size, zorder=z, label=name, color=colour, elinewidth=0.5
+        *(share, value, reach, None, mark),
+        ms=size,
+        zorder=z,
+        label=f"{number} {row.label}",
+        color=_ink(row),
+        elinewidth=0.5,
     )
-    bounded = [row.label.budget is not None for row in rows]
-    joined = np.flatnonzero(bounded if any(bounded) else np.ones(len(rows)))
-    joined = joined[np.argsort(shares[joined])]
-    axes.plot(shares[joined], value[joined], color=colour, linewidth=1.6 if ours else 0.8)
+    if np.isfinite(value):
+        axes.annotate(f" {number}", (share, value), fontsize=6)
+
+
+def _shares(rows: Sequence[Row]) -> list[float]:
+    """Of FP16 K and V of all slots."""
+    return [1 / (row.figures["compression_fp16"].value or 1.0) for row in rows]
+
+
+def _ink(row: Row) -> ColorType:
+    return "black" if row.label.method in _OURS else _KINDS[row.runs[0].kind]
 
 
 def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -22,7 +22,7 @@ from batch.evaluation.data import QuestionSet
 from batch.evaluation.judges.seeing_films import find_judge
 from batch.evaluation.methods import DEFAULT
 from batch.evaluation.methods.sali_cache import SaliCache
-from batch.evaluation.runs import UNCOMPRESSED, Entry, Run, prepared, run_video
+from batch.evaluation.runs import UNCOMPRESSED, Entry, Maker, Run, prepared, run_video
 from batch.evaluation.storing import store
 from batch.evaluation.summary import Figure, measure
 from batch.evaluation.tables import Table
@@ -114,9 +114,14 @@ class ReuseSuite:
         done: list[Run] = []
         for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):
             runs: list[Run] = []
-            for data, video, questions, _ in prepared(family, list(of_kind), Sampling()):
+            for data, video, questions in prepared(family, list(of_kind), Sampling()):
                 makers = {
-                    one.label: partial(store, one.method, video, None, folder) for one in entries
+                    one.label: Maker(
+                        partial(store, one.method, video, None, folder),
+                        one.method.kind,
+                        one.method.in_file,
+                    )
+                    for one in entries
                 }
                 runs += run_video(data, video, questions, makers)
                 report(1)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from batch.analysis.manifest import Manifest
-from batch.analysis.neural import SaliencyNetwork
 from batch.errors import BatchError
 from batch.evaluation.budgets import Limit, sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
-from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
+from batch.evaluation.storing import PreparedVideo, Stored, store_uncompressed
 from batch.models import Family
 from batch.video import Sampling
 from cachefmt.tiers import Tier
@@ -82,16 +80,19 @@ class AnsweredQuestion:
 class Run:
     """One method on one video.
 
+    - kind, in_file: as of the method; None where it ran elsewhere.
     - data: name of the question set. fp16_bytes: K and V of all slots.
     - parts: seconds by the names of `PARTS`; tokens: stored ones by tier; both None where a
       method ran elsewhere. computed: tokens that entered the language model, of methods that
       choose cells.
     - cell_states: cells of each sample by CELL_STATES, [samples, 5]; sample_bytes: K and V of
       each sample, [samples]; both None for methods that choose no cells.
-    - peak_bytes: of prefill, above the weights; measured on the first video of each set only.
+    - peak_bytes: of prefill, above the weights; measured on the first video only.
     """
 
     label: Label
+    kind: str | None
+    in_file: bool | None
     data: str
     video: str
     samples: int
@@ -109,55 +110,25 @@ class Run:
     answers: tuple[AnsweredQuestion, ...]
 
 
-Makers = Mapping[Label, Callable[[], Stored]]
+class Maker(NamedTuple):
+    """What is to be done with a video; kind and in_file are as of a method."""
+
+    store: Callable[[], Stored]
+    kind: str
+    in_file: bool
+
+
+Makers = Mapping[Label, Maker]
 """What is to be done with a video, each by what its row is called."""
 
 
-def run_methods(
-    family: Family,
-    sets: Sequence[QuestionSet],
-    entries: Sequence[Entry],
-    *,
-    folder: Path,
-    sampling: Sampling,
-    saliency: SaliencyNetwork | None = None,
-    report: Callable[[int], object],
-    has_control: bool = False,
-) -> Iterator[Run]:
-    """Run the uncompressed model and every method over every video, on the same questions.
-
-    Args:
-        family: a loaded model.
-        folder: for the one cache file that exists at a time.
-        report: called with 1 after each video.
-        has_control: whether NO_VIDEO runs too.
-    """
-
-    def makers(video: PreparedVideo) -> Makers:
-        control = {NO_VIDEO: partial(store_uncompressed, video, is_blank=True)}
-        methods = {
-            one.label: partial(store, one.method, video, one.limit, folder) for one in entries
-        }
-        return {**(control if has_control else {}), **methods}
-
-    videos = prepared(family, sets, sampling, saliency)
-    for data, video, questions, is_first in videos:
-        yield from run_video(data, video, questions, makers(video), has_peak=is_first)
-        report(1)
-
-
 def prepared(
-    family: Family,
-    sets: Sequence[QuestionSet],
-    sampling: Sampling,
-    saliency: SaliencyNetwork | None = None,
-) -> Iterator[tuple[str, PreparedVideo, list[Question], bool]]:
-    """Each set's name, a video of it, the questions about it, and whether it is the set's first."""
+    family: Family, sets: Sequence[QuestionSet], sampling: Sampling
+) -> Iterator[tuple[str, PreparedVideo, list[Question]]]:
+    """Each set's name, a video of it, and the questions about it."""
     for data in sets:
-        videos = groupby(data.questions, key=lambda question: question.video)
-        for number, (path, questions) in enumerate(videos):
-            video = PreparedVideo(path, family, sampling, saliency)
-            yield data.name, video, list(questions), number == 0
+        for path, questions in groupby(data.questions, key=lambda question: question.video):
+            yield data.name, PreparedVideo(path, family, sampling), list(questions)
 
 
 def run_video(
@@ -173,10 +144,11 @@ def run_video(
     has_peak: whether the memory of each is measured, by doing it once more.
     """
     reference: _Replies | None = None
-    makers = {UNCOMPRESSED: partial(store_uncompressed, video), **makers}
+    uncompressed = Maker(partial(store_uncompressed, video), "whole", True)
+    makers = {UNCOMPRESSED: uncompressed, **makers}
     for label, make in makers.items():
         try:
-            stored = make()
+            stored = make.store()
             replies = _ask(stored, questions)
         except BatchError as error:
             raise BatchError(f"{video.path.name}, {label}: {error}") from error
@@ -184,6 +156,8 @@ def run_video(
         plan = stored.plan
         yield Run(
             label=label,
+            kind=make.kind,
+            in_file=make.in_file,
             data=data,
             video=video.path.name,
             samples=len(video.pictures),
@@ -197,7 +171,7 @@ def run_video(
             computed=None if plan is None else plan.header.layout.computed,
             cell_states=None if plan is None else _cell_states(plan.manifest),
             sample_bytes=None if plan is None else sample_kv_bytes(plan),
-            peak_bytes=peak_allocated(make) if has_peak else None,
+            peak_bytes=peak_allocated(make.store) if has_peak else None,
             answers=_compare(questions, reference, replies),
         )
 

@@ -1,7 +1,7 @@
 """One method on one video, up to the point where questions can be asked.
 
-Methods that choose cells write a cache file, as the product does at quality lossless; methods
-that evict rows read everything first, in memory, without a file.
+Methods that choose cells write a cache file, as the product does; those that merge features or
+store rows in their own way answer from memory, and are charged for a file as large.
 """
 
 import time
@@ -23,9 +23,11 @@ from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.answering import PrefixAnswerer
 from batch.evaluation.budgets import Limit, prices, size_bytes
-from batch.evaluation.methods import Budget, CellMethod, Method, RowMethod
-from batch.evaluation.uncompressed import AttentionMass, Uncompressed
+from batch.evaluation.methods import Budget, CellMethod, FeatureMethod, Method, RowMethod
+from batch.evaluation.methods.row_method import Queries, Rows
+from batch.evaluation.uncompressed import AttentionMass, RowAnswerer, Uncompressed, embed
 from batch.kv import Prefix
+from batch.kv.rotation import rotate, unrotate
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
@@ -33,7 +35,7 @@ from batch.models.checkpoint import dtype_name
 from batch.settings import CacheSettings
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
-from cachefmt.layout import kv_bytes
+from cachefmt.layout import token_bytes
 from cachefmt.tiers import Tier, token_counts
 
 PARTS = ("decode", "analyse", "encode", "prefill", "quantise", "write")
@@ -62,6 +64,7 @@ class PreparedVideo:
         self.pictures: NDArray[np.uint8] = np.stack([sample.rgb for sample in samples])
         self.decode_seconds = time.perf_counter() - started
         self._manifests: dict[AnalysisSettings, Manifest] = {}
+        self._read: tuple[tuple[Queries, ...], Uncompressed, Rows] | None = None
 
     def manifest(self, temporal: TemporalSettings, thresholds: TierThresholds) -> Manifest:
         """The manifest of these settings; what it took to make is in `analyze_seconds`."""
@@ -100,8 +103,38 @@ class PreparedVideo:
             self.family,
             dtype=self._dtype,
             settings=CacheSettings(
-                positions=method.positions, reuse=method.reuse, quality="lossless"
+                positions=method.positions, reuse=method.reuse, quality=method.quality
             ),
+        )
+
+    def positions(self, slots: NDArray[np.bool_] | slice = slice(None)) -> Tensor:
+        """Of some slots, [axes, slots]."""
+        return torch.from_numpy(self.full_plan.plan.positions[slots].T)
+
+    def read(self, observed: tuple[Queries, ...]) -> tuple[Uncompressed, Rows]:
+        """The rows that the model makes of every slot, keys rotated, and what was observed.
+
+        Held until others are asked for: methods that observe the same come one after another.
+        """
+        if self._read is None or self._read[0] != observed:
+            self._read = observed, *self._observe(observed)
+        return self._read[1:]
+
+    def _observe(self, observed: tuple[Queries, ...]) -> tuple[Uncompressed, Rows]:
+        masses = [AttentionMass(queries) for queries in observed]
+        full = Uncompressed(self.family, self.pictures, self.footage, masses=masses)
+        layers = [full.rows(layer) for layer in range(self.family.decoder.layers)]
+        key, value = (
+            torch.stack([states.transpose(0, 1).float().cpu() for states in kind])
+            for kind in zip(*layers, strict=True)
+        )
+        plan = self.full_plan.plan
+        return full, Rows(
+            key=key,
+            value=value,
+            attention={mass.queries: mass.attention(plan.slots) for mass in masses},
+            sample=torch.from_numpy(plan.sample).long(),
+            cell=torch.from_numpy(plan.cell).long(),
         )
 
     def seconds(self, **parts: float) -> dict[str, float]:
@@ -127,7 +160,7 @@ class Stored:
     - plan: what was written, of methods that choose cells.
     """
 
-    answerer: PrefixAnswerer | Uncompressed
+    answerer: PrefixAnswerer | RowAnswerer
     size_bytes: int
     kv_bytes: int
     tokens: dict[str, int]
@@ -161,7 +194,9 @@ def store(method: Method, video: PreparedVideo, limit: Limit | None, folder: Pat
     """
     budget = None if limit is None else limit.of(video.full_plan)
     if isinstance(method, RowMethod):
-        return _evict_rows(method, video, budget)
+        return _hold_rows(method, video, budget)
+    if isinstance(method, FeatureMethod):
+        return _merge_cells(method, video, budget)
     return _write_cells(method, video, budget, folder / "evaluated.safetensors")
 
 
@@ -173,11 +208,13 @@ def _write_cells(
     manifest = video.manifest(method.temporal, method.thresholds)
     analyse = manifest.analyze_seconds - video.decode_seconds if method.reads_signals else 0.0
     with closing(CacheFile.open(path)) as cache:
-        prefix = Prefix.load(cache, video.family.layer_devices)
+        rotation = None if method.quality == "lossless" else video.family.rotation
+        prefix = Prefix.load(cache, video.family.layer_devices, rotation)
+        held_bytes = sum(map(cache.tensor_bytes, filter(is_kv, cache.names)))
     return Stored(
         answerer=_answerer(prefix, plan, video),
-        size_bytes=plan.size_bytes,
-        kv_bytes=kv_bytes(plan.header.shape),
+        size_bytes=path.stat().st_size,
+        kv_bytes=held_bytes,
         tokens=dict(plan.header.shape.tokens),
         seconds=video.seconds(
             analyse=max(0.0, analyse),
@@ -202,18 +239,27 @@ def _fullest_plan(method: CellMethod, video: PreparedVideo, budget: Budget | Non
     return plan
 
 
-def _evict_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -> Stored:
-    plan = video.full_plan
-    mass = AttentionMass(method.observed_queries)
-    full = Uncompressed(video.family, video.pictures, video.footage, mass=mass)
+def is_kv(tensor: str) -> bool:
+    """Whether a tensor of a file is of keys and values, their bases among them."""
+    return tensor.startswith(("basis.", "block."))
+
+
+def _hold_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -> Stored:
+    plan, family = video.full_plan, video.family
+    full, rows = video.read(method.observed)
     started = time.perf_counter()
-    observed = torch.stack([of_layer.cpu() for of_layer in mass.of_layers])
-    count = _rows_within(budget, plan)
-    prefix = _kept_rows(full, method.keep(observed, count), plan)
+    count = _rows_within(method, budget, plan)
+    turn = None if method.rotated else family.rotation(video.positions().T)
+    if turn is not None:
+        rows = replace(rows, key=torch.stack([unrotate(key, turn) for key in rows.key]))
+    held = method.store(rows, count)
+    key = held.key if turn is None else torch.stack([rotate(key, turn) for key in held.key])
+    answerer = RowAnswerer(family, plan.plan.next_position, held.times)
+    answerer.fill(key, held.value)
     return Stored(
-        answerer=_answerer(prefix, plan, video),
-        size_bytes=size_bytes(count, plan),
-        kv_bytes=prefix.size_bytes,
+        answerer=answerer,
+        size_bytes=size_bytes(0, plan) + held.size_bytes,
+        kv_bytes=held.size_bytes,
         tokens=_fp16(count),
         seconds=video.seconds(
             encode=full.encode_seconds,
@@ -223,28 +269,56 @@ def _evict_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) 
     )
 
 
-def _rows_within(budget: Budget | None, full_plan: CachePlan) -> int:
-    slots = full_plan.plan.slots
+def _rows_within(method: RowMethod, budget: Budget | None, full_plan: CachePlan) -> int:
+    """How many rows a layer and head a budget holds, a mean; their numbers are charged."""
+    slots, shape = full_plan.plan.slots, full_plan.header.shape
     if budget is None:
         return slots
     if budget.unit == "tokens":
         return min(budget.amount, slots)
-    counts = range(slots + 1)
-    return bisect_right(counts, budget.amount, key=lambda rows: size_bytes(rows, full_plan)) - 1
+
+    def taken(rows: int) -> int:
+        numbers = method.number_bytes((shape.layers, shape.heads, slots), rows)
+        return size_bytes(rows, full_plan) + numbers
+
+    return bisect_right(range(slots + 1), budget.amount, key=taken) - 1
 
 
-def _kept_rows(full: Uncompressed, kept: Tensor, full_plan: CachePlan) -> Prefix:
-    """A prefix of the rows int64 [layers, kv_heads, count] of a full cache."""
-    shape = replace(full_plan.header.shape, tokens=_fp16(kept.shape[-1]))
-    prefix = Prefix.allocate(shape, full.rows(0)[0].device)
-    for layer, rows in enumerate(kept):
-        chosen = rows[..., None].expand(-1, -1, shape.head_dim)
-        key, value = (
-            states.gather(1, chosen.to(states.device)).transpose(0, 1).to(prefix.raw_dtype)
-            for states in full.rows(layer)
-        )
-        prefix.append(layer, Tier.FP16, key, value)
-    return prefix
+@torch.inference_mode()
+def _merge_cells(method: FeatureMethod, video: PreparedVideo, budget: Budget | None) -> Stored:
+    if budget is None:
+        raise ValueError(f"{method.name}: needs a budget")
+    full, family = video.full_plan, video.family
+    started = time.perf_counter()
+    features = family.features(video.pictures, video.footage.geometry)
+    encoded = time.perf_counter()
+    kept = method.keep(features.float().cpu(), prices(full, budget.unit), budget)
+    embedded = embed(family, video.pictures, video.footage, features=kept.features)
+    sample, cell = (
+        torch.from_numpy(of_slots).long() for of_slots in (full.plan.sample, full.plan.cell)
+    )
+    # A sample's separators go with its last cell; those of the first stay, as in every method.
+    opened = kept.is_kept.any(1)
+    opened[0] = True
+    enters = torch.where(cell < 0, (sample < 0) | opened[sample], kept.is_kept[sample, cell])
+    times = torch.where(cell < 0, 1.0, kept.times[sample, cell])[enters]
+    chosen = time.perf_counter()
+    shape = full.header.shape
+    counted = times.expand(shape.layers, shape.heads, -1) if (times > 1).any() else None
+    answerer = RowAnswerer(family, full.plan.next_position, counted)
+    answerer.read(embedded[enters], video.positions(enters.numpy()))
+    count = int(enters.sum())
+    return Stored(
+        answerer=answerer,
+        size_bytes=size_bytes(count, full),
+        kv_bytes=count * token_bytes(shape, Tier.FP16),
+        tokens=_fp16(count),
+        seconds=video.seconds(
+            encode=encoded - started,
+            quantise=chosen - encoded,
+            prefill=time.perf_counter() - chosen,
+        ),
+    )
 
 
 def _fp16(count: int) -> dict[str, int]:

@@ -44,8 +44,9 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method's figures over the same questions as every other row."""
+    """A method's figures over the same questions as every other row; judge: whose they are."""
 
+    judge: str
     label: Label
     runs: Sequence[Run]
     figures: dict[str, Figure]
@@ -65,7 +66,10 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Flat values by name, and `intervals` of those that have one."""
         return {
+            "judge": self.judge,
             **asdict(self.label),
+            "kind": self.runs[0].kind,
+            "in_file": self.runs[0].in_file,
             "n": self.questions,
             "videos": len(self.runs),
             **{name: figure.value for name, figure in self.figures.items()},
@@ -80,11 +84,11 @@ class Row:
         }
 
 
-def tabulate(runs: Sequence[Run]) -> list[Row]:
+def tabulate(runs: Sequence[Run], judge: str) -> list[Row]:
     """A row for each method, in the order in which they ran."""
     void = void_reason(runs)
     return [
-        Row(label=label, runs=own, figures=measure(own), void=void)
+        Row(judge=judge, label=label, runs=own, figures=measure(own), void=void)
         for label, own in _by_label(runs).items()
     ]
 

@@ -40,6 +40,8 @@ def run(
     states = np.array([[1, 1, 1, 1, 0]] * 8 + [[0, 0, 0, 0, 4]] * 2)
     return Run(
         label=label,
+        kind="before",
+        in_file=True,
         data=data,
         video=video,
         samples=10,

@@ -11,8 +11,9 @@ from batch.evaluation.codec_prose import prose_rows, prose_schemes
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
 from batch.evaluation.data import demo_set
 from batch.evaluation.judges.prose import ProseRow
-from batch.evaluation.judges.schemes import Rows, Scheme
+from batch.evaluation.judges.schemes import Scheme
 from batch.evaluation.judges.schemes.transform import Transform
+from batch.evaluation.methods.row_method import Rows
 from batch.models import open_model
 from batch.settings import ModelSettings
 

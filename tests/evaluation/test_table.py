@@ -13,9 +13,22 @@ from batch.evaluation.tables import accuracy_table, memory_table, quality_table
 from tests.evaluation.runs import OURS, asked, run, uncompressed
 
 KEYS = {
-    *("method", "profile", "n", "accuracy", "agreement_em", "bleu", "rouge_l", "empty_share"),
+    *(
+        "judge",
+        "method",
+        "profile",
+        "kind",
+        "in_file",
+        "n",
+        "accuracy",
+        "agreement_em",
+        "bleu",
+        "rouge_l",
+        "empty_share",
+    ),
     *("bytes", "compression_fp16", "seconds_per_sample", "peak_bytes", "intervals"),
 }
+JUDGE = "demo"
 TRUTHS = ("red", "green", "blue")
 
 
@@ -25,17 +38,18 @@ def seen(**how: str) -> list:
 
 
 def test_a_row_has_the_promised_keys() -> None:
-    rows = tabulate([uncompressed(*seen()), run(*seen())])
+    rows = tabulate([uncompressed(*seen()), run(*seen())], JUDGE)
     assert [row.label for row in rows] == [UNCOMPRESSED, OURS]
     found = rows[1].to_dict()
     assert set(found) >= KEYS
     assert found["intervals"].keys() >= {"accuracy", "compression_fp16", "seconds_per_sample"}
     assert found["void"] is None
+    assert (found["judge"], found["kind"], found["in_file"]) == (JUDGE, "before", True)
 
 
 def test_answers_without_a_word_are_no_agreement() -> None:
     silent = [asked(truth, "", reference="") for truth in TRUTHS]
-    (row, _) = tabulate([uncompressed(*silent), run(*silent)])
+    (row, _) = tabulate([uncompressed(*silent), run(*silent)], JUDGE)
     assert row.figures["agreement_em"].value == 1.0
     assert row.void == "every answer is empty"
     cells = quality_table([row]).rows[0]
@@ -60,7 +74,7 @@ def test_guessing_among_options_is_chance() -> None:
 
 def test_accuracy_is_told_by_kind_and_by_set() -> None:
     one = run(asked(kind="a"), asked(answer="blue", kind="b"), data="easy")
-    rows = tabulate([one, run(asked(kind="a"), data="hard")])
+    rows = tabulate([one, run(asked(kind="a"), data="hard")], JUDGE)
     kinds = accuracy_table("kinds", lambda run, one: one.question.kind, rows)
     sets = accuracy_table("sets", lambda run, one: run.data, rows)
     assert (kinds.head, kinds.rows) == (["method", "a", "b"], [[str(OURS), "1.000", "0.000"]])
@@ -68,7 +82,7 @@ def test_accuracy_is_told_by_kind_and_by_set() -> None:
 
 
 def test_shares_of_cells_count_pointers_apart() -> None:
-    cells = memory_table(tabulate([run(*seen())])).rows[0]
+    cells = memory_table(tabulate([run(*seen())], JUDGE)).rows[0]
     assert cells[1:6] == ["20.0%"] * 5
     assert cells[6:] == ["250", "4.00", "8.00", "5.00"]
 
@@ -90,7 +104,7 @@ def test_rows_from_elsewhere_are_measured_on_the_same_questions(tmp_path: Path) 
     ]
     path.write_text("\n".join([*lines, _line("red", "red", video="other.mp4")]))
     (found,) = read_external(path, [uncompressed(*seen())])
-    (row,) = tabulate([found])
+    (row,) = tabulate([found], JUDGE)
     assert str(row.label) == "snapkv 4 times"
     assert row.figures["accuracy"].value == pytest.approx(2 / 3)
     assert row.figures["compression_fp16"].value == pytest.approx(4.0)

@@ -4,8 +4,9 @@ The first tokens of a context are kept at FP16, as they hold the attention that 
 others are stored by the scheme, decoded, and read by the model behind them. float32 on the CPU.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from batch.answering.evidence import NEUTRAL
 from batch.errors import BatchError
 from batch.evaluation.judges.prose_texts import (
     FOLLOWING,
@@ -27,7 +30,8 @@ from batch.evaluation.judges.prose_texts import (
     judged_text,
     spread,
 )
-from batch.evaluation.judges.schemes import SCHEMES, Rows, Scheme
+from batch.evaluation.judges.schemes import SCHEMES, Scheme
+from batch.evaluation.methods.row_method import Held, Queries, Rows
 from batch.evaluation.tables import Table
 from batch.evaluation.uncompressed import OBSERVED, AttentionMass
 from batch.kv import CACHE_KEYWORD
@@ -63,42 +67,78 @@ class LanguageModel:
         return ids
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], observed: Iterable[int | None] = ()) -> Rows:
-        """Rows of a prefix, keys rotated; with the masses of `observed` numbers of queries."""
+    def read(self, ids: Sequence[int], observed: Iterable[Queries] = ()) -> Rows:
+        """Rows of a prefix, keys rotated; with the attention of `observed` queries."""
         cache = DynamicCache(config=self.model.config)
-        masses = {number: AttentionMass(number) for number in observed}
-        self.model.set_attn_implementation(OBSERVED if masses else "sdpa")
-        more = {"masses": masses.values()} if masses else {}
-        self.model.model(
-            input_ids=torch.tensor([ids]), **{CACHE_KEYWORD: cache}, use_cache=True, **more
-        )
-        self.model.set_attn_implementation("sdpa")
+        masses = [AttentionMass(queries) for queries in dict.fromkeys(observed)]
+        behind = {"prefix": ids, "neutral": self.encode(NEUTRAL), "again": ids}
+        for source, fed in behind.items():
+            own = [mass for mass in masses if mass.queries.source == source]
+            if source == "prefix":
+                self._feed(fed, cache, own)
+            elif own:
+                self._feed(fed, copy.deepcopy(cache), own)
         layers: Any = cache.layers
         key, value = (
             torch.stack([getattr(layer, kind)[0].transpose(0, 1) for layer in layers])
             for kind in ("keys", "values")
         )
-        summed = {number: torch.stack(mass.of_layers) for number, mass in masses.items()}
-        return Rows(key=key, value=value, mass=summed)
+        seen = {mass.queries: mass.attention(len(ids)) for mass in masses}
+        return Rows(key=key, value=value, attention=seen)
+
+    def _feed(
+        self, ids: Sequence[int], cache: DynamicCache, masses: Sequence[AttentionMass]
+    ) -> None:
+        start = cache.get_seq_length()
+        self._call(
+            self.model.model,
+            cache,
+            masses=masses,
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.arange(start, start + len(ids))[None],
+        )
+
+    def _call(
+        self,
+        model: Any,
+        cache: DynamicCache,
+        *,
+        masses: Sequence[AttentionMass] = (),
+        biases: Sequence[Tensor] | None = None,
+        **inputs: Tensor,
+    ) -> Any:
+        """Run the decoder or the whole model, by our attention where there is cause to."""
+        is_plain = not masses and biases is None
+        self.model.set_attn_implementation("sdpa" if is_plain else OBSERVED)
+        told = {} if is_plain else {"masses": masses, "biases": biases}
+        output = model(use_cache=True, **{CACHE_KEYWORD: cache}, **inputs, **told)
+        self.model.set_attn_implementation("sdpa")
+        return output
 
     @torch.inference_mode()
-    def scores(self, key: Tensor, value: Tensor, texts: Tensor, start: int) -> Tensor:
+    def scores(
+        self, key: Tensor, value: Tensor, texts: Tensor, start: int, times: Tensor | None = None
+    ) -> Tensor:
         """Log-probabilities [texts, n, vocabulary] of what follows each token of texts [texts, n].
 
-        Their first tokens stand at position `start`, behind rows [layers, rows, heads, head_dim].
+        Their first tokens stand at position `start`, behind rows [layers, rows, heads, head_dim],
+        each of which counts `times` [layers, heads, rows], once if None.
         """
         cache = DynamicCache(config=self.model.config)
         for layer, states in enumerate(zip(key, value, strict=True)):
             shared = [one.transpose(0, 1).expand(len(texts), -1, -1, -1) for one in states]
             cache.update(*shared, layer)
         positions = torch.arange(start, start + texts.shape[1])[None].expand(len(texts), -1)
-        output = self.model(input_ids=texts, position_ids=positions, **{CACHE_KEYWORD: cache})
+        biases = None if times is None else list(times.log())
+        output = self._call(
+            self.model, cache, biases=biases, input_ids=texts, position_ids=positions
+        )
         logits: Tensor = output.logits
         return logits.log_softmax(dim=-1)
 
     def unrotated(self, rows: Rows, start: int) -> Rows:
         """Rows of tokens from position `start` on, with the rotation of their keys undone."""
-        return Rows(key=unrotate(rows.key, self._rotation(rows.key, start)), value=rows.value)
+        return replace(rows, key=unrotate(rows.key, self._rotation(rows.key, start)))
 
     def rotated(self, key: Tensor, start: int) -> Tensor:
         """Keys of tokens from position `start` on, rotated."""
@@ -179,9 +219,7 @@ class ProseJudge:
         """Fit the schemes that must be."""
         self._model = model
         self.schemes = [self._fitted(scheme) for scheme in schemes]
-        self._observed = dict.fromkeys(
-            number for scheme in schemes for number in scheme.observed_queries
-        )
+        self._observed = dict.fromkeys(queries for scheme in schemes for queries in scheme.observed)
 
     def rows(self, tokens: int, count: int, report: Report = lambda _: None) -> list[ProseRow]:
         """A row a scheme, over `count` contexts of `tokens` tokens.
@@ -210,12 +248,12 @@ class ProseJudge:
         start = len(context.prefix)
         texts, truth = torch.tensor([context.following[:-1]]), torch.tensor(context.following[1:])
         exact = self._model.scores(rows.key, rows.value, texts, start)[0]
-        for one, (key, value, size_bytes) in zip(found, self._stored(rows), strict=True):
-            decoded = self._model.scores(key, value, texts, start)[0]
+        for one, held in zip(found, self._stored(rows), strict=True):
+            decoded = self._model.scores(held.key, held.value, texts, start, held.times)[0]
             one.kl.append(float((exact.exp() * (exact - decoded)).sum(-1).mean()))
             one.agreement.append(float((exact.argmax(-1) == decoded.argmax(-1)).float().mean()))
             one.worse.append(float((_of(exact, truth) - _of(decoded, truth)).mean()))
-            one.size_bytes.append(size_bytes)
+            one.size_bytes.append(held.size_bytes)
             one.fp16_bytes.append(rows.fp16_bytes)
             report(1)
 
@@ -223,28 +261,30 @@ class ProseJudge:
         rows = self._model.read(haystack.prefix, self._observed)
         asked = [torch.tensor([*question, *answer]) for question, answer in haystack.questions]
         texts = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True)
-        for one, (key, value, _) in zip(found, self._stored(rows), strict=True):
-            said = self._model.scores(key, value, texts, len(haystack.prefix)).argmax(-1)
+        start = len(haystack.prefix)
+        for one, held in zip(found, self._stored(rows), strict=True):
+            said = self._model.scores(held.key, held.value, texts, start, held.times).argmax(-1)
             for tokens, (question, answer) in zip(said.tolist(), haystack.questions, strict=True):
                 first = len(question) - 1
                 one.needles.append(tokens[first : first + len(answer)] == answer)
             report(1)
 
-    def _stored(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Keys, rotated, values and bytes of a context as each scheme stores it."""
+    def _stored(self, rows: Rows) -> Iterator[Held]:
+        """A context as each scheme stores it, its exact tokens included, keys rotated."""
         kept_key, kept_value = (
             states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)
         )
-        rest = _behind_exact(rows)
+        rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
         plain = self._model.unrotated(rest, EXACT_TOKENS)
         for scheme in self.schemes:
-            key, value, size_bytes = scheme.store(rest if scheme.rotated else plain)
+            key, value, size_bytes, times = scheme.store(rest if scheme.rotated else plain)
             if not scheme.rotated:
                 key = self._model.rotated(key, EXACT_TOKENS)
-            yield (
+            yield Held(
                 torch.cat([kept_key.float(), key], dim=1),
                 torch.cat([kept_value.float(), value], dim=1),
                 size_bytes + kept_key.nbytes + kept_value.nbytes,
+                None if times is None else pad(times, (EXACT_TOKENS, 0), value=1.0),
             )
 
     def _fitted(self, scheme: Scheme) -> Scheme:
@@ -254,7 +294,8 @@ class ProseJudge:
         length = min(1024, len(ids) // CALIBRATION_CONTEXTS)
         keys, values = [], []
         for window in spread(ids, length, CALIBRATION_CONTEXTS):
-            rest = _behind_exact(self._model.read(window))
+            rows = self._model.read(window)
+            rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
             if not scheme.rotated:
                 rest = self._model.unrotated(rest, EXACT_TOKENS)
             keys.append(rest.key)
@@ -328,15 +369,6 @@ def prose_table(rows: Sequence[ProseRow]) -> Table:
             ]
             for row in rows
         ],
-    )
-
-
-def _behind_exact(rows: Rows) -> Rows:
-    """Of tokens that are left to schemes."""
-    return Rows(
-        key=rows.key[:, EXACT_TOKENS:],
-        value=rows.value[:, EXACT_TOKENS:],
-        mass={number: mass[..., EXACT_TOKENS:] for number, mass in rows.mass.items()},
     )
 
 

@@ -16,7 +16,8 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import BatchError
-from batch.settings import Positions, Reuse
+from batch.evaluation.methods.row_method import Kind
+from batch.settings import Positions, Quality, Reuse
 from cachefmt.tiers import Tier
 
 Unit = Literal["tokens", "bytes"]
@@ -62,11 +63,13 @@ class CellMethod(ABC):
     - needs_budget: whether it leaves open how much to keep.
     - reads_signals: whether it needs phase 1, or the pictures alone.
     - temporal, thresholds: how the video is analysed for it.
-    - positions, reuse: as for `make_plan`.
+    - positions, reuse: as for `make_plan`; quality: as for `CacheSettings`.
     - profile: the name of its settings, where a method has several.
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Kind] = "before"
+    in_file: ClassVar[bool] = True
     needs_budget: ClassVar[bool] = False
     reads_signals: ClassVar[bool] = False
     takes_budget: ClassVar[bool] = True
@@ -75,6 +78,7 @@ class CellMethod(ABC):
     thresholds: TierThresholds = PROFILES["none"]
     positions: Positions = "original"
     reuse: Reuse = "none"
+    quality: Quality = "lossless"
     profile: str | None = None
 
     @abstractmethod

@@ -17,6 +17,7 @@ class Full(CellMethod):
     """
 
     name = "full"
+    kind = "whole"
     takes_budget = False
 
     def rank(self, manifest: Manifest, prices: Prices, budget: Budget | None) -> list[Ranking]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from batch.evaluation.methods.row_method import RowMethod, row_numbers
+from batch.evaluation.methods.row_method import Eviction, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlidingWindow(RowMethod):
+class SlidingWindow(Eviction):
     """The last rows of the prompt.
 
     Source: window attention, as in Longformer (arXiv 2004.05150). Departure: the rows were
@@ -17,5 +17,7 @@ class SlidingWindow(RowMethod):
 
     name = "sliding-window"
 
-    def scores(self, mass: Tensor, count: int) -> Tensor:
-        return row_numbers(mass)
+    shared: bool = True
+
+    def scores(self, rows: Rows, count: int) -> Tensor:
+        return rows.place

@@ -6,28 +6,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from batch.evaluation.methods.row_method import RowMethod, row_numbers
+from batch.evaluation.methods.row_method import Eviction, Queries, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapKV(RowMethod):
-    """Rows by the pooled attention of the last `observed_queries`, and that window itself.
+class SnapKV(Eviction):
+    """Rows by the pooled attention of the last `window` queries, and that window itself.
 
-    Source: SnapKV (arXiv 2404.14469), window 32, average pooling over 5 rows. Departures: the
-    window is the end of the video, since the question is not known yet, and the query heads that
-    share a key head decide together.
+    Source: SnapKV (arXiv 2404.14469), average pooling over 5 rows as in its authors' code, which
+    has a window of 64; this is 32. Departures: the window is the end of the video, since the
+    question is not known yet, and the query heads that share a key head decide together.
     """
 
     name = "snapkv"
 
-    observed_queries: int = 32
+    window: int = 32
     pooled_rows: int = 5
 
-    def scores(self, mass: Tensor, count: int) -> Tensor:
+    @property
+    def observed(self) -> tuple[Queries, ...]:
+        return (Queries(last=self.window),)
+
+    def scores(self, rows: Rows, count: int) -> Tensor:
+        weight = rows.attention[Queries(last=self.window)].weight
         pooled = functional.avg_pool1d(
-            mass, self.pooled_rows, stride=1, padding=self.pooled_rows // 2, count_include_pad=False
+            weight,
+            self.pooled_rows,
+            stride=1,
+            padding=self.pooled_rows // 2,
+            count_include_pad=False,
         )
-        place = row_numbers(mass)
         # The latest first, should the budget be shorter than the window.
-        in_window = place >= mass.shape[-1] - self.observed_queries
-        return torch.where(in_window, pooled.max() + place, pooled)
+        in_window = rows.place >= rows.tokens - self.window
+        return torch.where(in_window, pooled.max() + rows.place, pooled)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from batch.evaluation.methods.row_method import RowMethod, row_numbers
+from batch.evaluation.methods.row_method import Eviction, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamingLLM(RowMethod):
+class StreamingLLM(Eviction):
     """The first rows, which attention falls back to, and the last.
 
     Source: StreamingLLM (arXiv 2309.17453), four sinks. Departures: the rows were computed with
@@ -19,7 +19,7 @@ class StreamingLLM(RowMethod):
     name = "streaming-llm"
 
     sinks: int = 4
+    shared: bool = True
 
-    def scores(self, mass: Tensor, count: int) -> Tensor:
-        place = row_numbers(mass)
-        return torch.where(place < self.sinks, torch.inf, place)
+    def scores(self, rows: Rows, count: int) -> Tensor:
+        return torch.where(rows.place < self.sinks, torch.inf, rows.place)

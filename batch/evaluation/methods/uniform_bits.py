@@ -16,6 +16,7 @@ class UniformBits(CellMethod):
     """
 
     name = "uniform"
+    kind = "bits"
 
     tier: Tier
     positions: Positions = "compact"

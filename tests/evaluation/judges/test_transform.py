@@ -2,7 +2,8 @@
 
 import torch
 
-from batch.evaluation.judges.schemes import SCHEMES, Rows, Scheme
+from batch.evaluation.judges.schemes import SCHEMES, Scheme
+from batch.evaluation.methods.row_method import Rows
 
 
 def rows(tokens: int, seed: int) -> Rows:
@@ -17,7 +18,7 @@ def rows(tokens: int, seed: int) -> Rows:
 def stored(scheme: Scheme) -> tuple[float, int]:
     """Mean square error in units of the rows', and bytes."""
     true = rows(50, seed=1)
-    key, value, size_bytes = scheme.store(true)
+    key, value, size_bytes, _ = scheme.store(true)
     assert key.shape == value.shape == true.key.shape
     error = (key - true.key).square().mean() + (value - true.value).square().mean()
     return float(error / (true.key.square().mean() + true.value.square().mean())), size_bytes

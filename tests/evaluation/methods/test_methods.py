@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from batch.evaluation.methods import (
     CellMethod,
     Method,
     RowMethod,
-    Unit,
 )
+from batch.evaluation.methods.row_method import Codec
 from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
 from batch.models import open_family
 from batch.video import Sampling
@@ -74,25 +73,24 @@ def hold(video: PreparedVideo, tmp_path_factory: pytest.TempPathFactory) -> Hold
 
 
 @within_a_budget
-@pytest.mark.parametrize("amount", [25, 60, 100])
 def test_a_budget_of_tokens_is_met_exactly(
-    method: Method, amount: int, video: PreparedVideo, hold: Hold
+    method: Method, video: PreparedVideo, hold: Hold
 ) -> None:
-    assert amount < video.full_plan.plan.slots
-    assert sum(hold(method, tokens(amount)).tokens.values()) == amount
+    for amount in (25, 60):
+        assert amount < video.full_plan.plan.slots
+        assert sum(hold(method, tokens(amount)).tokens.values()) == amount
 
 
 @within_a_budget
-@pytest.mark.parametrize("unit", get_args(Unit))
 def test_a_budget_larger_than_the_video_stores_every_slot(
-    method: Method, unit: Unit, video: PreparedVideo, hold: Hold
+    method: Method, video: PreparedVideo, hold: Hold
 ) -> None:
-    held = hold(method, Limit(unit=unit, amount=LARGE))
+    held = hold(method, size_bytes(LARGE))
     assert sum(held.tokens.values()) == video.full_plan.plan.slots
 
 
 @within_a_budget
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.3, 0.8])
 def test_a_budget_of_bytes_is_met_to_within_a_cell_and_its_separator(
     method: Method, share: float, video: PreparedVideo, hold: Hold
 ) -> None:
@@ -114,14 +112,28 @@ def test_a_method_that_chooses_cells_holds_as_much_as_its_file(
     assert file.stat().st_size == held.size_bytes
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if isinstance(m, RowMethod)], ids=name)
-def test_a_method_that_evicts_rows_holds_them_in_memory(
-    method: RowMethod, video: PreparedVideo, tmp_path: Path
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if isinstance(m, RowMethod) and m.takes_budget], ids=name
+)
+def test_a_method_that_keeps_rows_is_charged_for_them_and_their_numbers(
+    method: RowMethod, video: PreparedVideo, hold: Hold
 ) -> None:
-    held = store(method, video, tokens(60), tmp_path)
-    assert not list(tmp_path.iterdir())
-    assert held.kv_bytes == 60 * KV_BYTES
+    held = hold(method, tokens(60))
+    numbers = method.number_bytes((2, 2, video.full_plan.plan.slots), 60)
+    assert held.kv_bytes == 60 * KV_BYTES + numbers
+    assert (numbers == 0) == method.in_file
     assert held.tokens == {"FP16": 60, "INT8": 0, "INT4": 0}
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if isinstance(m, Codec)], ids=name)
+def test_a_method_of_fewer_bits_takes_fewer_bytes_and_answers_much_the_same(
+    method: Codec, video: PreparedVideo, hold: Hold
+) -> None:
+    held, own = hold(method, None), store_uncompressed(video)
+    assert held.kv_bytes < 0.95 * video.full_plan.plan.slots * KV_BYTES
+    expected = own.answerer.next_token_scores(QUESTIONS[0])
+    got = held.answerer.next_token_scores(QUESTIONS[0])
+    assert 0 < (got - expected).abs().max() < 0.5 * (expected.max() - expected.min())
 
 
 @every_method
@@ -160,15 +172,6 @@ def test_the_uncompressed_model_and_caches_answer_in_turn(video: PreparedVideo, 
 def test_a_budget_that_holds_nothing_is_refused(method: Method, hold: Hold) -> None:
     with pytest.raises(BatchError, match="budget"):
         hold(method, size_bytes(100))
-
-
-@pytest.mark.parametrize("method", [m for m in METHODS if isinstance(m, RowMethod)], ids=name)
-def test_kept_rows_are_in_order_and_each_is_there_once(method: RowMethod) -> None:
-    kept = method.keep(torch.rand(3, 2, 50), 20)
-    assert kept.shape == (3, 2, 20)
-    assert bool((kept.diff() > 0).all())
-    assert int(kept.min()) >= 0
-    assert int(kept.max()) < 50
 
 
 @every_method

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from batch.errors import BatchError
 from batch.evaluation.judges.packages import JUDGES
-from batch.evaluation.judges.schemes.scheme import Rows, Scheme, Stored
+from batch.evaluation.judges.schemes.scheme import Scheme
+from batch.evaluation.methods.row_method import Held, Rows
 
 QUANTIZERS = JUDGES / "quantizers"
 WORKER = "batch.evaluation.judges.quantizing"
@@ -35,14 +36,14 @@ class Quantized(Scheme):
     backend: Literal["hqq", "quanto"]
     bits: int
 
-    def store(self, rows: Rows) -> Stored:
+    def store(self, rows: Rows) -> Held:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder, "rows"), Path(folder, "decoded")
             save_file({"key": rows.key.contiguous(), "value": rows.value.contiguous()}, source)
             job = {"backend": self.backend, "bits": self.bits}
             size_bytes = _ask(_worker(), {**job, "source": str(source), "target": str(target)})
             decoded = load_file(target)
-        return Stored(decoded["key"], decoded["value"], size_bytes)
+        return Held(decoded["key"], decoded["value"], size_bytes)
 
 
 @functools.cache

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from batch.evaluation.judges.schemes.scheme import Rows, Scheme, Stored
+from batch.evaluation.judges.schemes.scheme import Scheme
+from batch.evaluation.methods.row_method import Held, Rows
 from batch.kv import Prefix
 from cachefmt.header import Shape
 from cachefmt.tiers import STORED_TIERS, Tier, token_counts
@@ -23,7 +24,7 @@ class Tiers(Scheme):
     shares: Mapping[Tier, float]
     group_size: int = 64
 
-    def store(self, rows: Rows) -> Stored:
+    def store(self, rows: Rows) -> Held:
         layers, tokens, heads, head_dim = rows.key.shape
         chosen = self._chosen(tokens)
         shape = Shape(
@@ -41,9 +42,7 @@ class Tiers(Scheme):
             index_layers=(),
         )
         prefix = Prefix.allocate(shape, "cpu")
-        decoded = Stored(
-            torch.empty_like(rows.key), torch.empty_like(rows.value), prefix.size_bytes
-        )
+        decoded = Held(torch.empty_like(rows.key), torch.empty_like(rows.value), prefix.size_bytes)
         for layer in range(layers):
             for tier, of_tier in chosen.items():
                 key, value = rows.key[layer, of_tier], rows.value[layer, of_tier]

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batch.evaluation.judges.schemes.scheme import Rows, Scheme, Stored
+from batch.evaluation.judges.schemes.scheme import Scheme
+from batch.evaluation.methods.row_method import Held, Rows
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt
 from cachefmt.codecs.basis import Basis, Moments
@@ -22,12 +23,14 @@ class Transform(Scheme):
     - components: at most so many a basis, if calibrated.
     """
 
-    rotated: ClassVar[bool] = False
-
     step: float
     layers: int = 6
     components: int = 1024
     bases: tuple[Basis, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def rotated(self) -> bool:
+        return False
 
     @property
     def calibration_bytes(self) -> int:
@@ -45,7 +48,7 @@ class Transform(Scheme):
         fitted = map(self._fitted, groups, torch.split(weight, self.layers))
         return replace(self, bases=tuple(fitted))
 
-    def store(self, rows: Rows) -> Stored:
+    def store(self, rows: Rows) -> Held:
         place = np.arange(rows.key.shape[1])
         decoded, size = [], 0
         for number, group in enumerate(self._groups(rows)):
@@ -54,7 +57,7 @@ class Transform(Scheme):
             decoded.append(klt.decode(data, basis, place=place, dtype=torch.float32))
             size += len(data) + own_bytes
         key, value = torch.cat(decoded, 1).transpose(0, 1).unbind(2)
-        return Stored(key, value, size)
+        return Held(key, value, size)
 
     def _basis(self, number: int, group: Tensor) -> tuple[Basis, int]:
         """The basis of a group and how many bytes it adds."""
