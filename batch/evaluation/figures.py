@@ -45,7 +45,10 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> None:
         _draw_point(axes, number, row)
     for own in _curves(rows):
         axes.plot(
-            _shares(own), [one.figures["retained"].value for one in own], lw=0.6, c=_ink(own[0])
+            _shares(own),
+            [one.figures["retained"].value or 0.0 for one in own],
+            lw=0.6,
+            c=_ink(own[0]),
         )
     axes.set_xscale("log")
     times = [128, 64, 32, 16, 8, 6, 5, 4, 3, 2, 1]

@@ -7,7 +7,7 @@ the questions, the model's weights, the settings, the method and the text of its
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +65,16 @@ class KeptRuns:
         digest = hashlib.sha256(film.read_bytes())
         digest.update(repr(parts).encode())
         return self.folder / f"{film.stem}-{digest.hexdigest()[:24]}.json"
+
+    def find(
+        self, film: Path, questions: Sequence[Question], wanted: Mapping[Label, Entry | Label]
+    ) -> dict[Label, Run]:
+        """What of that is kept; raises as `read`."""
+        found = {
+            label: self.read(self.path(film, questions, what), film)
+            for label, what in wanted.items()
+        }
+        return {label: run for label, run in found.items() if run is not None}
 
     def read(self, path: Path, film: Path) -> Run | None:
         """A run that was kept, its film lying here now; None if there is none.

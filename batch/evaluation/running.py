@@ -42,12 +42,7 @@ def run_methods(
     for data in sets:
         for film, asked in groupby(data.questions, key=lambda question: question.video):
             questions = list(asked)
-            paths = {
-                label: kept.path(film, questions, what)
-                for label, what in (wanted.items() if kept else ())
-            }
-            found = {label: kept.read(path, film) for label, path in paths.items() if kept}
-            runs = {label: run for label, run in found.items() if run is not None}
+            runs = {} if kept is None else kept.find(film, questions, wanted)
             missing = [what for label, what in wanted.items() if label not in runs]
             if missing:
                 video = PreparedVideo(film, family, sampling, saliency)
@@ -58,7 +53,7 @@ def run_methods(
                 for run in run_video(data.name, video, questions, makers, has_peak=is_first):
                     runs[run.label] = run
                     if kept is not None:
-                        kept.write(paths[run.label], run)
+                        kept.write(kept.path(film, questions, wanted[run.label]), run)
             yield from (runs[label] for label in wanted)
             report(1)
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch.cli import evaluate as command
-from batch.evaluation import methods
+from batch.evaluation import methods, running
 from batch.evaluation.judges.seeing_films import CARD
 from tests.cli.running import batch, objects, succeed
 from tests.clips import write_clip
@@ -17,6 +17,10 @@ from tests.tiny import judge
 
 METHODS = ("--method", "sali-cache", "--method", "random")
 FEW = ("--budget-tokens", 12)
+WRITTEN = (
+    *("evaluate", "--data", "demo:easy", "--videos", 2, "--seed", 5, *METHODS),
+    *("--budget-bytes", "40%"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +39,7 @@ def questions(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command writes of the bundled model on two short films."""
     out = tmp_path_factory.mktemp("written")
-    lines = succeed(
-        *("evaluate", "--data", "demo:easy", "--videos", 2, "--seed", 5, *METHODS),
-        *("--budget-bytes", "40%", "--out", out),
-    )
-    assert lines[0] == "Table I: answers"
+    assert succeed(*WRITTEN, "--out", out)[0] == "Table I: answers"
     return out
 
 
@@ -74,6 +74,19 @@ def test_every_answer_is_in_the_parquet_file(written: Path) -> None:
     assert all(row["answer"] == row["uncompressed"] and row["kl"] == 0 for row in own)
     accuracy = sum(row["right"] for row in own) / len(own)
     assert accuracy == pytest.approx(found["methods"][0]["accuracy"])
+
+
+def test_what_was_run_is_not_run_again(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(running, "run_video")
+    table = written / "results" / "table.json"
+    before = json.loads(table.read_text())["methods"]
+    again = objects(succeed(*WRITTEN, "--out", written, "--json"))
+    assert again == json.loads(table.read_text())["methods"] == before
+    assert {row["judge"] for row in again} == {"demo"}
+    assert [(row["method"], row["kind"], row["in_file"]) for row in again][:2] == [
+        ("uncompressed", "whole", True),
+        ("sali-cache", "before", True),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -208,8 +208,8 @@ class ProseRow:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat values by name."""
-        return asdict(self)
+        """Flat values by name, and whose they are."""
+        return {"judge": "prose", **asdict(self)}
 
 
 class ProseJudge:
