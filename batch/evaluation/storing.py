@@ -249,7 +249,8 @@ def _hold_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -
     full, rows = video.read(method.observed)
     started = time.perf_counter()
     count = _rows_within(method, budget, plan)
-    turn = None if method.rotated else family.rotation(video.positions().T)
+    cpu = torch.device("cpu")
+    turn = None if method.rotated else family.rotation(video.positions().T).to(cpu)
     if turn is not None:
         rows = replace(rows, key=torch.stack([unrotate(key, turn) for key in rows.key]))
     held = method.store(rows, count)

@@ -92,6 +92,8 @@ METHODS: tuple[Method, ...] = (
     DapQ(profile="one ranking", shared=True),
     PrefixKV(),
     KVMerger(),
+    KVMerger(profile="one ranking", shared=True),
+    KVMerger(profile="through time", through_time=True),
     KVMerger(profile="through time, one ranking", through_time=True, shared=True),
     KVzip(),
     KVzip(profile="one ranking", shared=True),
