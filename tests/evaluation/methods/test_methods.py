@@ -186,8 +186,7 @@ def test_no_two_methods_have_the_same_label() -> None:
 
 def test_every_ablation_differs_from_the_default_in_more_than_its_name() -> None:
     settings = [
-        (method.temporal, method.thresholds, method.positions, method.pointers)
-        for method in ABLATIONS
+        (method.temporal, method.thresholds, method.positions, method.reuse) for method in ABLATIONS
     ]
     assert len(set(settings)) == len(settings)
 
