@@ -13,6 +13,7 @@ and files, rows are rows. For sources in earlier blocks, `Sources` keeps what wa
 each place as it was computed, before any tier: rows of one sample, however long the video.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from batch.kv.rotation import Rotation, rotate
 
 if TYPE_CHECKING:
-    from batch.kv.cache import TieredCache
+    from transformers import Cache
 
 Rows = tuple[Tensor, Tensor]
 """Keys, turned to their positions, and values: [kv_heads, rows, head_dim] each."""
@@ -40,9 +41,12 @@ class Sources:
         """Of each layer a row a place; none before the first `keep`."""
         return self._layers
 
-    def keep(self, cache: "TieredCache", place: Tensor, row: Tensor) -> None:
-        """Take rows of the block in a suffix, int64 [n], for places int64 [n], which differ."""
-        suffixes = [cache.suffix(layer) for layer in range(cache.prefix.shape.layers)]
+    def keep(self, suffixes: Sequence[Rows], place: Tensor, row: Tensor) -> None:
+        """Take rows, int64 [n], of a block for places int64 [n], which differ.
+
+        Args:
+            suffixes: of each layer the rows of the block, [1, kv_heads, rows, head_dim] each.
+        """
         if not self._layers:
             for key, _ in suffixes:
                 heads, _, head_dim = key.shape[1:]
@@ -111,7 +115,7 @@ class ReusedRows:
         """Float32 [1, 1, computed, rows], -inf where a row comes after the token, else 0."""
         return self._on(device).hidden
 
-    def fill(self, cache: "TieredCache") -> None:
+    def fill(self, cache: "Cache") -> None:
         """Put the rows of a block without computed ones into an empty suffix."""
         for layer, (key, value) in enumerate(self.sources.layers):
             cache.update(key[None, :, :0], value[None, :, :0], layer)

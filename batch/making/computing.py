@@ -256,7 +256,8 @@ def _fill(
         cells = seen.computed[seen.places][::-1]
         place, last = np.unique(plan.cell[block][cells], return_index=True)
         rows = np.ascontiguousarray(cells[last])
-        sources.keep(cache, torch.from_numpy(place.astype(np.int64)), torch.from_numpy(rows))
+        suffixes = [cache.suffix(layer) for layer in range(cache.prefix.shape.layers)]
+        sources.keep(suffixes, torch.from_numpy(place.astype(np.int64)), torch.from_numpy(rows))
 
 
 def _reused_rows(plan: Plan, seen: _Seen, family: Family, sources: Sources) -> ReusedRows | None:
