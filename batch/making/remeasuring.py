@@ -52,7 +52,7 @@ def measure_again(
 def _settings(header: Header) -> CacheSettings:
     """Those that a cache was made with, as far as they decide its rows."""
     chosen = header.policy.parameters
-    missing = {"count_pointers", "timestamps", "block_samples"} - chosen.keys()
+    missing = {"reuse", "timestamps", "block_samples"} - chosen.keys()
     if missing:
         raise BatchError(
             f"{header.video.name}: the policy {header.policy.name} of its cache says nothing of "
