@@ -59,7 +59,7 @@ def test_the_same_command_again_writes_nothing(model: Path, clip: Path, tmp_path
 @pytest.mark.parametrize(
     ("option", "differs"),
     [
-        (["--fps", 2], "fps: got 1.0, expected 2.0"),
+        (["--fps", 2], "rate_hz: got 1.0, expected 2.0"),
         (["--profile", "paper"], "reference: got "),
         (["--max-samples", 2], "max_samples: got None, expected 2"),
         (["--reference", "previous"], "reference: got kept, expected previous"),
