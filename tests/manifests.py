@@ -1,6 +1,7 @@
 """Manifests made from pictures and tiers, without a video."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,12 +12,14 @@ from batch.analysis.manifest import Manifest
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES
-from batch.models import Family
 from batch.video import Geometry, Sampling, VideoInfo
 from cachefmt.tiers import Tier
 
+if TYPE_CHECKING:
+    from batch.models import Family
 
-def geometry_of(family: Family) -> Geometry:
+
+def geometry_of(family: "Family") -> Geometry:
     """The geometry of a family that has one for all videos."""
     assert isinstance(family.geometry, Geometry)
     return family.geometry
