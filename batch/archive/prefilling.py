@@ -96,6 +96,7 @@ def _facts(made: MadeCache, destination: Destination) -> dict[str, Any]:
             _, encode, prefill = cache.cost_seconds.tolist()
         encode_s, prefill_s = encode_s + encode, prefill_s + prefill
     return {
+        "stored_samples": video.stored_samples,
         "slots": video.slots,
         "computed": video.computed,
         **{f"tokens_{tier.lower()}": count for tier, count in video.tokens.items()},

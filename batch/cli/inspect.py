@@ -201,7 +201,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"samples    {found['samples']}, {found['stored_samples']} stored, "
         f"{found['samples'] - found['stored_samples']} pointers",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored, "
-        f"{found['computed']} computed, reuse of {found['policy']['parameters']['reuse']}, "
+        f"{found['computed']} computed, reuse of {policy['parameters'].get('reuse', 'unknown')}, "
         f"positions {found['layout']['positions']}",
         f"tokens     {tokens}",
         f"codec      {_codec(found['codec'])}",

@@ -239,8 +239,9 @@ prefill_options = together(
         type=click.Choice(get_args(Reuse)),
         default="samples",
         show_default=True,
-        help="What is done with what did not change: cells are not computed but made of those they "
-        "repeat; whole samples, as pointers, count as copies of the one they repeat; none.",
+        help="What is done with what did not change. cells: cells are not computed, but made of "
+        "those that they repeat; samples: whole samples, as pointers, count as copies of the one "
+        "that they repeat; none: pointers are left out, and nothing stands for them.",
     ),
     click.option(
         "--timestamps",

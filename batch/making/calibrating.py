@@ -84,7 +84,9 @@ class Calibrator:
         self.tokens = 0
         self.videos: list[VideoIdentity] = []
         """That were counted in, whole or in part."""
-        self._model, self._settings, self._components = model, settings, components
+        # Rows of reused cells are those of others: counted in, they would weigh twice.
+        self._settings = replace(settings, reuse="samples", quality="lossless")
+        self._model, self._components = model, components
         self._grid = (0, 0)
         """Rows and columns of the first video."""
         self._places = 0
@@ -147,7 +149,7 @@ class Calibrator:
 
     def _plan(self, manifest: Manifest, block_samples: int) -> CachePlan:
         family = self._model.family
-        settings = replace(self._settings, block_samples=block_samples, quality="lossless")
+        settings = replace(self._settings, block_samples=block_samples)
         further = np.flatnonzero(manifest.kept)[SAMPLES_OF_A_VIDEO:]
         if len(further):
             manifest = manifest.part(slice(0, int(further[0])))
@@ -361,8 +363,7 @@ class Calibrator:
     def _bound_to(self) -> list[Any]:
         """What must be the same for two halves to go together, as JSON has it."""
         model, prompt = identify(self._model.family, self._model.dtype)
-        settings = asdict(replace(self._settings, quality="lossless"))
-        return [TOOL, asdict(model), asdict(prompt), settings, self._components]
+        return [TOOL, asdict(model), asdict(prompt), asdict(self._settings), self._components]
 
 
 def most_tokens(manifests: Iterable[Path]) -> int:

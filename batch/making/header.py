@@ -66,6 +66,7 @@ def first_difference(there: Header, planned: Header) -> str:
 def _facts(header: Header) -> dict[str, object]:
     """What decides of rows, as people call it; what follows from other facts comes after them."""
     model, prompt, codec = header.model, header.prompt, header.codec
+    temporal = TEMPORAL_PROFILES.get(header.policy.name)
     return {
         "video": f"SHA-256 {header.video.sha256[:8]}",
         "config of the model": model.config_sha256[:8],
@@ -75,6 +76,7 @@ def _facts(header: Header) -> dict[str, object]:
         "chat template": prompt.chat_template_sha256[:8],
         "written by": header.tool,
         "profile": header.policy.name,
+        **({} if temporal is None else temporal.to_dict()),
         **header.policy.parameters,
         "positions": header.layout.positions,
         "quality": codec.quality,

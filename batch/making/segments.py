@@ -20,7 +20,7 @@ from cachefmt import Segment
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Some samples of a video in a row, the first of them kept: what one cache is about."""
+    """Some samples of a video in a row: what one cache is about."""
 
     segment: Segment
     samples: int
@@ -55,9 +55,9 @@ def cut(
     Both positions and tokens must fit: where a sample takes fewer positions than it has cells
     (M-RoPE), the model was trained on no more tokens than positions. A segment starts with a kept
     sample, so no pointer leaves it; where cells are reused, with any, as `Manifest.part` has its
-    picture. It ends where a scene does; only a scene that is too long for
-    one segment is cut within, where the segment is full. Of all ways to cut so it is the one with
-    the fewest segments, then the one whose borders are where most changes.
+    picture. It ends where a scene does; only a scene that is too long for one segment is cut
+    within, where the segment is full. Of all ways to cut so it is the one with the fewest segments,
+    then the one whose borders are where most changes.
 
     Arguments as of `make_plan`, which refuses a span that cannot be cut further and does not fit.
 

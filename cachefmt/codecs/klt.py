@@ -139,9 +139,8 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     columns = coding.join(head, streams, rows, partial(_components, step=step))
     y = torch.from_numpy(columns).to(basis.mean.device).T
     if (modes == _FROM_BEFORE).any():
-        y = (
-            y.contiguous()
-        )  # rows are added to rows; for the product alone it costs more than it saves
+        # Rows are added to rows; for the product alone it costs more than it saves.
+        y = y.contiguous()
     row_of = _predict(y, modes, _times(place[coded]))
     rows_found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
     found = rows_found[_as_index(row_of)]

@@ -133,7 +133,9 @@ def test_other_settings_at_the_same_target_are_refused_and_forced(
     refused = batch(*command, *option)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert f"error: {tmp_path / 'clip.safetensors'}: already holds a cache" in refused.stderr
-    assert "--force replaces it" in refused.stderr
+    name, expected = option[0].removeprefix("--"), option[1]
+    assert f"; {name}: got " in refused.stderr
+    assert f", expected {expected}; --force replaces it" in refused.stderr
     assert stamps(tmp_path) == before
     succeed(*command, *option, "--force")
     assert stamps(tmp_path) != before
@@ -215,7 +217,8 @@ def test_a_dry_run_needs_no_weights_and_says_what_a_minute_and_memory_take(
     (line,) = succeed(*command)
     assert f"; a minute of video takes {minute['size_bytes']:,} bytes; memory: " in line
     assert f"{memory['weights_bytes']:,} weights, {memory['tiers_bytes']:,} tiers" in line
-    assert f" of {found['slots']} slots, computed in {found['dtype']}; a minute" in line
+    computed = f"{found['computed']} computed in {found['dtype']}"
+    assert f" of {found['slots']} slots, {computed}; a minute" in line
     (half,) = objects(succeed(*command, "--json", "--dtype", "bfloat16"))
     assert half["dtype"] == "bfloat16"
     assert half["memory"]["weights_bytes"] == memory["weights_bytes"] // 2

@@ -210,6 +210,15 @@ def test_only_the_first_samples_of_a_long_video_count(
     assert long.tokens == short.tokens
 
 
+def test_rows_of_reused_cells_are_not_counted_in(model: OpenModel) -> None:
+    geometry = geometry_of(model.family)
+    still = make_manifest(random_pictures(9, geometry), geometry, source=[0, 1, *[1] * 7])
+    calibrator, other = (Calibrator(model, CacheSettings(reuse=way)) for way in ("cells", "none"))
+    calibrator.add(still)
+    other.add(still)
+    assert calibrator.tokens == other.tokens
+
+
 def test_a_video_that_does_not_fit_the_context_counts_by_its_first_segment(
     tmp_path: Path,
 ) -> None:
