@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jobs.errors import JobError, NoSpaceError
@@ -97,7 +97,8 @@ def write_whole(target: Path, content: bytes) -> None:
     try:
         _write(unfinished, target, content)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # perhaps no name is possible here, and that is being told
+            unfinished.unlink()
 
 
 def write_atomic(target: Path, content: bytes, staging: Path) -> None:

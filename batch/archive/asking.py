@@ -82,7 +82,7 @@ def plan_questions(
             f"{store.root}: no video of work {caches.id} is done; batch index goes on with it, "
             "batch status shows how far it is"
         )
-    chosen = [row for row in done if _is_chosen(row["paths"], match)]
+    chosen = [row for row in done if is_chosen(row["paths"], match)]
     _check_fit(store, caches, len(done), bool(chosen), [f"--match '{one}'" for one in match])
     is_asked = dict.fromkeys(asked, False)
     plan = []
@@ -113,14 +113,15 @@ def _check_fit(
         )
 
 
-def _is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:
+def is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether one of a video's paths fits one of some patterns, or there are none."""
     return not patterns or any(fnmatch(path, pattern) for path in paths for pattern in patterns)
 
 
 def ask_videos(
     store: Store, plan: Iterable[Wanted], family: "Family", settings: "AnswerSettings"
-) -> Iterator[tuple[Wanted, Iterator[dict[str, Any]]]]:
-    """Ask one video after the other; yields plain values of each answer, as it comes.
+) -> Iterator[tuple[Wanted, Iterator[list[dict[str, Any]]]]]:
+    """Ask one video after the other; yields plain values of each answer, a batch as it comes.
 
     A cache that cannot be used gives an "error" for each question, and the others go on. Those
     `AnswerSettings` that answers depend on hold for all.
@@ -131,21 +132,21 @@ def ask_videos(
 
 def _answers(
     wanted: Wanted, video: "VideoAnswerer | str", batch_size: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
     if isinstance(video, str):
-        yield from ({"question": question, "error": video} for question in wanted.questions)
+        yield [{"question": question, "error": video} for question in wanted.questions]
         return
     with video:
         for first in range(0, len(wanted.questions), batch_size):
             questions = wanted.questions[first : first + batch_size]
             try:
-                yield from _batch(video, questions)
+                yield _batch(video, questions)
             except _unusable():  # of one of them; the others are answered
                 for question in questions:
                     try:
-                        yield from _batch(video, [question])
+                        yield _batch(video, [question])
                     except _unusable() as error:
-                        yield {"question": question, "error": str(error)}
+                        yield [{"question": question, "error": str(error)}]
 
 
 def _batch(video: "VideoAnswerer", questions: Sequence[str]) -> list[dict[str, Any]]:
@@ -303,16 +304,18 @@ def _ask_and_record(
     for wanted, answers in ask_videos(job.store, to_ask, family, job.settings):
         rows: list[dict[str, Any]] = []
         said: set[str] = set()
-        for answer in answers:
+        for batch in answers:
             answered = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            rows.append({**answer, "host": socket.gethostname(), "answered": answered})
+            by = {"host": socket.gethostname(), "answered": answered}
+            rows += [{**answer, **by} for answer in batch]
             run.heartbeat()
-            if error := answer.get("error"):
-                tally.failed += 1
+            errors = [answer["error"] for answer in batch if "error" in answer]
+            tally.failed += len(errors)
+            for error in errors:
                 if error not in said:
                     failed(error)
                 said.add(error)
-            done(1)
+            done(len(batch))
             if stop.is_asked:
                 break
         records.add(wanted, rows, run.folder)

@@ -60,11 +60,16 @@ def _asked(path: Path, number: int, row: Any) -> Asked:
         names = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise BatchError(f"{where}: got {names}, expected question and perhaps video")
     question, video = row["question"], row.get("video") or None
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or not question.strip() or not _is_unicode(question):
         raise BatchError(f"{where}: question: got {question!r}, expected some text")
     if not isinstance(video, str | None):
         raise BatchError(f"{where}: video: got {video!r}, expected a pattern of paths or nothing")
     return Asked(question=question, video=video)
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON may hold half of a character."""
+    return text == text.encode(errors="replace").decode()
 
 
 def _text(path: Path) -> str:
@@ -84,7 +89,7 @@ def _of_csv(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _of_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):  # a text may hold U+2028
         if line.strip():
             yield number, json.loads(line)
 

@@ -66,7 +66,7 @@ class ArchiveQuestions:
         from batch.archive.asking import ask_videos
 
         for wanted, answers in ask_videos(self._store, plan, self._load(), self._settings):
-            rows = list(answers)
+            rows = [row for batch in answers for row in batch]
             errors = [row["error"] for row in rows if "error" in row]
             found: dict[str, Any] = {"answers": rows}
             if len(errors) == len(rows):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -122,6 +121,7 @@ class _Shown:
 
 
 def _index_works(folder: Path, match: Sequence[str]) -> list[_Shown]:
+    from batch.archive.asking import is_chosen
     from batch.archive.catalogue import catalogue_rows
     from batch.archive.status import read_status
     from batch.archive.store import Store
@@ -132,7 +132,7 @@ def _index_works(folder: Path, match: Sequence[str]) -> list[_Shown]:
     found = [
         _Shown(
             model=f"{states[caches.id].model} · work {caches.id}",
-            rows=[row for row in catalogue_rows(store, caches) if _fits(row["paths"], match)],
+            rows=[row for row in catalogue_rows(store, caches) if is_chosen(row["paths"], match)],
             rate=_rate(states[caches.id]),
         )
         for caches in store.all_caches()
@@ -141,10 +141,6 @@ def _index_works(folder: Path, match: Sequence[str]) -> list[_Shown]:
         what = "no video has a path that fits --match" if match else "no video is known"
         raise BatchError(f"{folder}: {what}; batch status {folder} shows what there is")
     return found
-
-
-def _fits(paths: Sequence[str], patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatch(path, pattern) for path in paths for pattern in patterns)
 
 
 def _rate(state: "CachesStatus") -> str:

@@ -122,7 +122,7 @@ def serve(
             scope=scope, budget_tokens=budget_tokens, max_new_tokens=max_new_tokens
         )
         settings = ServeSettings(
-            token=token,
+            token=None if token is None else token.strip(),
             hosts=frozenset({"localhost", "127.0.0.1", "::1", host}) if is_loopback else None,
             most_tokens=max_new_tokens,
         )

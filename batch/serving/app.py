@@ -27,7 +27,13 @@ from batch.answering import Answer
 from batch.errors import BatchError
 from batch.serving import desk as desks
 from batch.serving import pages
-from batch.serving.chat import Completion, RequestError, error_body, parse_request
+from batch.serving.chat import (
+    MOST_CHARACTERS,
+    Completion,
+    RequestError,
+    error_body,
+    parse_request,
+)
 from batch.serving.desk import Desk, FullError
 from batch.serving.library import Library, Video
 from cachefmt import CacheFileError
@@ -150,7 +156,10 @@ class _Server:
             fields = parse_qs((await _body(request)).decode(), max_num_fields=10)
         except (UnicodeError, ValueError) as error:
             raise RequestError(f"the form cannot be read: {error}") from error
-        heard = self._submit(video, (fields.get("question", [""])[0],), None)
+        question = fields.get("question", [""])[0]
+        if len(question) > MOST_CHARACTERS:
+            raise RequestError(f"the question has more than {MOST_CHARACTERS:,} characters")
+        heard = self._submit(video, (question,), None)
         told: Told = ""
         while isinstance(told, str):
             told = await heard.next(request)
@@ -332,7 +341,7 @@ class _Guard:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if hosts is not None and _name_of(host) not in hosts:
             return _json(error_body(f"host: got {host[:100]!r}", kind="invalid_request_error"), 421)
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return _json(error_body("origin: another site's", kind="invalid_request_error"), 403)
         if token is None or _has_token(request, token):
             return None

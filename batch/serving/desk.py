@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-import torch
-
 from batch.answering import Answer, Turns, VideoAnswerer
 from batch.answering.answerer import question_ids
 from batch.errors import BatchError
@@ -154,4 +152,4 @@ def _tell(requests: list[Request], error: Exception) -> None:
 
 
 _ENDING = BatchError("the server is ending")
-_EXPECTED = (BatchError, CacheFileError, torch.OutOfMemoryError)
+_EXPECTED = (BatchError, CacheFileError)

@@ -10,7 +10,7 @@ from typing import Any
 from batch.answering.opening import open_writer
 from batch.archive.asking import choose_caches
 from batch.archive.catalogue import catalogue_rows
-from batch.archive.store import Store
+from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
 from batch.models import Family
 from cachefmt import CacheFileError, open_segments
@@ -49,8 +49,11 @@ class Library:
         Raises:
             BatchError: there are none.
         """
-        self._path, self._work = path, work
-        self._is_archive = path.is_dir() and had_runs(path)
+        self._path = path
+        self._caches: ProductFolder | None = None
+        if path.is_dir() and had_runs(path):
+            self._store = Store(path)
+            self._caches = choose_caches(self._store, work)  # once: a model is loaded for it
         self._videos: dict[str, Video] = {}
         self._looked_s = 0.0
         self.refresh()
@@ -69,7 +72,7 @@ class Library:
         if self._videos and now_s - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        found = self._of_archive() if self._is_archive else self._of_files()
+        found = self._of_files() if self._caches is None else self._of_work(self._caches)
         self._videos = {video.id: video for video in found}
 
     def get(self, id: str) -> Video | None:
@@ -116,17 +119,20 @@ class Library:
             return opened.load()
         raise problem or BatchError(f"{self._path}: holds no cache")
 
-    def _of_archive(self) -> Iterator[Video]:
-        store = Store(self._path)
-        for row in catalogue_rows(store, choose_caches(store, self._work)):
+    def _of_work(self, caches: ProductFolder) -> Iterator[Video]:
+        for row in catalogue_rows(self._store, caches):
             if row["status"] == "done":
-                cache = store.root / row["cache"]
+                cache = self._store.root / row["cache"]
                 yield Video(id=row["video"], name=row["path"], cache=cache, facts=row)
 
     def _of_files(self) -> Iterator[Video]:
         """Of the caches in a folder those that can be opened; of one named alone the error."""
         is_cache = self._path.is_file() or self._path.suffix == FOLDER_SUFFIX
-        for cache in [self._path] if is_cache else sorted(self._path.iterdir()):
+        try:
+            found = [self._path] if is_cache else sorted(self._path.iterdir())
+        except OSError as error:
+            raise BatchError(f"{self._path}: cannot be read: {error.strerror}") from error
+        for cache in found:
             if cache.suffix not in (FILE_SUFFIX, FOLDER_SUFFIX):
                 continue
             try:

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch.answering import VideoAnswerer
 from batch.archive import asking
 from batch.archive.answers import SCHEMA
+from batch.archive.questions import read_questions
 from batch.cli import main
 from jobs.runs import Run
 from jobs.shards import Shard
@@ -146,6 +149,29 @@ def test_a_question_that_cannot_be_asked_costs_its_own_rows(
     assert "marks of its own" in rows[0]["error"]
 
 
+def test_only_a_line_feed_ends_a_row_of_json(tmp_path: Path) -> None:
+    file, text = tmp_path / "questions.jsonl", "a\u2028b\x85c ?"
+    file.write_text(json.dumps({"question": text}, ensure_ascii=False) + "\r\n", newline="")
+    assert [one.question for one in read_questions(file)] == [text]
+
+
+def test_what_was_answered_when_a_job_is_stopped_is_not_asked_again(
+    copied_out: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, table = VideoAnswerer.judged, tmp_path / "answers.parquet"
+
+    def stopped(self: VideoAnswerer, asked: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return judged(self, asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoAnswerer, "judged", stopped)
+        result = batch(*command(copied_out, questions, table))
+    assert (result.exit_code, table.exists()) == (75, False)
+    assert "4 answered, 8 not asked yet; " in result.stderr
+    assert "8 answered, 4 skipped; " in batch(*command(copied_out, questions, table)).stderr
+
+
 def test_shards_share_the_work_and_the_last_writes_the_table(
     copied_out: Path, questions: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +207,7 @@ def test_of_two_runs_at_once_the_second_leaves_all_to_the_first(
         ("x.txt", "\n \n", "holds no question"),
         ("x.csv", "Question\na\n", "row 2: got Question, expected question and perhaps video"),
         ("x.jsonl", '{"question": 3}\n', "row 1: question: got 3, expected some text"),
+        ("x.jsonl", '{"question": "\\ud800"}', r"question: got '\ud800', expected some text"),
         ("x.jsonl", "{", "cannot be read as jsonl"),
         ("x.parquet", "PAR1", "cannot be read as parquet"),
         ("x.xlsx", "a", "got .xlsx, expected .txt, .csv, .jsonl, .parquet"),

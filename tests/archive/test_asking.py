@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from batch.archive.store import Store
+from batch.serving import library
 from jobs.runs import Run
 from tests import clips
 from tests.archive.conftest import IndexedArchive
@@ -47,6 +48,20 @@ def test_a_work_of_which_no_video_is_done_is_named(copied_out: Path) -> None:
     result = batch("answer", copied_out, "-q", "a ?")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{copied_out}: no video of work {caches.id} is done; batch index" in result.stderr
+
+
+def test_a_server_stays_with_the_work_whose_model_it_loaded(
+    copied_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_LOOK_EVERY_S", 0.0)
+    served = library.Library(copied_out)
+    before = list(served)
+    (caches,) = Store(copied_out).all_caches()
+    other = caches.folder.with_name("f" * 16)
+    other.mkdir()
+    (other / "settings.json").write_bytes((caches.folder / "settings.json").read_bytes())
+    served.refresh()
+    assert list(served) == before
 
 
 def test_a_damaged_cache_is_an_error_of_its_video(copied_out: Path) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.atomic import check_folder, write_errors
+from jobs.atomic import check_folder, write_errors, write_whole
 from jobs.errors import JobError, NoSpaceError
 
 
@@ -30,6 +30,11 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flag))
     with pytest.raises(JobError, match=f"{tmp_path}: this folder cannot be written: .*{why}"):
         check_folder(tmp_path / "new" / "folder")
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="cannot be written: File name too long"):
+        write_whole(tmp_path / ("a" * 255), b"")
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
+import torch
 
 from batch.answering import Answer, AnswerSettings, VideoAnswerer
 from batch.errors import BatchError
@@ -76,16 +77,25 @@ def test_a_question_that_cannot_be_asked_does_not_spoil_its_batch(
 
 
 @pytest.mark.logs_errors
-def test_what_nobody_foresaw_is_told_and_the_next_batch_is_answered(
-    shelf: Shelf, library: Library, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ZeroDivisionError(), torch.OutOfMemoryError()])
+def test_what_nobody_foresaw_is_told_and_logged_and_the_next_batch_is_answered(
+    shelf: Shelf,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
     (video, _) = library
     with Desk(shelf, batch_size=8, most_waiting=8) as desk:
         with monkeypatch.context() as patch:
-            patch.setattr(VideoAnswerer, "stream", lambda *_: 1 / 0)
+            patch.setattr(VideoAnswerer, "stream", fail)
             request, heard = asked(video, "a ?")
             desk.submit(request)
-            assert isinstance(end_of(heard), ZeroDivisionError)
+            assert end_of(heard) is error
+        assert "a.mp4: cannot be answered" in caplog.text
         request, heard = asked(video, "a ?")
         desk.submit(request)
         assert isinstance(end_of(heard), Answer)

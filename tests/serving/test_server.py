@@ -205,6 +205,8 @@ def test_pages_have_a_box_whose_answer_is_a_page(server: Server) -> None:
     assert got.status == 200
     assert QUESTION in got.body.decode()
     assert answer in got.body.decode()
+    long = server.send("POST", page, urlencode({"question": "a" * 100_001}).encode(), AS_FORM)
+    assert (long.status, "100,000 characters" in long.object["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,8 @@ def test_pages_have_a_box_whose_answer_is_a_page(server: Server) -> None:
         ("GET", "/", {**AUTH, "host": "evil.example"}, None, 421),
         ("GET", "/", {**AUTH, "host": "[::1"}, None, 421),
         ("POST", CHAT, {**AS_JSON, "origin": "http://evil.example"}, b"{}", 403),
+        ("POST", CHAT, {**AS_JSON, "origin": "http://[::1"}, b"{}", 403),
+        ("POST", CHAT, {**AS_JSON, "origin": "null"}, b"{}", 403),
         ("GET", "/etc/passwd", AUTH, None, 404),
         ("GET", "/../../etc/passwd", AUTH, None, 404),
         ("GET", "/videos/..%2f..%2fetc%2fpasswd", AUTH, None, 404),
