@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from batch.archive.store import ProductFolder, Store
 from batch.version import __version__
-from jobs.atomic import move_into_place, write_errors
+from jobs.atomic import make_folder, move_into_place, write_errors
 from jobs.locks import held
 from jobs.records import Ledger, write_object
 
@@ -124,6 +124,7 @@ def write_table(
     waited for.
     """
     unfinished = path.with_name(f".{path.name}.tmp")  # one process at a time, so one name
+    make_folder(path.parent)
     with held(path.parent, [path.name], report):
         try:
             with write_errors(path):

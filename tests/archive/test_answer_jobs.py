@@ -77,7 +77,7 @@ def test_every_question_of_every_video_is_a_row_and_the_same_in_each_format(
         assert row["likelihood"] == pytest.approx(answer["likelihood"], abs=1e-4)
         assert row["evidence_samples"]
     request.getfixturevalue("no_model")  # the others are written from what is recorded
-    as_csv, as_jsonl = tmp_path / "answers.csv", tmp_path / "answers.jsonl"
+    as_csv, as_jsonl = tmp_path / "new" / "answers.csv", tmp_path / "answers.jsonl"
     succeed(*command(copied_out, questions, as_csv))
     succeed(*command(copied_out, questions, as_jsonl))
     assert objects(as_jsonl.read_text().splitlines()) == rows
