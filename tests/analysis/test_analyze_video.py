@@ -156,7 +156,7 @@ def test_a_manifest_of_other_settings_is_only_replaced_by_force(tmp_path):
     run([path], out)
     other = replace(SETTINGS, sampling=Sampling(rate_hz=0.5))
     refused = run([path], out, settings=other)["a.mp4"]
-    assert "other settings; --force replaces it" in refused.error
+    assert "other work; rate_hz: got 1.0, expected 0.5; --force replaces it" in refused.error
     assert refused.manifest is None
     assert len(Manifest.read(out / "a.parquet").frame) == 6
     forced = run([path], out, settings=other, force=True)["a.mp4"]
@@ -167,7 +167,7 @@ def test_a_manifest_of_another_video_is_only_replaced_by_force(tmp_path):
     path, out = still_with_a_cut(tmp_path / "a.mp4"), tmp_path / "out"
     run([path], out)
     slow_fade(path)
-    assert "other video; --force replaces it" in run([path], out)["a.mp4"].error
+    assert "other work; video: got SHA-256" in run([path], out)["a.mp4"].error
     forced = run([path], out, force=True)["a.mp4"]
     assert Manifest.read(forced.manifest).video.sha256 == probe(path).sha256
 

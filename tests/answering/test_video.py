@@ -144,7 +144,9 @@ def test_a_whole_file_of_text_alone_is_refused(cache: Path, tmp_path: Path, scop
         rewrite(
             honest,
             path,
-            header=replace(honest.header, shape=shape),
+            header=replace(
+                honest.header, shape=shape, layout=replace(honest.header.layout, computed=2)
+            ),
             tables=Tables(
                 **{name: getattr(tables, name)[:0] for name in ("time_s", "source")},
                 **{
