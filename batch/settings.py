@@ -16,8 +16,8 @@ Positions = Literal["compact", "original"]
 Reuse = Literal["cells", "samples", "none"]
 """What is done with what did not change:
 
-- "cells": a static cell is not computed; its keys and values are those of the cell that was last
-  computed at its place, turned to its own position;
+- "cells": a static cell with no changed one beside it is not computed; its keys and values are
+  those of the cell that was last computed at its place, turned to its own position;
 - "samples": a redundant sample is no part of the prompt; the cells of its source count once more;
 - "none": nothing stands for a redundant sample.
 """

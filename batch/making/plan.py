@@ -18,6 +18,7 @@ from batch.errors import ContextError
 from batch.models.family import Layout
 from batch.settings import Positions, Reuse
 from batch.video import Footage
+from batch.video.geometry import Geometry
 from cachefmt.tiers import STORED_TIERS, Tier
 
 REUSING = 4
@@ -178,19 +179,30 @@ def tiers_of(manifest: Manifest, reuse: Reuse) -> NDArray[np.uint8]:
 def sources_of(manifest: Manifest) -> NDArray[np.int32]:
     """The sample in which what each stored cell shows was computed last, [samples, cells].
 
-    That is the sample itself where the cell changed. A static cell goes back to the last one of its
+    That is the sample itself where the cell or one beside it changed: a vision tower lets cells see
+    each other, those next to it most. Another static cell goes back to the last one of its
     place that was computed, whatever sample it was compared with: how far what both show may be
     apart, the analysis decides (`TemporalSettings.reference`). -1: the cell is not stored.
+
+    Source: 116 questions about 8 films to a model with real eyes: cells beside those that changed
+    computed too, 0.495 of the slots and 1.000 of the right answers; without them 0.429 and 0.929.
     """
     signals, tiers = manifest.signals, tiers_of(manifest, "cells")
     source = np.full(tiers.shape, -1, np.int32)
     latest = np.full(tiers.shape[1], -1, np.int32)
     for sample, stored in enumerate(tiers != Tier.PRUNE):
         if signals.kept[sample]:  # others have no picture, and nothing to compute
-            latest[~signals.static[sample]] = -1
+            latest[_with_neighbours(~signals.static[sample], manifest.geometry)] = -1
             latest[stored & (latest < 0)] = sample
         source[sample] = np.where(stored, latest, -1)
     return source
+
+
+def _with_neighbours(changed: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:
+    """Also the eight cells around each, [cells]."""
+    grid = np.pad(changed.reshape(geometry.rows, geometry.columns), 1)
+    around = np.lib.stride_tricks.sliding_window_view(grid, (3, 3)).any((2, 3))
+    return around.reshape(-1)
 
 
 def _origins(

@@ -94,7 +94,7 @@ def manifest(samples: int, family: Family, tier: Tier) -> Manifest:
     geometry = geometry_of(family)
     tiers = np.full((samples, geometry.cells), tier, np.uint8)
     static = np.zeros(tiers.shape, bool)
-    static[:, ::2] = True
+    static[:, geometry.cells // 4 :] = True
     return make_manifest(random_pictures(samples, geometry), geometry, tier=tiers, static=static)
 
 

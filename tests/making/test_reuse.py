@@ -1,6 +1,7 @@
 """Reused cells: which row each is made of, and that the model sees it where it stands."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
 
 
 def filmed(family: Family, **given: Any) -> Manifest:
-    """Some cells of each sample static, one sample a pointer, some cells not stored."""
+    """A sample static as a whole, one but for a corner, one a pointer, some cells not stored."""
     geometry = family.geometry.for_video(56, 56, 1)
     shape = (SAMPLES, geometry.cells)
     draws = np.random.default_rng(7)
-    static = draws.random(shape) < 0.6
-    static[0] = static[4] = False
+    static = np.ones(shape, bool)
+    static[0] = static[2, 0] = static[4] = False
     tier = np.where(draws.random(shape) < 0.15, Tier.PRUNE, Tier.FP16).astype(np.uint8)
     chosen: dict[str, Any] = {"source": SOURCE, "static": static, "tier": tier} | given
     return make_manifest(random_pictures(SAMPLES, geometry), geometry, **chosen)
@@ -71,19 +72,22 @@ def scores(work: CachePlan, family: Family, folder: Path) -> Tensor:
 def test_a_static_cell_goes_back_to_the_last_that_was_computed_at_its_place(
     families: dict[str, Family],
 ) -> None:
-    family = families["llava_next"]
-    static = np.zeros((SAMPLES, family.geometry.for_video(56, 56, 1).cells), bool)
+    small = families["llava_next"].geometry.for_video(56, 56, 1)
+    geometry = replace(small, height_px=56, width_px=56, rows=4, columns=4)
+    static = np.ones((SAMPLES, geometry.cells), bool)
     tier = np.full(static.shape, Tier.FP16, np.uint8)
-    static[1:, 0] = True  # back to the first, whatever is between
-    static[2, 1] = True  # and the pointer behind it
-    static[1, 2], tier[0, 2] = True, Tier.PRUNE  # nothing was computed of what it shows
-    tier[2, 3] = Tier.PRUNE  # neither it nor its pointer is stored
-    found = sources_of(filmed(family, static=static, tier=tier))
-    assert found[:, :4].T.tolist() == [
+    static[0] = static[2, 0] = False  # it changed, and the cells beside it are computed too
+    tier[2, 2] = Tier.PRUNE  # neither it nor its pointer is stored
+    tier[0, 3] = Tier.PRUNE  # nothing was computed of what the second sample shows
+    pictures = random_pictures(SAMPLES, geometry)
+    found = sources_of(make_manifest(pictures, geometry, source=SOURCE, static=static, tier=tier))
+    assert found[:, [0, 1, 5, 2, 3, 6]].T.tolist() == [
+        [0, 0, 2, 2, 2],
+        [0, 0, 2, 2, 2],
+        [0, 0, 2, 2, 2],
+        [0, 0, -1, -1, 0],
+        [-1, 1, 1, 1, 1],
         [0, 0, 0, 0, 0],
-        [0, 1, 1, 1, 4],
-        [-1, 1, 2, 2, 4],
-        [0, 1, -1, -1, 4],
     ]
 
 
