@@ -25,6 +25,7 @@ from batch.demo.drawing import write_clip
 from batch.demo.questions import questions_about
 from batch.demo.world import random_world
 from batch.errors import Reason
+from batch.making.codec import STEPS
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
 from batch.video import Geometry
@@ -90,11 +91,15 @@ def test_the_figures_of_the_first_table_are_those_that_were_measured() -> None:
 def test_the_figures_of_qualities_are_those_of_results() -> None:
     codecs = rows_below(read("batch/evaluation/RESULTS.md"), "stored | codec, quality")
     measured = {tuple(row[1:3]): row for row in codecs if row[0] == "every slot"}
+    prose = {row[0]: row for row in rows_below(read("batch/evaluation/RESULTS.md"), "scheme |")}
     for row in rows_below(README, "quality | basis"):
-        quality, basis, right, same, smaller = (cell.strip("*") for cell in row[:5])
+        quality, basis, right, same, smaller, word, numbers, _ = (cell.strip("*") for cell in row)
         made = "calibrated" if "calibrated" in basis else "own"
         found = measured[f"klt, {quality}", made]
         assert (right, same, smaller) == (found[3], found[4], f"{float(found[6]):.0f}")
+        if made == "calibrated" and quality != "high":
+            of_text = prose[f"klt, calibrated, step {STEPS[quality]:g}"]
+            assert (word, numbers) == (of_text[4].split()[0], of_text[6])
 
 
 def test_what_stands_around_the_first_table_is_what_was_run() -> None:

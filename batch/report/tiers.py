@@ -12,7 +12,7 @@ INK: dict[Tier, tuple[int, int, int]] = {
     Tier.INT4: (60, 130, 230),
     Tier.PRUNE: (40, 40, 40),
 }
-OPACITY: dict[Tier, float] = {Tier.FP16: 0.45, Tier.INT8: 0.45, Tier.INT4: 0.12, Tier.PRUNE: 0.6}
+OPACITY: dict[Tier, float] = {Tier.FP16: 0.45, Tier.INT8: 0.45, Tier.INT4: 0.12, Tier.PRUNE: 0.65}
 """0..1, of what is drawn over a picture, which is still to be seen; most cells are INT4."""
 _WIDTH_PX = 672
 _LEGEND_PX = 28
