@@ -10,7 +10,7 @@ from typing import Any
 
 from batch.evaluation.runs import Label, Run
 from batch.evaluation.summary import Figure, measure
-from batch.evaluation.tables import Table
+from batch.evaluation.tables import Table, with_interval
 from batch.settings import Quality
 
 CALIBRATION_SHARE = 100
@@ -174,10 +174,7 @@ def codec_table(rows: Sequence[CodecRow]) -> Table:
 
 def _cells(row: CodecRow) -> list[str]:
     basis = "" if row.codec == "plain" else "calibrated" if row.calibrated else "own"
-    retained = "" if row.retained is None else f"{row.retained:.3f}"
-    if "retained" in row.intervals:
-        low, high = row.intervals["retained"]
-        retained += f" [{low:.3f}, {high:.3f}]"
+    retained = with_interval(row.retained, row.intervals.get("retained"))
     return [
         *(row.judge, row.rows, row.codec, row.quality, basis, str(row.n), retained),
         *(f"{row.agreement:.3f}", f"{row.kl:.4f}"),

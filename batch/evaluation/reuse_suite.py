@@ -25,7 +25,7 @@ from batch.evaluation.methods.sali_cache import SaliCache
 from batch.evaluation.runs import UNCOMPRESSED, Entry, Maker, Run, prepared, run_video
 from batch.evaluation.storing import store
 from batch.evaluation.summary import Figure, measure
-from batch.evaluation.tables import Table
+from batch.evaluation.tables import Table, with_interval
 from batch.models import open_model
 from batch.settings import ModelSettings
 from batch.video import Sampling
@@ -184,10 +184,7 @@ def reuse_table(rows: Sequence[ReuseRow]) -> Table:
 
 
 def _cells(row: ReuseRow) -> list[str]:
-    retained = "" if row.retained is None else f"{row.retained:.3f}"
-    if "retained" in row.intervals:
-        low, high = row.intervals["retained"]
-        retained += f" [{low:.3f}, {high:.3f}]"
+    retained = with_interval(row.retained, row.intervals.get("retained"))
     return [
         *(row.judge, row.films, row.reuse, str(row.n), f"{row.computed_share:.3f}", retained),
         "" if row.agreement is None else f"{row.agreement:.3f}",

@@ -37,6 +37,12 @@ class Table:
         return [f"## {self.title}", "", *note, *lines, ""]
 
 
+def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """A figure and, if one is known, its interval; nothing of one that is not known."""
+    shown = "" if value is None else f"{value:.3f}"
+    return shown if interval is None else f"{shown} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
 def quality_table(rows: Sequence[Row]) -> Table:
     """The paper's Table I: are the answers still the same, and are they right?"""
     return Table(
