@@ -18,11 +18,11 @@ from batch.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
-    from batch.answering import Answer, AnswerSettings, open_cache, to_dynamic_cache
+    from batch.answering import Answer, open_cache, to_dynamic_cache
     from batch.errors import BatchError
     from batch.making.maker import CacheMaker, make_cache
     from batch.making.manifests import make_manifest
-    from batch.settings import CacheSettings, ModelSettings
+    from batch.settings import AnswerSettings, CacheSettings, ModelSettings
 
 # Arrow 26's own allocator keeps what is freed: after the pictures of an hour 68 MB, the system's 4.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -44,7 +44,7 @@ __all__ = [
 _MODULES = {
     "AnalysisSettings": "batch.analysis.analyze",
     "Answer": "batch.answering",
-    "AnswerSettings": "batch.answering",
+    "AnswerSettings": "batch.settings",
     "BatchError": "batch.errors",
     "CacheMaker": "batch.making.maker",
     "CacheSettings": "batch.settings",

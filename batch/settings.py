@@ -109,3 +109,56 @@ class CacheSettings:
         check_choice("reuse", self.reuse, Reuse)
         if self.block_samples is not None and self.block_samples < 1:
             raise ValueError(f"block_samples: got {self.block_samples}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterSettings:
+    """Where the model is now that wrote caches, and how it runs; see `ModelSettings`.
+
+    - model: folder or id; None: where it was.
+    - dtype: None: the one of the caches.
+    """
+
+    model: str | None = None
+    offline: bool = False
+    device: str | None = None
+    dtype: str | None = None
+    attention: Attention = "auto"
+
+    def of(self, *, name: str, revision: str | None, dtype: str) -> ModelSettings:
+        """Of the model that caches name.
+
+        Raises:
+            ValueError: it cannot run as is said here, or there.
+        """
+        return ModelSettings(
+            name=self.model or name,
+            revision=None if self.model else revision,
+            offline=self.offline,
+            device=self.device,
+            dtype=self.dtype or dtype,
+            attention=self.attention,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """What of a video answers, and how long an answer may be.
+
+    - budget_tokens: loaded for a question at most where samples are retrieved; of scope
+      "each-segment" in each.
+    - max_new_tokens: of an answer.
+    - batch_size: questions answered together over one copy of the cache; retrieving answers one by
+      one.
+    """
+
+    scope: Scope = "auto"
+    budget_tokens: int = 4096
+    max_new_tokens: int = 64
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_choice("scope", self.scope, Scope)
+        for name in ("budget_tokens", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")

@@ -9,13 +9,13 @@ from batch.answering.evidence import TimeRange
 from batch.answering.exporting import GenerateInputs, to_dynamic_cache
 from batch.answering.retrieval import RetrievedAnswer, Retriever
 from batch.answering.video import (
-    AnswerSettings,
     Candidate,
     ChosenAnswer,
     Loading,
     VideoAnswerer,
     open_cache,
 )
+from batch.settings import AnswerSettings
 
 __all__ = [
     "Answer",

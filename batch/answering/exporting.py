@@ -9,6 +9,7 @@ from torch import Tensor
 from batch.answering.answerer import question_ids
 from batch.answering.opening import open_checked, open_writer
 from batch.kv import Prefix
+from batch.settings import WriterSettings
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -60,9 +61,8 @@ def to_dynamic_cache(
     path = Path(path)
     (cache,) = open_checked(path, "whole")
     with cache:
-        family = open_writer(
-            cache, path, model=model, device=device, dtype=dtype, offline=offline
-        ).family
+        writer = WriterSettings(model=model, device=device, dtype=dtype, offline=offline)
+        family = open_writer(cache, path, writer).family
         prefix = Prefix.load(cache, device, family.rotation)
         past = prefix.to_dynamic_cache(getattr(torch, dtype or cache.header.model.dtype))
         start = torch.tensor(cache.header.layout.next_position, device=device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from batch.errors import BatchError, DeviceError, ModelError
 from batch.models import Family, OpenModel, open_model
-from batch.settings import Attention, ModelSettings, Scope
+from batch.settings import Scope, WriterSettings
 from cachefmt import CacheFile, CacheFileError, open_segments
 
 
@@ -70,33 +70,17 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
         )
 
 
-def open_writer(
-    cache: CacheFile,
-    path: Path,
-    *,
-    model: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    attention: Attention = "auto",
-    offline: bool = False,
-) -> OpenModel:
-    """Open the model that wrote a cache, without its weights; for arguments see `open_cache`."""
+def open_writer(cache: CacheFile, path: Path, how: WriterSettings) -> OpenModel:
+    """Open the model that wrote a cache, without its weights."""
     written = cache.header.model
     try:
-        settings = ModelSettings(
-            name=model or written.id,
-            revision=None if model else written.revision,
-            offline=offline,
-            device=device,
-            dtype=dtype or written.dtype,
-            attention=attention,
-        )
+        settings = how.of(name=written.id, revision=written.revision, dtype=written.dtype)
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     try:
         opened = open_model(settings)
     except ModelError as error:
-        if model is not None or isinstance(error, DeviceError):
+        if how.model is not None or isinstance(error, DeviceError):
             raise
         raise ModelError(
             f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "

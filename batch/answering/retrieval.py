@@ -18,9 +18,9 @@ from batch.answering.samples import StoredSample, StoredVideo
 from batch.errors import BatchError
 from batch.kv.rotation import why_fixed
 from batch.models import Family
+from batch.settings import AnswerSettings
 from cachefmt import CacheFile
 
-BUDGET_TOKENS = 4096
 """Tokens loaded for a question at most, text included."""
 SHARES = (0.4, 0.7)
 """Shares of what a question is about that are loaded, one after the other; the answer is that of
@@ -68,7 +68,7 @@ class Retriever:
         segments: Sequence[CacheFile],
         family: Family,
         *,
-        budget_tokens: int = BUDGET_TOKENS,
+        budget_tokens: int = AnswerSettings.budget_tokens,
         shares: Sequence[float] = SHARES,
         end_s: float | None = None,
         name: str,

@@ -13,31 +13,11 @@ import numpy as np
 from batch.answering.answerer import Answer, PrefixAnswerer, Turns
 from batch.answering.evidence import TimeRange, end_of
 from batch.answering.opening import check_fits, open_checked, open_writer, resolve
-from batch.answering.retrieval import BUDGET_TOKENS, SHARES, RetrievedAnswer, Retriever
+from batch.answering.retrieval import SHARES, RetrievedAnswer, Retriever
 from batch.kv.rotation import why_fixed
 from batch.models import Family
-from batch.settings import Attention, Scope, check_choice
+from batch.settings import AnswerSettings, Attention, WriterSettings
 from cachefmt import CacheFile
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerSettings:
-    """What of a video answers, and how long an answer may be."""
-
-    scope: Scope = "auto"
-    budget_tokens: int = BUDGET_TOKENS
-    """Loaded for a question at most where samples are retrieved; "each-segment": in each."""
-    max_new_tokens: int = 64
-    """Of an answer."""
-    batch_size: int = 16
-    """Questions answered together over one copy of the cache; retrieving answers one by one."""
-
-    def __post_init__(self) -> None:
-        check_choice("scope", self.scope, Scope)
-        for name in ("budget_tokens", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-
 
 _DEFAULTS = AnswerSettings()
 
@@ -111,15 +91,10 @@ def open_cache(
             opened.enter_context(segment)
         open_seconds = time.perf_counter() - started
         if not isinstance(model, Family):
-            model = open_writer(
-                segments[0],
-                path,
-                model=model,
-                device=device,
-                dtype=dtype,
-                attention=attention,
-                offline=offline,
-            ).load()
+            writer = WriterSettings(
+                model=model, device=device, dtype=dtype, attention=attention, offline=offline
+            )
+            model = open_writer(segments[0], path, writer).load()
         video = VideoAnswerer(segments, model, path, settings=settings, open_seconds=open_seconds)
         opened.pop_all()
     return video

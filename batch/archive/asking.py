@@ -19,14 +19,14 @@ from batch.archive.catalogue import catalogue_rows
 from batch.archive.questions import Asked
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
-from batch.settings import Attention, ModelSettings
+from batch.settings import AnswerSettings, WriterSettings
 from cachefmt import CacheFileError
 from jobs.runs import Run
 from jobs.shards import Shard
 from jobs.stopping import Stop
 
 if TYPE_CHECKING:
-    from batch.answering import AnswerSettings, VideoAnswerer
+    from batch.answering import VideoAnswerer
     from batch.models import Family
 
 
@@ -41,28 +41,13 @@ def choose_caches(store: Store, id: str | None) -> ProductFolder:
     return found[-1]
 
 
-def load_model(
-    caches: ProductFolder,
-    *,
-    model: str | None,
-    device: str | None,
-    dtype: str | None,
-    attention: Attention,
-    offline: bool,
-) -> "Family":
-    """Load the model that wrote caches, from where it was unless `model` says where it is now."""
+def load_model(caches: ProductFolder, how: WriterSettings) -> "Family":
+    """Load the model that wrote caches."""
     from batch.models import open_model
 
-    settings = caches.read_settings()
-    chosen = ModelSettings(
-        name=model or settings["model"],
-        revision=None if model else settings["revision"],
-        offline=offline,
-        device=device,
-        dtype=dtype or settings["dtype"],
-        attention=attention,
-    )
-    return open_model(chosen).load()
+    found = caches.read_settings()
+    written = {"revision": found["revision"], "dtype": found["dtype"]}
+    return open_model(how.of(name=found["model"], **written)).load()
 
 
 def plan_questions(
@@ -119,7 +104,7 @@ def is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def ask_videos(
-    store: Store, plan: Iterable[Wanted], family: "Family", settings: "AnswerSettings"
+    store: Store, plan: Iterable[Wanted], family: "Family", settings: AnswerSettings
 ) -> Iterator[tuple[Wanted, Iterator[list[dict[str, Any]]]]]:
     """Ask one video after the other; yields plain values of each answer, a batch as it comes.
 
@@ -172,7 +157,7 @@ def _unusable() -> tuple[type[Exception], ...]:
 
 
 def _opened_ahead(
-    store: Store, plan: Iterable[Wanted], family: "Family", settings: "AnswerSettings"
+    store: Store, plan: Iterable[Wanted], family: "Family", settings: AnswerSettings
 ) -> Iterator[tuple[Wanted, "VideoAnswerer | str"]]:
     """The videos of a plan, opened, or what is wrong with one; the next is read meanwhile."""
     from batch.answering import open_cache
@@ -210,7 +195,7 @@ class AnswerJob:
     store: Store
     caches: ProductFolder
     plan: Sequence[Wanted]
-    settings: "AnswerSettings"
+    settings: AnswerSettings
     dtype: str | None
     """None: the one of the caches."""
     shard: Shard

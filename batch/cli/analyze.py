@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from batch.cli import options
+from batch.cli.choices import AnalysisChoice, Pictures
 from batch.cli.kinds import Kind, sift
 from batch.cli.progress import Summary, progress, quiet_option
-from batch.settings import Reference, Saliency
+from batch.settings import ModelSettings
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
-    from batch.report.sheets import PictureChoice
     from batch.video import GeometryRule
 
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @options.profile_option("Thresholds of the tiers; can be changed later without the video.")
 @options.picture_options
 @options.analysis_options
-@options.model_options
+@options.model_options()
 @options.force_option
 @options.json_option
 @quiet_option
@@ -32,19 +32,9 @@ def analyze(
     videos: tuple[Path, ...],
     out: Path,
     profile: str,
-    pictures: Path | None,
-    pictures_range: tuple[float, float] | None,
-    pictures_limit: int,
-    pictures_apart: bool,
-    fps: float,
-    max_samples: int | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-    reference: Reference | None,
-    jobs: int | None,
-    model: str,
-    revision: str | None,
-    offline: bool,
+    pictures: Pictures | None,
+    analysis: AnalysisChoice,
+    model: ModelSettings,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -56,26 +46,24 @@ def analyze(
     from jobs.atomic import check_folder, make_folder
     from jobs.errors import JobError
 
-    choice = options.picture_choice(pictures, pictures_range, pictures_limit, pictures_apart)
     summary = Summary()
     found = list(sift(videos, {Kind.VIDEO}, "a video", summary))
-    for folder in (out, pictures):
-        if folder is not None:
-            check_folder(folder)
-    settings = options.analysis_settings(
-        profile, fps, max_samples, reference, saliency, saliency_model
-    )
+    check_folder(out)
+    if pictures is not None:
+        check_folder(pictures.folder)
+    settings = analysis.settings(profile)
+    from batch.analysis.manifest import Manifest
     from batch.models import open_family
 
-    rule = open_family(model, revision=revision, offline=offline).geometry
+    family = open_family(model.name, revision=model.revision, offline=model.offline)
     if pictures is not None:
-        make_folder(pictures)
+        make_folder(pictures.folder)
     for _, manifest, skipped in analyze_all(
-        found, out, rule, settings, summary, jobs=jobs, force=force
+        found, out, family.geometry, settings, summary, jobs=analysis.jobs, force=force
     ):
         if pictures is not None:
             try:
-                _draw(manifest, choice, pictures)
+                pictures.draw(Manifest.read(manifest), manifest.stem)
             except (BatchError, JobError) as error:
                 summary.fail(str(error))
                 continue
@@ -140,10 +128,3 @@ def _line(path: Path, skipped: bool) -> str:
             "seconds": manifest.analyze_seconds,
         }
     )
-
-
-def _draw(path: Path, choice: "PictureChoice", folder: Path) -> None:
-    from batch.analysis.manifest import Manifest
-    from batch.report.sheets import write_pictures
-
-    write_pictures(Manifest.read(path), choice, folder, path.stem)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from batch.cli.archive_questions import ArchiveQuestions, check_table
 from batch.cli.engines import answer_stages, engine_options
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import quiet_option, say
-from batch.settings import Attention, Scope
+from batch.settings import AnswerSettings, WriterSettings
 from jobs.shards import Shard, Stage
 
 if TYPE_CHECKING:
@@ -103,17 +103,11 @@ def answer(
     file: Path | None,
     out: Path | None,
     shard: Shard,
-    model: str | None,
-    offline: bool,
-    max_new_tokens: int,
     batch_size: int,
-    scope: Scope,
-    budget_tokens: int,
     html: Path | None,
     evidence: Path | None,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    writer: WriterSettings,
+    settings: AnswerSettings,
     as_json: bool,
 ) -> None:
     """Answer questions about one video from its CACHE, or about all that batch index made.
@@ -148,29 +142,17 @@ def answer(
     asked = [] if file else _asked(questions)
     if out is not None:
         check_table(out)
-    from batch.answering import AnswerSettings, open_cache
-
-    settings = AnswerSettings(
-        scope=scope,
-        budget_tokens=budget_tokens,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
-    how: dict[str, Any] = {
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "attention": attn,
-        "offline": offline,
-    }
+    settings = replace(settings, batch_size=batch_size)
     if kind is Kind.INDEX:
-        archive = ArchiveQuestions(named[0], work, match, settings, how)
+        archive = ArchiveQuestions(named[0], work, match, settings, writer)
         if out is not None:
             archive.run_job(archive.plan(asked, file), out, shard)
             return
         archive.ask(archive.plan(asked, file))
         return
-    with open_cache(named[0], settings=settings, **how) as video:
+    from batch.answering import open_cache
+
+    with open_cache(named[0], settings=settings, **asdict(writer)) as video:
         answered = _ask(video, asked, as_json=as_json)
     if seen is not None:
         _show(seen, answered, html, evidence)

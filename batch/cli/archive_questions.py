@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch.cli.progress import PARTIAL, in_words, progress, say
+from batch.settings import AnswerSettings, WriterSettings
 from jobs.atomic import check_folder
 from jobs.errors import BusyError
 from jobs.shards import Shard
 from jobs.stopping import STOPPED, stop_on_signals
 
 if TYPE_CHECKING:
-    from batch.answering import AnswerSettings
     from batch.archive.answers import Wanted
     from batch.models import Family
 
@@ -38,10 +38,9 @@ class ArchiveQuestions:
         folder: Path,
         work: str | None,
         match: tuple[str, ...],
-        settings: "AnswerSettings",
-        how: dict[str, Any],
+        settings: AnswerSettings,
+        writer: WriterSettings,
     ) -> None:
-        """how: where the model runs, as `load_model` has it."""
         from batch.archive.asking import choose_caches
         from batch.archive.store import Store
 
@@ -49,7 +48,7 @@ class ArchiveQuestions:
         self._caches = choose_caches(self._store, work)
         self._match = match
         self._settings = settings
-        self._how = how
+        self._writer = writer
         self._family: Family | None = None
         self._has_failed = False
 
@@ -87,7 +86,7 @@ class ArchiveQuestions:
             caches=self._caches,
             plan=plan,
             settings=self._settings,
-            dtype=self._how["dtype"],
+            dtype=self._writer.dtype,
             shard=shard,
             out=out,
         )
@@ -125,7 +124,7 @@ class ArchiveQuestions:
         from batch.archive.asking import load_model
 
         if self._family is None:
-            self._family = load_model(self._caches, **self._how)
+            self._family = load_model(self._caches, self._writer)
         return self._family
 
     def _fail(self, message: str) -> None:

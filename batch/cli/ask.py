@@ -16,10 +16,10 @@ from batch.cli import options
 from batch.cli.answer import line_of
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import FAILED, PARTIAL, quiet_option, say
-from batch.settings import Attention, Scope
+from batch.settings import AnswerSettings, WriterSettings
 
 if TYPE_CHECKING:
-    from batch.answering import Answer, AnswerSettings, VideoAnswerer
+    from batch.answering import Answer, VideoAnswerer
     from batch.models import Family
     from batch.serving.library import Library, Video
 
@@ -45,14 +45,8 @@ def ask(
     caches: Path,
     wanted: str | None,
     work: str | None,
-    model: str | None,
-    offline: bool,
-    max_new_tokens: int,
-    scope: Scope,
-    budget_tokens: int,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    writer: WriterSettings,
+    settings: AnswerSettings,
 ) -> None:
     """Ask the videos of CACHES one question after the other, with the model loaded once.
 
@@ -65,19 +59,13 @@ def ask(
     expect(caches, kinds, "a cache, or a folder of them")
     options.allow_open_files()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    from batch.answering import AnswerSettings
     from batch.serving.library import Library
 
     library = Library(caches, work)
     first = library.find(wanted) if wanted else next(iter(library)) if len(library) == 1 else None
     if first is None and not is_terminal:
         raise click.UsageError(f"{len(library):,} videos can be asked: choose one with --video")
-    family = library.load_model(
-        model=model, device=device, dtype=dtype, attention=attn, offline=offline
-    )
-    settings = AnswerSettings(
-        scope=scope, budget_tokens=budget_tokens, max_new_tokens=max_new_tokens
-    )
+    family = library.load_model(writer)
     with _Talk(library, family, settings, streams=is_terminal) as talk:
         if is_terminal:
             say("/help tells what there is; Ctrl-D ends")
@@ -98,7 +86,7 @@ class _Talk:
 
     library: "Library"
     family: "Family"
-    settings: "AnswerSettings"
+    settings: AnswerSettings
     streams: bool
     answered: int = 0
     failed: int = 0

@@ -9,8 +9,9 @@ import click
 
 from batch.cli import options
 from batch.cli.analyze import analyze_all
+from batch.cli.choices import AnalysisChoice
 from batch.cli.progress import Summary, progress
-from batch.settings import Attention, CacheSettings, ModelSettings, Reference, Saliency
+from batch.settings import CacheSettings, ModelSettings
 
 if TYPE_CHECKING:
     from batch.making.calibrating import Calibrator
@@ -29,26 +30,15 @@ MOST_OF_A_FOLDER = 32
 )
 @options.profile_option("Thresholds of the tiers.")
 @options.analysis_options
-@options.model_options
-@options.run_options
+@options.model_options(options.run_options)
 @options.json_option
 def calibrate(
     videos: tuple[Path, ...],
     out: Path,
     components: int | None,
     profile: str,
-    fps: float,
-    max_samples: int | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-    reference: Reference | None,
-    jobs: int | None,
-    model: str,
-    revision: str | None,
-    offline: bool,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    analysis: AnalysisChoice,
+    model: ModelSettings,
     as_json: bool,
 ) -> None:
     """Fit to VIDEOS what all caches of a model in a folder share, so that they become smaller.
@@ -63,24 +53,15 @@ def calibrate(
     from cachefmt.calibration_files import calibration_path
     from jobs.atomic import make_folder
 
-    analysis = options.analysis_settings(
-        profile, fps, max_samples, reference, saliency, saliency_model
-    )
-    opened = open_model(
-        ModelSettings(
-            name=model,
-            revision=revision,
-            offline=offline,
-            device=device,
-            dtype=dtype,
-            attention=attn,
-        )
-    )
+    chosen = analysis.settings(profile)
+    opened = open_model(model)
     calibrator = Calibrator(opened, CacheSettings(), components=components or MOST_COMPONENTS)
     make_folder(out)
     summary = Summary()
     rule = opened.family.geometry
-    analyzed = analyze_all(_files(videos), out, rule, analysis, summary, jobs=jobs, force=False)
+    analyzed = analyze_all(
+        _files(videos), out, rule, chosen, summary, jobs=analysis.jobs, force=False
+    )
     manifests = [manifest for _, manifest, _ in sorted(analyzed)]
     path = calibration_path(out, opened.family.checkpoint.name)
     if manifests:

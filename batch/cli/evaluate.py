@@ -15,9 +15,10 @@ import click
 from click.core import ParameterSource
 
 from batch.cli import options
+from batch.cli.choices import AnalysisChoice, choose_model_settings
 from batch.cli.progress import progress
 from batch.errors import BatchError
-from batch.settings import Attention, ModelSettings, Saliency
+from batch.settings import ModelSettings
 
 if TYPE_CHECKING:
     from batch.evaluation.codec_rows import CodecRow
@@ -33,7 +34,7 @@ EXTRA = {
 """What is imported, and what pip calls it."""
 PROSE, SEEING, CODEC, REUSE, DEMO = "prose", "seeing", "codec", "reuse", "demo"
 JUDGES = (DEMO, PROSE, SEEING)
-_RUN = ("device", "dtype", "attn")
+_RUN = ("device", "dtype", "attention")
 _OF_SUITES = {
     PROSE: ("methods", "context_tokens", "contexts"),
     CODEC: ("judges", "videos", "backgrounds", "context_tokens", "contexts", *_RUN),
@@ -118,17 +119,20 @@ METHODS = (
     type=options.FOLDER,
     help="Write RESULTS.md, figures and data there, and keep each run: a method is not run again.",
 )
-@options.sampling_options
-@options.saliency_options
-@click.option(
-    "--model",
-    default="demo",
-    show_default=True,
-    help="Folder or hub id of a checkpoint; demo is the one that knows the drawn films.",
+@options.gathered("analysis", AnalysisChoice, options.sampling_options, options.saliency_options)
+@options.gathered(
+    "run",
+    choose_model_settings,
+    click.option(
+        "--model",
+        default="demo",
+        show_default=True,
+        help="Folder or hub id of a checkpoint; demo is the one that knows the drawn films.",
+    ),
+    click.option("--revision", help="Branch, tag or commit on the hub."),
+    options.offline_option,
+    options.run_options,
 )
-@click.option("--revision", help="Branch, tag or commit on the hub.")
-@options.offline_option
-@options.run_options
 @options.json_option
 def evaluate(
     data: tuple[str, ...],
@@ -144,16 +148,8 @@ def evaluate(
     budget_bytes: tuple[str, ...],
     rows: tuple[Path, ...],
     out: Path | None,
-    fps: float,
-    max_samples: int | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-    model: str,
-    revision: str | None,
-    offline: bool,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    analysis: AnalysisChoice,
+    run: ModelSettings,
     as_json: bool,
 ) -> None:
     """Compare methods on the same videos, questions and model.
@@ -169,14 +165,6 @@ def evaluate(
     if PROSE in suites:
         _print(*_judge_prose(methods, context_tokens, contexts), as_json=as_json)
         return
-    run = ModelSettings(
-        name=model,
-        revision=revision,
-        offline=offline,
-        device=device,
-        dtype=dtype,
-        attention=attn,
-    )
     if CODEC in suites:
         judged = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
         _print(*judged, as_json=as_json)
@@ -184,7 +172,7 @@ def evaluate(
     if REUSE in suites:
         _judge_reuse(judges, videos, backgrounds, run, as_json=as_json)
         return
-    network = options.saliency_network(saliency, saliency_model)
+    network = analysis.network()
     from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
     from batch.evaluation.comparison import compare, publish
     from batch.evaluation.judges.seeing_films import find_judge, judge_sets
@@ -194,12 +182,12 @@ def evaluate(
     from batch.models import open_model
     from jobs.atomic import make_folder
 
-    chosen, most = options.sampling_settings(fps, max_samples), videos or _VIDEOS
+    chosen, most = analysis.sampling(), videos or _VIDEOS
     if out is not None:
         make_folder(out)
     entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
     judge = find_judge() if SEEING in suites else None
-    family = open_model(replace(run, name=str(judge or model))).load()
+    family = open_model(replace(run, name=str(judge or run.name))).load()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if judge is None:
@@ -221,7 +209,7 @@ def evaluate(
                 kept=kept,
             )
             runs = list(made)
-        name = SEEING if judge is not None else model
+        name = SEEING if judge is not None else run.name
         found = compare(runs, rows, family, sets, judge=name)
         if out is not None:
             command = shlex.join(["batch", *sys.argv[1:]])

@@ -9,18 +9,11 @@ import click
 
 from batch.archive.request import Phase, Request
 from batch.cli import options
+from batch.cli.choices import AnalysisChoice
 from batch.cli.engines import engine_options, index_stages
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import PARTIAL, progress, quiet_option
-from batch.settings import (
-    Attention,
-    ModelSettings,
-    Positions,
-    Quality,
-    Reference,
-    Reuse,
-    Saliency,
-)
+from batch.settings import CacheSettings, ModelSettings
 from jobs.disk_space import parse_size
 from jobs.errors import BusyError
 from jobs.shards import Shard
@@ -41,8 +34,6 @@ if TYPE_CHECKING:
     multiple=True,
     help="As torch names it; repeat it for a process and a copy of the model on each.",
 )
-@options.dtype_option
-@options.attn_option
 @click.option(
     "--phase",
     type=click.Choice([phase.value for phase in Phase]),
@@ -81,7 +72,7 @@ if TYPE_CHECKING:
 )
 @options.prefill_options
 @options.analysis_options
-@options.model_options
+@options.model_options(options.dtype_option, options.attn_option)
 @options.json_option
 @engine_options(
     index_stages,
@@ -96,7 +87,6 @@ def index(
     devices: tuple[str, ...],
     phase: str,
     shard: Shard,
-    jobs: int | None,
     rehash: bool,
     retry_failed: bool,
     max_bytes: int | None,
@@ -104,22 +94,9 @@ def index(
     metrics_file: Path | None,
     log_format: str,
     profile: str,
-    fps: float,
-    max_samples: int | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-    reference: Reference | None,
-    positions: Positions,
-    reuse: Reuse,
-    timestamps: bool,
-    block_samples: int | None,
-    quality: Quality,
-    max_kl: float | None,
-    model: str,
-    revision: str | None,
-    offline: bool,
-    dtype: str | None,
-    attn: Attention,
+    cache: CacheSettings,
+    analysis: AnalysisChoice,
+    model: ModelSettings,
     as_json: bool,
 ) -> None:
     """Turn every video below ARCHIVE into a cache; run it every night.
@@ -140,37 +117,17 @@ def index(
     if archive.resolve() == out.resolve():
         raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
     check_folder(out)
-    analysis = options.analysis_settings(
-        profile,
-        fps,
-        max_samples,
-        options.reference_for(reuse, reference),
-        saliency,
-        saliency_model,
-    )
+    chosen = analysis.settings(profile, cache.reuse)
     from batch.archive.identity import IndexSettings
     from batch.cli.reporting import Reporter
 
     if not dry_run:
         make_folder(out)
-    jobs, threads = _share_cores(phase, jobs, models=len(devices) or 1)
+    jobs, threads = _share_cores(phase, analysis.jobs, models=len(devices) or 1)
     request = Request(
         archive=archive.resolve(),
         out=out.resolve(),
-        settings=IndexSettings(
-            model=ModelSettings(
-                name=model, revision=revision, offline=offline, dtype=dtype, attention=attn
-            ),
-            analysis=analysis,
-            cache=options.cache_settings(
-                positions=positions,
-                reuse=reuse,
-                timestamps=timestamps,
-                block_samples=block_samples,
-                quality=quality,
-                max_kl=max_kl,
-            ),
-        ),
+        settings=IndexSettings(model=model, analysis=chosen, cache=cache),
         phase=Phase(phase),
         shard=shard,
         jobs=jobs,

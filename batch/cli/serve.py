@@ -9,7 +9,7 @@ import click
 from batch.cli import options
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import quiet_option, say
-from batch.settings import Attention, Scope
+from batch.settings import AnswerSettings, WriterSettings
 from jobs.disk_space import parse_size
 
 _OPEN_BESIDE = 100
@@ -67,14 +67,8 @@ def serve(
     memory: int,
     batch_size: int,
     max_waiting: int,
-    model: str | None,
-    offline: bool,
-    max_new_tokens: int,
-    scope: Scope,
-    budget_tokens: int,
-    device: str | None,
-    dtype: str | None,
-    attn: Attention,
+    writer: WriterSettings,
+    settings: AnswerSettings,
 ) -> None:
     """Serve the videos of CACHES over HTTP, with the model loaded once, until it is stopped.
 
@@ -103,7 +97,6 @@ def serve(
         raise BatchError(
             f"{error.name} is not installed: pip install 'starlette>=1.10,<2' 'uvicorn>=0.54,<1'"
         ) from error
-    from batch.answering import AnswerSettings
     from batch.serving.desk import Desk
     from batch.serving.library import Library
     from batch.serving.shelf import Shelf
@@ -115,21 +108,16 @@ def serve(
     except OSError as error:
         raise BatchError(f"--host {host} --port {port}: {error.strerror}") from error
     with listener:
-        family = library.load_model(
-            model=model, device=device, dtype=dtype, attention=attn, offline=offline
-        )
-        answers = AnswerSettings(
-            scope=scope, budget_tokens=budget_tokens, max_new_tokens=max_new_tokens
-        )
-        settings = ServeSettings(
+        family = library.load_model(writer)
+        allowed = ServeSettings(
             token=None if token is None else token.strip(),
             hosts=frozenset({"localhost", "127.0.0.1", "::1", host}) if is_loopback else None,
-            most_tokens=max_new_tokens,
+            most_tokens=settings.max_new_tokens,
         )
-        shelf = Shelf(family, answers, memory)
+        shelf = Shelf(family, settings, memory)
         with Desk(shelf, batch_size=batch_size, most_waiting=max_waiting) as desk:
             config = uvicorn.Config(
-                make_app(library, desk, settings),
+                make_app(library, desk, allowed),
                 log_level="warning",
                 access_log=False,
                 limit_concurrency=max_waiting + _OPEN_BESIDE,

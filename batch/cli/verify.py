@@ -11,6 +11,7 @@ from batch.cli.kinds import Kind, is_cache, sift
 from batch.cli.options import Parsed, allow_open_files, json_option
 from batch.cli.progress import Summary, progress, quiet_option, say
 from batch.errors import BatchError
+from batch.settings import WriterSettings
 
 if TYPE_CHECKING:
     from batch.archive.verifying import Check
@@ -141,7 +142,7 @@ def _measure(path: Path, model: str | None, device: str | None) -> dict[str, Any
         segments = [opened.enter_context(segment) for segment in open_segments(path)]
         header = segments[0].header
         manifest = find_manifest(path, header)
-        writer = open_writer(segments[0], path, model=model, device=device)
+        writer = open_writer(segments[0], path, WriterSettings(model=model, device=device))
         measured = zip(segments, measure_again(segments, manifest, writer), strict=True)
         segment, found = max(measured, key=lambda pair: pair[1].kl)
     promised = promised_kl(header)

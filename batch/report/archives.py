@@ -22,24 +22,25 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one model made of videos.
+    """What one model made of videos; its videos an hour and the time to go, in words."""
 
-    - pages: address of the page of some, by what their rows call `cache`.
-    - rate: videos an hour and the time to go, in words; or nothing.
-    """
-
-    model: str
     rows: Sequence[Row]
-    pages: Mapping[str, str]
+    model: str = ""
     rate: str = ""
 
 
 def archive_page(
-    works: Sequence[Work], *, title: str, subtitle: str, running: Sequence[str] = ()
+    works: Sequence[Work],
+    pages: Mapping[str, str],
+    *,
+    title: str,
+    subtitle: str,
+    running: Sequence[str] = (),
 ) -> str:
     """Videos in a table to sort; what is done, failed and held, in all and night by night.
 
     Args:
+        pages: address of the page of some, by what their rows call `cache`.
         running: a line for each run at work.
     """
     columns = [("video", ""), ("state", ""), *((name, kind) for name, kind, _, _ in _COLUMNS)]
@@ -50,7 +51,7 @@ def archive_page(
         running=running,
         digest="",
         columns=columns,
-        works=[_work(work) for work in works],
+        works=[_work(work, pages) for work in works],
     )
 
 
@@ -105,7 +106,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Row], Any], Callable[[Any], str]], ...
 """Heading, class, what of a row stands below it, and how it is written."""
 
 
-def _work(work: Work) -> dict[str, Any]:
+def _work(work: Work, pages: Mapping[str, str]) -> dict[str, Any]:
     states = Counter(row["status"] for row in work.rows)
     rows, folder = work.rows, _folder(work.rows)
     said = f"{len(rows):,} rows"
@@ -118,7 +119,7 @@ def _work(work: Work) -> dict[str, Any]:
         "nights": nights(work.rows),
         "failed": Counter(str(row.get("reason")) for row in work.rows if row["status"] == "failed"),
         "shown": said,
-        "rows": [_table_row(row, folder, work.pages) for row in rows],
+        "rows": [_table_row(row, folder, pages) for row in rows],
     }
 
 

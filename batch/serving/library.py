@@ -13,6 +13,7 @@ from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
 from batch.models import Family
+from batch.settings import WriterSettings
 from cachefmt import CacheFileError, open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 from jobs.runs import had_runs
@@ -98,8 +99,8 @@ class Library:
         more = f"\n  and {len(choice) - _SHOWN:,} more" if len(choice) > _SHOWN else ""
         raise BatchError(f"{self._path}: {what} {wanted!r}; there are:{some}{more}")
 
-    def load_model(self, **how: Any) -> Family:
-        """Load the model that wrote the caches; `how` as of `open_writer`.
+    def load_model(self, how: WriterSettings) -> Family:
+        """Load the model that wrote the caches.
 
         Raises:
             ModelError: it is not there, or another.
@@ -113,7 +114,7 @@ class Library:
                 problem = error
                 continue
             with segments[0]:
-                opened = open_writer(segments[0], video.cache, **how)
+                opened = open_writer(segments[0], video.cache, how)
             for segment in segments[1:]:
                 segment.close()
             return opened.load()

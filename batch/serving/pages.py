@@ -13,8 +13,8 @@ def of_all(videos: Sequence[Video]) -> str:
     """The list of all videos, which links to their pages."""
     rows = [video.facts for video in videos]
     links = {video.facts["cache"]: address(video) for video in videos}
-    work = Work(model="", rows=rows, pages=links)
-    return archive_page([work], title="Videos", subtitle=f"{len(videos):,} that can be asked")
+    what = f"{len(videos):,} that can be asked"
+    return archive_page([Work(rows=rows)], links, title="Videos", subtitle=what)
 
 
 def of_video(video: Video) -> str:

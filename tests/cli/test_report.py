@@ -10,16 +10,16 @@ from tests.cli.running import batch, objects, stamps, succeed
 def test_a_folder_becomes_a_page_of_each_cache_and_one_of_all(made: Path, tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     found = objects(succeed("report", made, "--out", pages, "--json"))
-    page, index = pages / "videos" / "clip.html", pages / "index.html"
+    page, index = pages / "videos" / "clip.safetensors.html", pages / "index.html"
     assert [(one["page"], one["written"]) for one in found] == [
         (str(page), True),
         (str(index), True),
     ]
-    assert '<a href="videos/clip.html">' in index.read_text()
+    assert '<a href="videos/clip.safetensors.html">' in index.read_text()
     text = page.read_text()
     assert '<a href="../index.html">' in text
     for to in ("csv", "vtt", "json"):
-        assert f'href="clip.scenes.{to}" download' in text
+        assert f'href="clip.safetensors.scenes.{to}" download' in text
         assert page.with_suffix(f".scenes.{to}").stat().st_size
     assert not list(pages.rglob(".*"))
 

@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         failure("<img src=x onerror=alert(1)>.mp4", "empty"),
     ]
     pages = {"caches/b.mp4": "b.html", "caches/a.mp4": "a.html"}
-    work = Work(model="demo", rows=rows, pages=pages)
-    (folder / "index.html").write_text(archive_page([work], title="films", subtitle="three"))
+    text = archive_page([Work(rows=rows)], pages, title="films", subtitle="three")
+    (folder / "index.html").write_text(text)
     (folder / "b.html").write_text(video_page(drawn(name="b.mp4"), up="index.html"))
     (folder / "long.html").write_text(video_page(drawn(400, pointers=100), up="index.html"))
     answers = [

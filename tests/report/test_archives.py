@@ -32,8 +32,8 @@ def failure(name: str, reason: str) -> dict[str, Any]:
 
 def test_videos_are_counted_by_what_became_of_them_and_linked_where_there_is_a_page() -> None:
     rows = [row("2024/a.mp4"), row("b.mp4"), failure("c.mp4", "empty"), failure("d.mp4", "empty")]
-    work = Work(model="demo", rows=rows, pages={"caches/b.mp4": "videos/b.html"})
-    page = archive_page([work], title="films", subtitle="")
+    pages = {"caches/b.mp4": "videos/b.html"}
+    page = archive_page([Work(rows=rows)], pages, title="films", subtitle="")
     assert "<dd>2<small>of 4</small></dd>" in page
     assert "empty 2" in page
     assert re.findall(r'<a href="([^"]+)">([^<]+)</a>', page) == [("videos/b.html", "b.mp4")]
@@ -60,7 +60,7 @@ def test_of_very_many_rows_failures_and_the_last_ones_are_shown_and_all_are_coun
     monkeypatch.setattr(archives, "MOST_ROWS", 2)
     old = row("old", finished=NIGHT - timedelta(days=9))
     rows = [old, row("new"), failure("bad", "empty")]
-    page = archive_page([Work(model="m", rows=rows, pages={})], title="t", subtitle="")
+    page = archive_page([Work(rows=rows)], {}, title="t", subtitle="")
     assert re.findall(r'class="name" data-v="(\w+)"', page) == ["bad", "new"]
     assert "2 of 3 rows" in page
     assert "<dd>2<small>of 3</small></dd>" in page

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from batch.answering import AnswerSettings
 from batch.models import Family
 from batch.serving.library import Library
 from batch.serving.shelf import Shelf
+from batch.settings import AnswerSettings, WriterSettings
 from tests import clips, tiny
 from tests.cli.running import succeed
 
@@ -27,7 +27,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def family(caches: Path) -> Family:
-    return Library(caches).load_model(device="cpu", dtype="float32")
+    return Library(caches).load_model(WriterSettings(device="cpu", dtype="float32"))
 
 
 @pytest.fixture

