@@ -176,11 +176,13 @@ class PrefixAnswerer:
             for number, tokens in enumerate(chosen):
                 answers[number] += tokens
                 text = self._text(answers[number]) if tokens else shown[number]
-                # What may still change: a character that is not whole, a word that goes on.
-                text = text.rstrip("\ufffd")
-                if text.startswith(shown[number]) and text != shown[number]:
-                    yield number, text[len(shown[number]) :]
+                text = text.rstrip("\ufffd")  # a character that is perhaps not whole yet
+                if rest := _rest(text, shown[number]):
+                    yield number, rest
                     shown[number] = text
+        for number, tokens in enumerate(answers):
+            if rest := _rest(self._text(tokens), shown[number]):  # nothing makes it whole now
+                yield number, rest
         for number, times in enumerate(self._times(answers, observer)):
             yield number, self._answer_of(questions[number], answers[number], times)
 
@@ -290,6 +292,11 @@ class PrefixAnswerer:
             complete=tokens[-1] in self._family.stop_ids,
             evidence=tuple(times),
         )
+
+
+def _rest(text: str, shown: str) -> str:
+    """What goes on behind what was shown of a text; nothing if that has changed."""
+    return text[len(shown) :] if text.startswith(shown) else ""
 
 
 def question_ids(family: Family, question: Turns) -> list[int]:

@@ -126,11 +126,11 @@ def _answers(
             questions = wanted.questions[first : first + batch_size]
             try:
                 yield _batch(video, questions)
-            except _unusable():  # of one of them; the others are answered
+            except unusable():  # of one of them; the others are answered
                 for question in questions:
                     try:
                         yield _batch(video, [question])
-                    except _unusable() as error:
+                    except unusable() as error:
                         yield [{"question": question, "error": str(error)}]
 
 
@@ -149,7 +149,7 @@ def _batch(video: "VideoAnswerer", questions: Sequence[str]) -> list[dict[str, A
     return [{**row, "seconds": seconds} for row in found]
 
 
-def _unusable() -> tuple[type[Exception], ...]:
+def unusable() -> tuple[type[Exception], ...]:
     """What costs a video or a question its answer, and not the run."""
     import torch
 
@@ -166,7 +166,7 @@ def _opened_ahead(
         path = store.root / wanted.cache
         try:
             video = open_cache(path, model=family, settings=settings)
-        except _unusable() as error:
+        except unusable() as error:
             return str(error)
         if video.video == wanted.video:
             return video
@@ -287,12 +287,12 @@ def _ask_and_record(
     failed: Callable[[str], object],
 ) -> None:
     for wanted, answers in ask_videos(job.store, to_ask, family, job.settings):
-        rows: list[dict[str, Any]] = []
         said: set[str] = set()
         for batch in answers:
             answered = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             by = {"host": socket.gethostname(), "answered": answered}
-            rows += [{**answer, **by} for answer in batch]
+            records.add(wanted, [{**answer, **by} for answer in batch], run.folder)
+            tally.asked += len(batch)
             run.heartbeat()
             errors = [answer["error"] for answer in batch if "error" in answer]
             tally.failed += len(errors)
@@ -302,8 +302,4 @@ def _ask_and_record(
                 said.add(error)
             done(len(batch))
             if stop.is_asked:
-                break
-        records.add(wanted, rows, run.folder)
-        tally.asked += len(rows)
-        if stop.is_asked:
-            return
+                return

@@ -118,8 +118,7 @@ class _Talk:
 
     def hear(self, line: str) -> None:
         """Do what a line says; an error of ours is told, and the next line is heard."""
-        from batch.errors import BatchError
-        from cachefmt import CacheFileError
+        from batch.archive.asking import unusable
 
         commands: dict[str, Callable[[str], None]]
         commands = {"/video": self._choose, "/evidence": self._show, "/new": self._forget}
@@ -131,7 +130,7 @@ class _Talk:
                 click.echo(_HELP, err=True)
             elif line:
                 self._ask(line)
-        except (BatchError, CacheFileError) as error:
+        except unusable() as error:
             self.failed += not self.streams
             click.echo(f"error: {error}", err=True)
         except KeyboardInterrupt:  # of an answer, which is left out of the conversation

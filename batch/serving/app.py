@@ -10,6 +10,8 @@ import base64
 import binascii
 import hmac
 import json
+import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ def make_app(library: Library, desk: Desk, settings: ServeSettings) -> Starlette
         exception_handlers={
             RequestError: _refused,
             FullError: _full,
-            **dict.fromkeys((BatchError, CacheFileError, JobError), _broken),
+            **dict.fromkeys((BatchError, CacheFileError, JobError), server.broken),
             ClientDisconnect: _left,
             TimeoutError: _late,
             404: _http_error,
@@ -104,15 +106,15 @@ class _Server:
         heard = self._submit(video, asked.turns, asked.limit)
         first = await heard.next(request)
         if isinstance(first, Exception):
-            return _failed(first)
+            return self._failed(first)
         if asked.streams:
-            chunks = _chunks(heard, first, completion, tells_usage=asked.tells_usage)
+            chunks = self._chunks(heard, first, completion, tells_usage=asked.tells_usage)
             return StreamingResponse(chunks, media_type="text/event-stream", headers=_NO_STORE)
         told: Told = first
         while isinstance(told, str):
             told = await heard.next(request)
         if isinstance(told, Exception):
-            return _failed(told)
+            return self._failed(told)
         return _json(completion.whole(told, heard.request.prompt_tokens))
 
     async def models(self, request: Request) -> Response:
@@ -141,11 +143,11 @@ class _Server:
 
     async def home(self, request: Request) -> Response:
         await asyncio.to_thread(self._library.refresh)
-        return await _page(pages.of_all, list(self._library))
+        return await self._page(pages.of_all, list(self._library))
 
     async def video(self, request: Request) -> Response:
         video = await self._named(request.path_params["id"])
-        return await _page(pages.of_video, video)
+        return await self._page(pages.of_video, video)
 
     async def ask(self, request: Request) -> Response:
         """The box of a page: the answer, and what it rests on."""
@@ -164,8 +166,8 @@ class _Server:
         while isinstance(told, str):
             told = await heard.next(request)
         if isinstance(told, Exception):
-            return _failed(told)
-        return await _page(pages.of_answers, video, [told])
+            return self._failed(told)
+        return await self._page(pages.of_answers, video, [told])
 
     async def _named(self, id: str) -> Video:
         video = self._library.get(id)
@@ -200,6 +202,54 @@ class _Server:
         some = [row(video) for video in videos[:MOST_LISTED]]
         return _json({"object": "list", "data": some, "has_more": len(videos) > MOST_LISTED})
 
+    async def _chunks(
+        self, heard: "_Heard", told: Told, completion: Completion, *, tells_usage: bool
+    ) -> AsyncIterator[str]:
+        """The events of a stream, whose first words are there."""
+        try:
+            yield _event(completion.first())
+            while isinstance(told, str):
+                yield _event(completion.more(told))
+                told = await heard.next()
+            if isinstance(told, Exception):
+                yield _event(self._body_of(told)[1])
+                return
+            yield _event(completion.last(told))
+            if tells_usage:
+                yield _event(completion.usage(told, heard.request.prompt_tokens))
+            yield "data: [DONE]\n\n"
+        finally:
+            heard.leave()
+
+    async def _page(self, make: Callable[..., str], *values: object) -> Response:
+        """A page, made beside the event loop: it reads pictures."""
+        try:
+            return HTMLResponse(await asyncio.to_thread(make, *values), headers=_PAGE)
+        except (BatchError, CacheFileError) as error:
+            return self._failed(error)
+
+    async def broken(self, request: Request, error: Exception) -> Response:
+        """The folder of caches cannot be read any more."""
+        return _json(error_body(self._said(error), kind="server_error"), 503)
+
+    def _failed(self, error: Exception) -> Response:
+        status, body = self._body_of(error)
+        return _json(body, status)
+
+    def _body_of(self, error: Exception) -> tuple[int, dict[str, Any]]:
+        """Status and body of what the model's thread told of a request."""
+        if isinstance(error, BatchError | CacheFileError):
+            return 400, error_body(self._said(error), kind="invalid_request_error")
+        return 500, error_body("the server failed; its log says why", kind="server_error")
+
+    def _said(self, error: Exception) -> str:
+        """What is wrong, without the folders of this machine, and commands that are for it."""
+        text = str(error).partition("\n")[0]
+        return _FOLDERS.sub("", text.replace(f"{self._library.folder}{os.sep}", ""))
+
+
+_FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/]+/)+")
+
 
 class _Heard:
     """What the model's thread tells of a request, for the event loop."""
@@ -230,26 +280,6 @@ class _Heard:
             raise
 
 
-async def _chunks(
-    heard: _Heard, told: Told, completion: Completion, *, tells_usage: bool
-) -> AsyncIterator[str]:
-    """The events of a stream, whose first words are there."""
-    try:
-        yield _event(completion.first())
-        while isinstance(told, str):
-            yield _event(completion.more(told))
-            told = await heard.next()
-        if isinstance(told, Exception):
-            yield _event(_body_of(told)[1])
-            return
-        yield _event(completion.last(told))
-        if tells_usage:
-            yield _event(completion.usage(told, heard.request.prompt_tokens))
-        yield "data: [DONE]\n\n"
-    finally:
-        heard.leave()
-
-
 def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
@@ -265,14 +295,6 @@ async def _body(request: Request) -> bytes:
     return bytes(found)
 
 
-async def _page(make: Callable[..., str], *values: object) -> Response:
-    """A page, made beside the event loop: it reads pictures."""
-    try:
-        return HTMLResponse(await asyncio.to_thread(make, *values), headers=_PAGE)
-    except (BatchError, CacheFileError) as error:
-        return _failed(error)
-
-
 _NO_STORE = {"cache-control": "no-store"}
 _PAGE = {**_NO_STORE, "x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 
@@ -281,27 +303,10 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
     return JSONResponse(value, status, headers=_NO_STORE)
 
 
-def _body_of(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body of what the model's thread told of a request."""
-    if isinstance(error, BatchError | CacheFileError):
-        return 400, error_body(str(error), kind="invalid_request_error")
-    return 500, error_body("the server failed; its log says why", kind="server_error")
-
-
-def _failed(error: Exception) -> Response:
-    status, body = _body_of(error)
-    return _json(body, status)
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     param = error.param if isinstance(error, RequestError) else None
     status = 404 if param == "model" and str(error).startswith("no video") else 400
     return _json(error_body(str(error), kind="invalid_request_error", param=param), status)
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    """The folder of caches cannot be read any more."""
-    return _json(error_body(str(error), kind="server_error"), 503)
 
 
 async def _full(request: Request, error: Exception) -> Response:

@@ -1,8 +1,9 @@
 """The videos that can be asked: of a cache, of a folder of caches, or of an archive's work."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ _SHORTEST_ID = 6
 class Video:
     """A video that can be asked.
 
-    - id: digest of its content; name: its path, or its file's name, as people know it.
+    - id: digest of its content; of its second cache in a folder, the name of that.
+    - name: its path, or its file's name, as people know it; of several caches with theirs behind.
     - facts: what is known of it, by the columns of the catalogue.
     """
 
@@ -61,6 +63,11 @@ class Library:
         if not self._videos:
             raise BatchError(f"{path}: holds no cache of a video that could be asked")
 
+    @property
+    def folder(self) -> Path:
+        """Where the caches are."""
+        return self._path if self._path.is_dir() else self._path.parent
+
     def __iter__(self) -> Iterator[Video]:
         return iter(self._videos.values())
 
@@ -73,7 +80,10 @@ class Library:
         if self._videos and now_s - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        found = self._of_files() if self._caches is None else self._of_work(self._caches)
+        if self._caches is None:
+            found = _told_apart(self._of_files())
+        else:
+            found = self._of_work(self._caches)
         self._videos = {video.id: video for video in found}
 
     def get(self, id: str) -> Video | None:
@@ -145,7 +155,7 @@ class Library:
             for segment in segments:
                 segment.close()
             about = segments[0].header.video
-            name = about.name.encode(errors="surrogateescape").decode(errors="replace")
+            name = _readable(about.name)
             facts = {
                 "path": name,
                 "status": "done",
@@ -154,3 +164,22 @@ class Library:
                 "fp16_kv_bytes": sum(segment.header.fp16_kv_bytes for segment in segments),
             }
             yield Video(id=about.sha256, name=name, cache=cache, facts=facts)
+
+
+def _told_apart(videos: Iterable[Video]) -> Iterator[Video]:
+    """Several caches of one video by the names of their files; the first has the video's ID."""
+    found, taken = list(videos), set[str]()
+    caches = Counter(video.id for video in found)
+    for video in found:
+        if caches[video.id] > 1:
+            file = _readable(video.cache.name)
+            id = file if video.id in taken else video.id
+            taken.add(id)
+            name = f"{video.name} ({file})"
+            video = replace(video, id=id, name=name, facts={**video.facts, "path": name})
+        yield video
+
+
+def _readable(name: str) -> str:
+    """The name of a file, which need not be UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")

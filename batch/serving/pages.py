@@ -1,6 +1,8 @@
 """The pages of a server and of a prompt: those of batch/report, with a box to ask."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from urllib.parse import quote
 
 from batch.answering import Answer
 from batch.report.archives import Work, archive_page
@@ -19,7 +21,8 @@ def of_all(videos: Sequence[Video]) -> str:
 
 def of_video(video: Video) -> str:
     """One video, and a box to ask it."""
-    return video_page(VideoReport.read(video.cache), up="/", ask=address(video))
+    found = replace(VideoReport.read(video.cache), cache=video.cache.name)
+    return video_page(found, up="/", ask=address(video))
 
 
 def of_answers(video: Video, answers: Sequence[Answer], *, served: bool = True) -> str:
@@ -36,4 +39,4 @@ def of_answers(video: Video, answers: Sequence[Answer], *, served: bool = True) 
 
 def address(video: Video) -> str:
     """Of its page."""
-    return f"/videos/{video.id}"
+    return f"/videos/{quote(video.id)}"

@@ -21,7 +21,7 @@ class Shelf:
         self.family = family
         self._settings = settings
         self._memory_bytes = memory_bytes
-        self._open: OrderedDict[str, tuple[VideoAnswerer, int]] = OrderedDict()
+        self._open: OrderedDict[Path, tuple[VideoAnswerer, int]] = OrderedDict()
 
     @property
     def held_bytes(self) -> int:
@@ -33,7 +33,7 @@ class Shelf:
         Raises:
             BatchError, CacheFileError: it cannot be used, or is larger than all the memory.
         """
-        if video.id not in self._open:
+        if video.cache not in self._open:
             size = self._size_of(video.cache)
             if size > self._memory_bytes:
                 raise BatchError(
@@ -43,9 +43,9 @@ class Shelf:
             while self.held_bytes + size > self._memory_bytes:
                 self._let_go()
             opened = open_cache(video.cache, model=self.family, settings=self._settings)
-            self._open[video.id] = opened, size
-        self._open.move_to_end(video.id)
-        return self._open[video.id][0]
+            self._open[video.cache] = opened, size
+        self._open.move_to_end(video.cache)
+        return self._open[video.cache][0]
 
     def close(self) -> None:
         while self._open:

@@ -37,6 +37,17 @@ def test_what_is_streamed_is_what_is_answered_and_comes_in_parts(
     assert any(len(part) > 3 for part in parts)
 
 
+def test_a_character_that_never_becomes_whole_is_streamed_at_the_end(
+    answerer: PrefixAnswerer, llava: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = llava.checkpoint.tokenizer
+    decode = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda *ids, **how: f"{decode(*ids, **how)}\ufffd")
+    ((*parts, last),), (answer,) = streamed(answerer, QUESTIONS[0])
+    assert "\ufffd" not in "".join(parts)
+    assert (last, "".join([*parts, last])) == ("\ufffd", answer.text)
+
+
 def test_a_question_sees_the_conversation_before_it(
     answerer: PrefixAnswerer, llava: Family
 ) -> None:

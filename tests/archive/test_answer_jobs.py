@@ -172,6 +172,24 @@ def test_what_was_answered_when_a_job_is_stopped_is_not_asked_again(
     assert "8 answered, 4 skipped; " in batch(*command(copied_out, questions, table)).stderr
 
 
+def test_what_was_answered_when_a_job_dies_within_a_video_is_not_asked_again(
+    copied_out: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = command(copied_out, questions, tmp_path / "answers.parquet", "--batch-size", 3)
+    judged = VideoAnswerer.judged
+
+    def dies(self: VideoAnswerer, asked: Any) -> Any:
+        if len(asked) < 3:  # the second batch of the first video
+            raise ZeroDivisionError
+        return judged(self, asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoAnswerer, "judged", dies)
+        with pytest.raises(ZeroDivisionError):
+            batch(*words)
+    assert "9 answered, 3 skipped; " in batch(*words).stderr
+
+
 def test_shards_share_the_work_and_the_last_writes_the_table(
     copied_out: Path, questions: Path, tmp_path: Path
 ) -> None:

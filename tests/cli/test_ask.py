@@ -2,10 +2,12 @@
 
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from batch.answering import open_cache
+from batch.answering import VideoAnswerer, open_cache
 from tests.cli.running import batch, succeed
 
 QUESTIONS = ["what is the red star doing ?", "a b c d ?"]
@@ -31,6 +33,22 @@ def test_what_cannot_be_asked_is_told_and_the_next_line_is_heard(cache: Path) ->
     assert "no video fits 'none'; there are:\n  " in result.stderr
     assert batch("ask", cache, stdin="a <image> ?\n").exit_code == 1
     assert batch("ask", cache, stdin=b"\xff\n").exit_code == 2
+
+
+def test_memory_that_is_not_there_costs_one_question(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = VideoAnswerer.stream
+
+    def short(self: VideoAnswerer, turns: Any) -> Any:
+        if turns == [(QUESTIONS[0],)]:
+            raise torch.OutOfMemoryError("no room")
+        return stream(self, turns)
+
+    monkeypatch.setattr(VideoAnswerer, "stream", short)
+    result = batch("ask", cache, stdin="\n".join(QUESTIONS))
+    assert (result.exit_code, result.stderr.count("error: no room")) == (3, 1)
+    assert len(result.stdout.splitlines()) == 1
 
 
 def test_of_several_videos_one_is_chosen(

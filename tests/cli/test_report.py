@@ -24,6 +24,17 @@ def test_a_folder_becomes_a_page_of_each_cache_and_one_of_all(made: Path, tmp_pa
     assert not list(pages.rglob(".*"))
 
 
+def test_a_file_and_a_folder_of_one_stem_have_a_page_each(made: Path, tmp_path: Path) -> None:
+    caches = Path(shutil.copytree(made, tmp_path / "caches"))
+    (caches / "clip.segments").mkdir()
+    shutil.copy(made / "clip.safetensors", caches / "clip.segments" / "00000.safetensors")
+    succeed("report", caches, "--out", tmp_path / "pages")
+    pages = sorted((tmp_path / "pages" / "videos").glob("*.html"))
+    assert [page.name for page in pages] == ["clip.safetensors.html", "clip.segments.html"]
+    index = (tmp_path / "pages" / "index.html").read_text()
+    assert all(f'href="videos/{page.name}"' in index for page in pages)
+
+
 def test_a_page_is_written_again_only_if_what_it_shows_changed(made: Path, tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     succeed("report", made / "clip.safetensors", "--out", pages)

@@ -1,5 +1,6 @@
 """The model's thread: batches, one that fails among others, caches by use."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Queue
@@ -13,6 +14,7 @@ from batch.errors import BatchError
 from batch.models import Family
 from batch.serving.desk import Desk, FullError, Request
 from batch.serving.library import Library, Video
+from batch.serving.pages import of_all, of_video
 from batch.serving.shelf import Shelf
 
 QUESTIONS = [f"what is the red star {word} ?" for word in ("a", "b", "c", "d")]
@@ -144,3 +146,21 @@ def test_videos_are_found_by_the_beginning_of_their_id_or_a_pattern(
     (caches.parent / "empty").mkdir(exist_ok=True)
     with pytest.raises(BatchError, match="holds no cache"):
         Library(caches.parent / "empty")
+
+
+def test_each_cache_of_one_video_can_be_asked(family: Family, caches: Path, tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a small.safetensors"):
+        shutil.copy(caches / "a.safetensors", tmp_path / name)
+    shutil.copy(caches / "a.parquet", tmp_path / "a.parquet")
+    one, other = library = Library(tmp_path)
+    (video,) = Library(tmp_path / "a.safetensors")
+    assert (one.id, other.id) == (video.id, "a.safetensors")
+    assert (one.name, other.name) == ("a.mp4 (a small.safetensors)", "a.mp4 (a.safetensors)")
+    assert (library.find("*small*"), library.find("a.safetensors")) == (one, other)
+    shelf = Shelf(family, AnswerSettings(), 1 << 30)
+    assert shelf.get(one) is not shelf.get(other)
+    shelf.close()
+    page = of_all(list(library))
+    assert f'href="/videos/{video.id}"' in page
+    assert 'href="/videos/a.safetensors"' in page
+    assert str(tmp_path) not in of_video(other)
