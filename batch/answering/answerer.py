@@ -4,8 +4,8 @@ A batch of questions stands behind one copy of the prefix; only their own keys a
 added, and dropped with the answer, so a question leaves no trace.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -18,18 +18,22 @@ from batch.answering.decoding import Decoder
 from batch.answering.evidence import (
     NEUTRAL,
     TimeRange,
+    cell_evidence,
     end_of,
+    named_samples,
     sample_evidence,
     sample_spans,
     time_ranges,
 )
 from batch.errors import BatchError
-from batch.kv import LastQueries, Observer, Prefix, TieredCache
+from batch.kv import LastQueries, Observer, Paid, Prefix, TieredCache
 from batch.models import Family
 from cachefmt import STORED_TIERS, CacheFile
 
 Turns = str | tuple[str, ...]
 """A question; or question, answer, question, and so on, up to the question to be answered."""
+
+Cells = Mapping[int, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +48,18 @@ class Answer:
     """False if the most tokens of an answer cut it off."""
     evidence: tuple[TimeRange, ...]
     """The times of the video that it rests on."""
+    cells: Cells = field(default_factory=dict, compare=False, repr=False)
+    """Of the samples of these times, by their numbers in the manifest, the evidence of each cell,
+    [cells], as of `cell_evidence`; where all of a file was asked."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by the names that `batch answer --json` prints: `text` is "answer"."""
+        names = {"text": "answer", "cells": None}
         return asdict(
             self,
-            dict_factory=lambda values: {"answer" if k == "text" else k: v for k, v in values},
+            dict_factory=lambda values: {
+                name: value for key, value in values if (name := names.get(key, key)) is not None
+            },
         )
 
 
@@ -70,6 +80,20 @@ class RowSamples:
     """Int [rows]; -1 is text outside samples."""
     spans_s: NDArray[np.float64]
     """The time that each sample stands for, as of `sample_spans`, [samples, 2]."""
+    cell: NDArray[np.int32] | None = None
+    """Which cell of its sample, int [rows]; -1 is text or a separator. None: not asked for."""
+    cells: int = 0
+    """Of a sample, stored or not."""
+    first: int = 0
+    """Number of the first sample in the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What an answer rests on: times, and cells as of `Answer`."""
+
+    times: Sequence[TimeRange] = ()
+    cells: Cells = field(default_factory=dict)
 
 
 class PrefixAnswerer:
@@ -98,7 +122,7 @@ class PrefixAnswerer:
         self._next_position = next_position
         self._name = name
         self._samples = samples
-        self._neutral: NDArray[np.float32] | None = None
+        self._neutral: Paid | None = None
         self._last_queries = LastQueries(0, 0)
 
     @classmethod
@@ -111,17 +135,20 @@ class PrefixAnswerer:
         Raises:
             CacheFileError: names the block that is damaged, or the calibration that is missing.
         """
-        tables = cache.tables
+        tables, shape = cache.tables, cache.header.shape
         end_s = end_of(tables.time_s) if end_s is None else end_s
-        sample = np.concatenate([tables.sample[tables.rows(tier)] for tier in STORED_TIERS])
+        rows = np.concatenate([tables.rows(tier) for tier in STORED_TIERS])
         return cls(
             Prefix.load(cache, family.layer_devices, family.rotation),
             family,
             next_position=cache.header.layout.next_position,
             name=str(cache.path),
             samples=RowSamples(
-                number=torch.from_numpy(sample),
+                number=torch.from_numpy(tables.sample[rows]),
                 spans_s=sample_spans(tables.time_s, tables.source, end_s),
+                cell=tables.cell[rows],
+                cells=shape.rows * shape.columns,
+                first=cache.header.segment.first_sample,
             ),
         )
 
@@ -147,10 +174,10 @@ class PrefixAnswerer:
         self._check_room(max(map(len, ids), default=0) + max_new_tokens)
         for first in range(0, len(asked), batch_size):
             batch = slice(first, first + batch_size)
-            for question, its_ids, (tokens, times) in zip(
+            for question, its_ids, (tokens, seen) in zip(
                 asked[batch], ids[batch], self._answer(ids[batch], max_new_tokens), strict=True
             ):
-                answer = self._answer_of(question, tokens, times)
+                answer = self._answer_of(question, tokens, seen)
                 yield Exchange(question_ids=its_ids, answer_ids=tokens, answer=answer)
 
     def stream(
@@ -183,8 +210,8 @@ class PrefixAnswerer:
         for number, tokens in enumerate(answers):
             if rest := _rest(self._text(tokens), shown[number]):  # nothing makes it whole now
                 yield number, rest
-        for number, times in enumerate(self._times(answers, observer)):
-            yield number, self._answer_of(questions[number], answers[number], times)
+        for number, seen in enumerate(self._seen(answers, observer)):
+            yield number, self._answer_of(questions[number], answers[number], seen)
 
     def generate(
         self, questions: list[list[int]], max_new_tokens: int, observer: Observer | None = None
@@ -220,11 +247,10 @@ class PrefixAnswerer:
 
     def attention(
         self, questions: list[list[int]], limits: Sequence[int]
-    ) -> tuple[list[list[int]], Tensor]:
-        """Answer, and measure what attention the tokens of each answer pay to each sample.
+    ) -> tuple[list[list[int]], Paid]:
+        """Answer, and measure what attention the tokens of each answer pay to each sample and row.
 
-        limits: most tokens of each answer. The attention is float32
-        [questions, layers, heads, samples], a mean over the tokens of an answer; pointers get none.
+        limits: most tokens of each answer, over which the attention is a mean; pointers get none.
         """
         if self._samples is None:
             raise ValueError(f"{self._name}: the samples of its rows are not known")
@@ -234,32 +260,45 @@ class PrefixAnswerer:
 
     def _answer(
         self, questions: list[list[int]], max_new_tokens: int
-    ) -> Iterator[tuple[list[int], list[TimeRange]]]:
+    ) -> Iterator[tuple[list[int], _Seen]]:
         limits = [max_new_tokens] * len(questions)
         if self._samples is None:
-            yield from ((ids, []) for ids in self._decoder.generate(questions, limits))
+            yield from ((ids, _Seen()) for ids in self._decoder.generate(questions, limits))
             return
         asked = questions
         if self._neutral is None:  # asked beside the first questions, so it costs no pass
             asked, limits = [*questions, self._family.question_ids(NEUTRAL)], [*limits, 1]
         answers, found = self.attention(asked, limits)
-        if self._neutral is None:
-            self._neutral = found[-1].numpy()
-        for tokens, mass in zip(answers[: len(questions)], found.numpy(), strict=False):
-            evidence = sample_evidence(mass, self._neutral)
-            yield tokens, time_ranges(evidence, self._samples.spans_s)
+        neutral = self._neutral = self._neutral or Paid(*(one[-1] for one in found))
+        for tokens, *paid in zip(answers[: len(questions)], *found, strict=False):
+            yield tokens, self._rests_on(Paid(*paid), neutral, self._samples)
 
-    def _times(self, answers: list[list[int]], observer: LastQueries) -> Iterator[list[TimeRange]]:
+    def _seen(self, answers: list[list[int]], observer: LastQueries) -> Iterator[_Seen]:
         """What answers that an observer saw rest on."""
         if self._samples is None:
-            yield from ([] for _ in answers)
+            yield from (_Seen() for _ in answers)
             return
         paid = self._paid(answers, self._samples, observer)  # before the observer sees others
         if self._neutral is None:
             _, found = self.attention([self._family.question_ids(NEUTRAL)], [1])
-            self._neutral = found[0].numpy()
-        for mass in paid.numpy():
-            yield time_ranges(sample_evidence(mass, self._neutral), self._samples.spans_s)
+            self._neutral = Paid(*(one[0] for one in found))
+        for one in zip(*paid, strict=True):
+            yield self._rests_on(Paid(*one), self._neutral, self._samples)
+
+    def _rests_on(self, paid: Paid, neutral: Paid, samples: RowSamples) -> _Seen:
+        """What one answer rests on, by what it and a neutral question attend to."""
+        evidence = sample_evidence(paid.groups.numpy(), neutral.groups.numpy())
+        times = time_ranges(evidence, samples.spans_s)
+        if samples.cell is None:
+            return _Seen(times=times)
+        number, cells = samples.number.numpy(), {}
+        for sample in named_samples(evidence).tolist():
+            rows = np.flatnonzero((number == sample) & (samples.cell >= 0))
+            cells[samples.first + sample] = np.zeros(samples.cells, np.float32)
+            cells[samples.first + sample][samples.cell[rows]] = cell_evidence(
+                paid.rows.numpy()[rows], neutral.rows.numpy()[rows]
+            )
+        return _Seen(times=times, cells=cells)
 
     def _observer(self, sequences: int, passes: int) -> LastQueries:
         """One that a batch of this shape was perhaps set up with."""
@@ -267,7 +306,7 @@ class PrefixAnswerer:
             self._last_queries = LastQueries(sequences, passes)
         return self._last_queries
 
-    def _paid(self, answers: list[list[int]], samples: RowSamples, observer: LastQueries) -> Tensor:
+    def _paid(self, answers: list[list[int]], samples: RowSamples, observer: LastQueries) -> Paid:
         lengths = [len(answer) for answer in answers]
         return observer.paid(self._prefix, lengths, samples.number, groups=len(samples.spans_s))
 
@@ -284,13 +323,14 @@ class PrefixAnswerer:
         text: str = decode(tokens, skip_special_tokens=True).strip()
         return text
 
-    def _answer_of(self, question: Turns, tokens: list[int], times: Sequence[TimeRange]) -> Answer:
+    def _answer_of(self, question: Turns, tokens: list[int], seen: _Seen) -> Answer:
         return Answer(
             question=question if isinstance(question, str) else question[-1],
             text=self._text(tokens),
             tokens=len(tokens),
             complete=tokens[-1] in self._family.stop_ids,
-            evidence=tuple(times),
+            evidence=tuple(seen.times),
+            cells=seen.cells,
         )
 
 

@@ -43,20 +43,38 @@ def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> 
     return evidence if evidence.any() else mass.mean((0, 1))
 
 
-def time_ranges(evidence: NDArray[np.float32], span_s: NDArray[np.float64]) -> list[TimeRange]:
-    """Name the fewest samples that hold `SHARE` of the evidence, as ranges of time.
+def cell_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Which cells of one sample an answer attends to more than a neutral question does; [cells].
 
-    In order, those that touch or are one joined; none if there is no evidence.
+    As of `sample_evidence`, but of the mean over layers and heads, and of the shares that cells
+    have of what the sample gets: of a sample that is looked at less, some cells still get more.
+    """
+    of_answer, usual = (one / max(one.sum(), _LEAST) for one in (mass, neutral))
+    return sample_evidence(of_answer[None, None], usual[None, None])
 
-    Args:
-        evidence: of each sample, >= 0, [samples]; pointers have none.
-        span_s: the time that each stands for, as of `sample_spans`.
+
+def named_samples(evidence: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The fewest samples that hold `SHARE` of the evidence, rising; none if there is no evidence.
+
+    evidence: of each sample, >= 0, [samples]; pointers have none.
     """
     if evidence.sum() <= 0:
-        return []
+        return np.zeros(0, np.int64)
     falling = np.argsort(-evidence, kind="stable")
     needed = int(np.searchsorted(np.cumsum(evidence[falling]), SHARE * evidence.sum())) + 1
-    named = span_s[np.sort(falling[:needed])]
+    return np.sort(falling[:needed])
+
+
+def time_ranges(evidence: NDArray[np.float32], span_s: NDArray[np.float64]) -> list[TimeRange]:
+    """The times of `named_samples`, in order, those that touch or are one joined.
+
+    Args:
+        evidence: as of `named_samples`.
+        span_s: the time that each stands for, as of `sample_spans`.
+    """
+    named = span_s[named_samples(evidence)]
+    if not len(named):
+        return []
     apart = np.flatnonzero(named[1:, 0] > named[:-1, 1])
     starts_s, stops_s = named[[0, *apart + 1], 0], named[[*apart, len(named) - 1], 1]
     return [

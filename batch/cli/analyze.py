@@ -63,7 +63,8 @@ def analyze(
     ):
         if pictures is not None:
             try:
-                pictures.draw(Manifest.read(manifest), manifest.stem)
+                read = Manifest.read(manifest)
+                pictures.draw(read, read.tier, manifest.stem)
             except (BatchError, JobError) as error:
                 summary.fail(str(error))
                 continue

@@ -179,7 +179,7 @@ def _show(
     from batch.report.rendering import shown_name
     from jobs.atomic import make_folder, write_whole
 
-    answers = [ShownAnswer.of(answer.to_dict()) for answer in answered]
+    answers = [ShownAnswer.of(answer) for answer in answered]
     found = AnsweredVideo(video=seen, answers=answers)
     texts: dict[Path, str] = {}
     if html is not None:

@@ -11,6 +11,9 @@ from click.core import ParameterSource
 from batch.settings import CacheSettings, ModelSettings, Reference, Reuse, Saliency
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from batch.analysis.analyze import AnalysisSettings
     from batch.analysis.manifest import Manifest
     from batch.analysis.neural import SaliencyNetwork
@@ -79,7 +82,7 @@ class Pictures:
     most: int
     is_apart: bool
 
-    def draw(self, manifest: "Manifest", stem: str) -> None:
+    def draw(self, manifest: "Manifest", states: "NDArray[np.uint8]", stem: str) -> None:
         """As of `write_pictures`; the folder is made."""
         from batch.report.sheets import PictureChoice, write_pictures
         from jobs.atomic import make_folder
@@ -89,7 +92,7 @@ class Pictures:
             start_s=start_s, stop_s=stop_s, most=self.most, is_apart=self.is_apart
         )
         make_folder(self.folder)
-        write_pictures(manifest, choice, self.folder, stem)
+        write_pictures(manifest, states, choice, self.folder, stem)
 
 
 def choose_model_settings(*, model: str, **others: Any) -> ModelSettings:

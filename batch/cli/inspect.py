@@ -31,6 +31,7 @@ def inspect(cache: Path, pictures: Pictures | None, as_json: bool) -> None:
     """
     expect(cache, {Kind.CACHE, Kind.SEGMENTS}, "a cache")
     from batch.analysis.finding import find_manifest
+    from batch.report.videos import VideoReport
     from cachefmt import open_segments
 
     allow_open_files()
@@ -38,7 +39,9 @@ def inspect(cache: Path, pictures: Pictures | None, as_json: bool) -> None:
         segments = [opened.enter_context(segment) for segment in open_segments(cache)]
         found = _describe(cache, segments)
         if pictures is not None:
-            pictures.draw(find_manifest(cache, segments[0].header), cache.stem)
+            manifest = find_manifest(cache, segments[0].header)
+            states = VideoReport.of(manifest, segments, name=str(cache)).states
+            pictures.draw(manifest, states, cache.stem)
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -6,7 +6,7 @@ other than through `cachefmt`.
 
 from batch.kv.attention import Block, Kernel, check_kernel, merge
 from batch.kv.cache import CACHE_KEYWORD, Columns, TieredCache
-from batch.kv.evidence import LastQueries, Observer
+from batch.kv.evidence import LastQueries, Observer, Paid
 from batch.kv.prefix import Prefix
 from batch.kv.tiered_attention import (
     ATTENTION,
@@ -27,6 +27,7 @@ __all__ = [
     "Kernel",
     "LastQueries",
     "Observer",
+    "Paid",
     "Prefix",
     "TieredCache",
     "check_kernel",

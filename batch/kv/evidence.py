@@ -7,7 +7,7 @@ all tokens of all answers. Knows rows and queries; knows nothing of samples.
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,17 @@ class Observer(Protocol):
 
     def keep(self, sequences: Tensor) -> None:
         """Go on with these of the running sequences alone, in this order; int64 [kept]."""
+
+
+class Paid(NamedTuple):
+    """Shares of attention on the CPU, float32; what is missing to 1 was paid to the suffix.
+
+    - groups: [sequences, layers, heads, groups].
+    - rows: [sequences, rows of the prefix], a mean over layers and heads.
+    """
+
+    groups: Tensor
+    rows: Tensor
 
 
 class LastQueries:
@@ -72,16 +83,12 @@ class LastQueries:
         self._queries[layer].index_copy_(0, place, query[:, :, -1])
         self._lses[layer].index_copy_(0, place, lse[:, :, -1])
 
-    def paid(self, prefix: Prefix, lengths: Sequence[int], group: Tensor, groups: int) -> Tensor:
-        """Share of attention paid to each group of rows, a mean over the passes of each sequence.
+    def paid(self, prefix: Prefix, lengths: Sequence[int], group: Tensor, groups: int) -> Paid:
+        """Attention paid to each group of rows, and to each row: a mean over a sequence's passes.
 
         Args:
             lengths: passes of each sequence that count, at least one, from the first on.
             group: int [rows of the prefix], below `groups`; -1 is none.
-
-        Returns:
-            float32 [sequences, layers, heads, groups] on the CPU; what is missing to 1 was paid
-            to the suffix, or to no group.
         """
         places = [
             torch.arange(length) * self.shape[0] + sequence
@@ -96,14 +103,17 @@ class LastQueries:
         def on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
             return into.to(device), mean.to(device), group.to(device)
 
-        layers = []
+        layers, of_rows = [], torch.zeros(len(lengths), len(group))
         for layer, (query, lse) in enumerate(zip(self._queries, self._lses, strict=True)):
             place, weight, group_here = on(query.device)
             asked = query[place].float() * self._scaling
-            layers.append(
-                _paid(prefix, layer, query.dtype, asked, lse[place], weight, group_here, groups + 1)
+            found, rows = _paid(
+                prefix, layer, query.dtype, asked, lse[place], weight, group_here, groups + 1
             )
-        return torch.stack([layer[..., 1:].to(layers[0].device) for layer in layers], 1).cpu()
+            layers.append(found)
+            of_rows = of_rows.to(rows.device).add_(rows)
+        of_groups = torch.stack([layer[..., 1:].to(layers[0].device) for layer in layers], 1)
+        return Paid(of_groups.cpu(), of_rows.cpu() / len(layers))
 
 
 def _paid(
@@ -115,10 +125,11 @@ def _paid(
     mean: Tensor,
     group: Tensor,
     groups: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Mean share that scaled queries float32 [asked, heads, head_dim] pay in one layer.
 
-    mean: [sequences, asked], the weight of each query; returns [sequences, heads, groups].
+    mean: [sequences, asked], the weight of each query; returns [sequences, heads, groups] and, of
+    all heads, [sequences, rows].
     """
     sequences, kv_heads = len(mean), prefix.shape.heads
     queries = fold(asked[:, :, None], kv_heads)
@@ -126,7 +137,7 @@ def _paid(
     # Scores may be more than keys: a batch of long answers has thousands of queries.
     chunk = rows_at_a_time(kv_heads, max(queries.shape[1:]), asked.device)
     paid = asked.new_zeros(groups, kv_heads * sequences * (asked.shape[1] // kv_heads))
-    start = 0
+    rows, start = asked.new_zeros(sequences, len(group)), 0
     for part in prefix.layer(layer):
         for key, bias in part.keys(dtype, chunk):
             shares = torch.baddbmm(-totals, queries, key.permute(1, 2, 0).float())
@@ -134,6 +145,8 @@ def _paid(
                 shares += bias
             of_passes = shares.exp_().view(kv_heads, mean.shape[1], -1)
             means = (mean @ of_passes).view(-1, len(key))
+            of_heads = means.view(kv_heads, sequences, -1, len(key))
+            rows[:, start : start + len(key)] = of_heads.mean((0, 2))
             paid.index_add_(0, 1 + group[start : start + len(key)], means.T)  # none first
             start += len(key)
-    return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0]
+    return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0], rows

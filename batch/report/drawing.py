@@ -1,6 +1,6 @@
 """A video as a page draws it: its time line and the strip of its samples. Knows no templates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,13 +28,21 @@ _LAST_TICK_X = 970
 class Rest:
     """What one answer rests on.
 
-    - evidence: ranges of time, s, half-open; weights: share of each sample, if the model said so.
-    - cells: of samples, how much each cell counts, [rows, columns].
+    - evidence: ranges of time, s, half-open.
+    - cells: of samples, how much each cell counts, [cells].
     """
 
     evidence: Sequence[tuple[float, float]]
-    weights: Mapping[int, float] = field(default_factory=dict)
     cells: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What lies over a picture: tiers, or the cells that an answer, by its number, rests on."""
+
+    kind: str
+    picture: str
+    answer: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class Frame:
 
     kind: str
     picture: str
-    layers: Sequence[str]
+    layers: Sequence[Layer]
     time: str
     note: str
     said: str
@@ -124,15 +132,10 @@ def draw(
     listed = list(range(len(kept))) if len(kept) <= most else shown
     width = width_px(len(shown))
     pictures = {f"{name}p{sample}": picture_data(manifest, sample, width) for sample in shown}
-    layers: dict[int, list[str]] = {sample: [] for sample in shown}
-    if with_tiers:
-        for sample in shown:
-            pictures[f"{name}t{sample}"] = tiers_data(manifest, sample)
-            layers[sample].append(f"tiers {name}t{sample}")
-    for rest in rests:
-        for sample in rest.cells.keys() & set(shown):
-            pictures[f"{name}c{sample}"] = weights_data(rest.cells[sample])
-            layers[sample].append(f"cells {name}c{sample}")
+    layers: dict[int, list[Layer]] = {sample: [] for sample in shown}
+    for sample, layer, data in _layers(video, rests, shown, name, with_tiers=with_tiers):
+        pictures[layer.picture] = data
+        layers[sample].append(layer)
     frames = [
         _frame(video, sample, following, answers_of, scenes, layers, name)
         for sample, following in pairwise([*listed, len(kept)])
@@ -179,12 +182,31 @@ def _answers_of(video: VideoReport, rests: Sequence[Rest]) -> dict[int, list[int
     """The numbers, from 1, of the answers that rest on a sample; a pointer is on screen too."""
     found: dict[int, list[int]] = {}
     for number, rest in enumerate(rests, 1):
-        samples = set(rest.weights)
+        samples: set[int] = set()
         for start_s, stop_s in rest.evidence:
             samples.update(video.samples_within(start_s, stop_s))
         for sample in sorted(samples):
             found.setdefault(sample, []).append(number)
     return found
+
+
+def _layers(
+    video: VideoReport,
+    rests: Sequence[Rest],
+    shown: Sequence[int],
+    name: str,
+    *,
+    with_tiers: bool,
+) -> Iterator[tuple[int, Layer, str]]:
+    """What lies over the samples that are shown, and its picture."""
+    grid = video.manifest.geometry.rows, video.manifest.geometry.columns
+    for sample in shown if with_tiers else ():
+        data = tiers_data(video.states[sample].reshape(grid))
+        yield sample, Layer(kind="tiers", picture=f"{name}t{sample}"), data
+    for number, rest in enumerate(rests, 1):
+        for sample in sorted(rest.cells.keys() & set(shown)):
+            layer = Layer(kind="cells", picture=f"{name}c{number}s{sample}", answer=number)
+            yield sample, layer, weights_data(rest.cells[sample].reshape(grid))
 
 
 def _frame(
@@ -193,7 +215,7 @@ def _frame(
     following: int,
     answers_of: Mapping[int, list[int]],
     scenes: Mapping[int, int],
-    layers: Mapping[int, list[str]],
+    layers: Mapping[int, list[Layer]],
     name: str,
 ) -> Frame:
     manifest = video.manifest
@@ -228,7 +250,7 @@ def _said(video: VideoReport, sample: int) -> str:
     if not manifest.kept[sample]:
         what = "redundant, as" if video.reuses_cells else "a pointer to"
         return f"sample {sample} at {time}: {what} sample {manifest.source[sample]}"
-    shares = tier_shares(manifest.tier[sample])
+    shares = tier_shares(video.states[sample])
     tiers = ", ".join(f"{tier} {share:.0%}" for tier, share in shares.items() if share)
     copies = int(manifest.multiplicity[sample])
     counts = f", counts {copies} times" if copies > 1 and not video.reuses_cells else ""

@@ -2,7 +2,7 @@
 
     video = VideoReport.read(Path("caches/holiday.safetensors"))     # a cache, or a manifest
     html = video_page(video)                                         # all that is known of it
-    found = AnsweredVideo(video=video, answers=[ShownAnswer.of(answer.to_dict())])
+    found = AnsweredVideo(video=video, answers=[ShownAnswer.of(answer)])
     html = answers_page([found], title="Who is at the door?")        # and what answers rest on
 
 A page is one file: it loads nothing from anywhere and runs only its own script, whatever names of
@@ -14,7 +14,7 @@ is needed. The page of all videos is `archives.archive_page`; `batch report` wri
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,11 @@ from batch.analysis.tiers import profile_name
 from batch.report.drawing import Rest, clock, draw
 from batch.report.pictures import MOST_PICTURES
 from batch.report.rendering import in_bytes, render, shown_name
+from batch.report.tiers import STATES
 from batch.report.videos import VideoReport
+
+if TYPE_CHECKING:
+    from batch.answering import Answer
 
 _FEWEST_PICTURES = 12
 """Of a video, however many are on a page."""
@@ -35,7 +39,7 @@ class ShownAnswer:
 
     - evidence: times that it rests on, s, half-open.
     - likelihood: natural logarithm of the probability of a token, a mean; None: not measured.
-    - weights: share of the evidence of a sample; cells: of a sample's cells [rows, columns].
+    - cells: of a sample, how much each of its cells counts, [cells].
     - truth: if it is known; remark: on an answer that is not the truth.
     - notes: more lines, as what was read for it.
     """
@@ -45,21 +49,22 @@ class ShownAnswer:
     evidence: Sequence[tuple[float, float]] = ()
     likelihood: float | None = None
     complete: bool = True
-    weights: Mapping[int, float] = field(default_factory=dict)
     cells: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     truth: str | None = None
     remark: str = ""
     notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Self:
-        """From what `Answer.to_dict` gives and `batch answer --json` prints."""
+    def of(cls, answer: "Answer") -> Self:
+        """What a model answered."""
+        found = answer.to_dict()
         return cls(
             question=found["question"],
             text=found["answer"],
             evidence=[(part["start_s"], part["stop_s"]) for part in found["evidence"]],
             likelihood=found.get("likelihood"),
             complete=found["complete"],
+            cells=answer.cells,
         )
 
 
@@ -98,7 +103,7 @@ def video_page(
         ask=ask,
         digest=digest,
         tiles=_tiles(video),
-        tiers=[(name, name.lower()) for name in ("FP16", "INT8", "INT4", "PRUNE")],
+        tiers=[name for name in STATES.values() if name != "reused" or video.reuses_cells],
         video=draw(video),
         facts=_facts(video),
         downloads=downloads or {},
@@ -128,10 +133,7 @@ def answers_page(
             "has_cells": any(answer.cells for answer in one.answers),
             "video": draw(
                 one.video,
-                [
-                    Rest(evidence=answer.evidence, weights=answer.weights, cells=answer.cells)
-                    for answer in one.answers
-                ],
+                [Rest(evidence=answer.evidence, cells=answer.cells) for answer in one.answers],
                 name=f"v{number}",
                 most=most,
                 with_tiers=False,

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from batch.analysis.manifest import Manifest
-from batch.report.tiers import INK, OPACITY
-from cachefmt.tiers import Tier
+from batch.report.tiers import INK, OPACITY, STATES
 
 MOST_PICTURES = 96
 """On a page; of a longer video the beginnings of scenes and then others, evenly in time."""
@@ -74,13 +73,15 @@ def aspect(manifest: Manifest) -> float:
     return geometry.width_px / geometry.height_px
 
 
-def tiers_data(manifest: Manifest, sample: int) -> str:
-    """Address of a picture with a pixel for each cell, which lets what lies below shine through."""
-    geometry = manifest.geometry
-    cells = Image.fromarray(manifest.tier[sample].reshape(geometry.rows, geometry.columns), "P")
-    cells.putpalette([value for tier in Tier for value in INK[tier]])
+def tiers_data(states: NDArray[np.uint8]) -> str:
+    """Address of a picture with a pixel for each cell, which lets what lies below shine through.
+
+    states: [rows, columns], codes of `STATES`.
+    """
+    cells = Image.fromarray(states, "P")
+    cells.putpalette([value for state in STATES for value in INK[state]])
     file = io.BytesIO()
-    alpha = bytes(round(255 * OPACITY[tier]) for tier in Tier)
+    alpha = bytes(round(255 * OPACITY[state]) for state in STATES)
     cells.save(file, "PNG", transparency=alpha, optimize=True)
     return _address("image/png", file.getvalue())
 
@@ -92,7 +93,7 @@ def weights_data(weights: NDArray[np.float32]) -> str:
     """
     share = weights / weights.max() if weights.max() > 0 else np.zeros_like(weights)
     shade = np.zeros((*weights.shape, 4), np.uint8)
-    shade[..., 3] = np.rint(190 * (1 - np.sqrt(share)))
+    shade[..., 3] = np.rint(150 * (1 - np.sqrt(share)))
     file = io.BytesIO()
     Image.fromarray(shade, "RGBA").save(file, "PNG", optimize=True)
     return _address("image/png", file.getvalue())

@@ -46,9 +46,16 @@ class PictureChoice:
 
 
 def write_pictures(
-    manifest: Manifest, choice: PictureChoice, folder: Path, stem: str
+    manifest: Manifest,
+    states: NDArray[np.uint8],
+    choice: PictureChoice,
+    folder: Path,
+    stem: str,
 ) -> list[Path]:
     """Draw samples from their manifest alone, into a folder that there is.
+
+    Args:
+        states: of each cell, codes of `STATES`, [samples, cells].
 
     Raises:
         BatchError: there are no such samples, or a picture is damaged.
@@ -57,22 +64,24 @@ def write_pictures(
     samples = choice.samples(manifest)
     if not choice.is_apart:
         sheet = folder / f"{stem}.png"
-        _save(contact_sheet(manifest, samples), sheet)
+        _save(contact_sheet(manifest, states, samples), sheet)
         return [sheet]
     written = []
     for sample in samples:
         written.append(folder / f"{stem}-{sample:05}.png")
-        _save(draw_tiers(manifest.picture(sample), _grid(manifest, sample)), written[-1])
+        _save(draw_tiers(manifest.picture(sample), _grid(manifest, states[sample])), written[-1])
     return written
 
 
-def contact_sheet(manifest: Manifest, samples: list[int]) -> NDArray[np.uint8]:
+def contact_sheet(
+    manifest: Manifest, states: NDArray[np.uint8], samples: list[int]
+) -> NDArray[np.uint8]:
     """Samples in rows with time and tiers, under a legend; uint8 RGB [height, width, 3]."""
-    tiles = [_tile(manifest, sample) for sample in samples]
+    tiles = [_tile(manifest, states[sample], sample) for sample in samples]
     columns = min(_MOST_COLUMNS, math.ceil(math.sqrt(len(tiles))))
     height, width = tiles[0].shape[:2]
     rows = math.ceil(len(tiles) / columns)
-    key = legend(manifest.tier[samples])
+    key = legend(states[samples])
     across = max(columns * (width + _GAP_PX) + _GAP_PX, key.shape[1])
     sheet = np.full((key.shape[0] + rows * (height + _GAP_PX), across, 3), 255, np.uint8)
     sheet[: key.shape[0], : key.shape[1]] = key
@@ -83,8 +92,8 @@ def contact_sheet(manifest: Manifest, samples: list[int]) -> NDArray[np.uint8]:
     return sheet
 
 
-def _tile(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
-    drawn = tint(manifest.picture(sample), _grid(manifest, sample), _TILE_PX)
+def _tile(manifest: Manifest, states: NDArray[np.uint8], sample: int) -> NDArray[np.uint8]:
+    drawn = tint(manifest.picture(sample), _grid(manifest, states), _TILE_PX)
     label = Image.new("RGB", (drawn.shape[1], _LABEL_PX), "white")
     copies = int(manifest.multiplicity[sample])
     text = clock(float(manifest.pts_s[sample])) + (f"   {copies}x" if copies > 1 else "")
@@ -93,10 +102,8 @@ def _tile(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
     return np.vstack([drawn, np.asarray(label)])
 
 
-def _grid(manifest: Manifest, sample: int) -> NDArray[np.uint8]:
-    geometry = manifest.geometry
-    grid: NDArray[np.uint8] = manifest.tier[sample].reshape(geometry.rows, geometry.columns)
-    return grid
+def _grid(manifest: Manifest, states: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return states.reshape(manifest.geometry.rows, manifest.geometry.columns)
 
 
 def _save(picture: NDArray[np.uint8], path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from batch.analysis.finding import find_manifest
 from batch.analysis.manifest import Manifest
 from batch.analysis.signals import SCENE_SHARE, changed_shares
+from batch.report.tiers import REUSED
 from cachefmt import CacheFile, Header, open_segments
 from cachefmt.layout import COST_SECONDS, block_name
 
@@ -102,6 +103,22 @@ class VideoReport:
         """Whether samples in which nothing changed are in the cache, of cells that are reused."""
         policies = (segment.header.policy for segment in self.segments)
         return any(policy.parameters.get("reuse") == "cells" for policy in policies)
+
+    @cached_property
+    def states(self) -> NDArray[np.uint8]:
+        """Of each cell, codes of `STATES`: its tier, or that it is reused, [samples, cells]."""
+        manifest = self.manifest
+        states = manifest.tier.copy()
+        if not self.reuses_cells:
+            return states
+        from batch.making.plan import sources_of
+
+        edges = [*(one.header.segment.first_sample for one in self.segments), len(states)]
+        for start, stop in pairwise(edges):
+            source = sources_of(manifest.part(slice(start, stop)))
+            own = np.arange(stop - start)[:, None]
+            states[start:stop][(source >= 0) & (source != own)] = REUSED
+        return states
 
     @property
     def fidelity(self) -> Any:

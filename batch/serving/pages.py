@@ -28,7 +28,7 @@ def of_video(video: Video) -> str:
 def of_answers(video: Video, answers: Sequence[Answer], *, served: bool = True) -> str:
     """Answers and what each rests on; if it is served, with links and a box to ask more."""
     page = address(video) if served else None
-    shown = [ShownAnswer.of(answer.to_dict()) for answer in answers]
+    shown = [ShownAnswer.of(answer) for answer in answers]
     return answers_page(
         [AnsweredVideo(video=VideoReport.read(video.cache), answers=shown, page=page)],
         title=answers[-1].question,

@@ -8,8 +8,10 @@ import torch
 
 from batch.answering import PrefixAnswerer
 from batch.answering.evidence import (
+    NEUTRAL,
     SHARE,
     TimeRange,
+    cell_evidence,
     end_of,
     sample_evidence,
     sample_spans,
@@ -27,12 +29,33 @@ def test_attention_on_each_sample_is_that_of_transformers_eager_attention(
     answerer: PrefixAnswerer, llava: Family, cache: Path
 ) -> None:
     ids = [llava.question_ids(question) for question in QUESTIONS]
-    answers, found = answerer.attention(ids, [3, 3])
+    answers, (found, rows) = answerer.attention(ids, [3, 3])
     assert answers == answerer.generate(ids, 3)
     for index, (question, answer) in enumerate(zip(ids, answers, strict=True)):
         expected = _eager_attention(cache, llava, question, answer)
         torch.testing.assert_close(found[index], expected, atol=1e-5, rtol=1e-4)
+        assert float(rows[index].sum()) > float(expected.mean((0, 1)).sum())  # that of text too
     assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_cells_of_the_samples_that_are_named_count_by_what_their_rows_are_paid(
+    answerer: PrefixAnswerer, llava: Family, cache: Path
+) -> None:
+    (answer,) = answerer.ask_all(QUESTIONS[:1], max_new_tokens=3)
+    asked, neutral = llava.question_ids(QUESTIONS[0]), llava.question_ids(NEUTRAL)
+    _, (_, (paid, usual)) = answerer.attention([asked, neutral], [3, 1])
+    with CacheFile.open(cache) as file:
+        order = np.argsort(file.tables.tier, kind="stable")
+        sample, cell = file.tables.sample[order], file.tables.cell[order]
+        time_s = file.tables.time_s
+    assert 0 < len(answer.cells) < len(np.unique(sample)) - 1
+    for number, weights in answer.cells.items():
+        assert any(one.start_s <= time_s[number] < one.stop_s for one in answer.evidence)
+        rows = np.flatnonzero((sample == number) & (cell >= 0))
+        expected = cell_evidence(paid[rows].numpy(), usual[rows].numpy())
+        np.testing.assert_allclose(weights[cell[rows]], expected, atol=1e-6)
+        assert 0 < np.count_nonzero(weights) < len(rows)
+    assert "cells" not in answer.to_dict()
 
 
 def _eager_attention(
@@ -63,6 +86,12 @@ def test_what_a_neutral_question_attends_to_as_well_is_no_evidence() -> None:
     asked = neutral.copy()
     asked[1, 2] = [0.05, 0.5, 0.2, 0.05]
     assert np.flatnonzero(sample_evidence(asked, neutral)).tolist() == [1]
+
+
+def test_of_a_sample_that_is_looked_at_less_some_cells_still_get_more() -> None:
+    neutral = np.array([0.4, 0.2, 0.2], np.float32)
+    asked = np.array([0.1, 0.1, 0.05], np.float32)
+    assert np.flatnonzero(cell_evidence(asked, neutral)).tolist() == [1]
 
 
 def test_without_any_gain_the_attention_itself_is_the_evidence() -> None:

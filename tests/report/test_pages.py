@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from batch.report.drawing import Rest, clock, draw
+from batch.report.drawing import Layer, Rest, clock, draw
 from batch.report.pages import AnsweredVideo, ShownAnswer, answers_page, video_page
 from batch.report.pictures import MOST_PICTURES, choose
 from batch.report.rendering import in_bytes
@@ -75,9 +75,11 @@ def test_samples_that_an_answer_rests_on_are_framed_pointers_of_that_time_among_
 
 
 def test_cells_are_drawn_over_samples_only_where_the_model_said_how_much_each_counts() -> None:
-    weights = np.array([[1, 0], [0, 0]], np.float32)
-    found = draw(drawn(8), [Rest(evidence=[(0.0, 1.0)], cells={0: weights})], with_tiers=False)
-    assert [frame.layers for frame in found.frames[:2]] == [["cells c0"], []]
+    weights = np.array([1, 0, 0, 0], np.float32)
+    rest = Rest(evidence=[(0.0, 1.0)], cells={0: weights})
+    found = draw(drawn(8), [rest, rest], with_tiers=False)
+    layers = [Layer(kind="cells", picture=f"c{number}s0", answer=number) for number in (1, 2)]
+    assert [frame.layers for frame in found.frames[:2]] == [layers, []]
     answer = ShownAnswer(question="q", text="a", cells={0: weights})
     for answers, has_box in (([answer], True), ([shown("a")], False)):
         page = answers_page([AnsweredVideo(video=drawn(8), answers=answers)], title="t")
