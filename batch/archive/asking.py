@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.archive.answers import AnswerRecords, Wanted, write_table
 from batch.archive.catalogue import catalogue_rows
+from batch.archive.choosing import column_of, is_chosen, is_meant
 from batch.archive.questions import Asked
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
@@ -55,24 +55,28 @@ def plan_questions(
 ) -> list[Wanted]:
     """Which videos that are done answer which questions, in order of their paths.
 
-    A video is asked if one of its paths fits one of the patterns in `match`, or if there are none.
+    A video is asked if it fits one of `match`, as of `is_meant`, or if there are none.
 
     Raises:
         BatchError: no video is to be asked, or a question fits none.
     """
-    columns = ["video", "path", "paths", "cache", "finished", "status"]
-    done = [row for row in catalogue_rows(store, caches, columns) if row["status"] == "done"]
+    columns = {"video", "path", "paths", "cache", "finished", "status"}
+    wanted = [*match, *(one.video for one in asked if one.video is not None)]
+    columns |= {column for one in wanted if (column := column_of(one)) is not None}
+    done = [
+        row for row in catalogue_rows(store, caches, sorted(columns)) if row["status"] == "done"
+    ]
     if not done:
         raise BatchError(
             f"{store.root}: no video of work {caches.id} is done; batch index goes on with it, "
             "batch status shows how far it is"
         )
-    chosen = [row for row in done if is_chosen(row["paths"], match)]
+    chosen = [row for row in done if is_chosen(row, match)]
     _check_fit(store, caches, len(done), bool(chosen), [f"--match '{one}'" for one in match])
     is_asked = dict.fromkeys(asked, False)
     plan = []
     for row in chosen:
-        its_own = [one for one in asked if one.is_for(row["video"], row["paths"])]
+        its_own = [one for one in asked if one.video is None or is_meant(row, one.video)]
         is_asked |= dict.fromkeys(its_own, True)
         if its_own:
             plan.append(
@@ -92,15 +96,10 @@ def _check_fit(
 ) -> None:
     if not fits:
         raise BatchError(
-            f"{store.root}: of {videos:,} videos that are done in work {caches.id} none has a path "
-            f"that fits {' '.join(patterns)}; a pattern is of the whole path, as in the catalogue: "
-            "'*/2024/*.mp4'"
+            f"{store.root}: of {videos:,} videos that are done in work {caches.id} none fits "
+            f"{' '.join(patterns)}; a pattern is of the whole path, as in the catalogue: "
+            "'*/2024/*.mp4', or a column of it is compared: 'duration_s>=600'"
         )
-
-
-def is_chosen(paths: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether one of a video's paths fits one of some patterns, or there are none."""
-    return not patterns or any(fnmatch(path, pattern) for path in paths for pattern in patterns)
 
 
 def ask_videos(

@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,7 @@ class Asked:
 
     question: str
     video: str | None = None
-    """Pattern of a whole path, as '*/2024/*', or of a video's digest; None: all videos."""
-
-    def is_for(self, video: str, paths: Iterable[str]) -> bool:
-        pattern = self.video
-        return pattern is None or any(fnmatch(name, pattern) for name in (video, *paths))
+    """As of `is_meant`; None: all videos."""
 
 
 def read_questions(path: Path) -> list[Asked]:

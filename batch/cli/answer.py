@@ -37,7 +37,8 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
 @click.option(
     "--match",
     multiple=True,
-    help="Of a folder of caches: only videos whose path fits, as '*/2024/*'; repeat for more.",
+    help="Of a folder of caches: only videos whose path fits, as '*/2024/*', or a column of the "
+    "catalogue, as 'duration_s>=600'; repeat for more.",
 )
 @click.option(
     "--work", help="Of a folder of caches, as batch status lists them; default: the last one."
@@ -54,7 +55,7 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     "file",
     type=options.EXISTING_FILE,
     help="Of a folder of caches: a file of questions, a line each (.txt), or a row each (.csv, "
-    ".jsonl, .parquet) with a column question and perhaps video: a pattern of its path.",
+    ".jsonl, .parquet) with a column question and perhaps video, as of --match.",
 )
 @click.option(
     "--out",

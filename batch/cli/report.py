@@ -39,8 +39,8 @@ class _Source:
 @click.option(
     "--match",
     multiple=True,
-    help="Of a folder of batch index: pages only of videos whose path fits, as '*/2024/*'; repeat "
-    "for more.",
+    help="Of a folder of batch index: pages only of videos whose path fits, as '*/2024/*', or a "
+    "column of the catalogue, as 'duration_s>=600'; repeat for more.",
 )
 @force_option
 @json_option
@@ -112,8 +112,8 @@ def _page(
 
 
 def _index_works(folder: Path, match: Sequence[str]) -> list["Work"]:
-    from batch.archive.asking import is_chosen
     from batch.archive.catalogue import catalogue_rows
+    from batch.archive.choosing import is_chosen
     from batch.archive.status import read_status
     from batch.archive.store import Store
     from batch.errors import BatchError
@@ -124,13 +124,13 @@ def _index_works(folder: Path, match: Sequence[str]) -> list["Work"]:
     found = [
         Work(
             model=f"{states[caches.id].model} · work {caches.id}",
-            rows=[row for row in catalogue_rows(store, caches) if is_chosen(row["paths"], match)],
+            rows=[row for row in catalogue_rows(store, caches) if is_chosen(row, match)],
             rate=_rate(states[caches.id]),
         )
         for caches in store.all_caches()
     ]
     if not any(one.rows for one in found):
-        what = "no video has a path that fits --match" if match else "no video is known"
+        what = "no video fits --match" if match else "no video is known"
         raise BatchError(f"{folder}: {what}; batch status {folder} shows what there is")
     return found
 

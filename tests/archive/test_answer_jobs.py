@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,8 +17,12 @@ import pytest
 from batch.answering import VideoAnswerer
 from batch.archive import asking
 from batch.archive.answers import SCHEMA
-from batch.archive.questions import read_questions
+from batch.archive.asking import plan_questions
+from batch.archive.catalogue import catalogue_rows
+from batch.archive.questions import Asked, read_questions
+from batch.archive.store import Store
 from batch.cli import main
+from batch.errors import BatchError
 from jobs.runs import Run
 from jobs.shards import Shard
 from tests import clips
@@ -115,6 +120,27 @@ def test_a_question_goes_to_the_videos_that_its_row_names(
     file = file.rename(tmp_path / "questions.parquet")
     succeed(*command(copied_out, file, tmp_path / "out.parquet"))
     assert [row["video"] for row in rows_of(tmp_path / "out.parquet")] == [rows[0]["video"]]
+
+
+def test_videos_are_chosen_by_columns_of_the_catalogue(indexed: IndexedArchive) -> None:
+    rows = objects(succeed("answer", indexed.out, "-q", "a ?", "--max-new-tokens", 1))
+    store = Store(indexed.out)
+    facts = {row["video"]: row for row in catalogue_rows(store, store.all_caches()[-1])}
+    longest = max(facts[row["video"]]["duration_s"] for row in rows)
+    (one, *_) = [row for row in rows if facts[row["video"]]["duration_s"] == longest]
+
+    def chosen(*wanted: str) -> list[str]:
+        plan = plan_questions(store, store.all_caches()[-1], [Asked(question="a ?")], wanted)
+        return [wanted.video for wanted in plan]
+
+    everything = [row["video"] for row in rows]
+    assert one["video"] in chosen(f"duration_s>={longest}")
+    assert chosen("duration_s>0", "nothing*") == chosen("tool=*") == everything
+    assert chosen("finished>=2020-01") == chosen("video_bytes<1e12") == everything
+    assert chosen(f"video={one['video']}") == chosen(one["video"]) == [one["video"]]
+    for nothing in ("duration_s>one", "paths=a", "reason=*", f"duration_s>{longest}", "dur>0"):
+        with pytest.raises(BatchError, match=re.escape(f"none fits --match '{nothing}'")):
+            chosen(nothing)
 
 
 def test_damaged_and_foreign_caches_cost_their_rows_until_they_are_mended(

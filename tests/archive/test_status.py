@@ -273,4 +273,4 @@ def test_pages_of_an_index_show_what_is_done_and_why_the_rest_is_not(
         assert f"failed: {reason}<" in text
     refused = batch("report", indexed.out, "--match", "*/1999/*", "--out", tmp_path / "none")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "no video has a path that fits --match" in refused.stderr
+    assert "no video fits --match" in refused.stderr
