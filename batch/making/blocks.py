@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batch.errors import BatchError
+from batch.errors import BudgetError
 from batch.kv import Prefix
 from batch.kv.rotation import unrotate
 from batch.kv.sample_bounds import SampleBounds
@@ -43,6 +43,7 @@ def prefill(
     Raises:
         CacheFileError: the file cannot be written.
         ManifestError: a picture in the manifest is damaged.
+        BudgetError: no step of the codec keeps the size that the file may have.
     """
     clock = Clock(family.device)
     if is_searched(planned.header) and planned.header.codec.name != "plain":
@@ -94,7 +95,7 @@ def _prefill_searching(
             if max_kl is None or fidelity.kl <= max_kl:
                 return _finish(tried, writer, clock, fidelity)
     if budget_bytes is not None:
-        raise BatchError(
+        raise BudgetError(
             f"{planned.header.video.name}: at the coarsest step its file has {size_bytes} bytes, "
             f"expected at most {budget_bytes}, what --budget-bytes-per-minute leaves it; "
             "--budget-tokens, a lower --fps and batch calibrate make it smaller"

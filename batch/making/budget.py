@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from batch.errors import BatchError
+from batch.errors import BudgetError
 from batch.making.cache_plan import VideoPlan
 from batch.settings import CacheSettings
 
@@ -21,14 +21,14 @@ def within_budget(plan: Callable[[float], VideoPlan], settings: CacheSettings) -
         plan: the plan of the video with thresholds so many times as high.
 
     Raises:
-        BatchError: the last rung does not keep it either.
+        BudgetError: the last rung does not keep it either.
     """
     video = plan(1.0)
     if _fits(video, settings):
         return video
     least = plan(SCALES[-1])
     if not _fits(least, settings):
-        raise BatchError(_refusal(least, settings))
+        raise BudgetError(_refusal(least, settings))
     return next(found for found in map(plan, SCALES) if _fits(found, settings))
 
 

@@ -173,7 +173,7 @@ class CacheMaker:
         Raises:
             ManifestError: the manifest was made for pictures of another geometry.
             ContextError: a single sample does not fit the model's context.
-            BatchError: the budget cannot be kept.
+            BudgetError: the budget cannot be kept.
         """
         block_samples = block_samples or self._most_block_samples(manifest)
         settings = replace(self._settings, block_samples=block_samples)
@@ -248,7 +248,7 @@ class CacheMaker:
         Segments get their names one by one: of a run that is killed only the one in work is lost.
 
         Raises:
-            ContextError, ManifestError: as of `plan`; or the manifest is damaged.
+            ContextError, BudgetError, ManifestError: as of `plan`; or the manifest is damaged.
             BatchError: another cache is there, and is to be refused.
             MemoryError: it does not fit the memory, even a sample at a time.
             NoSpaceError: the cache has no room.
