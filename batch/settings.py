@@ -128,7 +128,8 @@ class CacheSettings:
     - max_kl: instead of a quality, the most that answers of a file may differ from those of what
       was computed, a mean KL in nats a token, as measured while it is written.
     - budget_tokens: the most tokens of a video that enter the language model, a share is of its
-      slots; where more would, thresholds of what changed are raised, the least that will do.
+      slots; where more would, cells beside those that changed are reused, too, and thresholds of
+      what changed are raised, the least that will do.
     - budget_bytes_per_minute: instead of a quality, the most bytes of a file for each minute of
       video: the finest step that is within; of rows kept as computed, thresholds are raised until
       they are.

@@ -311,7 +311,8 @@ prefill_options = gathered(
         "--budget-tokens",
         type=budget_type("tokens"),
         help="Most tokens of a video that enter the language model, as 4096, or 25% of all its "
-        "slots. Where more would, higher thresholds tell what changed, the lowest that will do.",
+        "slots. Where more would, cells beside those that changed are reused, too, and higher "
+        "thresholds tell what changed, the lowest that will do.",
     ),
     click.option(
         "--budget-bytes-per-minute",

@@ -7,7 +7,8 @@ from batch.making.cache_plan import VideoPlan
 from batch.settings import CacheSettings
 
 SCALES = tuple(2 ** (rung / 4) for rung in range(1, 41))
-"""How many times as high thresholds are tried. By the last, 1,024 times, no difference between two
+"""How many times as high thresholds are tried; by the first of them cells beside those that changed
+are reused, too (`plan.sources_of`). By the last, 1,024 times, no difference between two
 pictures is a change."""
 
 
