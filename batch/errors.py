@@ -23,6 +23,8 @@ class Reason(StrEnum):
     """Something wrote to the file while it was read."""
     TOO_LONG = "too_long"
     """What is kept of it does not fit the model's context."""
+    OVER_BUDGET = "over_budget"
+    """No thresholds and no step of the codec keep its budget."""
     OUT_OF_MEMORY = "out_of_memory"
     """It does not fit the memory, even in the smallest blocks."""
     WORKER_KILLED = "worker_killed"
@@ -61,3 +63,7 @@ class DeviceError(ModelError):
 
 class ContextError(BatchError):
     """A video does not fit the model's context."""
+
+
+class BudgetError(BatchError):
+    """A video cannot be made as small as its budget."""

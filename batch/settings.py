@@ -21,6 +21,8 @@ Reuse = Literal["cells", "samples", "none"]
 - "samples": a redundant sample is no part of the prompt; the cells of its source count once more;
 - "none": nothing stands for a redundant sample.
 """
+Unit = Literal["tokens", "bytes"]
+"""What budgets are of."""
 Quality = Literal["lossless", "high", "standard", "small"]
 """How much a cache file may lose against the rows that were computed."""
 Leftover = Literal["old", "gone", "runs"]
@@ -80,6 +82,39 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A budget for every video: an amount, or a share of all there is of it."""
+
+    unit: Unit
+    amount: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < (self.amount or self.share or 0) < math.inf:
+            raise ValueError(f"limit: got {self}, expected more than 0")
+
+    @classmethod
+    def parse(cls, text: str, unit: Unit) -> "Limit":
+        """Read "784" or "25%"."""
+        try:
+            if text.endswith("%"):
+                return cls(unit=unit, share=float(text[:-1]) / 100)
+            return cls(unit=unit, amount=int(text))
+        except ValueError as error:
+            raise ValueError(
+                f"got {text!r}, expected a number like 784 or a share like 25%"
+            ) from error
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return f"{100 * self.share:.12g}%" if self.share else str(self.amount)
+
+    def of(self, whole: int) -> int:
+        """What it allows where there is so much of the unit."""
+        return self.amount or int((self.share or 0) * whole)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CacheSettings:
     """What of a manifest goes into a cache, and where it stands there.
 
@@ -92,6 +127,12 @@ class CacheSettings:
       where the model and the video allow it, each coarser than the one before.
     - max_kl: instead of a quality, the most that answers of a file may differ from those of what
       was computed, a mean KL in nats a token, as measured while it is written.
+    - budget_tokens: the most tokens of a video that enter the language model, a share is of its
+      slots; where more would, cells beside those that changed are reused, too, and thresholds of
+      what changed are raised, the least that will do.
+    - budget_bytes_per_minute: instead of a quality, the most bytes of a file for each minute of
+      video: the finest step that is within; of rows kept as computed, thresholds are raised until
+      they are.
     """
 
     positions: Positions = "compact"
@@ -100,11 +141,21 @@ class CacheSettings:
     block_samples: int | None = None
     quality: Quality = "standard"
     max_kl: float | None = None
+    budget_tokens: Limit | None = None
+    budget_bytes_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("quality", self.quality, Quality)
         if self.max_kl is not None and not 0 < self.max_kl < math.inf:
             raise ValueError(f"max_kl: got {self.max_kl}, expected a number above 0")
+        if self.budget_tokens is not None and self.budget_tokens.unit != "tokens":
+            raise ValueError(f"budget_tokens: got {self.budget_tokens.unit}, expected tokens")
+        if self.budget_bytes_per_minute is not None:
+            if self.budget_bytes_per_minute < 1:
+                got = self.budget_bytes_per_minute
+                raise ValueError(f"budget_bytes_per_minute: got {got}, expected 1 or more")
+            if self.max_kl is not None:
+                raise ValueError("budget_bytes_per_minute and max_kl: each decides the step")
         check_choice("positions", self.positions, Positions)
         check_choice("reuse", self.reuse, Reuse)
         if self.block_samples is not None and self.block_samples < 1:

@@ -11,7 +11,7 @@ from cachefmt import Header
 
 
 def find_manifest(path: Path, header: Header) -> Manifest:
-    """The manifest that a cache was made of, beside it or in its archive.
+    """The manifest that a cache was made of, beside it or in its archive, as its budget raised it.
 
     Args:
         path: of the cache, its file or its folder of segments.
@@ -19,15 +19,16 @@ def find_manifest(path: Path, header: Header) -> Manifest:
     Raises:
         ManifestError: it is in none of these places.
     """
+    times = float(header.policy.parameters.get("threshold_scale", 1))
     for file in _places(path, header):
         with suppress(ManifestError):
             manifest = Manifest.read(file)
             if manifest.sha256 == header.manifest.sha256:
-                return manifest
+                return manifest.raised(times)
             if header.policy.name in PROFILES:  # tiers were given anew when it was prefilled
                 manifest = manifest.with_tiers(header.policy.name)
                 if manifest.sha256 == header.manifest.sha256:
-                    return manifest
+                    return manifest.raised(times)
     raise ManifestError(
         f"{path}: the manifest it was made of, {header.manifest.sha256[:8]}, is not at "
         f"{path.with_suffix('.parquet')}, nor in an archive around it, and nothing "

@@ -21,8 +21,10 @@ from batch.analysis.pictures import (
     PictureFile,
     Pictures,
     digests_of,
+    only,
     taken,
 )
+from batch.analysis.raising import raise_thresholds
 from batch.analysis.signals import Signals
 from batch.analysis.temporal import TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds, assign
@@ -53,6 +55,7 @@ class Manifest:
       until it is asked for, if the manifest came from there.
     - analyze_seconds: what making it took; not part of `sha256`.
     - start_s: time of the whole video's first sample where this is a part of it; None: it is not.
+    - threshold_scale, analysed_sha256: see `raised`; not part of `sha256` and in no file.
     """
 
     header: ManifestHeader
@@ -64,6 +67,8 @@ class Manifest:
     pictures: Pictures
     analyze_seconds: float
     start_s: float | None = None
+    threshold_scale: float = 1.0
+    analysed_sha256: str | None = None
 
     def __post_init__(self) -> None:
         samples, cells = self.signals.saliency.shape
@@ -146,6 +151,26 @@ class Manifest:
         header = replace(self.header, thresholds=thresholds)
         return replace(self, header=header, tier=assign(self.signals, thresholds))
 
+    def raised(self, times: float) -> Self:
+        """The same samples with thresholds of what changed so many times those of the header.
+
+        Its `sha256` stays that of this one, from which it can always be made again.
+        """
+        if times == 1:
+            return self
+        thresholds, analysed = self.header.thresholds, self.header.temporal
+        signals = raise_thresholds(
+            self.signals, analysed, pointers=thresholds.pointers, times=times
+        )
+        return replace(
+            self,
+            signals=signals,
+            tier=assign(signals, thresholds),
+            pictures=only(self.pictures, signals.kept.tolist()),
+            threshold_scale=times,
+            analysed_sha256=self.sha256,
+        )
+
     def part(self, samples: slice) -> Self:
         """The manifest of some samples in a row; a pointer that is the first becomes its source."""
         rows = np.arange(len(self.frame))[samples]
@@ -165,6 +190,8 @@ class Manifest:
     @cached_property
     def sha256(self) -> str:
         """Digest of all content but `analyze_seconds`: equal for equal work on equal input."""
+        if self.analysed_sha256 is not None:
+            return self.analysed_sha256
         digest = hashlib.sha256(self.header.to_json().encode())
         for array in self._arrays:
             digest.update(array.tobytes())

@@ -57,6 +57,11 @@ class StoredPictures(Pictures):
         digests = [self.digests[row] for row in rows]
         return StoredPictures(self._fetch, digests, [self._rows[row] for row in rows])
 
+    def only(self, stays: Sequence[bool]) -> "StoredPictures":
+        """As if the others had none."""
+        digests = [its if stay else None for its, stay in zip(self.digests, stays, strict=True)]
+        return StoredPictures(self._fetch, digests, self._rows)
+
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
     """A picture [height, width, 3] as a PNG."""
@@ -71,6 +76,13 @@ def taken(pictures: Pictures, rows: Sequence[int]) -> Pictures:
     if isinstance(pictures, StoredPictures):
         return pictures.taken(rows)
     return [pictures[row] for row in rows]
+
+
+def only(pictures: Pictures, stays: Sequence[bool]) -> Pictures:
+    """The same without some of them."""
+    if isinstance(pictures, StoredPictures):
+        return pictures.only(stays)
+    return [png if stay else None for png, stay in zip(pictures, stays, strict=True)]
 
 
 def digests_of(pictures: Pictures) -> Sequence[bytes | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from batch.settings import CacheSettings, ModelSettings, Reference, Reuse, Saliency
+from batch.settings import CacheSettings, ModelSettings, Quality, Reference, Reuse, Saliency
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,13 +123,26 @@ def choose_pictures(
     )
 
 
-def choose_cache(*, max_kl: float | None, **others: Any) -> CacheSettings:
-    """A quality and a bound of the error at once are wrong usage."""
-    context = click.get_current_context()
-    given = context.get_parameter_source("quality") is not ParameterSource.DEFAULT
-    if max_kl is not None and given:
-        raise click.UsageError("--quality and --max-kl: give one of them, each decides the step")
+def choose_cache(
+    *, max_kl: float | None, budget_bytes_per_minute: int | None, quality: Quality, **others: Any
+) -> CacheSettings:
+    """What decides the codec's step twice is wrong usage."""
+    source = click.get_current_context().get_parameter_source("quality")
+    has_budget = budget_bytes_per_minute is not None
+    deciding = {
+        "--quality": source is not ParameterSource.DEFAULT,
+        "--max-kl": max_kl is not None,
+        "--budget-bytes-per-minute": has_budget and quality != "lossless",
+    }
+    given = [name for name, is_given in deciding.items() if is_given]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)}: give one of them, each decides the step")
     try:
-        return CacheSettings(max_kl=max_kl, **others)
+        return CacheSettings(
+            max_kl=max_kl,
+            budget_bytes_per_minute=budget_bytes_per_minute,
+            quality=quality,
+            **others,
+        )
     except ValueError as error:
-        raise click.UsageError(f"--max-kl: {error}") from error
+        raise click.UsageError(str(error)) from error

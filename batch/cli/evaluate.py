@@ -18,7 +18,7 @@ from batch.cli import options
 from batch.cli.choices import AnalysisChoice, choose_model_settings
 from batch.cli.progress import progress
 from batch.errors import BatchError
-from batch.settings import ModelSettings
+from batch.settings import Limit, ModelSettings
 
 if TYPE_CHECKING:
     from batch.evaluation.codec_rows import CodecRow
@@ -105,10 +105,16 @@ METHODS = (
 @click.option(
     "--contexts", type=click.IntRange(2), default=8, show_default=True, help="Of the same."
 )
-@click.option("--budget-tokens", multiple=True, help="784, or a share of all slots like 25%.")
+@click.option(
+    "--budget-tokens",
+    multiple=True,
+    type=options.budget_type("tokens"),
+    help="784, or a share of all slots like 25%.",
+)
 @click.option(
     "--budget-bytes",
     multiple=True,
+    type=options.budget_type("bytes"),
     help="A number, or a share of the FP16 K and V of all slots.  [default: 25%]",
 )
 @click.option(
@@ -144,8 +150,8 @@ def evaluate(
     methods: tuple[str, ...],
     context_tokens: int,
     contexts: int,
-    budget_tokens: tuple[str, ...],
-    budget_bytes: tuple[str, ...],
+    budget_tokens: tuple[Limit, ...],
+    budget_bytes: tuple[Limit, ...],
     rows: tuple[Path, ...],
     out: Path | None,
     analysis: AnalysisChoice,
@@ -173,7 +179,7 @@ def evaluate(
         _judge_reuse(judges, videos, backgrounds, run, as_json=as_json)
         return
     network = analysis.network()
-    from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
+    from batch.evaluation.choosing import choose_entries, choose_sets
     from batch.evaluation.comparison import compare, publish
     from batch.evaluation.judges.seeing_films import find_judge, judge_sets
     from batch.evaluation.kept_runs import KeptRuns
@@ -185,7 +191,8 @@ def evaluate(
     chosen, most = analysis.sampling(), videos or _VIDEOS
     if out is not None:
         make_folder(out)
-    entries = choose_entries(suites, methods, choose_limits(budget_tokens, budget_bytes))
+    limits = [*budget_tokens, *budget_bytes] or [Limit(unit="bytes", share=0.25)]
+    entries = choose_entries(suites, methods, limits)
     judge = find_judge() if SEEING in suites else None
     family = open_model(replace(run, name=str(judge or run.name))).load()
     with tempfile.TemporaryDirectory() as temporary:

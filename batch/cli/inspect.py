@@ -177,7 +177,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"video      {video['name']} ({video['sha256'][:12]})",
         f"model      {model['id']} ({model['family']}, {model['dtype']}, "
         f"weights {model['weights_sha256'][:12]})",
-        f"policy     {policy['name']}",
+        f"policy     {policy['name']}{_budget(policy['parameters'])}",
         f"samples    {found['samples']}, {found['stored_samples']} stored, "
         f"{found['samples'] - found['stored_samples']} pointers",
         f"slots      {found['slots']}, {sum(found['tokens'].values())} stored, "
@@ -199,6 +199,17 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ]
         lines += map(_segment_line, found["segments"])
     return lines
+
+
+def _budget(parameters: dict[str, Any]) -> str:
+    """What a budget made of a policy."""
+    asked = {"budget_tokens": "tokens computed", "budget_bytes_per_minute": "bytes a minute"}
+    budgets = [f"{parameters[name]} {unit}" for name, unit in asked.items() if name in parameters]
+    if not budgets:
+        return ""
+    times = parameters.get("threshold_scale", 1)
+    raised = f", thresholds of change {times:.2f} times as high" if times != 1 else ""
+    return f", at most {' and '.join(budgets)}{raised}"
 
 
 def _codec(codec: dict[str, Any]) -> str:

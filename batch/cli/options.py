@@ -14,14 +14,17 @@ from batch.settings import (
     AnswerSettings,
     Attention,
     Dtype,
+    Limit,
     Positions,
     Quality,
     Reference,
     Reuse,
     Saliency,
     Scope,
+    Unit,
     WriterSettings,
 )
+from jobs.disk_space import parse_size
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -42,6 +45,11 @@ class Parsed(click.ParamType[Any]):
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def budget_type(unit: Unit) -> Parsed:
+    """A number of some unit or a share of all."""
+    return Parsed("budget", lambda text: Limit.parse(text, unit))
 
 
 def _parse_range(text: str) -> tuple[float, float]:
@@ -298,6 +306,20 @@ prefill_options = gathered(
         help="Instead of a quality: the coarsest file whose answers to neutral questions stay "
         "within this mean KL, in nats a token, of those from what was computed; as it is, if "
         "none does. Keeps all K and V of a file in memory at 16 bits until it is written.",
+    ),
+    click.option(
+        "--budget-tokens",
+        type=budget_type("tokens"),
+        help="Most tokens of a video that enter the language model, as 4096, or 25% of all its "
+        "slots. Where more would, cells beside those that changed are reused, too, and higher "
+        "thresholds tell what changed, the lowest that will do.",
+    ),
+    click.option(
+        "--budget-bytes-per-minute",
+        type=Parsed("size", parse_size),
+        help="Instead of a quality: the finest file of at most so many bytes a minute of video, "
+        "as 500K. Needs as much memory as --max-kl. With --quality lossless, thresholds are raised "
+        "as for --budget-tokens.",
     ),
 )
 

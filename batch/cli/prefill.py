@@ -169,6 +169,7 @@ def _facts(
         "quality": video.headers[0].codec.quality,
         "slots": video.slots,
         "computed": video.computed,
+        "threshold_scale": video.threshold_scale,
         "tokens": video.tokens,
         "samples": sum(header.shape.samples for header in video.headers),
         "stored_samples": video.stored_samples,
@@ -204,10 +205,13 @@ def _estimate(
         "of the largest segment" if video.is_cut else f"({per_minute['tiers_bytes']:,} a minute)"
     )
     most = "" if video.headers[0].codec.name == "plain" else "at most "
+    raised = ""
+    if video.threshold_scale != 1:
+        raised = f" with thresholds of change {video.threshold_scale:.2f} times as high"
     return (
         f"{cache}: {most}{video.size_bytes} bytes{segments}; "
         f"tokens {tokens} of {video.slots} slots, {video.computed} computed "
-        f"in {video.headers[0].model.dtype}; "
+        f"in {video.headers[0].model.dtype}{raised}; "
         f"a minute of video takes {most}{per_minute['size_bytes']:,} bytes; memory: "
         f"{weights} weights, {memory.tiers_bytes:,} tiers {growing}, "
         f"about {memory.block_bytes:,} a block"

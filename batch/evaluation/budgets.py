@@ -1,53 +1,23 @@
-"""Budgets as people give them, and what they mean for one video."""
-
-import math
-from dataclasses import dataclass
+"""What budgets mean for one video."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.errors import BatchError
-from batch.evaluation.methods import Budget, Prices, Unit
+from batch.evaluation.methods import Budget, Prices
 from batch.making.cache_plan import CachePlan
+from batch.settings import Limit, Unit
 from cachefmt.layout import kv_bytes, token_bytes
 from cachefmt.tiers import STORED_TIERS, Tier
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limit:
-    """A budget for every video: an amount, or a share of all its slots or their FP16 K and V."""
+def budget_of(limit: Limit, full_plan: CachePlan) -> Budget:
+    """A limit for the video whose every slot is in this plan.
 
-    unit: Unit
-    amount: int | None = None
-    share: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < (self.amount or self.share or 0) < math.inf:
-            raise ValueError(f"limit: got {self}, expected more than 0")
-
-    @classmethod
-    def parse(cls, text: str, unit: Unit) -> "Limit":
-        """Read "784" or "25%"."""
-        try:
-            if text.endswith("%"):
-                return cls(unit=unit, share=float(text[:-1]) / 100)
-            return cls(unit=unit, amount=int(text))
-        except ValueError as error:
-            raise BatchError(
-                f"--budget-{unit}: got {text!r}, expected a number like 784 or a share like 25%"
-            ) from error
-
-    @property
-    def label(self) -> str:
-        return f"{f'{100 * self.share:g}%' if self.share else self.amount} {self.unit}"
-
-    def of(self, full_plan: CachePlan) -> Budget:
-        """The budget of the video whose every slot is in this plan."""
-        if self.share is None:
-            return Budget(amount=self.amount or 0, unit=self.unit)
-        header = full_plan.header
-        whole = header.fp16_kv_bytes if self.unit == "bytes" else header.layout.slots
-        return Budget(amount=int(self.share * whole), unit=self.unit)
+    A share of bytes is one of the FP16 K and V of all slots.
+    """
+    header = full_plan.header
+    whole = header.fp16_kv_bytes if limit.unit == "bytes" else header.layout.slots
+    return Budget(amount=limit.of(whole), unit=limit.unit)
 
 
 def sample_kv_bytes(plan: CachePlan) -> NDArray[np.int64]:

@@ -6,22 +6,14 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from batch.errors import BatchError
-from batch.evaluation.budgets import Limit
 from batch.evaluation.data import QuestionSet, demo_set, read_set
 from batch.evaluation.methods import ABLATIONS, METHODS
 from batch.evaluation.runs import Entry
 from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.evaluation.worlds.variants import VARIANTS
+from batch.settings import Limit
 
 SUITES = {"methods": METHODS, "ablations": ABLATIONS, "seeing": METHODS}
-
-
-def choose_limits(tokens: Sequence[str], size_bytes: Sequence[str]) -> list[Limit]:
-    """Budgets as typed; a quarter of the bytes if none is given."""
-    if not tokens and not size_bytes:
-        size_bytes = ["25%"]
-    of_tokens = [Limit.parse(text, "tokens") for text in tokens]
-    return [*of_tokens, *(Limit.parse(text, "bytes") for text in size_bytes)]
 
 
 def choose_entries(

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
-from batch.evaluation.budgets import Limit, sample_kv_bytes
+from batch.evaluation.budgets import sample_kv_bytes
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
 from batch.evaluation.storing import PreparedVideo, Stored, store_uncompressed
 from batch.models import Family
+from batch.settings import Limit
 from batch.video import Sampling
 from cachefmt.tiers import Tier
 
@@ -53,7 +54,7 @@ class Entry:
 
     @property
     def label(self) -> Label:
-        budget = None if self.limit is None else self.limit.label
+        budget = None if self.limit is None else f"{self.limit} {self.limit.unit}"
         return Label(method=self.method.name, profile=self.method.profile, budget=budget)
 
 

@@ -22,7 +22,7 @@ from batch.analysis.neural import SaliencyNetwork
 from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.answering import PrefixAnswerer
-from batch.evaluation.budgets import Limit, prices, size_bytes
+from batch.evaluation.budgets import budget_of, prices, size_bytes
 from batch.evaluation.methods import Budget, CellMethod, FeatureMethod, Method, RowMethod
 from batch.evaluation.methods.row_method import Queries, Rows
 from batch.evaluation.uncompressed import AttentionMass, RowAnswerer, Uncompressed, embed
@@ -32,7 +32,7 @@ from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.models import Family
 from batch.models.checkpoint import dtype_name
-from batch.settings import CacheSettings
+from batch.settings import CacheSettings, Limit
 from batch.video import Footage, Sampling, geometry_for, probe, read_samples
 from cachefmt import CacheFile
 from cachefmt.layout import token_bytes
@@ -192,7 +192,7 @@ def store(method: Method, video: PreparedVideo, limit: Limit | None, folder: Pat
     Raises:
         BatchError: the budget does not even hold the text, or not a single row.
     """
-    budget = None if limit is None else limit.of(video.full_plan)
+    budget = None if limit is None else budget_of(limit, video.full_plan)
     if isinstance(method, RowMethod):
         return _hold_rows(method, video, budget)
     if isinstance(method, FeatureMethod):

@@ -125,7 +125,7 @@ class ReusedRows:
         if device not in self._ways:
             rows = torch.arange(len(self.computed) + len(self.reused))
             later = rows > self.computed[:, None]
-            hidden = torch.zeros(later.shape).masked_fill(later, -torch.inf)[None, None]
+            hidden = torch.zeros(later.shape).masked_fill_(later, -torch.inf)[None, None]
             self._ways[device] = _Ways(
                 computed=self.computed.to(device),
                 reused=self.reused.to(device),

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batch.errors import BudgetError
 from batch.kv import Prefix
 from batch.kv.rotation import unrotate
 from batch.kv.sample_bounds import SampleBounds
@@ -20,6 +21,7 @@ from batch.making.codec import SEARCHED_STEPS, plain_codec
 from batch.making.computing import Clock, Computed, Seconds, allocate, compute, keep
 from batch.making.fidelity import NeutralAnswers
 from batch.making.file_blocks import FileBlocks, KeptBlocks, KltBlocks, PlainBlocks, file_blocks
+from batch.making.header import is_searched
 from batch.making.write_behind import WriteBehind
 from batch.models import Family
 from cachefmt import CacheWriter, Fidelity
@@ -41,10 +43,11 @@ def prefill(
     Raises:
         CacheFileError: the file cannot be written.
         ManifestError: a picture in the manifest is damaged.
+        BudgetError: no step of the codec keeps the size that the file may have.
     """
     clock = Clock(family.device)
-    if planned.max_kl is not None and planned.header.codec.name != "plain":
-        return _prefill_within(planned, family, path, planned.max_kl, clock, progress)
+    if is_searched(planned.header) and planned.header.codec.name != "plain":
+        return _prefill_searching(planned, family, path, clock, progress)
     prefix = allocate(planned, family)
     with CacheWriter(path, planned.header, planned.tables) as writer, WriteBehind() as behind:
         of_file = file_blocks(planned, family, prefix, writer, behind)
@@ -59,34 +62,44 @@ def prefill(
         return _finish(planned, writer, clock, fidelity)
 
 
-def _prefill_within(
+def _prefill_searching(
     planned: CachePlan,
     family: Family,
     path: Path,
-    max_kl: float,
     clock: Clock,
     progress: Callable[[int], object],
 ) -> Seconds:
-    """As `prefill`, with the coarsest of `SEARCHED_STEPS` that keeps the error within `max_kl`.
+    """As `prefill`, with the one of `SEARCHED_STEPS` that keeps an error or a size.
 
-    The error need not fall with the step, so each is tried, the coarsest first. If none keeps it,
-    the rows are written as they are.
+    An error need not fall with the step, so each is tried, the coarsest first. If none keeps it,
+    the rows are written as they are. Within a size it is the finest.
     """
     prefix, codec = allocate(planned, family), planned.header.codec
     kept = KeptBlocks(planned, family, prefix.raw_dtype)
     with WriteBehind() as behind:
         bounds = _run(planned, family, prefix, kept, behind, clock, progress)
     answers = _answers(planned, family, prefix)
-    for step in sorted(SEARCHED_STEPS, reverse=True):
+    max_kl, budget_bytes = planned.max_kl, planned.budget_bytes
+    for step in sorted(SEARCHED_STEPS, reverse=budget_bytes is None):
         tried = planned.with_codec(replace(codec, step=step))
         with CacheWriter(path, tried.header, tried.tables) as writer, WriteBehind() as behind:
             kept.write(KltBlocks(tried, family, prefix.raw_dtype, writer, behind), behind)
             bounds.write(writer)
+            with writer.read_back() as cache:
+                size_bytes = cache.size_bytes
             clock.mark("write")
+            if budget_bytes is not None and size_bytes > budget_bytes:
+                continue
             fidelity = _compare(answers, writer, family)
             clock.mark("measure")
-            if fidelity.kl <= max_kl:
+            if max_kl is None or fidelity.kl <= max_kl:
                 return _finish(tried, writer, clock, fidelity)
+    if budget_bytes is not None:
+        raise BudgetError(
+            f"{planned.header.video.name}: at the coarsest step its file has {size_bytes} bytes, "
+            f"expected at most {budget_bytes}, what --budget-bytes-per-minute leaves it; "
+            "--budget-tokens, a lower --fps and batch calibrate make it smaller"
+        )
     exact = planned.with_codec(plain_codec(planned.header.shape))
     with CacheWriter(path, exact.header, exact.tables) as writer, WriteBehind() as behind:
         PlainBlocks(exact, prefix, writer, behind).write_until(exact.tables.token_count)

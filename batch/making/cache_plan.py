@@ -42,6 +42,8 @@ class CachePlan:
     """The one that the header names."""
     codec_note: str | None = None
     """What a person should know of the codec that was chosen."""
+    budget_bytes: int | None = None
+    """The most that the file may have, if that decides its step."""
 
     @property
     def max_kl(self) -> float | None:
@@ -114,6 +116,11 @@ class VideoPlan:
     def computed(self) -> int:
         """Tokens that enter the language model."""
         return sum(header.layout.computed for header in self.headers)
+
+    @property
+    def threshold_scale(self) -> float:
+        """How many times as high as the manifest's the thresholds of change are, for a budget."""
+        return self.manifest.threshold_scale
 
     @property
     def stored_samples(self) -> int:
@@ -190,7 +197,9 @@ def plan_cache(
         text_ids=plan.token_ids[:first_sample],
     )
     codec = choice.codec
-    if settings.max_kl is not None and codec.name == "klt":
+    minutes = manifest.header.decoded_s / 60 * len(part.pts_s) / len(manifest.pts_s)
+    a_minute = None if codec.name == "plain" else settings.budget_bytes_per_minute
+    if (settings.max_kl is not None or a_minute is not None) and codec.name == "klt":
         codec = replace(codec, quality="custom", step=max(SEARCHED_STEPS))
     if segment.count > 1 and why_fixed(family.config) is None:
         shape = replace(shape, index_layers=layers_within(whole))
@@ -200,10 +209,9 @@ def plan_cache(
         family,
         shape=shape,
         codec=codec,
-        max_kl=settings.max_kl,
+        settings=settings,
         segment=segment,
         dtype=dtype,
-        reuse=settings.reuse,
         block_samples=block_samples,
         identify_weights=identify_weights,
     )
@@ -214,6 +222,7 @@ def plan_cache(
         block_samples=block_samples,
         calibration=calibration if codec.calibration else None,
         codec_note=choice.note,
+        budget_bytes=None if a_minute is None else int(minutes * a_minute),
     )
 
 

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from batch.errors import BatchError, ContextError, Reason, VideoError
+from batch.errors import BatchError, BudgetError, ContextError, Reason, VideoError
 from cachefmt import CacheFileError
 from jobs.errors import JobError
 from jobs.workers import Died, Failure, Raised, Stuck
@@ -26,6 +26,8 @@ def reason_of(result: Failure) -> tuple[Reason, str]:
         reason = error.reason
     elif isinstance(error, ContextError):
         reason = Reason.TOO_LONG
+    elif isinstance(error, BudgetError):
+        reason = Reason.OVER_BUDGET
     else:
         is_memory = isinstance(error, MemoryError)
         reason = Reason.OUT_OF_MEMORY if is_memory else Reason.UNEXPECTED

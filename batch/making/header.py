@@ -9,7 +9,7 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import profile_name
 from batch.making.plan import Plan, has_tokens, tiers_of
 from batch.models import Family
-from batch.settings import Reuse
+from batch.settings import CacheSettings, Reuse
 from batch.version import __version__
 from cachefmt.header import (
     ZERO_DIGEST,
@@ -35,7 +35,8 @@ RAW_DTYPES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 def same_work(one: Header, other: Header) -> bool:
     """Whether two headers promise the same rows, whatever the names of model and video.
 
-    Of rows within an error they do not promise the codec, which is found while a file is written.
+    Of rows within an error or a size they do not promise the codec, which is found while a file
+    is written.
     """
     return _work(one) == _work(other)
 
@@ -46,11 +47,16 @@ def promised_kl(header: Header) -> float | None:
     return None if value is None else float(value)
 
 
+def is_searched(header: Header) -> bool:
+    """Whether the codec of a file is found while it is written."""
+    return not {"max_kl", "budget_bytes_per_minute"}.isdisjoint(header.policy.parameters)
+
+
 def _work(header: Header) -> tuple[object, ...]:
     model = header.model
     computed_by = (model.config_sha256, model.weights_sha256, model.dtype, header.prompt)
     made_of = (header.tool, header.video.sha256, header.manifest, header.segment, header.policy)
-    codec = header.codec if promised_kl(header) is None else None
+    codec = None if is_searched(header) else header.codec
     return (*computed_by, *made_of, header.shape, header.layout, codec)
 
 
@@ -115,10 +121,9 @@ def make_header(
     *,
     shape: Shape,
     codec: Codec,
-    max_kl: float | None,
+    settings: CacheSettings,
     segment: Segment,
     dtype: str,
-    reuse: Reuse,
     block_samples: int,
     identify_weights: bool = True,
 ) -> Header:
@@ -126,7 +131,6 @@ def make_header(
 
     Args:
         manifest: of the whole video; segment: which span of it the plan is about.
-        max_kl: as of `CacheSettings`.
         dtype, identify_weights: as of `plan_cache`.
     """
     model, prompt = identify(family, dtype, weights=identify_weights)
@@ -137,7 +141,7 @@ def make_header(
         video=VideoIdentity(sha256=manifest.video.sha256, name=manifest.video.name),
         manifest=ManifestIdentity(sha256=manifest.sha256),
         segment=segment,
-        policy=_policy(manifest, reuse, block_samples, family.timestamps, max_kl),
+        policy=_policy(manifest, settings, block_samples, family.timestamps),
         shape=shape,
         layout=Layout(
             slots=plan.slots,
@@ -183,11 +187,7 @@ def make_shapes(
 
 
 def _policy(
-    manifest: Manifest,
-    reuse: Reuse,
-    block_samples: int,
-    timestamps: bool,
-    max_kl: float | None,
+    manifest: Manifest, chosen: CacheSettings, block_samples: int, timestamps: bool
 ) -> PolicyIdentity:
     thresholds, temporal = manifest.header.thresholds, manifest.header.temporal
     name = profile_name(thresholds)
@@ -195,13 +195,19 @@ def _policy(
     # A profile's numbers are those of its name and the tool; in small files they would be a tenth.
     if name is not None:
         settings = {} if temporal == TEMPORAL_PROFILES[name] else temporal.to_dict()
+    asked = {
+        "max_kl": chosen.max_kl,
+        "budget_tokens": None if chosen.budget_tokens is None else str(chosen.budget_tokens),
+        "budget_bytes_per_minute": chosen.budget_bytes_per_minute,
+        "threshold_scale": None if manifest.threshold_scale == 1 else manifest.threshold_scale,
+    }
     return PolicyIdentity(
         name=name or "custom",
         parameters={
             **{key: value for key, value in settings.items() if value is not None},
-            "reuse": reuse,
+            "reuse": chosen.reuse,
             "block_samples": block_samples,
             "timestamps": timestamps,
-            **({} if max_kl is None else {"max_kl": max_kl}),
+            **{key: value for key, value in asked.items() if value is not None},
         },
     )

@@ -12,6 +12,7 @@ from batch.analysis.analyze import AnalysisSettings
 from batch.analysis.manifest import Manifest
 from batch.kv.rotation import why_fixed
 from batch.making.blocks import prefill
+from batch.making.budget import within_budget
 from batch.making.cache_plan import (
     CachePlan,
     VideoPlan,
@@ -162,7 +163,8 @@ class CacheMaker:
         block_samples: int | None = None,
         identify_weights: bool = True,
     ) -> VideoPlan:
-        """Plan a cache in as few segments as the context asks for; no weights are loaded.
+        """Plan a cache in as few segments as the context asks for, within the budget; no weights
+        are loaded.
 
         Args:
             block_samples: None goes by the settings, and without by model and device.
@@ -171,11 +173,26 @@ class CacheMaker:
         Raises:
             ManifestError: the manifest was made for pictures of another geometry.
             ContextError: a single sample does not fit the model's context.
+            BudgetError: the budget cannot be kept.
         """
-        family, dtype = self._model.family, self._model.dtype
         block_samples = block_samples or self._most_block_samples(manifest)
         settings = replace(self._settings, block_samples=block_samples)
-        check_geometry(manifest, family)
+        check_geometry(manifest, self._model.family)
+        return within_budget(
+            lambda times: self._plan(
+                manifest.raised(times), settings, block_samples, identify_weights
+            ),
+            settings,
+        )
+
+    def _plan(
+        self,
+        manifest: Manifest,
+        settings: CacheSettings,
+        block_samples: int,
+        identify_weights: bool,
+    ) -> VideoPlan:
+        family, dtype = self._model.family, self._model.dtype
         spans = cut(
             manifest,
             family.layout,
@@ -210,7 +227,8 @@ class CacheMaker:
     def estimate_memory(self, video: VideoPlan) -> Memory:
         """What the largest segment will hold: one is prefilled at a time."""
         segments = map(video.segment, range(len(video.headers)))
-        expected = [estimate_memory(planned, self._model.family) for planned in segments]
+        device = first_device(self._model.device)
+        expected = [estimate_memory(planned, self._model.family, device) for planned in segments]
         return replace(
             expected[0],
             tiers_bytes=max(memory.tiers_bytes for memory in expected),
@@ -230,7 +248,7 @@ class CacheMaker:
         Segments get their names one by one: of a run that is killed only the one in work is lost.
 
         Raises:
-            ContextError, ManifestError: as of `plan`; or the manifest is damaged.
+            ContextError, BudgetError, ManifestError: as of `plan`; or the manifest is damaged.
             BatchError: another cache is there, and is to be refused.
             MemoryError: it does not fit the memory, even a sample at a time.
             NoSpaceError: the cache has no room.

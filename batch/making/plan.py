@@ -184,6 +184,8 @@ def sources_of(manifest: Manifest) -> NDArray[np.int32]:
     place that was computed, whatever sample it was compared with: how far what both show may be
     apart, the analysis decides (`TemporalSettings.reference`). -1: the cell is not stored.
 
+    Where a budget raises thresholds, cells beside those that changed are the first to go.
+
     Source: 116 questions about 8 films to a model with real eyes: cells beside those that changed
     computed too, 0.495 of the slots and 1.000 of the right answers; without them 0.429 and 0.929.
     """
@@ -192,7 +194,10 @@ def sources_of(manifest: Manifest) -> NDArray[np.int32]:
     latest = np.full(tiers.shape[1], -1, np.int32)
     for sample, stored in enumerate(tiers != Tier.PRUNE):
         if signals.kept[sample]:  # others have no picture, and nothing to compute
-            latest[_with_neighbours(~signals.static[sample], manifest.geometry)] = -1
+            changed = ~signals.static[sample]
+            if manifest.threshold_scale == 1:
+                changed = _with_neighbours(changed, manifest.geometry)
+            latest[changed] = -1
             latest[stored & (latest < 0)] = sample
         source[sample] = np.where(stored, latest, -1)
     return source

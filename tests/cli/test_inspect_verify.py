@@ -256,7 +256,7 @@ def test_a_cache_that_is_exact_is_found_to_be(cache: Path, tmp_path: Path) -> No
         ),
         (
             ("prefill", "--out", "x", "--model", "demo", "--max-kl", "nan"),
-            "--max-kl: max_kl: got nan",
+            "max_kl: got nan",
         ),
         (
             ("prefill", "--out", "x", "--model", "demo", "--max-kl", 1, "--quality", "high"),

@@ -65,6 +65,7 @@ def test_json_lines_have_stable_keys(model: Path, manifest: Path, tmp_path: Path
         "quality",
         "slots",
         "computed",
+        "threshold_scale",
         "tokens",
         "samples",
         "stored_samples",

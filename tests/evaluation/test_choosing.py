@@ -6,10 +6,10 @@ import pytest
 
 from batch.errors import BatchError
 from batch.evaluation import choosing
-from batch.evaluation.budgets import Limit
-from batch.evaluation.choosing import choose_entries, choose_limits, choose_sets
+from batch.evaluation.choosing import choose_entries, choose_sets
 from batch.evaluation.methods import ABLATIONS, METHODS
 from batch.evaluation.worlds.variants import VARIANTS
+from batch.settings import Limit
 
 QUARTER = Limit(unit="bytes", share=0.25)
 
@@ -41,14 +41,9 @@ def test_ablations_take_no_budget_and_the_default_enters_once() -> None:
     assert len(alone) == len(ABLATIONS)
 
 
-def test_a_quarter_of_the_bytes_is_the_budget_if_none_is_given() -> None:
-    assert choose_limits([], []) == [QUARTER]
-    assert choose_limits(["784"], []) == [Limit(unit="tokens", amount=784)]
-
-
 @pytest.mark.parametrize("text", ["", "%", "-5", "0%", "nan%", "inf%", "1.5", "many"])
 def test_a_budget_is_a_number_or_a_share(text: str) -> None:
-    with pytest.raises(BatchError, match="expected a number like 784 or a share like 25%"):
+    with pytest.raises(ValueError, match="expected a number like 784 or a share like 25%"):
         Limit.parse(text, "bytes")
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from batch.errors import BatchError
-from batch.evaluation.budgets import Limit
 from batch.evaluation.kept_runs import KeptRuns
 from batch.evaluation.methods.h2o import H2O
 from batch.evaluation.methods.snapkv import SnapKV
 from batch.evaluation.runs import UNCOMPRESSED, Entry
+from batch.settings import Limit
 from tests.evaluation.runs import asked, run
 
 ENTRY = Entry(method=H2O(), limit=Limit(unit="bytes", share=0.25))

@@ -3,6 +3,7 @@
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
 from batch.making.memory import Memory, estimate_memory
 from batch.models import Family, open_family
+from batch.settings import CacheSettings
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.tiny.families import TINY
@@ -75,3 +77,21 @@ def test_half_the_type_is_half_the_weights(family: Family) -> None:
     assert full.weights_bytes is not None
     assert half.weights_bytes == full.weights_bytes // 2
     assert half.block_bytes < full.block_bytes
+
+
+def test_what_tokens_see_of_reused_rows_is_counted(tmp_path: Path) -> None:
+    """A sample, and then seven in which next to nothing changed, in one block."""
+    family = open_family(str(tiny.llava_next(tmp_path, image_px=224, context=8192)))
+    geometry = geometry_of(family)
+    static = np.ones((8, geometry.cells), bool)
+    static[0] = static[1:, :128] = False
+    manifest = make_manifest(random_pictures(8, geometry), geometry, static=static)
+    settings = CacheSettings(reuse="cells", block_samples=8, quality="lossless")
+    work = plan_cache(manifest, family, settings, dtype="float32")
+    promised = estimate_memory(work, family)
+    on_cuda = estimate_memory(work, family, torch.device("cuda"))
+    mask = work.plan.computed * len(work.plan.origin)
+    family.load(device="cpu", dtype=torch.float32)
+    taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
+    assert 0.75 * taken < promised.tiers_bytes + promised.block_bytes < 1.35 * taken
+    assert on_cuda.block_bytes > promised.block_bytes > 4 * mask

@@ -80,7 +80,8 @@ def test_a_static_cell_goes_back_to_the_last_that_was_computed_at_its_place(
     tier[2, 2] = Tier.PRUNE  # neither it nor its pointer is stored
     tier[0, 3] = Tier.PRUNE  # nothing was computed of what the second sample shows
     pictures = random_pictures(SAMPLES, geometry)
-    found = sources_of(make_manifest(pictures, geometry, source=SOURCE, static=static, tier=tier))
+    manifest = make_manifest(pictures, geometry, source=SOURCE, static=static, tier=tier)
+    found = sources_of(manifest)
     assert found[:, [0, 1, 5, 2, 3, 6]].T.tolist() == [
         [0, 0, 2, 2, 2],
         [0, 0, 2, 2, 2],
@@ -89,6 +90,8 @@ def test_a_static_cell_goes_back_to_the_last_that_was_computed_at_its_place(
         [-1, 1, 1, 1, 1],
         [0, 0, 0, 0, 0],
     ]
+    raised = sources_of(replace(manifest, threshold_scale=2.0))
+    assert raised[2, [0, 1, 5, 6]].tolist() == [2, 0, 0, 0]  # for a budget, without neighbours
 
 
 @each_kind

@@ -11,7 +11,7 @@ from typing import Any
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.evaluation.methods.bitmod import BitMoD
-from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, Unit, fill
+from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, fill
 from batch.evaluation.methods.curve_stream import CurveStream
 from batch.evaluation.methods.dapq import DapQ
 from batch.evaluation.methods.dtd import DTD
@@ -149,6 +149,5 @@ __all__ = [
     "Prices",
     "Ranking",
     "RowMethod",
-    "Unit",
     "fill",
 ]

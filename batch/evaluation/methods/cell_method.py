@@ -7,7 +7,7 @@ numpy; knows cells and tiers, no model and no file.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,8 @@ from batch.analysis.temporal import TEMPORAL_PROFILES, TemporalSettings
 from batch.analysis.tiers import PROFILES, TierThresholds
 from batch.errors import BatchError
 from batch.evaluation.methods.row_method import Kind
-from batch.settings import Positions, Quality, Reuse
+from batch.settings import Positions, Quality, Reuse, Unit
 from cachefmt.tiers import Tier
-
-Unit = Literal["tokens", "bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from batch.errors import BatchError
-from batch.evaluation.budgets import Limit
 from batch.evaluation.methods import (
     ABLATIONS,
     DEFAULT,
@@ -21,6 +20,7 @@ from batch.evaluation.methods import (
 from batch.evaluation.methods.row_method import Codec
 from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
 from batch.models import open_family
+from batch.settings import Limit
 from batch.video import Sampling
 from tests import clips, tiny
 from tests.evaluation.methods.names import name
