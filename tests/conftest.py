@@ -17,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("SALI_MODEL", None)
 os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 
+# As commands have it without a terminal; read when transformers is imported.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -65,11 +65,7 @@ class Made:
 
 @pytest.fixture(
     scope="module",
-    params=[
-        (Tier.INT8, "lossless", "none"),
-        (Tier.INT4, "standard", "none"),
-        (Tier.INT4, "lossless", "cells"),
-    ],
+    params=[(Tier.INT4, "standard", "none"), (Tier.INT8, "lossless", "cells")],
     ids=str,
 )
 def made(
