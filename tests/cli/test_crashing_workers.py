@@ -13,7 +13,7 @@ import pytest
 from tests import clips
 from tests.cli.running import Started
 
-VIDEOS = 4
+VIDEOS = 10
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
 from tests.archive.contents import contents
 from tests.archive.indexing import remember
@@ -29,11 +28,6 @@ finally:
     print(*sys.modules, file=sys.stderr)
 """
 """`python -m batch`, which says at its end what it has imported."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
