@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -34,6 +35,12 @@ NO_GPU = "needs CUDA, and torch sees none"
 # No deadline: a busy machine is not a failure. The same examples every run, on every machine.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# Thousands of files are synced or written over, for each of which one waits 10 ms for a disk; where
+# there is room, they lie in memory. Read by pytest when it makes its first folder.
+IN_MEMORY = Path("/dev/shm")
+if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 # A shell without job control starts what runs in the background deaf to Ctrl-C, its children too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
