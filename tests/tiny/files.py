@@ -1,4 +1,4 @@
-"""What tiny checkpoints have in common: the decoder's shape, and how they are written."""
+"""What tiny checkpoints have in common: the decoder's shape, how they are written and loaded."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
+
+from batch.models import Family, open_family
+from batch.models.placement import Device
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 DECODER = {
@@ -37,6 +40,13 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
     """Write a random model, scaled."""
     scaled(model).save_pretrained(folder)
     return folder
+
+
+def loaded(folder: str | Path, device: Device = "cpu") -> Family:
+    """The family of a checkpoint with its weights, float32."""
+    family = open_family(str(folder))
+    family.load(device=device, dtype=torch.float32)
+    return family
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
