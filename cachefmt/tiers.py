@@ -64,9 +64,6 @@ class Tier(enum.IntEnum):
     PRUNE = 3
     """Nothing is stored."""
 
-    def part_names(self, stem: str) -> tuple[str, ...]:
-        return tuple(stem + part.suffix for part in self.parts)
-
     @property
     def codec(self) -> TierCodec:
         """How rows are encoded and decoded; imports torch."""

@@ -1,9 +1,11 @@
 """Rules for every test: the same seeds, no unexpected error log, GPU tests skipped aloud."""
 
+import gc
 import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -17,11 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("SALI_MODEL", None)
 os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 
+# As commands have it without a terminal; read when transformers is imported.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from jobs import workers
+from tests.shared import once
 
 SEED = 20_261_120
 NO_GPU = "needs CUDA, and torch sees none"
@@ -29,6 +35,12 @@ NO_GPU = "needs CUDA, and torch sees none"
 # No deadline: a busy machine is not a failure. The same examples every run, on every machine.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# Thousands of files are synced or written over, for each of which one waits 10 ms for a disk; where
+# there is room, they lie in memory. Read by pytest when it makes its first folder.
+IN_MEMORY = Path("/dev/shm")
+if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 # A shell without job control starts what runs in the background deaf to Ctrl-C, its children too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,6 +59,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         if sys.platform == "linux" and not item.path.is_relative_to(STARTED_ANEW):
             patch.setattr(workers, "_CONTEXT", multiprocessing.get_context("forkserver"))
         return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at what comes from now on, not at 400,000 objects of torch
+    and transformers each time, which took a seventh of the seconds of tests.
+    """
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -68,6 +87,14 @@ def seeds() -> None:
     np.random.seed(SEED)
     if "torch" in sys.modules:  # else torch starts from a seed of its own, always the same
         sys.modules["torch"].manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA-1.6, the same for all workers; not to be written to."""
+    from tests import tiny  # torch, which not every test needs
+
+    return once(tmp_path_factory, "model", lambda root: tiny.llava_next(root / "tiny")) / "tiny"
 
 
 class _Errors(logging.Handler):

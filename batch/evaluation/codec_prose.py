@@ -4,6 +4,7 @@ Text has no places and no samples, so nothing is predicted; and no file is writt
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
 from batch.evaluation.judges.prose import LanguageModel, ProseJudge, ProseRow
@@ -56,9 +57,7 @@ def _row(setup: Setup, row: ProseRow, exact: ProseRow, scheme: Scheme) -> CodecR
     return CodecRow(
         judge=JUDGE,
         codec=setup.codec,
-        quality=setup.quality,
-        calibrated=setup.calibrated,
-        rows=setup.rows,
+        **asdict(setup),
         n=row.needles_asked,
         retained=row.needles / exact.needles if exact.needles else None,
         agreement=row.agreement,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batch.evaluation.runs import Label, Run
-from batch.evaluation.summary import Figure, measure
+from batch.evaluation.summary import Figure, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.settings import Quality
 
@@ -114,9 +114,7 @@ def _film_row(
     return CodecRow(
         judge=judge,
         codec=setup.codec,
-        quality=setup.quality,
-        calibrated=setup.calibrated,
-        rows=setup.rows,
+        **asdict(setup),
         n=sum(len(run.answers) for run in runs[setup.label]),
         retained=named["retained"].value,
         agreement=_known(named["agreement"]),
@@ -125,11 +123,7 @@ def _film_row(
         compression_kv=_known(named["compression_kv"]),
         decode_mb_s=sum(loads.row_bytes) / 1e6 / sum(loads.seconds),
         neutral_kl=_mean(loads.neutral_kl),
-        intervals={
-            name: [figure.low, figure.high]
-            for name, figure in named.items()
-            if figure.low is not None and figure.high is not None
-        },
+        intervals=intervals(named),
     )
 
 

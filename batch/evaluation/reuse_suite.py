@@ -8,7 +8,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from batch.evaluation.data import QuestionSet
 from batch.evaluation.judges.seeing_films import find_judge
 from batch.evaluation.methods import DEFAULT
 from batch.evaluation.methods.sali_cache import SaliCache
-from batch.evaluation.runs import UNCOMPRESSED, Entry, Maker, Run, prepared, run_video
-from batch.evaluation.storing import store
-from batch.evaluation.summary import Figure, measure
+from batch.evaluation.running import run_methods
+from batch.evaluation.runs import UNCOMPRESSED, Entry, Run
+from batch.evaluation.summary import Figure, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.models import open_model
 from batch.settings import ModelSettings
@@ -113,18 +112,10 @@ class ReuseSuite:
         entries = [Entry(method=method) for method in ways().values()]
         done: list[Run] = []
         for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):
-            runs: list[Run] = []
-            for data, video, questions in prepared(family, list(of_kind), Sampling()):
-                makers = {
-                    one.label: Maker(
-                        partial(store, one.method, video, None, folder),
-                        one.method.kind,
-                        one.method.in_file,
-                    )
-                    for one in entries
-                }
-                runs += run_video(data, video, questions, makers)
-                report(1)
+            found = run_methods(
+                family, list(of_kind), entries, folder=folder, sampling=Sampling(), report=report
+            )
+            runs = list(found)
             yield from reuse_rows(judge, kind, runs)
             done += runs
         yield from reuse_rows(judge, ALL, done)
@@ -153,11 +144,7 @@ def _row(judge: str, films: str, way: str, runs: list[Run], whole_s: float) -> R
         n=sum(len(run.answers) for run in runs),
         computed_share=sum(run.computed or 0 for run in runs) / sum(run.slots for run in runs),
         prefill_time=sum(_seconds(run) for run in runs) / whole_s,
-        intervals={
-            name: [figure.low, figure.high]
-            for name, figure in named.items()
-            if figure.low is not None and figure.high is not None
-        },
+        intervals=intervals(named),
         **{name: figure.value for name, figure in named.items()},
     )
 

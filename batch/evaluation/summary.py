@@ -4,7 +4,7 @@ Knows runs; runs, draws and writes nothing.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,12 +76,17 @@ class Row:
             "accuracy_by_kind": accuracy_by(lambda run, one: one.question.kind, self.runs),
             "peak_bytes": self.peak_bytes,
             "void": self.void,
-            "intervals": {
-                name: [figure.low, figure.high]
-                for name, figure in self.figures.items()
-                if figure.low is not None
-            },
+            "intervals": intervals(self.figures),
         }
+
+
+def intervals(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
+    """Of those figures that have one."""
+    return {
+        name: [figure.low, figure.high]
+        for name, figure in figures.items()
+        if figure.low is not None and figure.high is not None
+    }
 
 
 def tabulate(runs: Sequence[Run], judge: str) -> list[Row]:

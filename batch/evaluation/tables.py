@@ -7,7 +7,7 @@ import numpy as np
 
 from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Run
 from batch.evaluation.storing import PARTS
-from batch.evaluation.summary import Row, accuracy_by
+from batch.evaluation.summary import Row, accuracy_by, intervals
 
 _QUALITY = ("accuracy", "retained", "agreement_em", "bleu", "rouge_l", "kl", "empty_share")
 
@@ -113,11 +113,8 @@ def accuracy_table(
 def _quality_cells(row: Row) -> list[str]:
     if row.void is not None:
         return ["void", *[""] * (len(_QUALITY) - 1)]
-    figures = [row.figures[name] for name in _QUALITY]
-    return [
-        "" if one.value is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
-        for one in figures
-    ]
+    known = intervals(row.figures)
+    return [with_interval(row.figures[name].value, known.get(name)) for name in _QUALITY]
 
 
 def _memory_cells(row: Row) -> list[str]:

@@ -20,9 +20,6 @@ from batch.report.pictures import (
 from batch.report.tiers import tier_shares
 from batch.report.videos import VideoReport
 
-_LAST_TICK_X = 970
-"""Labels further right are drawn to the left of their time."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rest:

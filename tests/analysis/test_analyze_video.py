@@ -37,11 +37,12 @@ def test_a_cut_is_kept_and_what_follows_points_to_it(tmp_path):
     assert manifest.signals.redundancy[3] < 0.5
 
 
-def test_a_still_stretch_keeps_as_many_samples_as_asked(tmp_path):
+def test_a_still_stretch_keeps_as_many_samples_as_asked_and_the_rest_point_to_the_last(tmp_path):
     path = still_with_a_cut(tmp_path / "cut.mp4")
     two = analyze(path, temporal=TemporalSettings(still_samples=2))
     assert two.source.tolist() == [0, 1, 1, 3, 4, 4]
     assert two.signals.static[[1, 2, 4, 5]].all()
+    assert (two.signals.redundancy[[1, 4]] == 1).all()
     more = analyze(path, temporal=TemporalSettings(still_samples=3))
     assert more.kept.all()
 
@@ -71,13 +72,6 @@ def test_a_slow_drift_is_noticed_against_the_last_kept_sample(tmp_path):
     manifest = analyze(slow_fade(tmp_path / "fade.mp4"))
     kept = np.flatnonzero(manifest.kept)
     assert kept.tolist() == [0, 2, 4, 6, 8]
-
-
-def test_a_still_stretch_keeps_as_many_samples_as_asked_and_the_rest_point_to_the_last(tmp_path):
-    path = still_with_a_cut(tmp_path / "cut.mp4")
-    manifest = analyze(path, temporal=TemporalSettings(still_samples=2))
-    assert manifest.source.tolist() == [0, 1, 1, 3, 4, 4]
-    assert (manifest.signals.redundancy[[1, 4]] == 1).all()
 
 
 def test_a_still_sample_that_is_kept_is_no_new_reference_for_a_slow_drift(tmp_path):

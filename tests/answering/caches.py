@@ -7,23 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import torch
-
 from batch.analysis.manifest import Manifest
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.making.segments import cut
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.settings import CacheSettings, Quality
 from cachefmt import CacheFile, CacheWriter, Header, Tables
 from tests import tiny
-
-
-def loaded(folder: str | Path) -> Family:
-    family = open_family(str(folder))
-    family.load(device="cpu", dtype=torch.float32)
-    return family
+from tests.tiny.files import loaded
 
 
 def scaled(folder: Path, scaling: dict[str, Any]) -> Path:

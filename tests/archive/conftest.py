@@ -9,7 +9,6 @@ import pytest
 from click.testing import Result
 
 from batch.errors import Reason
-from tests import tiny
 from tests.archive.archives import draw_archive, draw_hostile
 from tests.archive.indexing import Heard, remember, run_index
 from tests.cli.running import batch
@@ -29,11 +28,6 @@ class IndexedArchive:
     def run(self, **changes: Any) -> Heard:
         """Once more, without a model."""
         return run_index(self.archive, self.out, self.model, **changes)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

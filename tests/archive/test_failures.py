@@ -60,7 +60,7 @@ def test_a_video_whose_frames_keep_coming_may_take_longer_than_a_stuck_one(
 ) -> None:
     slow = handlers.make_decoder_that_takes_its_time
     workers = replace(LIGHT, video=slow, stuck_video_s=PATIENCE_S)
-    run = run_index(archive, fresh_out, model, workers)
+    run = run_index(archive, fresh_out, model, workers, jobs=3)
     assert (run.tally.failures, len(run.files)) == (0, 3)
     assert all(row["analyze_seconds"] > PATIENCE_S + 1 for row in catalogue(fresh_out))
 

@@ -28,10 +28,6 @@ from tests.archive.indexing import remember, run_index, settings_of
 from tests.cli.running import batch, objects, stamps
 
 
-def rows_by_path(out: Path) -> dict[str, dict[str, object]]:
-    return {row["path"]: row for row in catalogue(out)}
-
-
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import clips, tiny
+from tests import clips
 from tests.cli.running import succeed
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
-"""Runs commands in this process, as a person would type them."""
+"""Runs commands as a person would type them, in this process or beside it."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +42,44 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+class Started:
+    """A command in a process of its own, forked from one that has imported what a model needs.
+
+    It may be killed and interrupted as `python -m batch` may, without seconds of imports.
+    """
+
+    def __init__(self, *words: object) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self._said, said = zip(*(context.Pipe(duplex=False) for _ in range(2)), strict=True)
+        self._process = context.Process(target=_run, args=([str(word) for word in words], *said))
+        self._process.start()
+        for end in said:
+            end.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As of `subprocess`; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """What it said on stdout and on stderr, when it has ended."""
+        self._process.join(300)
+        assert self.returncode is not None, "it does not end"
+        stdout, stderr = (open(end.fileno(), closefd=False).read() for end in self._said)  # noqa: SIM115
+        return stdout, stderr
+
+
+def _run(words: list[str], stdout: Connection, stderr: Connection) -> None:
+    for number, said in enumerate((stdout, stderr), start=1):
+        os.dup2(said.fileno(), number)
+        said.close()
+    # Those that are there have what they write to for a file, which has a place in it.
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    main(words, prog_name="batch")

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import torch
 
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
-from batch.models import open_family
 from batch.settings import Scope
 from cachefmt import Tier
 from tests import tiny
 from tests.cli.running import batch, objects, succeed
 from tests.manifests import make_manifest, random_pictures
+from tests.tiny.files import loaded
 from tests.tiny.llava import llava_next_video
 
 QUESTIONS = ["what is the red star doing ?", "a b c d", "the star ?"]
@@ -79,8 +78,7 @@ def test_behind_an_answer_stand_the_times_it_rests_on(cache: Path) -> None:
 
 def test_an_answer_that_rests_on_no_sample_names_no_time(tmp_path: Path) -> None:
     folder = llava_next_video(tmp_path / "model")  # it has no text that belongs to a sample
-    family = open_family(str(folder))
-    family.load(device="cpu", dtype=torch.float32)
+    family = loaded(folder)
     geometry = family.geometry.for_video(64, 64, 16)
     tiers = np.full((2, geometry.cells), Tier.PRUNE, np.uint8)
     manifest = make_manifest(random_pictures(2, geometry), geometry, tier=tiers)

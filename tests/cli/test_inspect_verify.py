@@ -35,33 +35,12 @@ def test_inspect_tells_video_model_and_size_on_stdout_alone(cache: Path, model: 
 def test_inspect_gives_json_with_stable_keys_and_bytes_that_add_up(cache: Path) -> None:
     lines = succeed("inspect", cache, "--json")
     (found,) = objects(lines)
-    assert list(found) == [
-        "cache",
-        "size_bytes",
-        "fp16_kv_bytes",
-        "compression",
-        "bytes_per_minute",
-        "samples",
-        "stored_samples",
-        "slots",
-        "computed",
-        "tokens",
-        "bytes",
-        "groups",
-        "codec",
-        "fidelity",
-        "index_layers",
-        "seconds",
-        "format",
-        "model",
-        "prompt",
-        "video",
-        "manifest",
-        "policy",
-        "layout",
-        "tool",
-        "segments",
-    ]
+    keys = (
+        "cache size_bytes fp16_kv_bytes compression bytes_per_minute samples stored_samples "
+        "slots computed tokens bytes groups codec fidelity index_layers seconds format model "
+        "prompt video manifest policy layout tool segments"
+    )
+    assert list(found) == keys.split()
     assert found["size_bytes"] == cache.stat().st_size == sum(found["bytes"].values())
     assert list(found["tokens"]) == ["FP16", "INT8", "INT4"]
     with CacheFile.open(cache) as opened:

@@ -8,23 +8,26 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.archive.archives import draw_hostile, draw_video
 from tests.archive.contents import contents
 from tests.archive.indexing import remember
-from tests.end_to_end.kills import differences, kill_often, start
+from tests.cli.running import batch
+from tests.end_to_end.kills import differences, kill_often
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava_next(tmp_path_factory.mktemp("models") / "tiny")
+TELLING = """
+import sys
+from batch.cli import main
+try:
+    main(prog_name="batch")
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+"""`python -m batch`, which says at its end what it has imported."""
 
 
 @pytest.fixture(scope="module")
@@ -44,46 +47,15 @@ def known(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return remember(model, tmp_path_factory.mktemp("known"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Undisturbed:
-    """A run that nobody stopped: its folder, and what its main process had imported at the end."""
-
-    out: Path
-    modules: set[str]
-
-
 @pytest.fixture(scope="module")
-def undisturbed(
+def whole(
     archive: Path, model: Path, known: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Undisturbed:
+) -> Path:
+    """What an undisturbed run makes."""
     out = tmp_path_factory.mktemp("whole")
     shutil.copytree(known, out, dirs_exist_ok=True)
-    script = tmp_path_factory.mktemp("script") / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from batch.cli import main\n"
-        "if __name__ == '__main__':\n"
-        "    try:\n"
-        "        main()\n"
-        "    finally:\n"
-        "        print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, script, "index", archive, "--out", out, "--model", model],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 3, done.stderr
-    return Undisturbed(out=out, modules=set(done.stderr.splitlines()[-1].split()))
-
-
-@pytest.fixture(scope="module")
-def whole(undisturbed: Undisturbed) -> Path:
-    """What an undisturbed run makes."""
-    return undisturbed.out
+    assert batch("index", archive, "--out", out, "--model", model).exit_code == 3
+    return out
 
 
 class Halted:
@@ -98,7 +70,7 @@ class Halted:
                 self._filled += os.write(said, bytes(1 << 10))
         os.set_blocking(said, True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "batch", "index", archive, "--out", out, "--model", model],
+            [sys.executable, "-c", TELLING, "index", archive, "--out", out, "--model", model],
             cwd=ROOT,
             stdout=said,
             stderr=subprocess.PIPE,
@@ -107,12 +79,13 @@ class Halted:
         os.close(said)
         wait_for(self.process, lambda: next(out.glob("works/*/done/*/*.json"), None))
 
-    def end(self) -> tuple[list[str], str]:
-        """Listen; the paths that were printed, and what was said on stderr."""
+    def end(self) -> tuple[list[str], str, set[str]]:
+        """Listen; the paths that were printed, what was said on stderr, and what was imported."""
         with open(self._listening, encoding="utf-8") as stdout:
             printed = stdout.read()[self._filled :]
         _, errors = self.process.communicate(timeout=120)
-        return printed.splitlines(), errors
+        *said, modules = errors.splitlines()
+        return printed.splitlines(), "\n".join(said), set(modules.split())
 
 
 def wait_for(process: "subprocess.Popen[str]", is_so: Callable[[], object]) -> None:
@@ -134,14 +107,16 @@ def test_a_run_that_is_asked_to_stop_leaves_whole_files_and_goes_on(
 ) -> None:
     run = Halted(archive, out, model)
     run.process.send_signal(signal.SIGINT)
-    printed, errors = run.end()
+    printed, errors, modules = run.end()
     assert run.process.returncode == 75
+    assert "batch.archive.run" in modules
+    assert not modules & {"torch", "transformers"}  # it only directs those that need them
     assert "stopped by SIGINT, the same command goes on" in errors
     assert "Traceback" not in errors
     assert 1 <= len(printed) < 6
     assert sorted(map(str, out.rglob("*.safetensors"))) == sorted(printed)
     assert [path.name for path in (out / "runs").iterdir()] == [".lock"]
-    assert start(archive, out, "--model", model).wait(timeout=300) == 3
+    assert batch("index", archive, "--out", out, "--model", model).exit_code == 3
     assert differences(contents(whole), contents(out)) == []
 
 
@@ -149,7 +124,7 @@ def test_a_second_signal_drops_what_is_under_way(archive: Path, model: Path, out
     run = Halted(archive, out, model)
     run.process.send_signal(signal.SIGTERM)
     run.process.send_signal(signal.SIGINT)
-    printed, errors = run.end()
+    printed, errors, _ = run.end()
     assert run.process.returncode == 75
     assert "Traceback" not in errors
     assert sorted(map(str, out.rglob("*.safetensors"))) == sorted(printed)
@@ -180,11 +155,6 @@ def children(parent: int) -> bytes:
         with suppress(FileNotFoundError, ProcessLookupError):
             said += Path(f"/proc/{child}/cmdline").read_bytes()
     return said
-
-
-def test_the_process_that_directs_the_others_never_loads_torch(undisturbed: Undisturbed) -> None:
-    assert "batch.archive.run" in undisturbed.modules
-    assert not undisturbed.modules & {"torch", "transformers"}
 
 
 @pytest.mark.long

@@ -2,25 +2,40 @@
 
 import json
 import re
-import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batch.demo import run
+from batch.errors import BatchError
+from tests.cli.running import batch, succeed
+
 README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    """What a run of the demo says of itself."""
-    done = subprocess.run(
-        [sys.executable, "-m", "batch", "demo", "--json"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout)
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run of the demo says of itself; its commands run without processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_batch", run_here)
+        (printed,) = succeed("demo", "--json", "--out", tmp_path_factory.mktemp("demo"))
+    said: dict[str, Any] = json.loads(printed)
     return said
+
+
+def run_here(*words: object, folder: Path, stdin: str = "") -> tuple[str, str]:
+    with chdir(folder):
+        done = batch(*words, stdin=stdin)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_its_commands_are_processes_that_say_what_went_wrong(tmp_path: Path) -> None:
+    assert "0.1.0" in run.run_batch("--version")[0]
+    with pytest.raises(BatchError, match=r"(?s)^batch inspect failed:.*missing.safetensors"):
+        run.run_batch("inspect", "missing.safetensors", folder=tmp_path)
 
 
 def test_the_demo_answers_as_the_uncompressed_model_does(found: dict[str, Any]) -> None:

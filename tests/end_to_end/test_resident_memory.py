@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from batch.kv.attention import CHUNK_NUMBERS
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.settings import CacheSettings
 from cachefmt import Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.tiny.files import loaded
 
 ROOT = Path(__file__).parents[2]
 SHORT, LONG = 2, 64
@@ -38,8 +38,7 @@ def write_cache(family: Family, samples: int, path: Path) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux's /proc")
 def test_answering_does_not_expand_the_cache(tmp_path: Path) -> None:
     model = tiny.llava_next(tmp_path / "model", image_px=112, context=8192, head_dim=256)
-    family = open_family(str(model))
-    family.load(device="cpu", dtype=torch.float32)
+    family = loaded(model)
     short, long = (
         write_cache(family, samples, tmp_path / f"{samples}.safetensors")
         for samples in (SHORT, LONG)

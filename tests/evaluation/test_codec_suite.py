@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batch.evaluation import codec_prose
+from batch.evaluation import codec_prose, data
 from batch.evaluation.codec_films import calibrate, demo_sets, film_setups, films_of, judge_films
 from batch.evaluation.codec_prose import prose_rows, prose_schemes
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
@@ -28,7 +28,8 @@ def test_every_quality_has_a_row_with_either_basis_of_every_slot_and_of_what_is_
     assert {OWN, CALIBRATED, EXACT} < set(setups)
 
 
-def test_films_of_two_seeds_are_judged(tmp_path: Path) -> None:
+def test_films_of_two_seeds_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "write_clip", lambda world, path, drawn: path.touch())
     films = films_of(demo_sets(tmp_path, 1))
     assert len(films) == len(set(films)) == 2 * 9
     assert {film.stem.rsplit("-", 2)[1] for film in films} == {"21", "22"}

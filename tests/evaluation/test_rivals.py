@@ -14,17 +14,16 @@ from batch.evaluation.export_films import export_films
 from batch.evaluation.rivals.asking import Decoder, Film, Method, ask, read_films, stored_bytes
 from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.uncompressed import Uncompressed
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.video import Sampling
+from tests.tiny.files import loaded
 
 MODEL = Path(__file__).parents[2] / "batch" / "models" / "demo"
 
 
 @pytest.fixture(scope="module")
 def family() -> Family:
-    loaded = open_family("demo")
-    loaded.load(device="cpu", dtype=torch.float32)
-    return loaded
+    return loaded("demo")
 
 
 @pytest.fixture(scope="module")

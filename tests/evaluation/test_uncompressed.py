@@ -16,19 +16,18 @@ from batch.evaluation.uncompressed import (
     embed,
     own_attention,
 )
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.video import Footage
 from tests import tiny
 from tests.manifests import geometry_of, random_pictures
+from tests.tiny.files import loaded
 
 SAMPLES = 5
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    opened = open_family(str(tiny.llava_next(tmp_path_factory.mktemp("llava"))))
-    opened.load(device="cpu", dtype=torch.float32)
-    return opened
+    return loaded(tiny.llava_next(tmp_path_factory.mktemp("llava")))
 
 
 def video(family: Family) -> tuple[NDArray[np.uint8], Footage]:

@@ -1,7 +1,5 @@
 """Calibrations made of videos: what is in them, what does not end them, and who makes them."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +24,7 @@ from batch.settings import CacheSettings, ModelSettings
 from cachefmt.calibration import Calibration
 from cachefmt.calibration_files import calibration_path
 from tests import tiny
+from tests.cli.running import Started
 from tests.clips import moving, write_clip
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.tiny import qwen
@@ -298,14 +297,9 @@ def test_of_two_processes_that_make_it_at_once_the_first_one_has_it(
         for seed in range(4)
     ]
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "batch", "calibrate", "--model", folder, "--out", out]
-    both = [
-        subprocess.Popen(
-            [*map(str, command), *map(str, part)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for part in (clips[:2], clips[2:])
-    ]
-    said = [process.communicate()[1].decode() for process in both]
+    command = ("calibrate", "--model", folder, "--out", out)
+    both = [Started(*command, *part) for part in (clips[:2], clips[2:])]
+    said = [process.communicate()[1] for process in both]
     path = calibration_path(out, folder.name)
     made = {one.name for one in Calibration.open(path).header.videos}
     assert made in ({"0.mp4", "1.mp4"}, {"2.mp4", "3.mp4"})

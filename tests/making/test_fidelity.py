@@ -19,20 +19,19 @@ from batch.making.computing import allocate, compute, keep
 from batch.making.fidelity import ANSWER_TOKENS, QUESTIONS, NeutralAnswers
 from batch.making.header import same_work
 from batch.making.sensitivity import measure_sensitivity, weights
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.settings import CacheSettings
 from cachefmt import CacheFile, Fidelity, Shape, Tier, token_counts
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.tiny.files import loaded
 
 ROWS = 40
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    opened = open_family(str(tiny.llava_next(tmp_path_factory.mktemp("llava"))))
-    opened.load(device="cpu", dtype=torch.float32)
-    return opened
+    return loaded(tiny.llava_next(tmp_path_factory.mktemp("llava")))
 
 
 def prefix_of(family: Family, noise: float = 0.0, tier: Tier = Tier.FP16) -> Prefix:

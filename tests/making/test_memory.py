@@ -16,6 +16,7 @@ from batch.settings import CacheSettings
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.tiny.families import TINY
+from tests.tiny.files import loaded
 
 
 @pytest.fixture(scope="module", params=["demo", "tiny"])
@@ -45,8 +46,7 @@ def test_weights_are_exact(family: Family) -> None:
 
 
 def test_the_demo_model_takes_what_was_expected_within_a_quarter(tmp_path: Path) -> None:
-    family = open_family("demo")
-    family.load(device="cpu", dtype=torch.float32)
+    family = loaded("demo")
     work, promised = planned(family, 12), expected(family, 12)
     taken = peak_allocated(lambda: prefill(work, family, tmp_path / "x.safetensors"))
     assert 0.75 * taken < promised.tiers_bytes + promised.block_bytes < 1.25 * taken
@@ -56,8 +56,7 @@ def test_the_demo_model_takes_what_was_expected_within_a_quarter(tmp_path: Path)
 def test_every_family_takes_half_to_twice_of_what_was_expected(
     model_type: str, tmp_path: Path
 ) -> None:
-    family = open_family(str(TINY[model_type](tmp_path)))
-    family.load(device="cpu", dtype=torch.float32)
+    family = loaded(TINY[model_type](tmp_path))
     geometry = family.geometry.for_video(128, 128, 16)
     manifest = make_manifest(random_pictures(8, geometry), geometry)
     work = plan_cache(manifest, family, dtype="float32")

@@ -27,12 +27,13 @@ from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
 from batch.making.computing import allocate, compute, keep, unrotated
 from batch.making.plan import Plan, make_plan
-from batch.models import Family, open_family
+from batch.models import Family
 from batch.settings import CacheSettings
 from batch.video import Footage, Geometry
 from cachefmt import STORED_TIERS, CacheFile, CacheFileError, Tier
 from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
+from tests.tiny.files import loaded
 
 QUESTIONS = ["what is the red star doing ?", "a b c", "the star ?"]
 SAMPLES = 5
@@ -47,12 +48,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def family(checkpoint: str) -> Family:
     return loaded(checkpoint)
-
-
-def loaded(checkpoint: str) -> Family:
-    opened = open_family(checkpoint)
-    opened.load(device="cpu", dtype=torch.float32)
-    return opened
 
 
 @pytest.fixture
@@ -80,9 +75,14 @@ def scores(cache: CacheFile, family: Family) -> Tensor:
     return torch.stack([answerer.next_token_scores(question) for question in QUESTIONS])
 
 
-def mixed_tiers(geometry: Geometry, seed: int = 5) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(seed)
+def mixed_tiers(geometry: Geometry) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(5)
     return rng.integers(0, 4, (SAMPLES, geometry.cells), dtype=np.uint8)
+
+
+def filmed(family: Family, **given: Any) -> Manifest:
+    geometry = geometry_of(family)
+    return make_manifest(random_pictures(SAMPLES, geometry), geometry, **given)
 
 
 def uncompressed(family: Family, pictures: NDArray[np.uint8]) -> Uncompressed:
@@ -159,12 +159,7 @@ def test_the_size_of_a_block_changes_nothing(
     family: Family, write: Write, source: list[int]
 ) -> None:
     tiers = np.where(mixed_tiers(geometry_of(family)) == Tier.PRUNE, Tier.PRUNE, Tier.FP16)
-    manifest = make_manifest(
-        random_pictures(SAMPLES, geometry_of(family)),
-        geometry_of(family),
-        tier=tiers.astype(np.uint8),
-        source=source,
-    )
+    manifest = filmed(family, tier=tiers.astype(np.uint8), source=source)
     one, two, all_at_once = (scores(write(manifest, size), family) for size in (1, 2, 8))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(one, all_at_once, atol=1e-5, rtol=1e-5)
@@ -199,12 +194,7 @@ def test_a_file_says_of_each_stored_token_what_the_manifest_has(
     family: Family, write: Write
 ) -> None:
     tiers = mixed_tiers(geometry_of(family))
-    manifest = make_manifest(
-        random_pictures(SAMPLES, geometry_of(family)),
-        geometry_of(family),
-        tier=tiers,
-        source=[0, 1, 1, 3, 4],
-    )
+    manifest = filmed(family, tier=tiers, source=[0, 1, 1, 3, 4])
     cache = write(manifest, block_samples=2)
     cache.verify()
     tables = cache.tables
@@ -222,11 +212,7 @@ def test_a_file_says_of_each_stored_token_what_the_manifest_has(
 def test_blocks_of_a_plain_file_hold_what_memory_held(
     family: Family, tmp_path: Path, prefilled: int
 ) -> None:
-    manifest = make_manifest(
-        random_pictures(SAMPLES, geometry_of(family)),
-        geometry_of(family),
-        tier=mixed_tiers(geometry_of(family)),
-    )
+    manifest = filmed(family, tier=mixed_tiers(geometry_of(family)))
     settings = CacheSettings(block_samples=prefilled, quality="lossless")
     work = plan_cache(manifest, family, settings, dtype="float32")
     held = allocate(work, family)
@@ -253,11 +239,7 @@ def assert_same_rows(one: Prefix, other: Prefix) -> None:
 def test_a_small_file_answers_nearly_as_memory_and_the_finer_the_nearer(
     family: Family, write: Write, prefilled: int
 ) -> None:
-    manifest = make_manifest(
-        random_pictures(SAMPLES, geometry_of(family)),
-        geometry_of(family),
-        source=[0, 1, 1, 3, 4],
-    )
+    manifest = filmed(family, source=[0, 1, 1, 3, 4])
     exact = write(manifest, prefilled)
     expected = scores(exact, family)
     errors, sizes = [], [exact.size_bytes]
@@ -275,11 +257,7 @@ def test_a_small_file_answers_nearly_as_memory_and_the_finer_the_nearer(
 def test_the_same_prefill_twice_differs_in_nothing_but_its_cost(
     family: Family, write: Write
 ) -> None:
-    manifest = make_manifest(
-        random_pictures(SAMPLES, geometry_of(family)),
-        geometry_of(family),
-        tier=mixed_tiers(geometry_of(family)),
-    )
+    manifest = filmed(family, tier=mixed_tiers(geometry_of(family)))
     for quality in ("lossless", "standard"):
         one, two = write(manifest, quality=quality), write(manifest, quality=quality)
         blocks = range(len(one.blocks))

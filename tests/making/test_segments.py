@@ -1,7 +1,8 @@
 """A long video is cut where its scenes change, into spans that each fit the context."""
 
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +124,14 @@ def test_of_all_such_cuts_it_has_the_fewest_segments_and_then_the_borders_of_mos
     edges = [*np.flatnonzero(manifest.kept).tolist(), len(manifest.kept)]
     best = {0: (0, 0.0)}
     for first in edges[:-1]:
-        in_reach = [
-            edge for edge in edges if edge > first and one_fits(manifest, family, first, edge)
-        ]
+        if first not in best:
+            continue
+        segments, unchanged = best[first]
+        later = (edge for edge in edges if edge > first)
+        in_reach = list(takewhile(partial(one_fits, manifest, family, first), later))
         for stop in sorted(scenes & set(in_reach)) or in_reach[-1:]:
-            if first in best:
-                segments, unchanged = best[first]
-                way = segments + 1, unchanged + 1 - changed.get(stop, 1.0)
-                best[stop] = min(best.get(stop, way), way)
+            way = segments + 1, unchanged + 1 - changed.get(stop, 1.0)
+            best[stop] = min(best.get(stop, way), way)
     borders = starts(manifest, family)
     unchanged = sum(1 - changed[border] for border in borders[1:])
     assert (len(borders), unchanged) == pytest.approx(best[edges[-1]])

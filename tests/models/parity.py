@@ -22,6 +22,7 @@ from batch.video import Footage, Geometry
 from cachefmt import CacheFile, Tier
 from tests.manifests import make_manifest
 from tests.models.cases import CASES, Case, Clip
+from tests.tiny.files import loaded
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "what is the red star doing ?"
@@ -123,13 +124,6 @@ class Compared:
         grid = (-1, self.geometry.rows, self.geometry.columns)
         patches = pixels.reshape(*grid, 2, 2, 3, self.geometry.frames, patch_px, patch_px)
         return patches.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
-
-
-def loaded(folder: Path) -> Family:
-    """The family of a checkpoint with its weights, float32 on the CPU."""
-    family = open_family(str(folder))
-    family.load(device="cpu", dtype=torch.float32)
-    return family
 
 
 def paint_cell(frame: NDArray[np.uint8], geometry: Geometry, cell: int) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from tests import tiny
 from tests.manifests import geometry_of, make_manifest, random_pictures
 from tests.models import parity
 from tests.tiny.families import TINY
+from tests.tiny.files import loaded
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,6 @@ def test_a_model_runs_in_bfloat16_where_the_processor_has_instructions_for_it(
     chosen = ModelSettings(name=str(folder), device="cpu", dtype="float16")
     assert open_model(chosen).dtype == "float16"
     assert default_dtype(torch.device("cuda")) == "bfloat16"
-
-
-def loaded(folder: Path, device: Device) -> Family:
-    family = open_family(str(folder))
-    family.load(device=device, dtype=torch.float32)
-    return family
 
 
 def scores(family: Family, folder: Path, seed: int = 3, dtype: str = "float32") -> Tensor:

@@ -19,7 +19,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from tests.tiny.files import save
+from tests.tiny.files import FIRST_IDS, save
 
 VOCABULARY = "<pad> <s> </s> <unk> <image> [ INST ] / what is the red star doing ? . a b c d"
 WORDS = VOCABULARY.split()
@@ -74,9 +74,7 @@ def llava_next(
         "num_key_value_heads": 2,
         "head_dim": head_dim or 8 * width,
         "max_position_embeddings": context,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        **FIRST_IDS,
     }
     text: PretrainedConfig = DECODERS[decoder](**sizes)
     vision = CLIPVisionConfig(

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
-from tests.tiny.files import save, write
+from tests.tiny.files import DECODER, save, write
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
 TEMPLATE = (
@@ -48,14 +48,10 @@ def internvl(folder: Path, *, vision_layers: int = 2) -> Path:
         ),
         text_config=Qwen2Config(
             vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
             max_position_embeddings=1024,
             bos_token_id=None,
             eos_token_id=SPECIAL.index("<|im_end|>"),
+            **DECODER,
         ),
         image_token_id=SPECIAL.index("<IMG_CONTEXT>"),
         image_seq_length=4,

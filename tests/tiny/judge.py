@@ -1,7 +1,6 @@
 """A tiny random judge: a DINOv2 tower of 112 px, a Llama decoder, the demo's words."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from transformers import (
@@ -9,14 +8,13 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from batch.evaluation.judges.seeing import PICTURE, join
 from batch.evaluation.training.checkpoint import new_tokenizer
+from tests.tiny.files import DECODER, FIRST_IDS, scaled
 
-Model = TypeVar("Model", bound=PreTrainedModel)
 FEATURE_LAYERS = (1, 2)
 
 
@@ -42,30 +40,16 @@ def tower(side_px: int = 112) -> Dinov2Model:
         patch_size=14,
         use_mask_token=False,
     )
-    return _scaled(Dinov2Model(config))
+    return scaled(Dinov2Model(config))
 
 
 def decoder() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=2048,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
         tie_word_embeddings=True,
+        **DECODER,
+        **FIRST_IDS,
     )
-    return _scaled(LlamaForCausalLM(config))
-
-
-def _scaled(model: Model) -> Model:
-    """Weights so large that scores depend on what comes in."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(4.0 if weight.ndim > 1 else 1.0)
-    return model
+    return scaled(LlamaForCausalLM(config))

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests import tiny
-from tests.tiny.files import save, write
+from tests.tiny.files import DECODER, FIRST_IDS, TOWER, save, write
 
 NEWLINE = "\n"
 VIDEO = "<video>"
@@ -119,15 +119,7 @@ def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: in
     torch.manual_seed(0)
     words = tokenizer()
     config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=24,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=side_px,
-            patch_size=14,
-            vision_use_head=False,
-        ),
+        vision_config=SiglipVisionConfig(image_size=side_px, vision_use_head=False, **TOWER),
         text_config=Qwen2Config(**_sizes(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=vision_feature_layer,
@@ -155,27 +147,9 @@ def llava_onevision(folder: Path, *, side_px: int = 48, vision_feature_layer: in
 
 
 def _clip(side_px: int) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=side_px,
-        patch_size=14,
-        projection_dim=24,
-    )
+    sizes = TOWER | {"num_hidden_layers": 3}
+    return CLIPVisionConfig(image_size=side_px, projection_dim=24, **sizes)
 
 
 def _sizes(words: PreTrainedTokenizerFast) -> dict[str, int]:
-    return {
-        "vocab_size": len(words),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
+    return {**DECODER, **FIRST_IDS, "vocab_size": len(words), "max_position_embeddings": 1024}

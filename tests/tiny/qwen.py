@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
-from tests.tiny.files import save, write
+from tests.tiny.files import DECODER, save, write
 
 SPECIAL = "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> "
 SPECIAL += "<|image_pad|> <|video_pad|>"
@@ -126,12 +126,8 @@ def _ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 def _text(words: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
+        **DECODER,
         "vocab_size": len(words),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "bos_token_id": None,
         "eos_token_id": words.eos_token_id,

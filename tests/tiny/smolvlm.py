@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import byte_level
-from tests.tiny.files import save, write
+from tests.tiny.files import DECODER, FIRST_IDS, TOWER, save, write
 
 SPECIAL = [
     "<pad>",
@@ -42,24 +42,10 @@ def smolvlm(folder: Path, *, vision_layers: int = 2) -> Path:
     )
     config = SmolVLMConfig(
         vision_config=SmolVLMVisionConfig(
-            hidden_size=24,
-            intermediate_size=32,
-            num_hidden_layers=vision_layers,
-            num_attention_heads=2,
-            image_size=60,
-            patch_size=14,
+            image_size=60, **TOWER | {"num_hidden_layers": vision_layers}
         ),
         text_config=LlamaConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
+            vocab_size=len(words), max_position_embeddings=1024, **DECODER, **FIRST_IDS
         ),
         image_token_id=SPECIAL.index("<image>"),
         scale_factor=2,

@@ -37,6 +37,7 @@ from cachefmt import open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 
 MINUTES = 60
+BUDGET_TOKENS = AnswerSettings.budget_tokens
 
 Call = Callable[..., Any]
 """Calls a function with arguments, here or in another process."""
@@ -48,7 +49,6 @@ def run_long(
     short_minutes: int = 5,
     films: int = 3,
     evidence_films: int = 6,
-    budget_tokens: int = AnswerSettings.budget_tokens,
     log: Log,
     call: Call = in_new_process,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def run_long(
         call: runs each phase; peaks mean something only if each has a process of its own.
     """
     before = machine()
-    measure = partial(_measure_video, budget_tokens=budget_tokens, log=log, call=call)
+    measure = partial(_measure_video, log=log, call=call)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         short = measure(folder / "short.mp4", 60 * short_minutes, offset=0.5, number=0)
@@ -71,16 +71,16 @@ def run_long(
             film = folder / f"long{number}.mp4"
             video = measure(film, 60 * minutes, offset=(number + 0.5) / films, number=number)
             cache = _cache_of(film)
-            scopes = call(answer_scopes, film, cache, video.moments, budget_tokens)
+            scopes = call(answer_scopes, film, cache, video.moments, BUDGET_TOKENS)
             for scope, (seconds, _) in scopes.items():
                 log(f"{film.stem}: {scope} {seconds:.1f} s")
             if not number:
-                reads = call(_count_reads, cache, video.questions, budget_tokens)
+                reads = call(_count_reads, cache, video.questions)
             film.unlink()
             videos.append(replace(video, scopes=scopes))
         matches = call(match_short_films, folder, evidence_films)
         log("evidence in short films")
-    found = summarise(short, videos, reads, matches, budget_tokens=budget_tokens)
+    found = summarise(short, videos, reads, matches, budget_tokens=BUDGET_TOKENS)
     return {
         "suite": "long",
         **circumstances(before),
@@ -89,14 +89,7 @@ def run_long(
 
 
 def _measure_video(
-    film: Path,
-    samples: int,
-    *,
-    offset: float,
-    number: int,
-    budget_tokens: int,
-    log: Log,
-    call: Call,
+    film: Path, samples: int, *, offset: float, number: int, log: Log, call: Call
 ) -> Video:
     """Draw, analyse, prefill, and answer by retrieving."""
     rng = np.random.default_rng([HELD_OUT_SEED, number])
@@ -107,8 +100,8 @@ def _measure_video(
     costs["analyze"] = call(_analyze, film)
     costs["prefill"] = call(_prefill, film)
     cache, questions = _cache_of(film), [moment.question.text for moment in moments]
-    costs["answer"], replies = call(_retrieve, cache, questions, budget_tokens)
-    costs["answer_full_budget"], _ = call(_retrieve, cache, questions, budget_tokens, shares=(1.0,))
+    costs["answer"], replies = call(_retrieve, cache, questions)
+    costs["answer_full_budget"], _ = call(_retrieve, cache, questions, shares=(1.0,))
     for phase, cost in costs.items():
         peak = "" if cost.peak_bytes is None else f", {cost.peak_bytes / 1e6:.0f} MB"
         log(f"{film.stem}: {phase} {cost.seconds:.1f} s{peak}")
@@ -127,25 +120,25 @@ def _prefill(film: Path) -> Cost:
 
 
 def _retrieve(
-    cache: Path, questions: Sequence[str], budget_tokens: int, shares: Sequence[float] = SHARES
+    cache: Path, questions: Sequence[str], shares: Sequence[float] = SHARES
 ) -> tuple[Cost, list[RetrievedAnswer]]:
     """Answer by retrieving; with the share 1 alone, a question loads all that the budget allows."""
     family = load_demo()
     replies: list[RetrievedAnswer] = []
 
     def answer() -> None:
-        replies.extend(_retriever(cache, family, budget_tokens, shares).ask_all(questions))
+        replies.extend(_retriever(cache, family, shares).ask_all(questions))
 
     return _cost(answer), replies
 
 
-def _count_reads(cache: Path, questions: Sequence[str], budget_tokens: int) -> list[BytesRead]:
+def _count_reads(cache: Path, questions: Sequence[str]) -> list[BytesRead]:
     """What one question takes from the files of a video that was not open before, for each."""
     family = load_demo()
     files = sorted(cache.iterdir()) if cache.is_dir() else [cache]
 
     def ask(question: str) -> Retriever:
-        retriever = _retriever(cache, family, budget_tokens)
+        retriever = _retriever(cache, family)
         list(retriever.ask_all([question]))
         return retriever
 
@@ -153,11 +146,14 @@ def _count_reads(cache: Path, questions: Sequence[str], budget_tokens: int) -> l
     return [bytes_read(partial(ask, question), files) for question in questions]
 
 
-def _retriever(
-    cache: Path, family: Family, budget_tokens: int, shares: Sequence[float] = SHARES
-) -> Retriever:
-    segments = open_segments(cache)
-    return Retriever(segments, family, budget_tokens=budget_tokens, shares=shares, name=str(cache))
+def _retriever(cache: Path, family: Family, shares: Sequence[float] = SHARES) -> Retriever:
+    return Retriever(
+        open_segments(cache),
+        family,
+        budget_tokens=BUDGET_TOKENS,
+        shares=shares,
+        name=str(cache),
+    )
 
 
 def _cost(work: Callable[[], object]) -> Cost:

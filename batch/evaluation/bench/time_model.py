@@ -193,9 +193,9 @@ class TimeModel:
         return self._counted[name].of(self._decoder.layers).launches
 
 
-def model_times(size: Size, gpu: Gpu | None = None) -> dict[str, Any]:
+def model_times(size: Size) -> dict[str, Any]:
     """Ratios of the suite `tiers`, and seconds behind them, as a GPU is expected to give them."""
-    gpu, counted = gpu or Gpu(), count_work()
+    gpu, counted = Gpu(), count_work()
     ratios: dict[str, float] = {}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -115,14 +115,17 @@ class Peaks(NamedTuple):
     parent: Tensor
 
 
-def density_peaks(features: Tensor, neighbours: int = 5) -> Peaks:
+_NEIGHBOURS = 5
+
+
+def density_peaks(features: Tensor) -> Peaks:
     """Cluster the cells [cells, hidden] of a sample.
 
     Source: density peaks by k nearest neighbours (DPC-KNN, Du et al. 2016), as HoliTom, FastVID
     and StreamingTOM name it; its form is from memory.
     """
     distance = torch.cdist(features, features) / features.shape[-1] ** 0.5
-    nearest = distance.topk(min(neighbours, len(features)), largest=False).values
+    nearest = distance.topk(min(_NEIGHBOURS, len(features)), largest=False).values
     density = torch.exp(-nearest.square().mean(-1))
     # Ties go by place, so that only one cell has no denser one.
     place = torch.arange(len(features))

@@ -19,11 +19,11 @@ from batch.evaluation.methods import (
 )
 from batch.evaluation.methods.row_method import Codec
 from batch.evaluation.storing import PreparedVideo, Stored, store, store_uncompressed
-from batch.models import open_family
 from batch.settings import Limit
 from batch.video import Sampling
 from tests import clips, tiny
 from tests.evaluation.methods.names import name
+from tests.tiny.files import loaded
 
 Hold = Callable[[Method, Limit | None], Stored]
 
@@ -53,8 +53,7 @@ within_a_budget = pytest.mark.parametrize(
 def video(tmp_path_factory: pytest.TempPathFactory) -> PreparedVideo:
     """Eight samples of 16 cells: four of a moving scene, four of a still one."""
     folder = tmp_path_factory.mktemp("methods")
-    family = open_family(str(tiny.llava_next(folder / "model", image_px=56)))
-    family.load(device="cpu", dtype=torch.float32)
+    family = loaded(tiny.llava_next(folder / "model", image_px=56))
     moving = clips.moving(40, height_px=64, width_px=64, step_px=2)
     still = [moving[-1]] * 40
     prepared = PreparedVideo(
