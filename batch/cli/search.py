@@ -131,6 +131,10 @@ def answer_best(
 
     Videos with one answer share a line; in JSON each has its own. Exits with 1 if none answers, 3
     if some cache cannot be used.
+
+    Source of the order: 24 questions to 10 drawn films each, half of which show what is asked, demo
+    model: likelihoods part them with an area under the curve of 0.68 (where is ...), 0.98 and 1.00
+    (what shape, what colour); less that of the same answer without a video, with 0.54 to 0.72.
     """
     from batch.answering import open_cache
     from batch.archive.asking import unusable

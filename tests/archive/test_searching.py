@@ -169,11 +169,14 @@ def test_a_damaged_file_of_captions_is_named_and_another_version_is_made_anew(
     assert len(archive.described) == 6
 
 
+BLUE_CIRCLE = "a blue circle on dark grass"
+
+
 @pytest.fixture
 def told(indexed: IndexedArchive, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Of which caches it was told what they show: a film by its place among all caches."""
     order = sorted(indexed.out.rglob("works/**/*.safetensors"))
-    shown = ["a red circle and a blue cross", "a blue circle", "a green star"]
+    shown = ["a red circle and a blue cross", BLUE_CIRCLE, "a green star"]
     found: list[Path] = []
 
     def tell(cache: Path, family: Family) -> list[Caption]:
@@ -192,12 +195,12 @@ def test_a_search_lists_videos_and_times_and_needs_the_model_once(
     found = objects(succeed(*command, "--json"))
     assert len(told) == 3
     assert [one["caption"] for one in found[:2]] == [
-        "a blue circle",
+        BLUE_CIRCLE,
         "a red circle and a blue cross",
     ]
     assert found[0]["score"] > found[1]["score"] > 0
     lines = succeed(*command, "--top", 1, "--model", copied_out / "none")
-    assert lines == [f"{found[0]['path']}\t00:00:01-00:00:02\ta blue circle"]
+    assert lines == [f"{found[0]['path']}\t00:00:01-00:00:02\t{BLUE_CIRCLE}"]
     assert succeed(*command, "--match", found[1]["path"])[0].startswith(found[1]["path"])
     result = batch("search", copied_out, "-q", "beads")
     assert "no scene of 3 videos was described with a word of 'beads'" in result.stderr
