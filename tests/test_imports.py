@@ -184,8 +184,9 @@ def test_importing_every_module_of_a_light_package_loads_no_torch(folder: str) -
     assert loaded_after("\n".join(f"import {name}" for name in modules)).isdisjoint(TORCH)
 
 
-def test_a_night_without_new_videos_loads_no_torch() -> None:
-    modules = ("batch.archive.run", "batch.archive.status", "batch.cli.index")
+def test_a_night_without_new_videos_and_a_search_load_no_torch() -> None:
+    night = ("batch.archive.run", "batch.archive.status", "batch.cli.index")
+    modules = (*night, "batch.archive.searching", "batch.serving.library", "batch.cli.search")
     assert loaded_after("\n".join(f"import {name}" for name in modules)).isdisjoint(TORCH)
 
 

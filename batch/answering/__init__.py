@@ -5,7 +5,6 @@ own. `PrefixAnswerer` asks any prefix in memory, `Retriever` what a question is 
 """
 
 from batch.answering.answerer import Answer, PrefixAnswerer, Turns
-from batch.answering.evidence import TimeRange
 from batch.answering.exporting import GenerateInputs, to_dynamic_cache
 from batch.answering.retrieval import RetrievedAnswer, Retriever
 from batch.answering.video import (
@@ -16,6 +15,7 @@ from batch.answering.video import (
     open_cache,
 )
 from batch.settings import AnswerSettings
+from batch.video import TimeRange
 
 __all__ = [
     "Answer",

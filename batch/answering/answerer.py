@@ -17,7 +17,6 @@ from torch import Tensor
 from batch.answering.decoding import Decoder
 from batch.answering.evidence import (
     NEUTRAL,
-    TimeRange,
     cell_evidence,
     end_of,
     named_samples,
@@ -28,6 +27,7 @@ from batch.answering.evidence import (
 from batch.errors import BatchError
 from batch.kv import LastQueries, Observer, Paid, Prefix, TieredCache
 from batch.models import Family
+from batch.video import TimeRange
 from cachefmt import STORED_TIERS, CacheFile
 
 Turns = str | tuple[str, ...]

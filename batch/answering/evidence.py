@@ -1,9 +1,9 @@
 """From attention to the times in the video that an answer rests on."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from batch.video import TimeRange
 
 NEUTRAL = "?"
 """A question about nothing: attention behind it is what any question pays."""
@@ -16,19 +16,6 @@ and 0.92 of what is seen for one or two samples (8 %; 11 % named). Attention its
 with that of a neutral question, needs 58 % of the film for 0.94 and 0.62.
 """
 _LEAST = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeRange:
-    """Seconds of the video, half-open: [start_s, stop_s)."""
-
-    start_s: float
-    stop_s: float
-
-    def __str__(self) -> str:
-        # Tenths where whole seconds would name no time at all.
-        is_short = int(self.start_s) == int(self.stop_s)
-        return "-".join(_clock(time_s, tenths=is_short) for time_s in (self.start_s, self.stop_s))
 
 
 def sample_evidence(mass: NDArray[np.float32], neutral: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,9 +99,3 @@ def usual_gap_s(time_s: NDArray[np.float64]) -> float:
     """Median time between samples, above 0; one second where there is none."""
     gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
     return gap_s if gap_s > 0 else 1.0
-
-
-def _clock(seconds: float, *, tenths: bool) -> str:
-    whole = int(seconds)
-    text = f"{whole // 3600:02}:{whole % 3600 // 60:02}:{whole % 60:02}"
-    return f"{text}.{int(seconds % 1 * 10)}" if tenths else text

@@ -11,12 +11,13 @@ from typing import Self
 import numpy as np
 
 from batch.answering.answerer import Answer, PrefixAnswerer, Turns
-from batch.answering.evidence import TimeRange, end_of
+from batch.answering.evidence import end_of
 from batch.answering.opening import check_fits, open_checked, open_writer, resolve
 from batch.answering.retrieval import SHARES, RetrievedAnswer, Retriever
 from batch.kv.rotation import why_fixed
 from batch.models import Family
 from batch.settings import AnswerSettings, Attention, WriterSettings
+from batch.video import TimeRange
 from cachefmt import CacheFile
 
 _DEFAULTS = AnswerSettings()

@@ -75,6 +75,7 @@ def _old_works(store: Store) -> Iterator[tuple[str, list[Path]]]:
     for caches in works[:-1]:
         settings = caches.read_settings()
         files = _files_of(caches, "caches") + _existing(store.catalogue(caches.id))
+        files += _existing(store.captions(caches.id))
         files += _answers_of(store, caches.id)
         if settings["analysis"] not in used:
             used.add(settings["analysis"])

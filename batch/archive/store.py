@@ -109,6 +109,9 @@ class Store:
     def catalogue(self, id: str) -> Path:
         return self.root / "catalogue" / f"{id}.parquet"
 
+    def captions(self, id: str) -> Path:
+        return self.root / "captions" / f"{id}.parquet"
+
     def all_manifests(self) -> list[ProductFolder]:
         """Those of all analyses, by ID."""
         return [

@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "Show how far an archive has come.",
     "answer": "Answer questions about one video from its cache, or about an archive as a job.",
     "ask": "Ask one question after the other at a prompt that stays loaded.",
+    "search": "Find the videos of a folder of caches that a question is about.",
     "serve": "Answer over HTTP, as OpenAI's chat completions, and in a browser.",
     "report": "Write pages of caches that a browser opens.",
     "inspect": "Show what a cache holds.",

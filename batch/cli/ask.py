@@ -16,6 +16,7 @@ from batch.cli import options
 from batch.cli.answer import line_of
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import FAILED, PARTIAL, quiet_option, say
+from batch.cli.search import answer_best
 from batch.settings import AnswerSettings, WriterSettings
 
 if TYPE_CHECKING:
@@ -39,12 +40,26 @@ _MOST_HISTORY = 1_000
 @click.argument("caches", type=options.EXISTING)
 @click.option("--video", "wanted", help="Which one to ask first: an ID, or a pattern of its path.")
 @click.option("--work", help="Of a folder of batch index, as batch status lists them.")
+@click.option(
+    "-q", "--question", help="Ask this alone, of those videos of a folder that it is about most."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="With -q: how many answer at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With -q: one JSON object a video.")
 @options.answer_options
 @quiet_option
 def ask(
     caches: Path,
     wanted: str | None,
     work: str | None,
+    question: str | None,
+    top: int,
+    as_json: bool,
     writer: WriterSettings,
     settings: AnswerSettings,
 ) -> None:
@@ -54,18 +69,30 @@ def ask(
     appear as they are found. Elsewhere it reads a question a line and prints an answer a line, and
     behind a tab the times that it rests on. Either way a question sees those before it, until
     /new. Questions that stand alone are for batch answer, which answers many together.
+
+    With -q it finds the videos of a folder that a question is about, as batch search does, and
+    prints what the best ones answer: an answer a line, the likeliest first, and behind a tab in
+    how many of the videos, which, and at what times.
     """
-    kinds = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
-    expect(caches, kinds, "a cache, or a folder of them")
+    folders = {Kind.CACHE_FOLDER, Kind.INDEX}
+    if question is None:
+        expect(caches, folders | {Kind.CACHE, Kind.SEGMENTS}, "a cache, or a folder of them")
+    elif wanted:
+        raise click.UsageError("-q finds the videos, --video names one: give one of them")
+    else:
+        expect(caches, folders, "a folder of caches")
     options.allow_open_files()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     from batch.serving.library import Library
 
     library = Library(caches, work)
     first = library.find(wanted) if wanted else next(iter(library)) if len(library) == 1 else None
-    if first is None and not is_terminal:
+    if first is None and question is None and not is_terminal:
         raise click.UsageError(f"{len(library):,} videos can be asked: choose one with --video")
     family = library.load_model(writer)
+    if question is not None:
+        answer_best(library, family, settings, question, most=top, as_json=as_json)
+        return
     with _Talk(library, family, settings, streams=is_terminal) as talk:
         if is_terminal:
             say("/help tells what there is; Ctrl-D ends")

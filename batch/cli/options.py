@@ -159,14 +159,15 @@ def model_options(*running: Option) -> Option:
     )
 
 
+writer_options = gathered(
+    "writer",
+    WriterSettings,
+    click.option("--model", help="Folder or hub id; default: the one that wrote the cache."),
+    offline_option,
+    run_options,
+)
 answer_options = together(
-    gathered(
-        "writer",
-        WriterSettings,
-        click.option("--model", help="Folder or hub id; default: the one that wrote the cache."),
-        offline_option,
-        run_options,
-    ),
+    writer_options,
     gathered(
         "settings",
         AnswerSettings,

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batch.answering.opening import open_writer
 from batch.archive.asking import choose_caches
 from batch.archive.catalogue import catalogue_rows
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
-from batch.models import Family
 from batch.settings import WriterSettings
 from cachefmt import CacheFileError, open_segments
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 from jobs.runs import had_runs
+
+if TYPE_CHECKING:
+    from batch.models import Family
 
 _LOOK_EVERY_S = 10.0
 _SHOWN = 10
@@ -74,6 +75,13 @@ class Library:
     def __len__(self) -> int:
         return len(self._videos)
 
+    @property
+    def captions(self) -> Path:
+        """The file of what the scenes of all videos show, by which they are searched."""
+        if self._caches is not None:
+            return self._store.captions(self._caches.id)
+        return self.folder / "captions" / "all.parquet"
+
     def refresh(self) -> None:
         """Look again, if the last time is some seconds ago: runs may have made some since."""
         now_s = time.monotonic()
@@ -109,13 +117,15 @@ class Library:
         more = f"\n  and {len(choice) - _SHOWN:,} more" if len(choice) > _SHOWN else ""
         raise BatchError(f"{self._path}: {what} {wanted!r}; there are:{some}{more}")
 
-    def load_model(self, how: WriterSettings) -> Family:
+    def load_model(self, how: WriterSettings) -> "Family":
         """Load the model that wrote the caches.
 
         Raises:
             ModelError: it is not there, or another.
             CacheFileError: no cache says which.
         """
+        from batch.answering.opening import open_writer  # torch only when needed
+
         problem: CacheFileError | None = None
         for video in self:
             try:

@@ -5,6 +5,7 @@ from batch.video.geometry import Geometry
 from batch.video.open import is_named_as_video
 from batch.video.probe import VideoInfo, glance, probe
 from batch.video.samples import Footage, Sample, Sampling, read_samples
+from batch.video.times import TimeRange
 
 __all__ = [
     "DynamicGeometry",
@@ -13,6 +14,7 @@ __all__ = [
     "GeometryRule",
     "Sample",
     "Sampling",
+    "TimeRange",
     "VideoInfo",
     "geometry_for",
     "glance",
