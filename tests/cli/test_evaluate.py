@@ -142,18 +142,10 @@ def test_an_ablation_takes_one_part_away(
     assert all(row["budget"] is None for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (("--budget-bytes", "much"), "got 'much', expected a number like 784"),
-        (("--budget-tokens", "0"), "got '0', expected a number like 784"),
-        (("--data", "demo:magic"), "got the variant 'magic'"),
-    ],
-)
-def test_what_cannot_be_compared_is_named(arguments: tuple[str, ...], error: str) -> None:
-    result = batch("evaluate", "--videos", 1, *arguments)
+def test_a_variant_that_is_none_is_named() -> None:
+    result = batch("evaluate", "--videos", 1, "--data", "demo:magic")
     assert result.exit_code == 1
-    assert error in result.stderr
+    assert "got the variant 'magic'" in result.stderr
     assert result.stdout == ""
 
 
@@ -161,10 +153,12 @@ def test_what_cannot_be_compared_is_named(arguments: tuple[str, ...], error: str
     ("arguments", "error"),
     [
         (("--method", "magic"), "got 'magic', there are full"),
+        (("--budget-bytes", "much"), "got 'much', expected a number like 784"),
+        (("--budget-tokens", "0"), "got '0', expected a number like 784"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder"),
     ],
 )
-def test_a_name_of_nothing_is_wrong_usage(arguments: tuple[str, ...], error: str) -> None:
+def test_a_name_or_number_of_nothing_is_wrong_usage(arguments: tuple[str, ...], error: str) -> None:
     result = batch("evaluate", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert error in result.stderr
