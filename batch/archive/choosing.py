@@ -26,16 +26,18 @@ def column_of(wanted: str) -> str | None:
 
 
 def is_meant(row: Mapping[str, Any], wanted: str) -> bool:
-    """Whether a row of the catalogue fits "*/2024/*", a digest, or "duration_s>=600".
+    """Whether a row of the catalogue, or what is known of it, fits "*/2024/*" or "duration_s>=600".
 
     A pattern is of a whole path or of the digest, and with "=" of a column that is a text. Times
     are texts as ISO 8601 has them: "finished>=2026-11". What is not known of a video does not fit.
     """
     found = _COMPARED.fullmatch(wanted)
     if found is None:
-        return any(fnmatch(name, wanted) for name in (row["video"] or "", *row["paths"]))
+        return any(fnmatch(name, wanted) for name in (row.get("video") or "", *row["paths"]))
     column, order, limit = found.groups()
-    value = row[column].isoformat() if isinstance(row[column], datetime) else row[column]
+    value = row.get(column)
+    if isinstance(value, datetime):
+        value = value.isoformat()
     if isinstance(value, str):
         return fnmatch(value, limit) if order == "=" else _ORDERS[order](value, limit)
     try:

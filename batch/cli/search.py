@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     "--top", type=click.IntRange(1), default=20, show_default=True, help="Videos listed at most."
 )
 @click.option(
-    "--match", multiple=True, help="Only videos whose path fits, as '*/2024/*'; repeat for more."
+    "--match",
+    multiple=True,
+    help="Only videos whose path fits, as '*/2024/*', or a column of the catalogue, as "
+    "'duration_s>=600'; repeat for more.",
 )
 @click.option("--work", help="Of a folder of batch index, as batch status lists them.")
 @options.writer_options
@@ -60,12 +63,16 @@ def search(
     """
     expect(caches, {Kind.CACHE_FOLDER, Kind.INDEX}, "a folder of caches")
     options.allow_open_files()
-    from batch.archive.asking import is_chosen
+    from batch.archive.choosing import is_chosen
     from batch.serving.library import Library
 
     library = Library(caches, work)
     index, failures = read_captions(library, partial(library.load_model, writer))
-    chosen = {video.id: video for video in library if is_chosen([video.name], match)}
+    chosen = {
+        video.id: video
+        for video in library
+        if is_chosen({**video.facts, "paths": [video.name]}, match)
+    }
     found = list(islice(index.only(chosen).search(question), top))
     for scene in found:
         click.echo(_found_line(scene, chosen[scene.video], as_json=as_json))
