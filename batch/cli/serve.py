@@ -75,7 +75,8 @@ def serve(
     /v1/chat/completions is OpenAI's, streaming too: the model is the ID of a video, as /v1/models
     and /v1/videos list them, or the first message names it in a part "video_url". / lists them in
     a browser, with a page for each and a box to ask. Questions that come together about one video
-    are one batch. Needs starlette and uvicorn, the extra serve. Prints its address.
+    are one batch. Needs starlette and uvicorn, the extra serve. Prints its address. If others reach
+    it, put a proxy before it: it speaks no TLS, and waits long for headers that come slowly.
     """
     kinds = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
     expect(caches, kinds, "a cache, or a folder of them")

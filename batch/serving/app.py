@@ -10,7 +10,6 @@ import base64
 import binascii
 import hmac
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -95,6 +94,8 @@ class _Server:
         self._library = library
         self._desk = desk
         self._settings = settings
+        own = re.escape(str(library.folder))  # it may hold spaces
+        self._folders = re.compile(rf"(?<![\w./~-])(?:{own}/|/(?:[^\s/]+/)+)")
 
     async def complete(self, request: Request) -> Response:
         """An answer as OpenAI has it, whole or as server-sent events."""
@@ -244,11 +245,7 @@ class _Server:
 
     def _said(self, error: Exception) -> str:
         """What is wrong, without the folders of this machine, and commands that are for it."""
-        text = str(error).partition("\n")[0]
-        return _FOLDERS.sub("", text.replace(f"{self._library.folder}{os.sep}", ""))
-
-
-_FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/]+/)+")
+        return self._folders.sub("", str(error).partition("\n")[0])
 
 
 class _Heard:

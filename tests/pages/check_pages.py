@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from batch.report.archives import Work, archive_page
@@ -15,6 +16,10 @@ pytestmark = pytest.mark.skipif(find_browser() is None, reason="needs Chromium o
 
 SHOWN = "[...document.querySelectorAll('tbody tr:not([hidden]) td.name')].map(one => one.innerText)"
 FRAMED = "[...document.querySelectorAll('li.on .when')].map(one => one.innerText.split('\\n')[0])"
+DARKENED = (
+    "[...document.querySelectorAll('.cells')]"
+    ".filter(one => getComputedStyle(one).display == 'block').map(one => one.classList[1])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +36,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "index.html").write_text(text)
     (folder / "b.html").write_text(video_page(drawn(name="b.mp4"), up="index.html"))
     (folder / "long.html").write_text(video_page(drawn(400, pointers=100), up="index.html"))
+    cells = np.eye(4, dtype=np.float32)
     answers = [
-        ShownAnswer(question="who?", text="Ann", evidence=[(0.0, 2.0)], likelihood=-0.1),
-        ShownAnswer(question="when?", text="later", evidence=[(4.0, 5.0)]),
+        ShownAnswer(
+            question="who?",
+            text="Ann",
+            evidence=[(0.0, 2.0)],
+            likelihood=-0.1,
+            cells={0: cells[0], 1: cells[1]},
+        ),
+        ShownAnswer(question="when?", text="later", evidence=[(1.0, 2.0)], cells={1: cells[2]}),
     ]
     answered = AnsweredVideo(video=drawn(), answers=answers)
     (folder / "answers.html").write_text(answers_page([answered], title="two questions"))
@@ -97,9 +109,13 @@ def test_choosing_an_answer_by_the_keyboard_frames_what_it_rests_on(
 ) -> None:
     page.open((folder / "answers.html").as_uri())
     assert page.run(FRAMED) == ["0:00", "0:01"]
+    assert page.run(DARKENED) == ["v0c1s0", "v0c1s1"]
     page.run("document.querySelector('.answer input').focus()")
     page.press("ArrowDown")
-    assert page.run(FRAMED) == ["0:04"]
+    assert page.run(FRAMED) == ["0:01"]
+    assert page.run(DARKENED) == ["v0c2s1"]
+    page.run("document.querySelector('#cells').click()")
+    assert page.run(DARKENED) == []
     assert page.run("document.querySelectorAll('rect.mark.on').length") == 1
 
 
