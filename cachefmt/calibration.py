@@ -11,14 +11,14 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.files import naming, read_exactly
+from cachefmt.files import CacheFileError, naming, read_exactly
 from cachefmt.header import (
     RAW_DTYPES,
     ZERO_DIGEST,
@@ -27,8 +27,9 @@ from cachefmt.header import (
     PromptIdentity,
     VideoIdentity,
 )
-from cachefmt.layout import TensorSpec, header_digest, sealed
+from cachefmt.layout import TensorSpec
 from cachefmt.reader import read_table
+from cachefmt.sealing import SEAL_KEY, Seal, header_digest, sealed
 from cachefmt.strict_json import build, dump_canonical, load_strict
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class CalibrationShape:
     """Of a sample's tokens; the last one is for all tokens which have no other."""
     components: tuple[int, ...]
     """Directions of each group."""
+    direction_bytes: tuple[int, ...] = ()
+    """That these take; empty until they are written."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "head_dim", "group_layers", "rows", "columns", "places"):
@@ -75,6 +78,9 @@ class CalibrationShape:
         groups = -(-self.layers // self.group_layers)  # counted, not listed: it may be any number
         if groups != len(self.components):
             raise ValueError(f"{len(self.components)} shape.components for {groups} groups")
+        sizes = self.direction_bytes
+        if len(sizes) not in (0, groups) or min(sizes, default=0) < 0:
+            raise ValueError(f"shape.direction_bytes must be {groups} sizes, got {sizes}")
         for group, count in zip(self.groups(), self.components, strict=True):
             if not 0 <= count <= self.vector(group):
                 raise ValueError(f"shape.components must be 0 to {self.vector(group)}, got {count}")
@@ -108,8 +114,6 @@ class CalibrationHeader:
     """That were asked for; a group has fewer where fewer carry anything."""
     data_sha256: str
     """Of the bytes of all tensors."""
-    header_sha256: str = ZERO_DIGEST
-    """Of all bytes before them, as in a cache."""
 
     def __post_init__(self) -> None:
         if not self.videos or self.tokens < 1:
@@ -130,9 +134,8 @@ class CalibrationHeader:
             vector = shape.vector(group)
             found[f"mean.{number:02}"] = TensorSpec(dtype="F16", shape=(vector,))
             found[f"place.{number:02}"] = TensorSpec(dtype="F16", shape=(shape.places, count))
-        for number, (group, count) in enumerate(groups):
-            of_group = (count, shape.vector(group))
-            found[f"directions.{number:02}"] = TensorSpec(dtype="I8", shape=of_group)
+        for number, size in enumerate(shape.direction_bytes):
+            found[f"directions.{number:02}"] = TensorSpec(dtype="U8", shape=(size,))
         return found
 
     def is_of(self, model: ModelIdentity, prompt: PromptIdentity) -> bool:
@@ -217,21 +220,30 @@ class Calibration:
         """The basis of each group of layers, for samples of rows x columns cells.
 
         Samples of other sizes than those that the calibration was made from share one mean.
+
+        Raises:
+            CacheFileError: directions that no writer wrote.
         """
         import torch
 
-        from cachefmt.codecs.basis import Basis, spread
+        from cachefmt.codecs.basis import Basis, read_directions, spread
+        from cachefmt.codecs.symbols import DecodeError
 
         shape = self.header.shape
         is_same = (rows, columns) == (shape.rows, shape.columns)
         own = slice(0 if is_same else shape.places - 1, None)
         found = []
         for number, group in enumerate(shape.groups()):
-            scale, gain, mean, place, directions = (
-                torch.from_numpy(self._arrays[f"{part}.{number:02}"].astype(np.float32)).to(device)
-                for part in ("scale", "gain", "mean", "place", "directions")
+            scale, gain, mean, place = (
+                torch.from_numpy(self._arrays[f"{part}.{number:02}"].astype(np.float32))
+                for part in ("scale", "gain", "mean", "place")
             )
-            directions *= gain[:, None]
+            packed = self._arrays[f"directions.{number:02}"].tobytes()
+            try:
+                directions = read_directions(packed, gain, shape.vector(group))
+            except DecodeError as error:
+                problem = f"directions.{number:02} cannot be decoded: {error}"
+                raise CacheFileError(self.path, problem) from error
             of_group = (len(group), 2, shape.heads, shape.head_dim)
             offsets = place[own] @ directions
             found.append(
@@ -240,7 +252,7 @@ class Calibration:
                     mean=mean + offsets * spread(scale, of_group),
                     scale=scale,
                     directions=directions,
-                )
+                ).to(device)
             )
         return found
 
@@ -251,12 +263,16 @@ def write_calibration(
     """Write a calibration to a path that is not there yet, and sync it.
 
     Args:
-        header: without regard to its `data_sha256` and `header_sha256`.
-        tensors: as of `CalibrationHeader.specs`; of BF16 its bits in uint16.
+        header: without regard to its `data_sha256` and the sizes of directions.
+        tensors: as of `CalibrationHeader.specs`; of BF16 its bits in uint16. Directions are bytes
+            as of `round_directions`.
 
     Raises:
         CacheFileError: it cannot be written.
     """
+    groups = range(len(header.shape.components))
+    sizes = tuple(tensors[f"directions.{number:02}"].size for number in groups)
+    header = replace(header, shape=replace(header.shape, direction_bytes=sizes))
     specs = header.specs()
     parts = []
     for name, spec in specs.items():
@@ -265,8 +281,11 @@ def write_calibration(
             raise ValueError(f"{name}: got {array.shape}, expected {spec.shape}, all finite")
         parts.append(array.tobytes())
     data = b"".join(parts)
-    digests = {"data_sha256": hashlib.sha256(data).hexdigest(), "header_sha256": ZERO_DIGEST}
-    metadata = {_METADATA_KEY: dump_canonical({**asdict(header), **digests})}
+    digest = {"data_sha256": hashlib.sha256(data).hexdigest()}
+    metadata = {
+        _METADATA_KEY: dump_canonical({**asdict(header), **digest}),
+        SEAL_KEY: Seal(ZERO_DIGEST, None, b"").pack(),
+    }
     table = {"__metadata__": metadata, **_table(specs)}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -287,10 +306,10 @@ def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
     """The first bytes of a file and the header in them, once its table of tensors is checked."""
     first, table = read_table(file, os.fstat(file).st_size)
     metadata = table.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
+    if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY, SEAL_KEY}:
         raise ValueError(
-            f"is a safetensors file, but no calibration: its metadata must have the key "
-            f"{_METADATA_KEY!r} alone; batch calibrate writes calibrations"
+            f"is a safetensors file, but no calibration: its metadata must have the keys "
+            f"{_METADATA_KEY!r} and {SEAL_KEY!r} alone; batch calibrate writes calibrations"
         )
     if not isinstance(metadata[_METADATA_KEY], str):
         raise ValueError(f"metadata key {_METADATA_KEY!r} must be a string of JSON")
@@ -308,8 +327,8 @@ def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
     for name, entry in expected.items():
         if table[name] != entry:
             raise ValueError(f"{name}: got {table[name]!r}, expected {entry!r}")
-    if header_digest(first) != header.header_sha256:
-        raise ValueError("the header does not match its header_sha256: it was changed or damaged")
+    if header_digest(first) != Seal.unpack(metadata[SEAL_KEY], 0).header_sha256:
+        raise ValueError("the header does not match its seal: it was changed or damaged")
     return first, header
 
 

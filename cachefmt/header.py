@@ -23,6 +23,7 @@ QUALITIES = ("lossless", "high", "standard", "small", "custom")
 LARGEST_VECTOR = 1 << 15
 """Numbers of a token in a group of layers of `klt`; bounds what a basis takes in memory."""
 
+_SEALED = {"fidelity", "digests", "header_sha256"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -295,7 +296,8 @@ class Fidelity:
 class Header:
     """Everything about a cache file but its tensors.
 
-    A writer leaves `digests` and `header_sha256` None; in a file both are there.
+    The last three are no part of its JSON, but of the file's seal; a writer leaves `digests` and
+    `header_sha256` None.
     """
 
     format: FormatVersion = FormatVersion()
@@ -310,8 +312,8 @@ class Header:
     layout: Layout
     codec: Codec
     fidelity: Fidelity | None = None
-    digests: str | None = None
-    """XXH3-128 of each tensor's bytes in the order of the file, base64."""
+    digests: bytes | None = None
+    """XXH3-128 of each tensor's bytes in the order of the file."""
     header_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -376,10 +378,9 @@ class Header:
         return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
 
     def to_json(self) -> str:
-        """Canonical JSON; ValueError without digests, or for a number that is not finite."""
-        if self.digests is None or self.header_sha256 is None:
-            raise ValueError("a header without its digests cannot be written")
-        return dump_canonical(dataclasses.asdict(self))
+        """Canonical JSON of all that is not in the seal; ValueError for a number not finite."""
+        parts = dataclasses.asdict(self)
+        return dump_canonical({name: parts[name] for name in parts if name not in _SEALED})
 
     @classmethod
     def from_json(cls, text: str) -> "Header":
@@ -390,7 +391,7 @@ class Header:
         value = load_strict(text)
         if isinstance(value, dict) and "format" in value:
             build(FormatVersion, value["format"], "header.format")
-        header = build(cls, value, "header")
-        if header.digests is None or header.header_sha256 is None:
-            raise ValueError("header.digests and header.header_sha256 must not be null")
-        return header
+        for name in _SEALED.intersection(value if isinstance(value, dict) else ()):
+            raise ValueError(f"unknown key header.{name}")
+        unsealed = value | dict.fromkeys(_SEALED) if isinstance(value, dict) else value
+        return build(cls, unsealed, "header")

@@ -3,14 +3,10 @@
 Knows the safetensors container, no tensors' content and no file system.
 """
 
-import base64
-import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import struct
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from cachefmt.codecs import symbols
-from cachefmt.header import ZERO_DIGEST, Fidelity, Header, Shape
+from cachefmt.header import ZERO_DIGEST, Header, Shape
+from cachefmt.sealing import DIGEST_BYTES, SEAL_KEY, Seal, sealed, shorten
 from cachefmt.tables import Tables
 from cachefmt.tiers import STORED_TIERS, Tier
 
@@ -26,7 +23,6 @@ METADATA_KEY = "sali-cache"
 MAX_JSON_BYTES = 100_000_000
 """Source: safetensors' own limit (its Rust reader, 0.8)."""
 LENGTH_BYTES = 8
-DIGEST_BYTES = 16
 COST, TABLES, INDEX = "cost.seconds", "tables", "index"
 COST_SECONDS = ("analyze", "encode", "prefill")
 KINDS = ("key", "value")
@@ -34,20 +30,10 @@ KINDS = ("key", "value")
 BOUNDS_TIER = Tier.INT4
 """The encoding of the bounds of keys."""
 
-# Our JSON sits in a JSON string, so its quotes are escaped. Sorted keys put nothing free
-# (names, parameters) before header_sha256: its first occurrence is the real one.
-_DIGEST_KEY = b'\\"header_sha256\\":\\"'
 _ALIGNMENT = 8
 _KLT_HEAD_BYTES = 8 + symbols.HEAD_BYTES
 """Before the frame of a block of `klt`, which is no larger than one of exact rows."""
 _COST_BYTES = 8 * len(COST_SECONDS)
-_LONGEST = Fidelity(
-    kl=sys.float_info.max,
-    agreement=sys.float_info.min,
-    questions=2**63 - 1,
-    tokens=2**63 - 1,
-)
-"""No other takes more room in a header."""
 _NUMPY_DTYPES = {
     "F32": "<f4",
     "F16": "<f2",
@@ -180,10 +166,7 @@ def reserved_bytes(header: Header, sizes: Mapping[str, int]) -> int:
 
     ValueError where it holds a number that is not finite, or is too large for safetensors.
     """
-    longest = dataclasses.replace(
-        header, fidelity=_LONGEST, digests=pack_digests([b""] * len(sizes))
-    )
-    text = _json(longest, sizes)
+    text = _json(header, sizes)
     json_bytes = len(text) + -len(text) % _ALIGNMENT
     if json_bytes > MAX_JSON_BYTES:
         raise ValueError(f"the header has {json_bytes} bytes, at most {MAX_JSON_BYTES} fit")
@@ -191,7 +174,7 @@ def reserved_bytes(header: Header, sizes: Mapping[str, int]) -> int:
 
 
 def header_bytes(header: Header, sizes: Mapping[str, int], reserved: int) -> bytes:
-    """The file's first bytes: length, JSON, padding; with its digest filled in.
+    """The file's first bytes: length, JSON, padding; sealed.
 
     Args:
         header: with digests.
@@ -206,46 +189,20 @@ def header_bytes(header: Header, sizes: Mapping[str, int], reserved: int) -> byt
     return sealed(blank)
 
 
-def sealed(first_bytes: bytes) -> bytes:
-    """First bytes (length, JSON, padding) whose header_sha256 is zeros, with it filled in."""
-    return _with_digest(first_bytes, hashlib.sha256(first_bytes).hexdigest())
-
-
-def header_digest(first_bytes: bytes) -> str:
-    """SHA-256 of the first bytes (length, JSON, padding) with header_sha256 as zeros."""
-    return hashlib.sha256(_with_digest(first_bytes, ZERO_DIGEST)).hexdigest()
-
-
 def tensor_entry(name: str, start: int, size_bytes: int) -> dict[str, Any]:
     """What the safetensors table says of a tensor that begins here; offsets count from the data."""
     dtype, shape = ("F64", [len(COST_SECONDS)]) if name == COST else ("U8", [size_bytes])
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size_bytes]}
 
 
-def pack_digests(digests: list[bytes]) -> str:
-    """Digests of all tensors as a header has them; empty ones become zeros."""
-    return base64.b64encode(b"".join(one.ljust(DIGEST_BYTES, b"\0") for one in digests)).decode()
-
-
-def unpack_digests(text: str, count: int) -> list[bytes]:
-    """The digests of so many tensors; ValueError if these are not they."""
-    data = base64.b64decode(text, validate=True)
-    if len(data) != count * DIGEST_BYTES or pack_digests([data]) != text:
-        raise ValueError(f"digests of {len(data)} bytes, expected {count} of {DIGEST_BYTES}")
-    return [data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES)]
-
-
 def _json(header: Header, sizes: Mapping[str, int]) -> bytes:
-    blank = dataclasses.replace(header, header_sha256=ZERO_DIGEST)
+    digests = header.digests or bytes(DIGEST_BYTES * len(sizes))
+    seal = Seal(ZERO_DIGEST, header.fidelity, digests)
     starts = itertools.accumulate(sizes.values(), initial=0)
     table = {
         name: tensor_entry(name, start, size)
         for (name, size), start in zip(sizes.items(), starts, strict=False)
     }
-    parts = {"__metadata__": {METADATA_KEY: blank.to_json()}, **table}
+    metadata = {METADATA_KEY: shorten(header.to_json()), SEAL_KEY: seal.pack()}
+    parts = {"__metadata__": metadata, **table}
     return json.dumps(parts, separators=(",", ":")).encode()
-
-
-def _with_digest(first_bytes: bytes, digest: str) -> bytes:
-    start = first_bytes.index(_DIGEST_KEY) + len(_DIGEST_KEY)
-    return first_bytes[:start] + digest.encode() + first_bytes[start + len(digest) :]

@@ -3,6 +3,8 @@
 Knows numpy, no torch. Needs a POSIX system.
 """
 
+import dataclasses
+import itertools
 import os
 import struct
 import weakref
@@ -28,13 +30,12 @@ from cachefmt.layout import (
     TABLES,
     basis_name,
     block_name,
-    header_digest,
     largest_sizes,
     tensor_count,
     tensor_entry,
     tensor_names,
-    unpack_digests,
 )
+from cachefmt.sealing import SEAL_KEY, Seal, header_digest, lengthen
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import Tables
 
@@ -77,15 +78,23 @@ class CacheFile:
             opened.callback(os.close, file)
             size_bytes = os.fstat(file).st_size
             first_bytes, table = read_table(file, size_bytes)
-            header = _read_header(table)
-            places = _places(table, header, len(first_bytes))
+            metadata = _take_metadata(table)
+            header = Header.from_json(lengthen(metadata[METADATA_KEY], METADATA_KEY))
+            sizes = _tensor_sizes(table, header)
+            seal = Seal.unpack(metadata[SEAL_KEY], len(sizes))
+            starts = itertools.accumulate(sizes.values(), initial=len(first_bytes))
+            places = {
+                name: _Place(start, sizes[name], seal.digest(number))
+                for number, (name, start) in enumerate(zip(sizes, starts, strict=False))
+            }
             expected = max(place.start + place.size_bytes for place in places.values())
             if size_bytes != expected:
                 problem = "is truncated" if size_bytes < expected else "is too long"
                 _refuse(f"{problem}: {size_bytes} bytes, its header describes {expected}")
-            if header_digest(first_bytes) != header.header_sha256:
-                _refuse("the header does not match its header_sha256: it was changed or damaged")
+            if header_digest(first_bytes) != seal.header_sha256:
+                _refuse("the header does not match its seal: it was changed or damaged")
             opened.pop_all()
+        header = dataclasses.replace(header, **seal._asdict())
         return cls(path, file, header, places)
 
     def __enter__(self) -> Self:
@@ -224,7 +233,7 @@ def read_table(file: int, size_bytes: int) -> tuple[bytes, dict[str, Any]]:
     return first_bytes, table
 
 
-def _read_header(table: dict[str, Any]) -> Header:
+def _take_metadata(table: dict[str, Any]) -> dict[str, Any]:
     """Take our metadata out of the table of tensors; what is left are tensors."""
     metadata = table.pop("__metadata__", None)
     if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
@@ -232,16 +241,14 @@ def _read_header(table: dict[str, Any]) -> Header:
             f"is a safetensors file, but no cache: its metadata has no key {METADATA_KEY!r}; "
             "`batch prefill` writes caches"
         )
-    foreign = sorted(set(metadata) - {METADATA_KEY})
-    if foreign:
-        _refuse(f"unknown metadata key {foreign[0]!r}, only {METADATA_KEY!r} is known")
-    if not isinstance(metadata[METADATA_KEY], str):
-        _refuse(f"metadata key {METADATA_KEY!r} must be a string of JSON")
-    return Header.from_json(metadata[METADATA_KEY])
+    known = {METADATA_KEY, SEAL_KEY}
+    if metadata.keys() != known:
+        _refuse(f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}")
+    return metadata
 
 
-def _places(table: dict[str, Any], header: Header, start: int) -> dict[str, _Place]:
-    """Where each tensor is, once the table is that of the header; the data begins at `start`."""
+def _tensor_sizes(table: dict[str, Any], header: Header) -> dict[str, int]:
+    """Bytes of each tensor in the order of the file, once the table is that of the header."""
     # Counted first: a header may claim so many tensors that naming them takes for ever.
     count = tensor_count(header)
     if count > len(table) + 1_000:
@@ -252,12 +259,11 @@ def _places(table: dict[str, Any], header: Header, start: int) -> dict[str, _Pla
             _refuse(f"missing tensor {name}")
     for name in table.keys() - set(names):
         _refuse(f"unknown tensor {name!r}")
-    places, offset = {}, 0
-    for name, digest in zip(names, unpack_digests(header.digests or "", count), strict=True):
-        size_bytes = _entry_bytes(name, table[name], offset)
-        places[name] = _Place(start + offset, size_bytes, digest)
-        offset += size_bytes
-    return places
+    sizes, offset = {}, 0
+    for name in names:
+        sizes[name] = _entry_bytes(name, table[name], offset)
+        offset += sizes[name]
+    return sizes
 
 
 def _entry_bytes(name: str, entry: object, offset: int) -> int:

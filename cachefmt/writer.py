@@ -25,7 +25,6 @@ from cachefmt.layout import (
     block_name,
     header_bytes,
     largest_sizes,
-    pack_digests,
     reserved_bytes,
 )
 from cachefmt.reader import CacheFile
@@ -154,7 +153,7 @@ class CacheWriter:
         if missing:
             raise CacheFileError(self.path, f"{missing[0]} was not written")
         self._digests[COST] = xxhash.xxh3_128_digest(seconds.tobytes())
-        digests = pack_digests([self._digests[name] for name in self._largest])
+        digests = b"".join(self._digests[name] for name in self._largest)
         header = dataclasses.replace(self.header, fidelity=fidelity, digests=digests)
         with naming(self.path, self._failed):
             write_all(file, seconds.tobytes(), self._reserved)

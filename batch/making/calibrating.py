@@ -25,19 +25,18 @@ from batch.analysis.manifest import Manifest
 from batch.errors import BatchError, ModelError
 from batch.kv.rotation import why_fixed
 from batch.making.cache_plan import CachePlan, plan_cache, usual_block_samples
-from batch.making.codec import LARGEST_VECTOR
 from batch.making.computing import Computed, allocate, compute, keep, unrotated
 from batch.making.fidelity import NeutralAnswers
+from batch.making.fitting import fit, layer_groups, most_direction_bytes
 from batch.making.header import RAW_DTYPES, TOOL, identify
 from batch.making.memory import is_out_of_memory
 from batch.making.segments import Span, cut
 from batch.making.sensitivity import measure_sensitivity, weights
 from batch.models import Family, OpenModel
-from batch.models.family import DecoderShape
 from batch.settings import CacheSettings
 from cachefmt import WHOLE_VIDEO, VideoIdentity
 from cachefmt.calibration import CalibrationHeader, CalibrationShape, write_calibration
-from cachefmt.codecs.basis import Moments, spread
+from cachefmt.codecs.basis import Moments
 from cachefmt.header import ZERO_DIGEST
 from cachefmt.tensors import TORCH_DTYPES
 from jobs.atomic import publish, write_errors
@@ -52,12 +51,6 @@ ENOUGH_TOKENS = 1000
 """Source: measured on the demo world with the step 0.7; one film (700 tokens) leaves 2.2 times the
 error of nine, three (1,750 tokens) 1.2 times."""
 
-_LEAST_VARIANCE = 0.005
-"""Of a component that is kept, of numbers divided by their scale.
-
-Source: measured on 18 films of the demo world with the step 0.7; from 0.05 to 0.005 files grow by a
-tenth, but KL falls from 0.089 to 0.003, as numbers of layers of little weight are not lost."""
-_LARGEST_CODE = 127
 _HEADER_BYTES = 100_000
 """More than names of some dozens of videos and of all tensors take."""
 _STATE = "state"
@@ -188,7 +181,7 @@ class Calibrator:
         """Decide of which places there will be means; the last one is of what has no other."""
         self._grid, self._places = grid, places
         decoder = self._model.family.decoder
-        for group in _groups(decoder):
+        for group in layer_groups(decoder):
             shape = (len(group), 2, decoder.heads, decoder.head_dim)
             sketch = 2 * self._components
             is_large = math.prod(shape) >= 2 * sketch
@@ -210,7 +203,7 @@ class Calibrator:
             torch.cat(
                 [unrotated(computed, planned, family, range(at, at + 1)).cpu() for at in group], 1
             )
-            for group in _groups(family.decoder)
+            for group in layer_groups(family.decoder)
         ]
         if not all(bool(states.isfinite().all()) for states in groups):
             raise BatchError(f"{video.name}: keys or values are not finite in {self._model.dtype}")
@@ -243,8 +236,10 @@ class Calibrator:
     @property
     def most_bytes(self) -> int:
         """Of the calibration that these videos give; it may have fewer components."""
-        header = self._header([min(math.prod(m.shape), self._components) for m in self._moments])
-        return sum(spec.size_bytes for spec in header.specs().values()) + _HEADER_BYTES
+        counts = [min(math.prod(one.shape), self._components) for one in self._moments]
+        directions = sum(map(most_direction_bytes, self._moments, counts))
+        others = sum(spec.size_bytes for spec in self._header(counts).specs().values())
+        return others + directions + _HEADER_BYTES
 
     def publish(self, path: Path, staged: Path | None = None) -> bool:
         """Fit the calibration and give it its name, whole and once.
@@ -267,10 +262,10 @@ class Calibrator:
             staged.unlink(missing_ok=True)
 
     def _write(self, path: Path) -> None:
-        layers = len(_groups(self._model.family.decoder)[0])
+        layers = len(layer_groups(self._model.family.decoder)[0])
         of_groups = torch.split(weights(self._kl), layers)
         fitted = [
-            _fit(moments, weight, self._components)
+            fit(moments, weight, self._components)
             for moments, weight in zip(self._moments, of_groups, strict=True)
         ]
         tensors = {
@@ -295,7 +290,7 @@ class Calibrator:
                 layers=decoder.layers,
                 heads=decoder.heads,
                 head_dim=decoder.head_dim,
-                group_layers=len(_groups(decoder)[0]),
+                group_layers=len(layer_groups(decoder)[0]),
                 raw_dtype=RAW_DTYPES[dtype],
                 rows=self._grid[0],
                 columns=self._grid[1],
@@ -404,33 +399,3 @@ def count_in(
             continue
         if saved is not None:
             calibrator.save(saved)
-
-
-def _fit(moments: Moments, weight: Tensor, components: int) -> dict[str, Tensor]:
-    """The tensors of a group of layers, by the names of FORMAT.md without their number.
-
-    `weight` [layers, 2] is as of `sensitivity.weights`.
-    """
-    mean = moments.mean().to(torch.float16)
-    about = mean.float().expand(len(moments.means()), -1)
-    scale = moments.scale(about) / weight
-    variance, directions = moments.principal(about, scale, components)
-    directions = directions[variance > _LEAST_VARIANCE]
-    gain = directions.abs().amax(1) / _LARGEST_CODE
-    codes = (directions / gain[:, None]).round()
-    offsets = (moments.means() - about) / spread(scale, moments.shape)
-    return {
-        "scale": scale,
-        "gain": gain,
-        "mean": mean[0],
-        "place": (offsets @ torch.linalg.pinv(codes * gain[:, None])).to(torch.float16),
-        "directions": codes.to(torch.int8),
-    }
-
-
-def _groups(decoder: DecoderShape) -> list[range]:
-    """Layers that share a basis."""
-    of_layer = 2 * decoder.heads * decoder.head_dim
-    size = min(decoder.layers, max(1, LARGEST_VECTOR // of_layer))
-    firsts = range(0, decoder.layers, size)
-    return [range(first, min(first + size, decoder.layers)) for first in firsts]

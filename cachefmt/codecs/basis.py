@@ -237,15 +237,43 @@ def _nystrom(product: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return values.square() - shift, vectors
 
 
+def round_directions(variance: Tensor, directions: Tensor, step: float) -> tuple[Tensor, bytes]:
+    """Directions as coarse as a step allows: gains [components], and the bytes of all symbols.
+
+    Directions are scaled to the deviation of their component and rounded with one step, so those
+    of little energy get few bits. A direction is its symbols times its gain.
+
+    Bytes: `symbols.Head`; a frame with the symbols, [vector, components].
+    """
+    gain = NOISE * step / math.sqrt(max(len(variance), 1)) / variance.sqrt()
+    symbols = (directions / gain[:, None]).round().to(torch.int32)
+    head, streams = split(symbols.numpy())
+    return gain, head.to_bytes() + compress(streams, _LEVEL)
+
+
+def read_directions(data: bytes, gain: Tensor, vector: int) -> Tensor:
+    """Directions [components, vector] as `round_directions` rounded them.
+
+    Raises:
+        DecodeError: bytes that it does not write.
+    """
+    if len(data) < HEAD_BYTES:
+        raise DecodeError(f"directions of {len(data)} bytes")
+    head = Head.from_bytes(data[:HEAD_BYTES], len(gain))
+    streams = decompress(data[HEAD_BYTES:], head.stream_sizes(vector))
+    symbols = join(head, streams, vector, lambda numbers: numbers.astype(np.float32))
+    directions = torch.zeros(len(gain), vector)
+    directions[: len(symbols)] = torch.from_numpy(symbols)
+    return directions.mul_(gain[:, None])
+
+
 def pack(moments: Moments, step: float) -> bytes:
     """The bytes of a file's own basis, as coarse as the step allows.
 
-    No mean is stored; a component takes its part. Directions are scaled to the deviation of their
-    component and rounded with one step, so those of little energy get few bits.
+    No mean is stored; a component takes its part.
 
     Bytes: components, uint16; scale, float32 [layers, 2]; gain, float32 [components];
-    `symbols.Head`; a frame with the symbols, [vector, components]. A direction is its column
-    times its gain.
+    directions as of `round_directions`.
     """
     shape = moments.shape
     zero = torch.zeros(1, math.prod(shape))
@@ -253,12 +281,9 @@ def pack(moments: Moments, step: float) -> bytes:
     scale = scale.maximum(LEAST_DEVIATION * moments.scale(zero))
     least = WORTH_STORING * step * step
     variance, directions = moments.principal(zero, scale, math.prod(shape), least)
-    count = len(variance)
-    gain = NOISE * step / math.sqrt(max(count, 1)) / variance.sqrt()
-    symbols = (directions / gain[:, None]).round().to(torch.int32)
-    head, streams = split(symbols.numpy())
+    gain, packed = round_directions(variance, directions, step)
     numbers = [part.numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
-    return b"".join([_COUNTS.pack(count), *numbers, head.to_bytes(), compress(streams, _LEVEL)])
+    return b"".join([_COUNTS.pack(len(variance)), *numbers, packed])
 
 
 def unpack(data: bytes, shape: Shape) -> Basis:
@@ -272,20 +297,15 @@ def unpack(data: bytes, shape: Shape) -> Basis:
         raise DecodeError(f"a basis of {len(data)} bytes")
     (count,) = _COUNTS.unpack_from(data)
     numbers = _COUNTS.size + _GAIN.itemsize * (kinds + count)
-    if count > vector or len(data) < numbers + HEAD_BYTES:
+    if count > vector or len(data) < numbers:
         raise DecodeError(f"a basis of {count} components of {vector} in {len(data)} bytes")
     found = np.frombuffer(data[_COUNTS.size : numbers], _GAIN).astype(np.float32)
     if not np.isfinite(found).all() or found.min(initial=1) <= 0:
         raise DecodeError("a scale or gain that is not finite and positive")
     scale, gain = torch.from_numpy(found[:kinds]), torch.from_numpy(found[kinds:])
-    head = Head.from_bytes(data[numbers : numbers + HEAD_BYTES], count)
-    streams = decompress(data[numbers + HEAD_BYTES :], head.stream_sizes(vector))
-    symbols = join(head, streams, vector, lambda numbers: numbers.astype(np.float32))
-    directions = torch.zeros(count, vector)
-    directions[: len(symbols)] = torch.from_numpy(symbols)
     return Basis(
         shape=shape,
         mean=torch.zeros(1, vector),
         scale=scale.view(shape[:2]),
-        directions=directions * gain[:, None],
+        directions=read_directions(data[numbers:], gain, vector),
     )

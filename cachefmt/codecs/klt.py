@@ -40,7 +40,7 @@ from cachefmt.codecs.symbols import DecodeError, Head
 
 LARGEST_ERROR = 0.78
 """Of a component that was quantised, in steps; 0.77 and room for float32."""
-LEVEL = 12
+LEVEL = 19
 """Of zstandard."""
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)

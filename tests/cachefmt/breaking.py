@@ -11,7 +11,8 @@ import pytest
 import xxhash
 
 from cachefmt import CacheFile, CacheFileError, Header, Tables
-from cachefmt.layout import header_bytes, header_digest, pack_digests, reserved_bytes
+from cachefmt.layout import header_bytes, reserved_bytes
+from cachefmt.sealing import lengthen, sealed, shorten
 from tests.cachefmt.files import join_file, split_file
 
 Table = dict[str, Any]
@@ -37,40 +38,41 @@ def rewrite_table(path: Path, change: Callable[[Table], None]) -> None:
     json_bytes, data = split_file(path)
     table = json.loads(json_bytes)
     change(table)
-    join_file(path, json.dumps(table).encode(), data)
+    join_file(path, json.dumps(table, separators=(",", ":")).encode(), data)
 
 
 def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
     """Change our header, and leave its digest, as a foreign writer might."""
 
     def change_metadata(table: Table) -> None:
-        header = json.loads(table["__metadata__"]["sali-cache"])
+        header = header_in(table)
         change(header)
         text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-        table["__metadata__"]["sali-cache"] = text
+        table["__metadata__"]["sali-cache"] = shorten(text)
 
     rewrite_table(path, change_metadata)
+
+
+def header_in(table: Table) -> Table:
+    """Our header in a safetensors table."""
+    header: Table = json.loads(lengthen(table["__metadata__"]["sali-cache"], "sali-cache"))
+    return header
 
 
 def seal(path: Path) -> None:
     """Make the header's digest right, whatever the header says."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    first_bytes = content[: 8 + length]
-    key = b'\\"header_sha256\\":\\"'
-    if key in first_bytes:
-        start = first_bytes.index(key) + len(key)
-        digest = header_digest(first_bytes).encode()
-        first_bytes = first_bytes[:start] + digest + first_bytes[start + 64 :]
-    path.write_bytes(first_bytes + content[8 + length :])
+    path.write_bytes(sealed(content[: 8 + length]) + content[8 + length :])
 
 
 def forge(path: Path, header: Header, tensors: dict[str, bytes]) -> Path:
     """A file whose digests are right, whatever is in its tensors."""
     sizes = {name: len(data) for name, data in tensors.items()}
-    digests = [xxhash.xxh3_128_digest(data) for data in tensors.values()]
-    sealed = replace(header, digests=pack_digests(digests))
-    first_bytes = header_bytes(sealed, sizes, reserved_bytes(header, sizes))
+    digests = b"".join(xxhash.xxh3_128_digest(data) for data in tensors.values())
+    first_bytes = header_bytes(
+        replace(header, digests=digests), sizes, reserved_bytes(header, sizes)
+    )
     path.write_bytes(first_bytes + b"".join(tensors.values()))
     return path
 

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,10 @@ RAW = {"F16": "<f2", "BF16": "<u2", "F32": "<f4"}
 TIERS = ("FP16", "INT8", "INT4")
 ALPHABETS = ((255, 1), (15, 2), (5, 3), (3, 5), (3, 5))
 """Base, symbols a byte."""
+FORMAT = (Path(__file__).parents[2] / "cachefmt" / "FORMAT.md").read_text()
+DICTIONARY = (
+    FORMAT.split("### Dictionary")[1].split("```\n")[1].rstrip("\n").replace("#", "\1").encode()
+)
 
 
 def unshuffle(data: bytes, item_bytes: int) -> bytes:
@@ -78,30 +84,36 @@ class Basis:
         (components,) = struct.unpack_from("<H", data)
         scale = np.frombuffer(data, "<f4", 2 * layers, 2).repeat(numbers)
         gain = np.frombuffer(data, "<f4", components, 2 + 8 * layers)
-        start = 2 + 8 * layers + 4 * components
-        matrix = Matrix(data[start : start + 14], len(scale), components)
-        symbols = matrix.read(open_frame(data[start + 14 :], matrix.sizes))
-        return cls(np.zeros((1, len(scale))), scale, symbols.T * gain[:, None])
+        directions = directions_of(data[2 + 8 * layers + 4 * components :], gain, len(scale))
+        return cls(np.zeros((1, len(scale))), scale, directions)
 
     @classmethod
     def calibrated(cls, content: bytes, group: int, places: int) -> "Basis":
         """From a calibration file, for samples of as many cells as those it was made from."""
         parts = {}
-        for part in ("scale", "gain", "mean", "place", "directions"):
+        for part in ("scale", "gain", "mean", "place"):
             parts[part] = safetensors_array(content, f"{part}.{group:02}").astype(np.float64)
         numbers = len(parts["mean"]) // parts["scale"].size
         scale = parts["scale"].reshape(-1).repeat(numbers)
-        directions = parts["directions"] * parts["gain"][:, None]
+        packed = safetensors_array(content, f"directions.{group:02}").tobytes()
+        directions = directions_of(packed, parts["gain"], len(scale))
         own = np.minimum(np.arange(places), len(parts["place"]) - 1)
         mean = parts["mean"] + parts["place"][own] @ directions * scale
         return cls(mean, scale, directions)
+
+
+def directions_of(data: bytes, gain: NDArray[Any], vector: int) -> NDArray[np.float64]:
+    """[components, vector]"""
+    matrix = Matrix(data[:14], vector, len(gain))
+    symbols = matrix.read(open_frame(data[14:], matrix.sizes))
+    return symbols.T * gain[:, None].astype(np.float64)
 
 
 def safetensors_array(content: bytes, name: str) -> NDArray[Any]:
     (length,) = struct.unpack("<Q", content[:8])
     entry = json.loads(content[8 : 8 + length])[name]
     begin, end = (8 + length + offset for offset in entry["data_offsets"])
-    dtypes = {**RAW, "I8": "i1"}
+    dtypes = {**RAW, "U8": "u1"}
     return np.frombuffer(content[begin:end], dtypes[entry["dtype"]]).reshape(entry["shape"])
 
 
@@ -112,7 +124,17 @@ class Stranger:
         (length,) = struct.unpack("<Q", content[:8])
         self.first_bytes, self.data = content[: 8 + length], content[8 + length :]
         self.table = json.loads(self.first_bytes[8:])
-        self.header = json.loads(self.table.pop("__metadata__")["sali-cache"])
+        metadata = self.table.pop("__metadata__")
+        inflate = zlib.decompressobj(-15, DICTIONARY)
+        text = inflate.decompress(base64.b85decode(metadata["sali-cache"])).decode()
+        for at in range(0, len(inflate.unused_data), 32):
+            text = text.replace("\1", f'"{inflate.unused_data[at : at + 32].hex()}"', 1)
+        self.header = json.loads(text)
+        seal = base64.b85decode(metadata["seal"])
+        kl, agreement, questions, tokens = struct.unpack("<ddII", seal[32:56])
+        fidelity = {"kl": kl, "agreement": agreement, "questions": questions, "tokens": tokens}
+        self.header["fidelity"] = fidelity if any(seal[32:56]) else None
+        self.header["header_sha256"], self.header["digests"] = seal[:32].hex(), seal[56:]
         self.shape, self.codec = self.header["shape"], self.header["codec"]
         self.tokens = sum(self.shape["tokens"].values())
         self.seen_modes: set[int] = set()
@@ -122,15 +144,14 @@ class Stranger:
         return self.data[begin:end]
 
     def check_digests(self) -> None:
-        digests = base64.b64decode(self.header["digests"])
+        digests = self.header["digests"]
         names = sorted(self.table, key=lambda name: self.table[name]["data_offsets"])
         for number, name in enumerate(names):
             digest = xxhash.xxh3_128(self.content(name)).digest()
             assert digests[16 * number : 16 * number + 16] == digest
         assert len(digests) == 16 * len(names)
-        key = b'\\"header_sha256\\":\\"'
-        start = self.first_bytes.index(key) + len(key)
-        blank = self.first_bytes[:start] + b"0" * 64 + self.first_bytes[start + 64 :]
+        start = self.first_bytes.index(b'"seal":"') + 8
+        blank = self.first_bytes[:start] + b"0" * 40 + self.first_bytes[start + 40 :]
         assert hashlib.sha256(blank).hexdigest() == self.header["header_sha256"]
 
     def tables(self) -> dict[str, NDArray[Any]]:

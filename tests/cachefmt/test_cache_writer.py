@@ -201,8 +201,8 @@ def test_the_longest_fidelity_has_room_in_the_header(tmp_path: Path) -> None:
     longest = Fidelity(
         kl=sys.float_info.max,
         agreement=sys.float_info.min,
-        questions=2**63 - 1,
-        tokens=2**63 - 1,
+        questions=2**32 - 1,
+        tokens=2**32 - 1,
     )
     path = write_file(tmp_path / "x", fidelity=longest)
     assert path.stat().st_size == write_file(tmp_path / "y").stat().st_size

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
+from torch import Tensor
 
 from cachefmt import CacheFileError, Header, VideoIdentity
 from cachefmt.calibration import (
@@ -31,6 +32,7 @@ from cachefmt.calibration_files import (
     find_calibration,
     holds_calibration,
 )
+from cachefmt.codecs.basis import round_directions
 from tests.cachefmt.files import KLT, make_header
 from tests.cachefmt.files import SHAPE as CACHE_SHAPE
 
@@ -63,25 +65,39 @@ def make_tensors(header: CalibrationHeader, seed: int = 0) -> dict[str, NDArray[
     rng = np.random.default_rng(seed)
     found = {}
     for name, spec in header.specs().items():
-        values = rng.random(spec.shape) * (100 if spec.dtype == "I8" else 1) + 0.01
+        values = rng.random(spec.shape) + 0.01
         if spec.dtype == "BF16":
             bits = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
             found[name] = bits.view(np.uint16)
         else:
             found[name] = values.astype(spec.numpy_dtype)
+    for number, directions in enumerate(make_directions(header.shape, seed)):
+        _, packed = round_directions(torch.ones(len(directions)), directions, 0.25)
+        found[f"directions.{number:02}"] = np.frombuffer(packed, np.uint8)
     return found
 
 
+def make_directions(shape: CalibrationShape, seed: int) -> list[Tensor]:
+    """Of each group [components, vector]."""
+    drawn = torch.Generator().manual_seed(seed)
+    pairs = zip(shape.groups(), shape.components, strict=True)
+    return [torch.randn(count, shape.vector(group), generator=drawn) for group, count in pairs]
+
+
 def directions_and_mean(
-    tensors: dict[str, NDArray[Any]], number: int, shape: CalibrationShape
+    tensors: dict[str, NDArray[Any]], number: int, header: CalibrationHeader, seed: int = 0
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """As FORMAT.md says: [components, vector] and, of each place, [places, vector]."""
-    scale, gain, mean, place, directions = (
+    scale, gain, mean, place = (
         tensors[f"{name}.{number:02}"].astype(np.float32)
-        for name in ("scale", "gain", "mean", "place", "directions")
+        for name in ("scale", "gain", "mean", "place")
     )
-    rows = directions * gain[:, None]
-    return rows, mean + place @ rows * scale.repeat(shape.heads * shape.head_dim)
+    # What is rounded with the gains of `make_tensors` is multiplied by those of the file.
+    exact = make_directions(header.shape, seed)[number]
+    by, _ = round_directions(torch.ones(len(exact)), exact, 0.25)
+    rows = (exact / by[:, None]).round().numpy() * gain[:, None]
+    numbers = header.shape.heads * header.shape.head_dim
+    return rows, mean + place @ rows * scale.repeat(numbers)
 
 
 def write(path: Path, header: CalibrationHeader = HEADER, seed: int = 0) -> Path:
@@ -121,12 +137,12 @@ def test_what_was_written_comes_back(
     path = write(tmp_path_factory.mktemp("one") / "a.calibration.safetensors", header, seed)
     tensors = make_tensors(header, seed)
     found = Calibration.open(path)
-    digests = {name: getattr(found.header, name) for name in ("data_sha256", "header_sha256")}
-    assert found.header == replace(header, **digests)
-    shape = header.shape
+    shape = found.header.shape
+    assert found.header == replace(header, shape=shape, data_sha256=found.header.data_sha256)
+    assert shape == replace(header.shape, direction_bytes=shape.direction_bytes)
     bases = found.bases(shape.rows, shape.columns)
     for number, basis in enumerate(bases):
-        directions, mean = directions_and_mean(tensors, number, shape)
+        directions, mean = directions_and_mean(tensors, number, header, seed)
         assert np.array_equal(basis.scale.numpy(), tensors[f"scale.{number:02}"])
         assert np.array_equal(basis.directions.numpy(), directions)
         np.testing.assert_allclose(basis.mean.numpy(), mean, rtol=1e-5)
@@ -140,7 +156,7 @@ def test_what_was_written_comes_back(
 def test_places_beyond_its_own_and_samples_of_other_sizes_have_the_mean_of_the_rest(
     file: Path,
 ) -> None:
-    _, mean = directions_and_mean(make_tensors(HEADER), 0, SHAPE)
+    _, mean = directions_and_mean(make_tensors(HEADER), 0, HEADER)
     calibration = Calibration.open(file)
     place = np.array([0, 2, SHAPE.places, 10**9])  # a cache may claim any
     for grid, expected in (
@@ -198,7 +214,7 @@ def change(path: Path, key: str, value: object) -> None:
         within = within[section]
     within[last] = value
     table["__metadata__"]["sali-cache-calibration"] = json.dumps(header)
-    text = json.dumps(table).encode()
+    text = json.dumps(table, separators=(",", ":")).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
@@ -213,6 +229,9 @@ def change(path: Path, key: str, value: object) -> None:
         ("shape.places", 10**15, "expected"),
         ("shape.components", [5, 33], "0 to 32"),
         ("shape.components", [5, 1], "expected"),
+        ("shape.direction_bytes", [-1, 22], "must be 2 sizes"),
+        ("shape.direction_bytes", [10**12, 22], "expected"),
+        ("shape.direction_bytes", [], "has tensors"),
         ("shape.raw_dtype", "I8", "must be one of"),
         ("text_ids", [7, 1, -1], "text_ids"),
         ("text_ids", [7, 1], "expected"),
@@ -358,3 +377,14 @@ def test_a_calibration_that_was_moved_or_changed_is_missed_by_name(file: Path) -
     file.unlink()
     with pytest.raises(CacheFileError, match="it was moved, changed or removed"):
         calibration_of(cache, naming(digest))
+
+
+def test_directions_that_no_writer_wrote_are_refused_by_name(tmp_path: Path) -> None:
+    tensors = make_tensors(HEADER)
+    path = tmp_path / "a.calibration.safetensors"
+    for spoilt in (b"", tensors["directions.00"].tobytes()[:-1]):
+        path.unlink(missing_ok=True)
+        tensors["directions.00"] = np.frombuffer(spoilt, np.uint8)
+        write_calibration(path, HEADER, tensors)
+        with pytest.raises(CacheFileError, match=r"directions\.00 cannot be decoded"):
+            Calibration.open(path).bases(2, 3)

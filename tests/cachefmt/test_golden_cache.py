@@ -80,12 +80,11 @@ def test_a_written_file_is_byte_for_byte_the_recorded_one_but_for_its_frame(
             assert zstandard.decompress(data) == zstandard.decompress(theirs[name])
         else:
             assert data == theirs[name]
-    headers = [
-        json.loads(json.loads(split_file(path)[0])["__metadata__"]["sali-cache"])
-        for path in (written, recorded)
-    ]
-    if ours["tables"] == theirs["tables"]:
+    metadata = [json.loads(split_file(path)[0])["__metadata__"] for path in (written, recorded)]
+    # As may another zlib the header.
+    if ours["tables"] == theirs["tables"] and metadata[0] == metadata[1]:
         assert written.read_bytes() == recorded.read_bytes()
+    headers = [Stranger(path.read_bytes()).header for path in (written, recorded)]
     for one in headers:
         del one["digests"], one["header_sha256"]
     assert headers[0] == headers[1]

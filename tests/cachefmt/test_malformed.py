@@ -4,7 +4,6 @@ Digests find accidents. These files are what somebody might build on purpose: ev
 again after it was changed.
 """
 
-import json
 import random
 import resource
 import sys
@@ -23,7 +22,7 @@ from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.symbols import DecodeError, compress, decompress
 from cachefmt.layout import block_name
-from tests.cachefmt.breaking import forge, rewrite_table, seal, tensors_of
+from tests.cachefmt.breaking import forge, rewrite_header, rewrite_table, seal, tensors_of
 from tests.cachefmt.files import KLT, join_file, make_header, split_file
 from tests.cachefmt.test_golden_cache import GOLDEN_SHAPE, KLT_GOLDEN, PLAIN_GOLDEN
 
@@ -117,13 +116,7 @@ def test_malformed_headers_are_refused(tmp_path: Path, golden: Path) -> None:
     drawn = random.Random(0)
 
     def change(path: Path) -> None:
-        def change_header(table: dict[str, Any]) -> None:
-            header = json.loads(table["__metadata__"]["sali-cache"])
-            change_one(header, drawn)
-            text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-            table["__metadata__"]["sali-cache"] = text
-
-        rewrite_table(path, change_header)
+        rewrite_header(path, lambda header: change_one(header, drawn))
         seal(path)
 
     harmless = taken(tmp_path / "x", golden.read_bytes(), 300, change)

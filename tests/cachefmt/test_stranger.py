@@ -105,18 +105,19 @@ def write_calibration_of(path: Path, header: Header, tables: Tables, rows: Tenso
     shape, place = header.shape, tables.places(header.shape)
     text = range(int((np.maximum.accumulate(tables.sample) < 0).sum()))
     coded, places = place >= 0, int(place.max()) + 2
-    groups = header.groups()
+    groups, components = header.groups(), list[int]()
     tensors: dict[str, NDArray[Any]] = {"text.rows": rows[: len(text)].numpy()}
     for number, layers in enumerate(groups):
         moments = Moments((len(layers), 2, shape.heads, shape.head_dim))
         x = rows[coded, layers.start : layers.stop]
         moments.add(x, place[coded])
         scale = moments.scale(moments.mean())
-        directions = moments.principal(moments.mean(), scale, 20)[1]
-        gain = directions.abs().amax(1) / 127
-        codes = (directions / gain[:, None]).round()
+        variance, directions = moments.principal(moments.mean(), scale, 20, 1e-3)
+        components.append(len(variance))
+        gain, packed = bases.round_directions(variance, directions, 0.25)
+        directions = bases.read_directions(packed, gain, directions.shape[1])
         made = bases.Basis(
-            shape=moments.shape, mean=moments.mean(), scale=scale, directions=codes * gain[:, None]
+            shape=moments.shape, mean=moments.mean(), scale=scale, directions=directions
         )
         offsets = torch.zeros(places, len(directions))
         for at in range(places - 1):
@@ -129,7 +130,7 @@ def write_calibration_of(path: Path, header: Header, tables: Tables, rows: Tenso
             "gain": gain,
             "mean": moments.mean()[0].half(),
             "place": offsets.half(),
-            "directions": codes.to(torch.int8),
+            "directions": torch.tensor(list(packed), dtype=torch.uint8),
         }
         tensors |= {f"{part}.{number:02}": of.numpy() for part, of in of_group.items()}
     calibration = CalibrationHeader(
@@ -145,7 +146,7 @@ def write_calibration_of(path: Path, header: Header, tables: Tables, rows: Tenso
             rows=shape.rows,
             columns=shape.columns,
             places=places,
-            components=(20,) * len(groups),
+            components=tuple(components),
         ),
         text_ids=tuple(text),
         videos=(header.video,),

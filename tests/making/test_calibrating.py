@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from batch.analysis.manifest import Manifest
 from batch.errors import ManifestError, ModelError
-from batch.making import calibrating
+from batch.making import calibrating, fitting
 from batch.making.cache_plan import plan_cache
 from batch.making.calibrating import Calibrator, count_in, most_tokens
 from batch.making.computing import allocate, compute, keep, unrotated
@@ -133,7 +133,7 @@ def test_no_more_components_than_are_asked_for_and_large_vectors_by_a_sketch(
 def test_layers_share_a_basis_as_long_as_their_numbers_are_not_too_many(
     model: OpenModel, videos: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrating, "LARGEST_VECTOR", 40)
+    monkeypatch.setattr(fitting, "LARGEST_VECTOR", 40)
     found = calibrated(model, videos, tmp_path)
     assert found.header.shape.group_layers == 1
     assert [basis.vector for basis in found.bases(3, 3)] == [32, 32]
