@@ -12,6 +12,7 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.evaluation.methods.bitmod import BitMoD
 from batch.evaluation.methods.cell_method import Budget, CellMethod, Prices, Ranking, fill
+from batch.evaluation.methods.centred_keys import CentredKeys
 from batch.evaluation.methods.curve_stream import CurveStream
 from batch.evaluation.methods.dapq import DapQ
 from batch.evaluation.methods.dtd import DTD
@@ -63,6 +64,7 @@ METHODS: tuple[Method, ...] = (
     Klt(profile="small", quality="small"),
     UniformBits(tier=Tier.INT8, profile="int8"),
     UniformBits(tier=Tier.INT4, profile="int4"),
+    CentredKeys(),
     LowBits(profile="KIVI, 2 bits", per_channel=("key",)),
     LowBits(profile="VidKV, 2 bits", per_channel=("key", "value"), tokens=32),
     VidKV(profile="1.5 and 1.58 bits"),

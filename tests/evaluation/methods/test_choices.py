@@ -19,6 +19,7 @@ from batch.evaluation.methods import (
     fill,
 )
 from batch.evaluation.methods.bitmod import BitMoD
+from batch.evaluation.methods.centred_keys import CentredKeys
 from batch.evaluation.methods.curve_stream import CurveStream
 from batch.evaluation.methods.dtd import DTD
 from batch.evaluation.methods.fastvid import FastVID
@@ -354,6 +355,15 @@ def test_bitmod_stores_exactly_what_is_on_one_of_its_grids() -> None:
     states = grids.T.repeat(8, 1)[None, :, None] / 2
     held = BitMoD().store(several(torch.ones(1, 1, 64), key=states, value=states), 64)
     torch.testing.assert_close(held.key, states)
+
+
+def test_centred_keys_spend_no_bits_on_what_all_keys_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, shared = torch.rand(1, 40, 2, 64, generator=generator), torch.arange(64.0)
+    rows = several(torch.ones(1, 2, 40), key=own + shared, value=own + shared)
+    held = CentredKeys().store(rows, 40)
+    assert (held.key - rows.key).abs().max() < 0.6 / 15
+    assert (held.value - rows.value).abs().max() > 1
 
 
 def kept_cells(method: FeatureMethod, features: torch.Tensor, amount: int) -> Kept:

@@ -6,6 +6,7 @@ from batch.evaluation.judges.schemes.scheme import ByMethod, Scheme
 from batch.evaluation.judges.schemes.tiers import Tiers
 from batch.evaluation.judges.schemes.transform import CalibratedTransform, Transform
 from batch.evaluation.methods.bitmod import BitMoD
+from batch.evaluation.methods.centred_keys import CentredKeys
 from batch.evaluation.methods.dapq import DapQ
 from batch.evaluation.methods.h2o import H2O
 from batch.evaluation.methods.keydiff import KeyDiff
@@ -33,6 +34,7 @@ SCHEMES: tuple[Scheme, ...] = (
     ),
     Tiers(name="INT4, groups of 64", shares={Tier.INT4: 1.0}),
     Tiers(name="INT4, groups of 32", shares={Tier.INT4: 1.0}, group_size=32),
+    ByMethod(name="INT4, keys less their mean", method=CentredKeys()),
     ByMethod(name="4 bits, keys per channel", method=LowBits(bits=4, per_channel=("key",))),
     ByMethod(name="3 bits", method=LowBits(bits=3)),
     ByMethod(name="3 bits, keys per channel", method=LowBits(bits=3, per_channel=("key",))),
