@@ -20,7 +20,6 @@ from batch.kv.file_rows import FileRows
 from batch.kv.rotation import RotationOf
 from batch.kv.sample_bounds import SampleBounds
 from cachefmt import CacheFile, KeyBounds
-from cachefmt.key_bounds import layers_within
 from cachefmt.layout import INDEX, TABLES, basis_name
 
 KEPT_BYTES = 1 << 28
@@ -73,7 +72,7 @@ class StoredVideo:
         self._decoded: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
         self.read_bytes = sum(map(_opening_bytes, segments))
         shape = segments[0].header.shape
-        self.index_layers = shape.index_layers or layers_within(shape)
+        self.index_layers = shape.index_layers or tuple(range(shape.layers))
         self.bounds = [self._bounds_of(number) for number in range(len(segments))]
         self.stored = [
             StoredSample(number, place)
