@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch.archive.answers import AnswerRecords, Wanted, write_table
 from batch.archive.catalogue import catalogue_rows
-from batch.archive.choosing import column_of, is_chosen, is_meant
+from batch.archive.choosing import ADVICE, column_of, is_chosen, is_meant
 from batch.archive.questions import Asked
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
@@ -97,8 +97,7 @@ def _check_fit(
     if not fits:
         raise BatchError(
             f"{store.root}: of {videos:,} videos that are done in work {caches.id} none fits "
-            f"{' '.join(patterns)}; a pattern is of the whole path, as in the catalogue: "
-            "'*/2024/*.mp4', or a column of it is compared: 'duration_s>=600'"
+            f"{' '.join(patterns)}; {ADVICE}"
         )
 
 

@@ -46,6 +46,13 @@ def is_meant(row: Mapping[str, Any], wanted: str) -> bool:
         return False
 
 
+ADVICE = (
+    "a pattern is of the whole path, as in the catalogue: '*/2024/*.mp4', or a column of it is "
+    "compared: 'duration_s>=600'"
+)
+"""For somebody whose choice fits nothing."""
+
+
 def is_chosen(row: Mapping[str, Any], wanted: Collection[str]) -> bool:
     """Whether a row fits one of them, or there are none."""
     return not wanted or any(is_meant(row, one) for one in wanted)

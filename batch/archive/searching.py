@@ -7,6 +7,7 @@ described by the model alone that wrote it. Knows Arrow and words; knows no mode
 import io
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "caption": pa.string(),
     "words": pa.string(),
 }
-SCHEMA = pa.schema(_COLUMNS, {"sali-cache.captions": "1"})
+SCHEMA = pa.schema(_COLUMNS, {"sali-cache.captions": "2"})
 """A row a scene; README.md beside this file says what it holds. The number is the version: of what
 words are, and of how captions are asked for."""
 
@@ -56,8 +57,8 @@ listed: 0.65 of those asked show both, and 0.89 of those that could are asked; f
 """
 _SATURATION, _LENGTH_SHARE = 1.2, 0.75
 """Source: k1 and b of BM25 as they are usual: Robertson and Zaragoza 2009, section 3.2."""
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
-"""In scripts without spaces each letter is one."""
+_ALONE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""In scripts without spaces each letter is a word: Thai, Lao, Burmese, Khmer, Kana, Han."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +230,7 @@ def scene_row(video: str, state: State, time: TimeRange, caption: str) -> dict[s
         "mtime_ns": mtime_ns,
         **asdict(time),
         "caption": caption,
-        "words": _spelled(_words(caption)),
+        "words": _spelled(words_of(caption)),
     }
 
 
@@ -242,8 +243,12 @@ def _state(cache: Path) -> State:
     return found.st_size, found.st_mtime_ns
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+def words_of(text: str) -> list[str]:
+    """What is compared: the words of a text, whatever their case and however they are encoded."""
+    letters = unicodedata.normalize("NFKC", text.casefold())
+    is_mark = {one for one in letters if unicodedata.category(one).startswith("M")}
+    in_words = (one if one.isalnum() or one in is_mark else " " for one in letters)
+    return _ALONE.sub(r" \g<0> ", "".join(in_words)).split()
 
 
 def _spelled(words: Sequence[str]) -> str:
@@ -266,7 +271,7 @@ def _scores(captions: "pa.ChunkedArray[Any]", question: str) -> NDArray[np.float
     the question's queries with the mean key of each sample, or with its best cell, of all heads or
     of those best at it.
     """
-    words = _words(question)
+    words = words_of(question)
     terms = {_spelled(one) for one in (*zip(words), *pairwise(words))}
     scores = np.zeros(len(captions))
     lengths = pc.count_substring(captions, "  ").to_numpy() + 1.0

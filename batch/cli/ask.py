@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from batch.cli import options
 from batch.cli.answer import line_of
 from batch.cli.kinds import Kind, expect
 from batch.cli.progress import FAILED, PARTIAL, quiet_option, say
-from batch.cli.search import answer_best
+from batch.cli.search import answer_best, with_words
 from batch.settings import AnswerSettings, WriterSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ _MOST_HISTORY = 1_000
 @click.option("--video", "wanted", help="Which one to ask first: an ID, or a pattern of its path.")
 @click.option("--work", help="Of a folder of batch index, as batch status lists them.")
 @click.option(
-    "-q", "--question", help="Ask this alone, of those videos of a folder that it is about most."
+    "-q",
+    "--question",
+    callback=with_words,
+    help="Ask this alone, of those videos of a folder that it is about most.",
 )
 @click.option(
     "--top",
@@ -74,6 +78,10 @@ def ask(
     prints what the best ones answer: an answer a line, the likeliest first, and behind a tab in
     how many of the videos, which, and at what times.
     """
+    source = click.get_current_context().get_parameter_source
+    for name, option in (("top", "--top"), ("as_json", "--json")):
+        if question is None and source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} goes with -q")
     folders = {Kind.CACHE_FOLDER, Kind.INDEX}
     if question is None:
         expect(caches, folders | {Kind.CACHE, Kind.SEGMENTS}, "a cache, or a folder of them")
@@ -93,6 +101,8 @@ def ask(
     if question is not None:
         answer_best(library, family, settings, question, most=top, as_json=as_json)
         return
+    for error in library.damaged:
+        click.echo(f"error: {error}", err=True)
     with _Talk(library, family, settings, streams=is_terminal) as talk:
         if is_terminal:
             say("/help tells what there is; Ctrl-D ends")

@@ -111,7 +111,7 @@ def _problem(path: Path, kind: Kind, wanted: Collection[Kind], what: str) -> str
     if kind is Kind.MISSING:
         return f"{path}: {kind.value}"
     command = _COMMANDS.get(kind)
-    meant = min(filter(_is_named_as_cache, path.iterdir())) if kind is Kind.CACHE_FOLDER else path
+    meant = min(filter(is_cache, path.iterdir())) if kind is Kind.CACHE_FOLDER else path
     advice = "" if command is None else f"\n  {command.format(shlex.quote(str(meant)))}"
     return f"{path}: is {kind.value}, expected {what}{advice}"
 
@@ -127,15 +127,9 @@ def _kind_of_folder(path: Path) -> Kind:
         return Kind.SEGMENTS
     if checkpoint_folder(str(path)) is not None and "config.json" in names:
         return Kind.CHECKPOINT
-    if any(_is_named_as_cache(path / name) for name in names):
-        digits = [name for name in names if name.removesuffix(".safetensors").isdigit()]
-        return Kind.SEGMENTS if digits else Kind.CACHE_FOLDER
+    if any(is_cache(path / name) for name in names):
+        return Kind.CACHE_FOLDER
     return Kind.FOLDER if names else Kind.EMPTY_FOLDER
-
-
-def _is_named_as_cache(path: Path) -> bool:
-    is_calibration = path.name.endswith(".calibration.safetensors")
-    return path.suffix in (".safetensors", ".segments") and not is_calibration
 
 
 def _names(path: Path) -> Iterator[str]:

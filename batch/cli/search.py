@@ -26,9 +26,29 @@ if TYPE_CHECKING:
     from batch.serving.library import Library, Video
 
 
+def with_words(_: object, __: object, question: str | None) -> str | None:
+    """The callback of a question that videos are searched by."""
+    if question is not None:
+        from batch.archive.searching import words_of
+
+        if not words_of(question):
+            raise click.BadParameter(f"got {question!r}, expected some words")
+        try:
+            question.encode()
+        except UnicodeError as error:
+            raise click.BadParameter("is not UTF-8 text") from error
+    return question
+
+
 @click.command()
 @click.argument("caches", type=options.EXISTING_FOLDER)
-@click.option("-q", "--question", required=True, help="A question, or what is to be seen.")
+@click.option(
+    "-q",
+    "--question",
+    required=True,
+    callback=with_words,
+    help="A question, or what is to be seen.",
+)
 @click.option(
     "--top", type=click.IntRange(1), default=20, show_default=True, help="Videos listed at most."
 )
@@ -63,16 +83,16 @@ def search(
     """
     expect(caches, {Kind.CACHE_FOLDER, Kind.INDEX}, "a folder of caches")
     options.allow_open_files()
-    from batch.archive.choosing import is_chosen
+    from batch.archive.choosing import ADVICE, is_chosen
+    from batch.errors import BatchError
     from batch.serving.library import Library
 
     library = Library(caches, work)
+    chosen = {video.id: video for video in library if is_chosen(video.facts, match)}
+    if not chosen:
+        wanted = " ".join(f"--match '{one}'" for one in match)
+        raise BatchError(f"{caches}: of {len(library):,} videos none fits {wanted}; {ADVICE}")
     index, failures = read_captions(library, partial(library.load_model, writer))
-    chosen = {
-        video.id: video
-        for video in library
-        if is_chosen({**video.facts, "paths": [video.name]}, match)
-    }
     found = list(islice(index.only(chosen).search(question), top))
     for scene in found:
         click.echo(_found_line(scene, chosen[scene.video], as_json=as_json))
@@ -112,6 +132,8 @@ def read_captions(library: "Library", load: "Callable[[], Family]") -> "tuple[Ca
         failed=fail,
         waiting=say,
     )
+    for error in library.damaged:
+        fail(str(error))
     return index, failures
 
 

@@ -103,6 +103,8 @@ def serve(
     from batch.serving.shelf import Shelf
 
     library = Library(caches, work)
+    for damage in library.damaged:
+        click.echo(f"error: {damage}", err=True)
     try:
         family_of = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family_of)

@@ -14,6 +14,7 @@ from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
 from batch.settings import WriterSettings
 from cachefmt import CacheFileError, open_segments
+from cachefmt.calibration_files import SUFFIX as _NO_CACHE
 from cachefmt.segments import FILE_SUFFIX, FOLDER_SUFFIX
 from jobs.runs import had_runs
 
@@ -51,7 +52,7 @@ class Library:
                 `work` may choose the work.
 
         Raises:
-            BatchError: there are none.
+            BatchError, CacheFileError: there are none.
         """
         self._path = path
         self._caches: ProductFolder | None = None
@@ -59,10 +60,13 @@ class Library:
             self._store = Store(path)
             self._caches = choose_caches(self._store, work)  # once: a model is loaded for it
         self._videos: dict[str, Video] = {}
+        self.damaged: list[CacheFileError] = []
+        """Of a folder of files: what is wrong with those that cannot be opened."""
         self._looked_s = 0.0
         self.refresh()
         if not self._videos:
-            raise BatchError(f"{path}: holds no cache of a video that could be asked")
+            holds_none = BatchError(f"{path}: holds no cache of a video that could be asked")
+            raise next(iter(self.damaged), holds_none)
 
     @property
     def folder(self) -> Path:
@@ -88,6 +92,7 @@ class Library:
         if self._videos and now_s - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = now_s
+        self.damaged = []
         if self._caches is None:
             found = _told_apart(self._of_files())
         else:
@@ -154,20 +159,24 @@ class Library:
         except OSError as error:
             raise BatchError(f"{self._path}: cannot be read: {error.strerror}") from error
         for cache in found:
-            if cache.suffix not in (FILE_SUFFIX, FOLDER_SUFFIX):
+            is_named = cache.suffix in (FILE_SUFFIX, FOLDER_SUFFIX)
+            if not is_named or cache.name.startswith(".") or cache.name.endswith(_NO_CACHE):
                 continue
             try:
                 segments = open_segments(cache)
-            except CacheFileError:  # such as a calibration; batch verify tells what is damaged
+            except CacheFileError as error:
                 if is_cache:
                     raise
+                self.damaged.append(error)
                 continue
             for segment in segments:
                 segment.close()
             about = segments[0].header.video
             name = _readable(about.name)
             facts = {
+                "video": about.sha256,
                 "path": name,
+                "paths": [name],
                 "status": "done",
                 "cache": str(cache),
                 "cache_bytes": sum(segment.size_bytes for segment in segments),
@@ -186,7 +195,8 @@ def _told_apart(videos: Iterable[Video]) -> Iterator[Video]:
             id = file if video.id in taken else video.id
             taken.add(id)
             name = f"{video.name} ({file})"
-            video = replace(video, id=id, name=name, facts={**video.facts, "path": name})
+            facts = {**video.facts, "path": name, "paths": [*video.facts["paths"], name]}
+            video = replace(video, id=id, name=name, facts=facts)
         yield video
 
 

@@ -101,6 +101,15 @@ def test_words_of_scripts_without_spaces_are_found(archive: Archive) -> None:
     assert videos(archive.update(), "青い星はどこ") == ["e", "d"]
 
 
+def test_words_are_found_however_their_letters_are_encoded_and_with_their_marks(
+    archive: Archive,
+) -> None:
+    archive.put(d="un caf\u00e9 bleu", e="लाल बिल्ली", f="लाल बल")
+    index = archive.update()
+    assert videos(index, "Cafe\u0301") == ["d"]
+    assert videos(index, "बिल्ली") == ["e"]
+
+
 def test_only_what_is_new_or_changed_is_described_and_what_is_gone_is_dropped(
     archive: Archive,
 ) -> None:
@@ -202,6 +211,9 @@ def test_a_search_lists_videos_and_times_and_needs_the_model_once(
     lines = succeed(*command, "--top", 1, "--model", copied_out / "none")
     assert lines == [f"{found[0]['path']}\t00:00:01-00:00:02\t{BLUE_CIRCLE}"]
     assert succeed(*command, "--match", found[1]["path"])[0].startswith(found[1]["path"])
+    result = batch("search", copied_out, "-q", "red", "--match", "*.none")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "of 3 videos none fits --match '*.none'; a pattern is" in result.stderr
     result = batch("search", copied_out, "-q", "beads")
     assert "no scene of 3 videos was described with a word of 'beads'" in result.stderr
     assert len(told) == 3
@@ -231,3 +243,13 @@ def test_a_question_to_all_needs_a_folder(indexed: IndexedArchive) -> None:
     assert batch("search", cache, "-q", "a ?").exit_code == 2
     assert batch("ask", cache, "-q", "a ?").exit_code == 2
     assert batch("ask", indexed.out, "--video", "a", "-q", "a ?").exit_code == 2
+    assert "--top goes with -q" in batch("ask", indexed.out, "--top", 2).stderr
+
+
+@pytest.mark.parametrize("question", ["", "?!", "yellow \udcff"])
+def test_a_question_without_words_is_refused_before_anything_is_described(
+    indexed: IndexedArchive, told: list[Path], question: str
+) -> None:
+    for command in ("search", "ask"):
+        assert batch(command, indexed.out, "-q", question).exit_code == 2
+    assert not told

@@ -16,6 +16,8 @@ from batch.serving.desk import Desk, FullError, Request
 from batch.serving.library import Library, Video
 from batch.serving.pages import of_all, of_video
 from batch.serving.shelf import Shelf
+from tests.cli.running import batch
+from tests.clips import truncate
 
 QUESTIONS = [f"what is the red star {word} ?" for word in ("a", "b", "c", "d")]
 
@@ -146,6 +148,20 @@ def test_videos_are_found_by_the_beginning_of_their_id_or_a_pattern(
     (caches.parent / "empty").mkdir(exist_ok=True)
     with pytest.raises(BatchError, match="holds no cache"):
         Library(caches.parent / "empty")
+
+
+def test_what_is_damaged_in_a_folder_is_named_and_the_others_are_asked(
+    caches: Path, tmp_path: Path
+) -> None:
+    for name in ("1.safetensors", "2.safetensors", "._2.safetensors", "x.calibration.safetensors"):
+        shutil.copy(caches / "a.safetensors", tmp_path / name)
+    truncate(tmp_path / "2.safetensors", keep=0.5)
+    library = Library(tmp_path)
+    assert [video.cache.name for video in library] == ["1.safetensors"]
+    (error,) = library.damaged
+    assert str(error).startswith(f"{tmp_path / '2.safetensors'}: is truncated")
+    result = batch("search", tmp_path, "-q", "a star")
+    assert (result.exit_code, result.stderr.count("is truncated")) == (3, 1)
 
 
 def test_each_cache_of_one_video_can_be_asked(family: Family, caches: Path, tmp_path: Path) -> None:
