@@ -52,7 +52,7 @@ class CacheWriter:
             if (tables.sample[: header.codec.text_tokens] >= 0).any():
                 raise ValueError("codec.text_tokens are more than the text before all samples")
             self._largest = largest_sizes(header, tables)
-            self._reserved = reserved_bytes(header, self._largest)
+            self._reserved = reserved_bytes(self.header, self._largest)
         self._tables = tables
         self._digests: dict[str, bytes] = {}
         self._sizes: dict[str, int] = {}

@@ -103,17 +103,25 @@ class LastQueries:
         def on(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
             return into.to(device), mean.to(device), group.to(device)
 
-        layers, of_rows = [], torch.zeros(len(lengths), len(group))
+        layers, of_rows = [], torch.zeros(len(lengths), len(group))  # one for all layers
         for layer, (query, lse) in enumerate(zip(self._queries, self._lses, strict=True)):
             place, weight, group_here = on(query.device)
             asked = query[place].float() * self._scaling
-            found, rows = _paid(
-                prefix, layer, query.dtype, asked, lse[place], weight, group_here, groups + 1
+            of_rows = of_rows.to(query.device)
+            found = _paid(
+                prefix,
+                layer,
+                query.dtype,
+                asked,
+                lse[place],
+                weight,
+                group_here,
+                groups + 1,
+                of_rows,
             )
             layers.append(found)
-            of_rows = of_rows.to(rows.device).add_(rows)
         of_groups = torch.stack([layer[..., 1:].to(layers[0].device) for layer in layers], 1)
-        return Paid(of_groups.cpu(), of_rows.cpu() / len(layers))
+        return Paid(of_groups.cpu(), of_rows.cpu().div_(len(layers)))
 
 
 def _paid(
@@ -125,11 +133,12 @@ def _paid(
     mean: Tensor,
     group: Tensor,
     groups: int,
-) -> tuple[Tensor, Tensor]:
+    of_rows: Tensor,
+) -> Tensor:
     """Mean share that scaled queries float32 [asked, heads, head_dim] pay in one layer.
 
-    mean: [sequences, asked], the weight of each query; returns [sequences, heads, groups] and, of
-    all heads, [sequences, rows].
+    mean: [sequences, asked], the weight of each query; returns [sequences, heads, groups] and adds
+    to `of_rows` [sequences, rows] the mean over heads.
     """
     sequences, kv_heads = len(mean), prefix.shape.heads
     queries = fold(asked[:, :, None], kv_heads)
@@ -137,7 +146,7 @@ def _paid(
     # Scores may be more than keys: a batch of long answers has thousands of queries.
     chunk = rows_at_a_time(kv_heads, max(queries.shape[1:]), asked.device)
     paid = asked.new_zeros(groups, kv_heads * sequences * (asked.shape[1] // kv_heads))
-    rows, start = asked.new_zeros(sequences, len(group)), 0
+    start = 0
     for part in prefix.layer(layer):
         for key, bias in part.keys(dtype, chunk):
             shares = torch.baddbmm(-totals, queries, key.permute(1, 2, 0).float())
@@ -146,7 +155,7 @@ def _paid(
             of_passes = shares.exp_().view(kv_heads, mean.shape[1], -1)
             means = (mean @ of_passes).view(-1, len(key))
             of_heads = means.view(kv_heads, sequences, -1, len(key))
-            rows[:, start : start + len(key)] = of_heads.mean((0, 2))
+            of_rows[:, start : start + len(key)] += of_heads.mean((0, 2))
             paid.index_add_(0, 1 + group[start : start + len(key)], means.T)  # none first
             start += len(key)
-    return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0], rows
+    return unfold(paid.T.reshape(kv_heads, -1, groups), sequences, 1)[:, :, 0]

@@ -11,6 +11,7 @@ from batch.archive.store import Store
 from batch.archive.verifying import checks_of, remove_damaged, run_check
 from tests.archive.conftest import IndexedArchive
 from tests.archive.indexing import run_index
+from tests.cachefmt.breaking import rewrite_header
 from tests.cli.running import batch, objects, succeed
 
 
@@ -58,7 +59,7 @@ def test_caches_of_another_version_or_that_may_not_be_read_are_not_removed(
     copied_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer, *_ = caches_of(copied_out)
-    newer.write_bytes(newer.read_bytes().replace(rb"{\"major\":2", rb"{\"major\":3", 1))
+    rewrite_header(newer, lambda header: header["format"].update(major=3))
     (check,) = (check for check in checks_of(copied_out) if check.path == newer)
     found = run_check(check)
     assert "a newer sali-cache can read it" in str(found.problems[0])

@@ -82,4 +82,6 @@ def _run(words: list[str], stdout: Connection, stderr: Connection) -> None:
         said.close()
     # Those that are there have what they write to for a file, which has a place in it.
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    # A shell's background ignores it, and so does all that is started there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(words, prog_name="batch")
