@@ -243,7 +243,10 @@ def _take_metadata(table: dict[str, Any]) -> dict[str, Any]:
         )
     known = {METADATA_KEY, SEAL_KEY}
     if metadata.keys() != known:
-        _refuse(f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}")
+        _refuse(
+            f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}: another version "
+            "wrote it; batch prefill --force writes it again"
+        )
     return metadata
 
 
