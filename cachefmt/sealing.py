@@ -9,6 +9,8 @@ import itertools
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 from cachefmt.header import Fidelity
@@ -90,12 +92,27 @@ class Seal(NamedTuple):
 
 def sealed(first_bytes: bytes) -> bytes:
     """First bytes (length, JSON, padding) with their SHA-256 filled in, whatever stood there."""
-    return _with_digest(first_bytes, to_text(bytes.fromhex(header_digest(first_bytes))).encode())
+    digest = hashlib.sha256(_with_digest(first_bytes, _BLANK)).digest()
+    return _with_digest(first_bytes, to_text(digest).encode())
 
 
-def header_digest(first_bytes: bytes) -> str:
-    """SHA-256 of the first bytes (length, JSON, padding) with 0 in place of itself."""
-    return hashlib.sha256(_with_digest(first_bytes, _BLANK)).hexdigest()
+@contextmanager
+def unsealing(first_bytes: bytes) -> Iterator[None]:
+    """Read what these first bytes of a file say; ValueError where they do not match their seal.
+
+    Where they do not, that is said behind whatever else is wrong with them: damage may look like
+    anything.
+    """
+    problem = "the header does not match its seal: it was changed or damaged"
+    is_sealed = sealed(first_bytes) == first_bytes
+    try:
+        yield
+    except ValueError as error:
+        if is_sealed:
+            raise
+        raise ValueError(f"{error}; {problem}") from error
+    if not is_sealed:
+        raise ValueError(problem)
 
 
 def _with_digest(first_bytes: bytes, digest: bytes) -> bytes:
