@@ -35,7 +35,7 @@ from cachefmt.layout import (
     tensor_entry,
     tensor_names,
 )
-from cachefmt.sealing import SEAL_KEY, Seal, header_digest, lengthen
+from cachefmt.sealing import SEAL_KEY, Seal, lengthen, unsealing
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import Tables
 
@@ -79,9 +79,10 @@ class CacheFile:
             size_bytes = os.fstat(file).st_size
             first_bytes, table = read_table(file, size_bytes)
             metadata = _take_metadata(table)
-            header = Header.from_json(lengthen(metadata[METADATA_KEY], METADATA_KEY))
-            sizes = _tensor_sizes(table, header)
-            seal = Seal.unpack(metadata[SEAL_KEY], len(sizes))
+            with unsealing(first_bytes):
+                header = Header.from_json(lengthen(metadata[METADATA_KEY], METADATA_KEY))
+                sizes = _tensor_sizes(table, header)
+                seal = Seal.unpack(metadata[SEAL_KEY], len(sizes))
             starts = itertools.accumulate(sizes.values(), initial=len(first_bytes))
             places = {
                 name: _Place(start, sizes[name], seal.digest(number))
@@ -91,8 +92,6 @@ class CacheFile:
             if size_bytes != expected:
                 problem = "is truncated" if size_bytes < expected else "is too long"
                 _refuse(f"{problem}: {size_bytes} bytes, its header describes {expected}")
-            if header_digest(first_bytes) != seal.header_sha256:
-                _refuse("the header does not match its seal: it was changed or damaged")
             opened.pop_all()
         header = dataclasses.replace(header, **seal._asdict())
         return cls(path, file, header, places)
@@ -243,7 +242,10 @@ def _take_metadata(table: dict[str, Any]) -> dict[str, Any]:
         )
     known = {METADATA_KEY, SEAL_KEY}
     if metadata.keys() != known:
-        _refuse(f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}")
+        _refuse(
+            f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}: another version "
+            "wrote it; batch prefill --force writes it again"
+        )
     return metadata
 
 

@@ -9,6 +9,8 @@ import itertools
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 from cachefmt.header import Fidelity
@@ -17,6 +19,8 @@ SEAL_KEY = "seal"
 DIGEST_BYTES = 16
 """Of a tensor: XXH3-128."""
 MOST_JSON_BYTES = 1 << 20
+_MOST_BYTES = 2 * MOST_JSON_BYTES
+"""Of deflated JSON with its digests behind it."""
 
 _DIGEST = b"\1"
 """In place of a SHA-256 as a value: no JSON has a control character."""
@@ -35,7 +39,8 @@ DICTIONARY = (
 """What a header is likely to say. Part of the format: FORMAT.md has it, too."""
 
 _SEAL = f'"{SEAL_KEY}":"'.encode()
-"""In the file our JSON has no quote without a backslash, so nothing else looks like this."""
+"""Before it stand a header in base 85, or of a calibration JSON whose quotes have a backslash:
+nothing in them looks like this."""
 _BLANK = b"0" * 40
 """In place of a SHA-256 in base 85."""
 _FIDELITY = struct.Struct("<ddII")
@@ -65,9 +70,10 @@ class Seal(NamedTuple):
     @classmethod
     def unpack(cls, text: object, tensors: int) -> Self:
         """The seal of a file with so many tensors; ValueError if it is none."""
-        data = from_text(text, SEAL_KEY)
         start = _SHA256_BYTES + _FIDELITY.size
-        if len(data) != start + tensors * DIGEST_BYTES:
+        expected = start + tensors * DIGEST_BYTES
+        data = from_text(text, SEAL_KEY, most_bytes=expected)
+        if len(data) != expected:
             raise ValueError(
                 f"a {SEAL_KEY} of {len(data)} bytes, expected {start} and {DIGEST_BYTES} for each "
                 f"of {tensors} tensors"
@@ -86,12 +92,27 @@ class Seal(NamedTuple):
 
 def sealed(first_bytes: bytes) -> bytes:
     """First bytes (length, JSON, padding) with their SHA-256 filled in, whatever stood there."""
-    return _with_digest(first_bytes, to_text(bytes.fromhex(header_digest(first_bytes))).encode())
+    digest = hashlib.sha256(_with_digest(first_bytes, _BLANK)).digest()
+    return _with_digest(first_bytes, to_text(digest).encode())
 
 
-def header_digest(first_bytes: bytes) -> str:
-    """SHA-256 of the first bytes (length, JSON, padding) with 0 in place of itself."""
-    return hashlib.sha256(_with_digest(first_bytes, _BLANK)).hexdigest()
+@contextmanager
+def unsealing(first_bytes: bytes) -> Iterator[None]:
+    """Read what these first bytes of a file say; ValueError where they do not match their seal.
+
+    Where they do not, that is said behind whatever else is wrong with them: damage may look like
+    anything.
+    """
+    problem = "the header does not match its seal: it was changed or damaged"
+    is_sealed = sealed(first_bytes) == first_bytes
+    try:
+        yield
+    except ValueError as error:
+        if is_sealed:
+            raise
+        raise ValueError(f"{error}; {problem}") from error
+    if not is_sealed:
+        raise ValueError(problem)
 
 
 def _with_digest(first_bytes: bytes, digest: bytes) -> bytes:
@@ -116,7 +137,7 @@ def lengthen(text: object, key: str) -> str:
     """What `shorten` got; ValueError if it made no such value of a key."""
     found = zlib.decompressobj(-15, DICTIONARY)
     try:
-        data = found.decompress(from_text(text, key), MOST_JSON_BYTES)
+        data = found.decompress(from_text(text, key, most_bytes=_MOST_BYTES), MOST_JSON_BYTES)
     except zlib.error as error:
         raise ValueError(f"metadata key {key!r}: {error}") from error
     first, *others = data.split(_DIGEST)
@@ -133,10 +154,19 @@ def to_text(data: bytes) -> str:
     return base64.b85encode(data).decode()
 
 
-def from_text(text: object, key: str) -> bytes:
-    """What `to_text` got, as the value of a metadata key; ValueError if it made no such text."""
+def from_text(text: object, key: str, *, most_bytes: int) -> bytes:
+    """What `to_text` got, as the value of a metadata key; ValueError if it made no such text.
+
+    More bytes than that are refused unread: Python decodes a megabyte a second, in 30 times the
+    memory.
+    """
     if not isinstance(text, str):
         raise ValueError(f"metadata key {key!r} must be a string")
+    size_bytes = len(text) * 4 // 5
+    if size_bytes > most_bytes:
+        raise ValueError(
+            f"metadata key {key!r} has {size_bytes} bytes, expected {most_bytes} at most"
+        )
     data = base64.b85decode(text)
     if to_text(data) != text:
         raise ValueError(f"metadata key {key!r} is not in base 85")

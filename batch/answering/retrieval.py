@@ -21,7 +21,6 @@ from batch.models import Family
 from batch.settings import AnswerSettings
 from cachefmt import CacheFile
 
-"""Tokens loaded for a question at most, text included."""
 SHARES = (0.4, 0.7)
 """Shares of what a question is about that are loaded, one after the other; the answer is that of
 the load which makes its own likelier.

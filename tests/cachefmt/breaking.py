@@ -42,7 +42,7 @@ def rewrite_table(path: Path, change: Callable[[Table], None]) -> None:
 
 
 def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
-    """Change our header, and leave its digest, as a foreign writer might."""
+    """Change our header and seal it anew, as a foreign writer might."""
 
     def change_metadata(table: Table) -> None:
         header = header_in(table)
@@ -51,6 +51,7 @@ def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
         table["__metadata__"]["sali-cache"] = shorten(text)
 
     rewrite_table(path, change_metadata)
+    seal(path)
 
 
 def header_in(table: Table) -> Table:

@@ -58,6 +58,21 @@ def test_swapped_blocks_of_one_size_are_found(path: Path) -> None:
     assert verifying_fails(path).startswith(f"{names[-2]} does not match its digest")
 
 
+def test_a_header_without_a_seal_of_its_own_is_refused(path: Path, tmp_path: Path) -> None:
+    other = write_file(tmp_path / "other", make_header(name="other.mp4"))
+    header = json.loads(split_file(other)[0])["__metadata__"]["sali-cache"]
+    rewrite_table(path, lambda table: table["__metadata__"].update({"sali-cache": header}))
+    assert opening_fails(path).startswith("the header does not match its seal")
+
+
+def test_a_damaged_header_is_called_so_whatever_it_looks_like(path: Path) -> None:
+    content = path.read_bytes()
+    for at in range(8, content.index(b'"seal"'), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        problem = opening_fails(path)
+        assert "damaged" in problem or "metadata" in problem
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "No such file" in opening_fails(tmp_path / "nothing.safetensors")
     assert "cannot be opened" in opening_fails(tmp_path)
@@ -100,14 +115,18 @@ def test_a_file_that_is_cut_or_no_safetensors_is_refused(
         (b'{"__metadata__": 3}', "no key 'sali-cache'"),
         (
             b'{"__metadata__": {"sali-cache": ""}}',
-            "keys ['sali-cache'], expected ['sali-cache', 's",
+            "expected ['sali-cache', 'seal']: another version wrote it; batch prefill --force",
         ),
         (metadata(3), "metadata key 'sali-cache' must be a string"),
         (metadata("{,}"), "bad base85 character"),
         (metadata("0"), "metadata key 'sali-cache' is not in base 85"),
         (metadata(to_text(b"\7\0\0\0")), "metadata key 'sali-cache': Error -3 while decompressing"),
         (metadata(shorten("3")[:-2]), "metadata key 'sali-cache' is no deflated header"),
-        (metadata(to_text(from_text(shorten("3"), "") + b"3")), "is no deflated header"),
+        (
+            metadata(to_text(from_text(shorten("3"), "", most_bytes=9) + b"3")),
+            "is no deflated header",
+        ),
+        (metadata("0" * 4_000_000), "key 'sali-cache' has 3200000 bytes, expected 2097152 at most"),
         (metadata(shorten("{")), "Expecting property name"),
         (metadata(shorten("3")), "header must be an object, got int"),
         (metadata(shorten("[" * 100_000)), "nested too deep"),
@@ -232,7 +251,6 @@ def codec(**changes: object) -> Callable[[Table], None]:
             lambda h: (codec(**KLT_CODEC)(h), h["shape"].update(heads=1025)),
             "codec.group_layers 2 are 32800 numbers a token, at most 32768 fit a basis",
         ),
-        (lambda h: h["video"].update(name="other.mp4"), "does not match its seal"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(
@@ -277,7 +295,8 @@ def test_a_table_that_does_not_fit_the_shape_is_refused(
         (32, struct.pack("<dd", np.nan, 1), "fidelity.kl must be finite and at least 0, got nan"),
         (40, struct.pack("<d", 1.5), "fidelity.agreement must be in 0..1, got 1.5"),
         (48, struct.pack("<I", 0), "fidelity.questions must be at least 1, got 0"),
-        (136, b"more", "a seal of 140 bytes, expected 56 and 16 for each of 5 tensors"),
+        (136, b"more", "metadata key 'seal' has 140 bytes, expected 136 at most"),
+        (132, b"", "a seal of 132 bytes, expected 56 and 16 for each of 5 tensors"),
         (0, bytes(32), "the header does not match its seal"),
     ],
 )
@@ -288,9 +307,9 @@ def test_a_seal_that_says_otherwise_is_refused(
     path = write_file(tmp_path / "x", fidelity=fidelity)
 
     def change(table: Table) -> None:
-        seal = from_text(table["__metadata__"]["seal"], "seal")
-        seal = seal[:at] + packed + seal[at + len(packed) :]
-        table["__metadata__"]["seal"] = to_text(seal)
+        seal = from_text(table["__metadata__"]["seal"], "seal", most_bytes=136)
+        rest = seal[at + len(packed) :] if packed else b""
+        table["__metadata__"]["seal"] = to_text(seal[:at] + packed + rest)
 
     rewrite_table(path, change)
     assert problem in opening_fails(path)
