@@ -13,6 +13,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from batch.cli import main
+from jobs.stopping import SIGNALS
 
 
 def batch(*words: object, stdin: str | bytes = "") -> Result:
@@ -82,6 +83,7 @@ def _run(words: list[str], stdout: Connection, stderr: Connection) -> None:
         said.close()
     # Those that are there have what they write to for a file, which has a place in it.
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    # A shell's background ignores it, and so does all that is started there.
+    # The fork server ignores it in a shell's background, and blocks all if a worker started it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     main(words, prog_name="batch")
