@@ -96,8 +96,9 @@ def test_the_figures_of_qualities_are_those_of_results() -> None:
         quality, basis, right, same, smaller, word, numbers, _ = (cell.strip("*") for cell in row)
         made = "calibrated" if "calibrated" in basis else "own"
         found = measured[f"klt, {quality}", made]
-        assert (right, same, smaller) == (found[3], found[4], f"{float(found[6]):.0f}")
-        if made == "calibrated" and quality != "high":
+        assert (right, same) == (found[3], found[4])
+        assert abs(int(smaller) - float(found[6])) <= 0.5
+        if made == "calibrated":
             of_text = prose[f"klt, calibrated, step {STEPS[quality]:g}"]
             assert (word, numbers) == (of_text[4].split()[0], of_text[6])
 
