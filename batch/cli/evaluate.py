@@ -45,8 +45,18 @@ _OF_ALL = ("suites", "as_json")
 _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
 METHODS = (
-    *("full", "sali-cache", "klt", "uniform", "low-bits", "vidkv", "bitmod", "zipcache", "think"),
-    *("token-drop", "sparse-frames", "dtd", "streaming-tom", "holitom", "fastvid", "vidcom2"),
+    *("full", "sali-cache", "klt", "uniform", "centred-keys", "low-bits", "vidkv", "bitmod"),
+    *(
+        "zipcache",
+        "think",
+        "token-drop",
+        "sparse-frames",
+        "dtd",
+        "streaming-tom",
+        "holitom",
+        "fastvid",
+        "vidcom2",
+    ),
     *("curve-stream", "tome", "sliding-window", "streaming-llm", "videoscan", "keydiff"),
     *("infinipot-v", "soft-prune", "h2o", "snapkv", "scissorhands", "dapq", "prefixkv"),
     *("kvmerger", "kvzip", "razor-attention", "salient-cells", "random"),
