@@ -46,20 +46,10 @@ _ONLY_APART = ("judges", "context_tokens", "contexts")
 _VIDEOS = 20
 METHODS = (
     *("full", "sali-cache", "klt", "uniform", "centred-keys", "low-bits", "vidkv", "bitmod"),
-    *(
-        "zipcache",
-        "think",
-        "token-drop",
-        "sparse-frames",
-        "dtd",
-        "streaming-tom",
-        "holitom",
-        "fastvid",
-        "vidcom2",
-    ),
-    *("curve-stream", "tome", "sliding-window", "streaming-llm", "videoscan", "keydiff"),
-    *("infinipot-v", "soft-prune", "h2o", "snapkv", "scissorhands", "dapq", "prefixkv"),
-    *("kvmerger", "kvzip", "razor-attention", "salient-cells", "random"),
+    *("zipcache", "think", "token-drop", "sparse-frames", "dtd", "streaming-tom", "holitom"),
+    *("fastvid", "vidcom2", "curve-stream", "tome", "sliding-window", "streaming-llm"),
+    *("videoscan", "keydiff", "infinipot-v", "soft-prune", "h2o", "snapkv", "scissorhands"),
+    *("dapq", "prefixkv", "kvmerger", "kvzip", "razor-attention", "salient-cells", "random"),
 )
 """Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
 
