@@ -86,7 +86,7 @@ def prefill(
             if dry_run:
                 video = maker.plan(manifest, identify_weights=False)
                 line, is_there = _estimate(maker, video, destination, as_json=as_json), False
-                size_bytes, note = video.size_bytes, video.note
+                size_bytes, note = video.most_bytes, video.note
             else:
                 made = _make(maker, manifest, destination)
                 video, is_there, size_bytes = made.video, not made.written, made.size_bytes
@@ -190,13 +190,13 @@ def _estimate(
     minutes = video.manifest.header.decoded_s / 60
     tiers_bytes = sum(kv_bytes(header.shape) for header in video.headers)
     per_minute = {
-        "size_bytes": round(video.size_bytes / minutes),
+        "size_bytes": round(video.most_bytes / minutes),
         "tiers_bytes": round(tiers_bytes / minutes),
     }
     cache = destination.cache(video)
     if as_json:
         parts = {**asdict(memory), "peak_bytes": memory.peak_bytes}
-        facts = _facts(cache, video, video.size_bytes, [], skipped=False)
+        facts = _facts(cache, video, video.most_bytes, [], skipped=False)
         return json.dumps({**facts, "per_minute": per_minute, "memory": parts})
     tokens = ", ".join(f"{tier} {count}" for tier, count in video.tokens.items())
     weights = "unknown" if memory.weights_bytes is None else f"{memory.weights_bytes:,}"
@@ -209,7 +209,7 @@ def _estimate(
     if video.threshold_scale != 1:
         raised = f" with thresholds of change {video.threshold_scale:.2f} times as high"
     return (
-        f"{cache}: {most}{video.size_bytes} bytes{segments}; "
+        f"{cache}: {most}{video.most_bytes} bytes{segments}; "
         f"tokens {tokens} of {video.slots} slots, {video.computed} computed "
         f"in {video.headers[0].model.dtype}{raised}; "
         f"a minute of video takes {most}{per_minute['size_bytes']:,} bytes; memory: "

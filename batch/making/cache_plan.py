@@ -99,6 +99,14 @@ class VideoPlan:
         return sum(self.sizes)
 
     @property
+    def most_bytes(self) -> int:
+        """Of all files when they are finished: less than room is taken for if a budget says so."""
+        a_minute = self.headers[0].policy.parameters.get("budget_bytes_per_minute")
+        if a_minute is None:
+            return self.size_bytes
+        return min(self.size_bytes, int(float(a_minute) * self.manifest.header.decoded_s / 60))
+
+    @property
     def slots(self) -> int:
         """Slots of all layouts, before anything was dropped."""
         return sum(header.layout.slots for header in self.headers)
