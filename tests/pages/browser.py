@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ _READ, _WRITE = 3, 4
 
 def find_browser() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path is not None), None)
+
+
+class PageGoneError(Exception):
+    """Another page came while this one was asked."""
 
 
 class Page:
@@ -45,7 +49,10 @@ class Page:
         self._commands.flush()
         while (said := self._next()).get("id") != self._number:
             self.events.append(said)
-        assert "error" not in said, f"{method}: {said['error']}"
+        problem = said.get("error", {}).get("message", "")
+        if "navigated or closed" in problem:
+            raise PageGoneError(method)
+        assert not problem, f"{method}: {problem}"
         found: dict[str, Any] = said["result"]
         return found
 
@@ -69,9 +76,11 @@ class Page:
 
     def wait_for(self, script: str) -> None:
         """Until an expression is true, at most ten seconds."""
-        until = time.monotonic() + 10
-        while not self.run(script):
+        until, found = time.monotonic() + 10, False
+        while not found:
             assert time.monotonic() < until, script
+            with suppress(PageGoneError):  # a click led away while the old page was asked
+                found = bool(self.run(script))
 
     def press(self, key: str) -> None:
         code, number, text = _KEYS[key]
