@@ -37,14 +37,8 @@ def _fits(video: VideoPlan, settings: CacheSettings) -> bool:
     """Bytes are judged where they are known before they are written."""
     tokens, is_exact = settings.budget_tokens, video.headers[0].codec.name == "plain"
     return (tokens is None or video.computed <= tokens.of(video.slots)) and not (
-        is_exact and video.size_bytes > _most_bytes(video, settings)
+        is_exact and video.size_bytes > video.budget_bytes
     )
-
-
-def _most_bytes(video: VideoPlan, settings: CacheSettings) -> float:
-    a_minute = settings.budget_bytes_per_minute
-    minutes = video.manifest.header.decoded_s / 60
-    return float("inf") if a_minute is None else a_minute * minutes
 
 
 def _refusal(least: VideoPlan, settings: CacheSettings) -> str:
@@ -58,5 +52,5 @@ def _refusal(least: VideoPlan, settings: CacheSettings) -> str:
     return (
         f"{name}: kept as computed, if nothing changed in it, it would still have "
         f"{least.size_bytes} bytes; --budget-bytes-per-minute allows "
-        f"{int(_most_bytes(least, settings))}. Allow more, or take fewer samples with --fps"
+        f"{int(least.budget_bytes)}. Allow more, or take fewer samples with --fps"
     )

@@ -99,12 +99,15 @@ class VideoPlan:
         return sum(self.sizes)
 
     @property
+    def budget_bytes(self) -> float:
+        """The most that all files together may have; infinity if no budget says."""
+        a_minute = self.headers[0].policy.parameters.get("budget_bytes_per_minute", float("inf"))
+        return float(a_minute) * self.manifest.header.decoded_s / 60
+
+    @property
     def most_bytes(self) -> int:
-        """Of all files when they are finished: less than room is taken for if a budget says so."""
-        a_minute = self.headers[0].policy.parameters.get("budget_bytes_per_minute")
-        if a_minute is None:
-            return self.size_bytes
-        return min(self.size_bytes, int(float(a_minute) * self.manifest.header.decoded_s / 60))
+        """Of all files when they are finished, where `size_bytes` is what room is taken for."""
+        return int(min(self.size_bytes, self.budget_bytes))
 
     @property
     def slots(self) -> int:
