@@ -27,8 +27,8 @@ from batch.evaluation.bench.report import MEASUREMENTS, report
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice([*MEASUREMENTS, "model"]),
-    help="Measure this alone; repeat for more. Default: all. model: what is expected of a GPU.",
+    type=click.Choice(list(MEASUREMENTS)),
+    help="Measure this alone; repeat for more. Default: all.",
 )
 @click.option("--device", help="Of --suite tiers: cpu or cuda; default: cuda if there is one.")
 @dtype_option

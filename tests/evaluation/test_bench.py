@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from batch.cli import main
 from batch.evaluation.bench import answering, counting
 from batch.evaluation.bench.attention import measure_few_queries
-from batch.evaluation.bench.report import MEASUREMENTS, MODELLED, RATIOS, report
+from batch.evaluation.bench.report import MEASUREMENTS, RATIOS, report
 from batch.evaluation.bench.tiers import MEASURE_BY_NAME, measure_size
 from batch.evaluation.bench.workload import SIZES, Size, Workload
 from batch.evaluation.launches import Launches
@@ -26,14 +25,12 @@ from tests.manifests import geometry_of
 
 
 def counts(work: object, layers: tuple[int, ...], kernel: str) -> list[dict[str, Launches]]:
-    """As if `count_work` had counted that in a process of its own, where kernels are interpreted.
+    """As if `count_steps` had counted that in a process of its own, where kernels are interpreted.
 
     tests/evaluation/test_bench_processes.py lets it count.
     """
-    a_layer = {"step": 9, "plain_step": 8, "question": 9, "block": 9, "plain_prefill": 9}
-    return [
-        {name: Launches(each * number, 0, 0) for name, each in a_layer.items()} for number in layers
-    ]
+    steps = {"step": 9, "plain_step": 8}
+    return [{name: Launches(each * one, 0, 0) for name, each in steps.items()} for one in layers]
 
 
 def open_tiny(folder: Path) -> Family:
@@ -66,12 +63,11 @@ class Printed(dict[str, Any]):
 def bench(*words: str) -> Printed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "demo", TINY)
-        patch.setitem(SIZES, "7b", replace(SIZES["7b"], samples=2, long_samples=3))
         patch.setattr(counting, "in_new_process", counts)
         patch.setattr(answering, "QUESTIONS", 8)
         command = ["bench", "--size", "demo", "--repeats", "1", "--device", "cpu", "--json", *words]
         done = CliRunner().invoke(main, command)
-        counting.count_work.cache_clear()  # others are to count
+        counting.count_steps.cache_clear()  # others are to count
     assert done.exit_code == 0, done.output
     printed = Printed(json.loads(done.stdout))
     printed.log = [line.strip() for line in done.stderr.splitlines()]
@@ -139,7 +135,7 @@ def test_what_cannot_be_measured_is_wrong_usage(words: list[str], said: str) -> 
 
 
 def test_the_report_names_every_ratio(found: Printed) -> None:
-    assert {*RATIOS, *MODELLED} <= {line.split()[0] for line in report(found) if line}
+    assert set(RATIOS) <= {line.split()[0] for line in report(found) if line}
 
 
 @pytest.mark.parametrize(("share", "mark"), [(0.0, " "), (0.5, "~"), (None, "~")])

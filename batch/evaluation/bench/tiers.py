@@ -15,8 +15,7 @@ from batch.evaluation.bench.prefilling import (
     measure_long_film,
     measure_memory,
 )
-from batch.evaluation.bench.time_model import model_times
-from batch.evaluation.bench.workload import PROFILE, SIZES, Measured, Size, Workload
+from batch.evaluation.bench.workload import PROFILE, Measured, Size, Workload
 from batch.evaluation.measuring import Log, OtherWork, circumstances, machine
 from batch.settings import ModelSettings
 from cachefmt import CacheFile
@@ -48,19 +47,14 @@ def run_tiers(
     """Measure sizes one after another; the result is plain JSON.
 
     Args:
-        only: names of `report.MEASUREMENTS`, none is all; "model" is what is expected of a GPU
-            at size 7b.
+        only: names of `report.MEASUREMENTS`; none is all.
         where: device and dtype; see `Workload`.
     """
-    before, only = machine(), only or (*MEASURE_BY_NAME, "model")
+    before, only = machine(), only or tuple(MEASURE_BY_NAME)
     found = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             found[size.name] = measure_size(size, Path(folder), repeats, log, only, where)
-    modelled = None
-    if "model" in only:
-        log("7b: model of a GPU's time")
-        modelled = model_times(SIZES["7b"])
     return {
         "suite": "tiers",
         **circumstances(before),
@@ -68,7 +62,7 @@ def run_tiers(
         "profile": PROFILE,
         "ratios": {name: ratios for name, (ratios, _) in found.items()},
         "figures": {name: figures for name, (_, figures) in found.items()},
-        "modelled": modelled,
+        "modelled": None,
     }
 
 
