@@ -2,15 +2,23 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobs.atomic import write_errors
 
+_LOOK_EVERY_S = 0.2
+
 
 @contextmanager
-def held(folder: Path, names: Iterable[str], report: Callable[[str], object]) -> Iterator[None]:
+def held(
+    folder: Path,
+    names: Iterable[str],
+    report: Callable[[str], object],
+    waiting: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
     """Be the only process that makes what is called so in a folder; wait for one that does.
 
     A hidden file of each name is locked and removed at the end; the kernel gives the lock back
@@ -18,21 +26,24 @@ def held(folder: Path, names: Iterable[str], report: Callable[[str], object]) ->
 
     Args:
         report: is told once of which name another process is at work, before it is waited for.
+        waiting: is called again and again meanwhile.
 
     Raises:
         JobError: the folder cannot be written.
     """
     with ExitStack() as locks:
         for name in sorted(set(names)):  # in one order: two processes never wait for each other
-            locks.enter_context(_lock(folder / f".{name}.lock", report))
+            locks.enter_context(_lock(folder / f".{name}.lock", report, waiting))
         yield
 
 
 @contextmanager
-def _lock(path: Path, report: Callable[[str], object]) -> Iterator[None]:
+def _lock(
+    path: Path, report: Callable[[str], object], waiting: Callable[[], object]
+) -> Iterator[None]:
     lock = _opened(path)
     try:
-        while not _is_taken(lock, path, report):
+        while not _is_taken(lock, path, report, waiting):
             os.close(lock)
             lock = _opened(path)
         try:
@@ -48,16 +59,28 @@ def _opened(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
-def _is_taken(lock: int, path: Path, report: Callable[[str], object]) -> bool:
+def _is_taken(
+    lock: int, path: Path, report: Callable[[str], object], waiting: Callable[[], object]
+) -> bool:
     """Lock an open file; False if who had it before removed it meanwhile."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        report(f"{path.name[1:-5]}: another process makes it in {path.parent}; waiting for its end")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _can_lock(lock):
+            made = f"another process makes it in {path.parent}"
+            report(f"{path.name[1:-5]}: {made}; waiting for its end")
+            while not _can_lock(lock):
+                waiting()
+                time.sleep(_LOOK_EVERY_S)
     except OSError:  # there are no locks here
         return True
     try:
         return os.path.samestat(os.fstat(lock), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _can_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

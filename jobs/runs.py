@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +28,6 @@ FOREIGN_DEAD_AFTER_S = 900.0
 cluster file systems keep locks to one machine."""
 
 _LOCK = "lock"
-_TURN_S = 0.2
 _ROOT_LOCK = ".lock"
 
 
@@ -154,38 +153,6 @@ def locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-@contextmanager
-def taking_turns(file: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock of a file, for as long as it takes; `waiting` is called while others hold it.
-
-    A holder that dies lets go of it.
-
-    Raises:
-        JobError: the file cannot be made, or its file system has no locks.
-    """
-    try:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise JobError(f"{file}: cannot be written: {error.strerror}") from error
-    try:
-        while not _is_taken(file, lock):
-            waiting()
-            time.sleep(_TURN_S)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _is_taken(file: Path, lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise JobError(f"{file}: its file system has no locks ({error.strerror})") from error
-    return True
 
 
 def had_runs(root: Path) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.video import TimeRange
+from batch.video import TimeRange, usual_gap_s
 
 NEUTRAL = "?"
 """A question about nothing: attention behind it is what any question pays."""
@@ -93,9 +93,3 @@ def end_of(time_s: NDArray[np.float64], following_s: NDArray[np.float64] | None 
         return 0.0
     later_s = [] if following_s is None else following_s[following_s > time_s[-1]]
     return float(later_s[0]) if len(later_s) else float(time_s[-1]) + usual_gap_s(time_s)
-
-
-def usual_gap_s(time_s: NDArray[np.float64]) -> float:
-    """Median time between samples, above 0; one second where there is none."""
-    gap_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
-    return gap_s if gap_s > 0 else 1.0

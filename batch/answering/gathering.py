@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from batch.answering.evidence import usual_gap_s
 from batch.answering.samples import Piece, StoredSample, StoredVideo
 from batch.kv import Prefix
 from batch.kv.rotation import Rotation, rotate
 from batch.models import Family
 from batch.models.family import Layout
-from batch.video import Footage, Geometry
+from batch.video import Footage, Geometry, usual_gap_s
 from cachefmt import Tier, token_counts
 
 _LEFT_OUT = -2

@@ -16,7 +16,7 @@ from batch.models import open_model
 from batch.version import __version__
 from cachefmt import CacheFile
 from cachefmt.calibration_files import calibration_path
-from jobs.runs import taking_turns
+from jobs.locks import held
 from jobs.workers import Progress
 
 
@@ -49,7 +49,7 @@ def calibrate(maker: CacheMaker, task: Calibrate, progress: Progress) -> None:
     is_fixed = why_fixed(maker.model.family.config) is not None
     if is_fixed or most_tokens(task.manifests) < ENOUGH_TOKENS:
         return
-    with taking_turns(task.folder / "runs" / ".calibration", progress):
+    with held(task.folder / "runs", ["calibration"], lambda text: None, progress):
         if maker.use_calibration_in(task.folder):
             return
         calibrator = Calibrator(maker.model, maker.settings)

@@ -114,10 +114,6 @@ class CaptionIndex:
         states = self._states
         return {video: path for video, path in caches.items() if states.get(video) != _state(path)}
 
-    def has_others(self, caches: Mapping[str, Path]) -> bool:
-        """Whether there are captions of videos that have no cache any more."""
-        return not self._states.keys() <= caches.keys()
-
     def only(self, videos: Collection[str]) -> "CaptionIndex":
         """The captions of some videos."""
         wanted = pa.array(list(videos), pa.string())
@@ -150,19 +146,20 @@ class CaptionIndex:
 def update(
     path: Path,
     caches: Mapping[str, Path],
+    wanted: Collection[str],
     load: Callable[[], "Family"],
     *,
     watch: Callable[[int], AbstractContextManager[Callable[[int], object]]],
     failed: Callable[[str], object],
     waiting: Callable[[str], object],
 ) -> CaptionIndex:
-    """Read the captions of an archive, and first describe caches that are new or changed.
+    """Read the captions of some videos, and first describe caches that are new or changed.
 
-    Those that are gone are dropped. What is described is written once a minute, and at any end.
+    What is described is written once a minute, and at any end, without those that are gone.
 
     Args:
-        path: the file of the captions.
-        caches: all there are, by their videos' digests.
+        path: the file of the captions of an archive.
+        caches: all there are, by their videos' digests; of these some are wanted.
         load: gives the model that wrote them; called only if one is to be described.
         watch: given how many are to be described; gives what is told of each that was.
         failed: told of each that cannot be; the next call tries again.
@@ -172,18 +169,16 @@ def update(
         BatchError: the file is damaged, or the model cannot be loaded.
         JobError: it cannot be written.
     """
+    chosen = {video: caches[video] for video in wanted}
     index = CaptionIndex.read(path)
-    if not index.stale(caches) and not index.has_others(caches):
-        return index
-    make_folder(path.parent)
-    with held(path.parent, [path.name], waiting):
-        index = CaptionIndex.read(path)  # another process may have described some meanwhile
-        stale = index.stale(caches)
-        index = index.only(caches.keys() - stale.keys())
-        if not stale:
-            index.write(path)
-            return index
-        return _described(index, stale, load(), path, watch, failed)
+    if index.stale(chosen):
+        make_folder(path.parent)
+        with held(path.parent, [path.name], waiting):
+            index = CaptionIndex.read(path)  # another process may have described some meanwhile
+            if stale := index.stale(chosen):
+                others = index.only(caches.keys() - stale.keys())
+                index = _described(others, stale, load(), path, watch, failed)
+    return index.only(chosen)
 
 
 def _described(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch.cli import options
-from batch.cli.choices import AnalysisChoice, Pictures
+from batch.cli.choices import AnalysisChoice
 from batch.cli.kinds import Kind, sift
 from batch.cli.progress import Summary, progress, quiet_option
 from batch.settings import ModelSettings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=options.FOLDER, help="Folder for the manifests.")
 @options.profile_option("Thresholds of the tiers; can be changed later without the video.")
-@options.picture_options
+@options.pictures_option
 @options.analysis_options
 @options.model_options()
 @options.force_option
@@ -32,7 +32,7 @@ def analyze(
     videos: tuple[Path, ...],
     out: Path,
     profile: str,
-    pictures: Pictures | None,
+    pictures: Path | None,
     analysis: AnalysisChoice,
     model: ModelSettings,
     force: bool,
@@ -43,28 +43,27 @@ def analyze(
     Prints the path of each manifest. Only the geometry of --model is used, not its weights.
     """
     from batch.errors import BatchError
-    from jobs.atomic import check_folder, make_folder
+    from jobs.atomic import check_folder
     from jobs.errors import JobError
 
     summary = Summary()
     found = list(sift(videos, {Kind.VIDEO}, "a video", summary))
     check_folder(out)
     if pictures is not None:
-        check_folder(pictures.folder)
+        check_folder(pictures)
     settings = analysis.settings(profile)
     from batch.analysis.manifest import Manifest
     from batch.models import open_family
+    from batch.report.sheets import write_sheet
 
     family = open_family(model.name, revision=model.revision, offline=model.offline)
-    if pictures is not None:
-        make_folder(pictures.folder)
     for _, manifest, skipped in analyze_all(
         found, out, family.geometry, settings, summary, jobs=analysis.jobs, force=force
     ):
         if pictures is not None:
             try:
                 read = Manifest.read(manifest)
-                pictures.draw(read, read.tier, manifest.stem)
+                write_sheet(read, read.tier, pictures / f"{manifest.stem}.png")
             except (BatchError, JobError) as error:
                 summary.fail(str(error))
                 continue

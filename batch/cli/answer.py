@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 
 def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
     given = context.params
-    if given["cache"] is None or given["out"] is None or not (given["file"] or given["questions"]):
-        raise click.UsageError("--engine goes with CACHE, --out, and --questions or -q")
+    if given["out"] is None or not (given["file"] or given["questions"]):
+        raise click.UsageError("--engine goes with --out, and --questions or -q")
     return answer_stages(context, tasks, gpu_tasks)
 
 
 @click.command()
-@click.argument("cache", required=False, type=options.EXISTING)
-@click.option("--cache", "named_cache", type=options.EXISTING, hidden=True)
-@click.option("--archive", "named_caches", type=options.EXISTING_FOLDER, hidden=True)
+@click.argument("cache", type=options.EXISTING)
 @click.option(
     "--match",
     multiple=True,
@@ -95,9 +93,7 @@ def _stages(context: click.Context, tasks: int, gpu_tasks: int) -> list[Stage]:
 )
 @quiet_option
 def answer(
-    cache: Path | None,
-    named_cache: Path | None,
-    named_caches: Path | None,
+    cache: Path,
     match: tuple[str, ...],
     work: str | None,
     questions: tuple[str, ...],
@@ -122,12 +118,7 @@ def answer(
     them, and what was read. With --scope each-segment --json has the answers of all. No video is
     needed.
     """
-    named = [path for path in (cache, named_cache, named_caches) if path is not None]
-    if len(named) != 1:
-        raise click.UsageError(
-            "give one CACHE: a file, or a folder that batch prefill or index made"
-        )
-    kind = expect(named[0], {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
+    kind = expect(cache, {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
     if kind is not Kind.INDEX and (match or work or file or out):
         raise click.UsageError(
             "--match, --work, --questions and --out go with a folder of caches of batch index"
@@ -139,21 +130,22 @@ def answer(
     if out is None and shard != Shard():
         raise click.UsageError("--shard goes with --out")
     options.allow_open_files()
-    seen = None if html is evidence is None else _seen(named[0], html, evidence)
+    seen = None if html is evidence is None else _seen(cache, html, evidence)
     asked = [] if file else _asked(questions)
     if out is not None:
         check_table(out)
     settings = replace(settings, batch_size=batch_size)
     if kind is Kind.INDEX:
-        archive = ArchiveQuestions(named[0], work, match, settings, writer)
-        if out is not None:
-            archive.run_job(archive.plan(asked, file), out, shard)
-            return
-        archive.ask(archive.plan(asked, file))
+        archive = ArchiveQuestions(cache, work, match, settings, writer)
+        plan = archive.plan(asked, file)
+        if out is None:
+            archive.ask(plan)
+        else:
+            archive.run_job(plan, out, shard)
         return
     from batch.answering import open_cache
 
-    with open_cache(named[0], settings=settings, **asdict(writer)) as video:
+    with open_cache(cache, settings=settings, **asdict(writer)) as video:
         answered = _ask(video, asked, as_json=as_json)
     if seen is not None:
         _show(seen, answered, html, evidence)
@@ -240,6 +232,6 @@ def _asked(questions: tuple[str, ...]) -> list[str]:
         "".join(asked).encode()
     except UnicodeError as error:
         raise click.UsageError("a question is not UTF-8 text") from error
-    if not asked:
+    if not all(one.strip() for one in asked or [""]):
         raise click.UsageError("no question: give -q, or one per line of stdin")
     return asked

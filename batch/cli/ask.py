@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from batch.cli import options
 from batch.cli.answer import line_of
 from batch.cli.kinds import Kind, expect
-from batch.cli.progress import FAILED, PARTIAL, quiet_option, say
+from batch.cli.progress import FAILED, PARTIAL, in_line, quiet_option, say
 from batch.cli.search import answer_best, with_words
 from batch.settings import AnswerSettings, WriterSettings
 
@@ -151,7 +151,7 @@ class _Talk:
         self._close()
         self._video, self._opened = video, opened
         self._forget()
-        say(f"asking {video.name}")
+        say(f"asking {in_line(video.name)}")
 
     def hear(self, line: str) -> None:
         """Do what a line says; an error of ours is told, and the next line is heard."""
@@ -205,7 +205,7 @@ class _Talk:
                 click.echo(f"and {len(self.library) - number:,} more", err=True)
                 return
             mark = "*" if video == self._video else " "
-            click.echo(f"{mark} {video.id[:12]}  {video.name}", err=True)
+            click.echo(f"{mark} {video.id[:12]}  {in_line(video.name)}", err=True)
 
     def _show(self, _: str) -> None:
         from batch.errors import BatchError

@@ -1,6 +1,5 @@
 """What several options say together, as commands take it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,7 @@ from click.core import ParameterSource
 from batch.settings import CacheSettings, ModelSettings, Quality, Reference, Reuse, Saliency
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from batch.analysis.analyze import AnalysisSettings
-    from batch.analysis.manifest import Manifest
     from batch.analysis.neural import SaliencyNetwork
     from batch.video import Sampling
 
@@ -73,54 +68,9 @@ class AnalysisChoice:
         return SaliencyNetwork.of(self.saliency_model)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Pictures of stored samples in a folder: of some seconds, or of all."""
-
-    folder: Path
-    times: tuple[float, float]
-    most: int
-    is_apart: bool
-
-    def draw(self, manifest: "Manifest", states: "NDArray[np.uint8]", stem: str) -> None:
-        """As of `write_pictures`; the folder is made."""
-        from batch.report.sheets import PictureChoice, write_pictures
-        from jobs.atomic import make_folder
-
-        start_s, stop_s = self.times
-        choice = PictureChoice(
-            start_s=start_s, stop_s=stop_s, most=self.most, is_apart=self.is_apart
-        )
-        make_folder(self.folder)
-        write_pictures(manifest, states, choice, self.folder, stem)
-
-
 def choose_model_settings(*, model: str, **others: Any) -> ModelSettings:
     """Of `--model` and what else says which, and how it runs."""
     return ModelSettings(name=model, **others)
-
-
-def choose_pictures(
-    *,
-    pictures: Path | None,
-    pictures_range: tuple[float, float] | None,
-    pictures_limit: int,
-    pictures_apart: bool,
-) -> Pictures | None:
-    """None: none are asked for, and then saying which is wrong usage."""
-    context = click.get_current_context()
-    if pictures is None:
-        for name in ("pictures_range", "pictures_limit", "pictures_apart"):
-            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                option = name.replace("_", "-")
-                raise click.UsageError(f"--{option} goes with --pictures FOLDER")
-        return None
-    return Pictures(
-        folder=pictures,
-        times=pictures_range or (0.0, math.inf),
-        most=pictures_limit,
-        is_apart=pictures_apart,
-    )
 
 
 def choose_cache(

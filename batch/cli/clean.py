@@ -8,7 +8,7 @@ import click
 
 from batch.cli.kinds import Kind, expect
 from batch.cli.options import EXISTING, json_option
-from batch.cli.progress import say
+from batch.cli.progress import in_line, say
 from batch.settings import Leftover
 
 if TYPE_CHECKING:
@@ -51,6 +51,6 @@ def clean(caches: Path, only: tuple[Leftover, ...], yes: bool, as_json: bool) ->
 def _line(leftover: "Found", *, removed: bool, as_json: bool) -> str:
     files, size_bytes = len(leftover.files), leftover.size_bytes
     if not as_json:
-        return f"{leftover.kind:5}{leftover.what}: {files:,} files, {size_bytes:,} bytes"
+        return f"{leftover.kind:5}{in_line(leftover.what)}: {files:,} files, {size_bytes:,} bytes"
     row = {"kind": leftover.kind, "what": leftover.what, "files": files}
     return json.dumps({**row, "size_bytes": size_bytes, "removed": removed})

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from batch.cli.progress import in_words
+from batch.cli.progress import in_line, in_words
 
 if TYPE_CHECKING:
     from batch.archive.estimating import Amount, Estimate
@@ -20,7 +20,7 @@ def lines_of(found: "Estimate", request: "Request") -> list[str]:
         f"files      {found.files:,}: {found.new:,} videos to do, {found.done:,} done, "
         f"{found.others:,} others; copies among the new count once when they are read",
         f"will fail  {len(found.failing):,}{f' ({counted})' if counted else ''}",
-        *(f"  {message or path}" for path, _, message in found.failing),
+        *(f"  {in_line(message or path)}" for path, _, message in found.failing),
         f"video      {in_words(found.video_s)}, as the files declare",
         f"sample     {found.sampled} of them, {in_words(found.sampled_s)}, analysed whole",
     ]

@@ -9,28 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.cli.choices import Pictures
 from batch.cli.kinds import Kind, expect
-from batch.cli.options import EXISTING, allow_open_files, json_option, picture_options
+from batch.cli.options import EXISTING, allow_open_files, json_option, pictures_option
+from batch.cli.progress import in_line
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from cachefmt import CacheFile
 
 
 @click.command()
 @click.argument("cache", type=EXISTING)
-@picture_options
+@pictures_option
 @json_option
-def inspect(cache: Path, pictures: Pictures | None, as_json: bool) -> None:
+def inspect(cache: Path, pictures: Path | None, as_json: bool) -> None:
     """Show what a CACHE, file or folder, is of, its codec, fidelity and sizes; reads no rows.
 
     Pictures are drawn from its manifest, beside it or in its archive; the video is not needed.
     """
     expect(cache, {Kind.CACHE, Kind.SEGMENTS}, "a cache")
     from batch.analysis.finding import find_manifest
+    from batch.report.sheets import write_sheet
     from batch.report.videos import VideoReport
     from cachefmt import open_segments
 
@@ -41,7 +39,7 @@ def inspect(cache: Path, pictures: Pictures | None, as_json: bool) -> None:
         if pictures is not None:
             manifest = find_manifest(cache, segments[0].header)
             states = VideoReport.of(manifest, segments, name=str(cache)).states
-            pictures.draw(manifest, states, cache.stem)
+            write_sheet(manifest, states, pictures / f"{cache.stem}.png")
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -56,6 +54,7 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
     """
     import numpy as np
 
+    from batch.video import length_s
     from cachefmt import STORED_TIERS
     from cachefmt.layout import COST_SECONDS
 
@@ -63,13 +62,13 @@ def _describe(path: Path, segments: "Sequence[CacheFile]") -> dict[str, Any]:
     header = segments[0].header
     full, size_bytes = _sum(parts, "fp16_kv_bytes"), _sum(parts, "size_bytes")
     seconds = np.sum([segment.cost_seconds for segment in segments], axis=0)
-    minutes = _minutes(np.concatenate([segment.tables.time_s for segment in segments]))
+    time_s = np.concatenate([segment.tables.time_s for segment in segments])
     return {
         "cache": str(path),
         "size_bytes": size_bytes,
         "fp16_kv_bytes": full,
         "compression": full / size_bytes,
-        "bytes_per_minute": round(size_bytes / minutes) if minutes else None,
+        "bytes_per_minute": round(60 * size_bytes / length_s(time_s)) if len(time_s) else None,
         **{name: _sum(parts, name) for name in ("samples", "stored_samples", "slots", "computed")},
         "tokens": {
             tier.name: sum(part["tokens"][tier.name] for part in parts) for tier in STORED_TIERS
@@ -149,15 +148,6 @@ def _groups(parts: "Sequence[dict[str, Any]]") -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _minutes(time_s: "NDArray[np.float64]") -> float:
-    """From the first sample to the end of the last, which is on screen as long as others are."""
-    import numpy as np
-
-    if len(time_s) < 2:
-        return 0.0
-    return float(time_s[-1] - time_s[0] + np.median(np.diff(time_s))) / 60
-
-
 def _worst(parts: "Sequence[dict[str, Any]]") -> dict[str, Any] | None:
     """What was measured of the segment with the largest error; None: nothing was."""
     measured = [part["fidelity"] for part in parts if part["fidelity"] is not None]
@@ -174,7 +164,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     costs = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["seconds"].items())
     a_minute = found["bytes_per_minute"]
     lines = [
-        f"video      {video['name']} ({video['sha256'][:12]})",
+        f"video      {in_line(video['name'])} ({video['sha256'][:12]})",
         f"model      {model['id']} ({model['family']}, {model['dtype']}, "
         f"weights {model['weights_sha256'][:12]})",
         f"policy     {policy['name']}{_budget(policy['parameters'])}",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from batch.cli.choices import AnalysisChoice, choose_cache, choose_model_settings, choose_pictures
+from batch.cli.choices import AnalysisChoice, choose_cache, choose_model_settings
 from batch.cli.naming import VARIABLE, choose_model, choose_revision
 from batch.settings import (
     AnswerSettings,
@@ -50,21 +50,6 @@ class Parsed(click.ParamType[Any]):
 def budget_type(unit: Unit) -> Parsed:
     """A number of some unit or a share of all."""
     return Parsed("budget", lambda text: Limit.parse(text, unit))
-
-
-def _parse_range(text: str) -> tuple[float, float]:
-    """The seconds of "1:00-2:30"."""
-    start, _, stop = text.partition("-")
-    try:
-        start_s, stop_s = (
-            sum(60**place * float(part) for place, part in enumerate(reversed(time.split(":"))))
-            for time in (start, stop)
-        )
-    except ValueError:
-        start_s = stop_s = 0.0
-    if not 0 <= start_s < stop_s:
-        raise ValueError(f"got {text!r}, expected two rising times like 1:00-2:30")
-    return start_s, stop_s
 
 
 Command = Callable[..., Any]
@@ -228,29 +213,10 @@ saliency_options = together(
     ),
 )
 
-picture_options = gathered(
-    "pictures",
-    choose_pictures,
-    click.option(
-        "--pictures",
-        type=FOLDER,
-        help="Also draw the tiers on stored samples, there: a contact sheet of each video.",
-    ),
-    click.option(
-        "--pictures-range",
-        type=Parsed("times", _parse_range),
-        help="Only samples of these times, as 1:00-2:30 or 60-150.",
-    ),
-    click.option(
-        "--pictures-limit",
-        type=click.IntRange(1),
-        default=48,
-        show_default=True,
-        help="At most so many of a video, evenly in time.",
-    ),
-    click.option(
-        "--pictures-apart", is_flag=True, help="A file for each sample, no contact sheet."
-    ),
+pictures_option = click.option(
+    "--pictures",
+    type=FOLDER,
+    help="Also draw the tiers on stored samples, there: a contact sheet of each video.",
 )
 
 analysis_options = gathered(

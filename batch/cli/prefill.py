@@ -12,7 +12,7 @@ from batch.cli import options
 from batch.cli.analyze import analyze_all
 from batch.cli.choices import AnalysisChoice
 from batch.cli.kinds import Kind, sift
-from batch.cli.progress import Summary, progress, quiet_option, say
+from batch.cli.progress import Summary, in_line, progress, quiet_option, say
 from batch.settings import CacheSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def prefill(
         summary.done += not is_there
         summary.size_bytes += size_bytes
         if note is not None and not is_there:
-            click.echo(f"{path.stem} {note}", err=True)
+            click.echo(f"{in_line(path.stem)} {note}", err=True)
         click.echo(line)
     summary.finish()
 
@@ -187,11 +187,10 @@ def _estimate(
     from cachefmt.layout import kv_bytes
 
     memory = maker.estimate_memory(video)
-    minutes = video.manifest.header.decoded_s / 60
     tiers_bytes = sum(kv_bytes(header.shape) for header in video.headers)
     per_minute = {
-        "size_bytes": round(video.most_bytes / minutes),
-        "tiers_bytes": round(tiers_bytes / minutes),
+        "size_bytes": round(video.most_bytes / video.minutes),
+        "tiers_bytes": round(tiers_bytes / video.minutes),
     }
     cache = destination.cache(video)
     if as_json:
@@ -209,7 +208,7 @@ def _estimate(
     if video.threshold_scale != 1:
         raised = f" with thresholds of change {video.threshold_scale:.2f} times as high"
     return (
-        f"{cache}: {most}{video.most_bytes} bytes{segments}; "
+        f"{in_line(cache)}: {most}{video.most_bytes} bytes{segments}; "
         f"tokens {tokens} of {video.slots} slots, {video.computed} computed "
         f"in {video.headers[0].model.dtype}{raised}; "
         f"a minute of video takes {most}{per_minute['size_bytes']:,} bytes; memory: "

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
         return
     if sys.stderr.isatty():
         with tqdm(
-            total=total, desc=what, unit=unit, leave=False, file=sys.stderr, delay=0.2
+            total=total, desc=in_line(what), unit=unit, leave=False, file=sys.stderr, delay=0.2
         ) as bar:
             yield bar.update
         return
@@ -66,9 +67,17 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
             rate = done / (now - started)
             to_go = in_words((total - done) / rate) if done else "unknown time"
             state = f"{done} of {total} {unit}, {rate * 60:,.1f} a minute, {to_go} to go"
-            click.echo(f"{what}: {state}", err=True)
+            click.echo(f"{in_line(what)}: {state}", err=True)
 
     yield report
+
+
+def in_line(name: object) -> str:
+    """A name as part of a line of text: what would end the line or move in it is escaped."""
+    return "".join(
+        repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter
+        for letter in str(name)
+    )
 
 
 def in_words(seconds: float) -> str:

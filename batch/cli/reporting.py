@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from batch.archive.tally import MetricsFile, Tally
-from batch.cli.progress import LINE_EVERY_S, in_words, is_quiet
+from batch.cli.progress import LINE_EVERY_S, in_line, in_words, is_quiet
 from batch.errors import Reason
 from jobs.stopping import Stop
 
@@ -120,7 +120,7 @@ def _state(tally: Tally) -> str:
     if tally.ended:
         rate, left = tally.ended / tally.elapsed_s, tally.expected - tally.ended
         text += f", {rate * 3600:.1f} an hour, {in_words(left / rate)} to go"
-    return f"{text}; {', '.join(tally.under_way)}" if tally.under_way else text
+    return f"{text}; {', '.join(map(in_line, tally.under_way))}" if tally.under_way else text
 
 
 def _numbers(tally: Tally) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +16,7 @@ import click
 
 from batch.cli import options
 from batch.cli.kinds import Kind, expect
-from batch.cli.progress import FAILED, PARTIAL, progress, quiet_option, say
+from batch.cli.progress import FAILED, PARTIAL, in_line, progress, quiet_option, say
 from batch.settings import AnswerSettings, WriterSettings
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def search(
     if not chosen:
         wanted = " ".join(f"--match '{one}'" for one in match)
         raise BatchError(f"{caches}: of {len(library):,} videos none fits {wanted}; {ADVICE}")
-    index, failures = read_captions(library, partial(library.load_model, writer))
-    found = list(islice(index.only(chosen).search(question), top))
+    index, failures = read_captions(library, chosen, partial(library.load_model, writer))
+    found = list(islice(index.search(question), top))
     for scene in found:
         click.echo(_found_line(scene, chosen[scene.video], as_json=as_json))
     if not found:
@@ -105,7 +105,7 @@ def search(
 def _found_line(scene: "Scene", video: "Video", *, as_json: bool) -> str:
     if as_json:
         return json.dumps({"path": video.name, **_plain(scene)}, ensure_ascii=False)
-    return f"{video.name}\t{scene.time}\t{' '.join(scene.caption.split())}"
+    return f"{in_line(video.name)}\t{scene.time}\t{' '.join(scene.caption.split())}"
 
 
 def _plain(scene: "Scene") -> dict[str, object]:
@@ -113,8 +113,10 @@ def _plain(scene: "Scene") -> dict[str, object]:
     return {"video": scene.video, **time, "caption": scene.caption, "score": scene.score}
 
 
-def read_captions(library: "Library", load: "Callable[[], Family]") -> "tuple[CaptionIndex, int]":
-    """What all videos show, described now where it is not known; and how many cannot be."""
+def read_captions(
+    library: "Library", wanted: Collection[str], load: "Callable[[], Family]"
+) -> "tuple[CaptionIndex, int]":
+    """What some videos show, described now where it is not known; and how many cannot be."""
     from batch.archive.searching import update
 
     failures = 0
@@ -127,6 +129,7 @@ def read_captions(library: "Library", load: "Callable[[], Family]") -> "tuple[Ca
     index = update(
         library.captions,
         {video.id: video.cache for video in library},
+        wanted,
         load,
         watch=lambda total: progress("describe", total, "videos"),
         failed=fail,
@@ -168,8 +171,8 @@ def answer_best(
     from batch.answering import open_cache
     from batch.archive.asking import unusable
 
-    index, failures = read_captions(library, lambda: family)
     videos = {video.id: video for video in library}
+    index, failures = read_captions(library, videos, lambda: family)
     found = []
     for scene in index.best(question, most):
         video = videos[scene.video]
@@ -204,7 +207,7 @@ def _answer_lines(found: Sequence[_Answered], total: int) -> Iterator[str]:
         together[" ".join(one.answer.text.split())].append(one)
     for text, same in together.items():
         where = "; ".join(
-            f"{one.video.name} at {', '.join(map(str, one.answer.evidence)) or 'no time'}"
+            f"{in_line(one.video.name)} at {', '.join(map(str, one.answer.evidence)) or 'no time'}"
             for one in same
         )
         yield f"{text}\tin {len(same)} of {total:,} videos: {where}"

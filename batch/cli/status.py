@@ -9,7 +9,7 @@ import click
 
 from batch.cli.kinds import Kind, expect
 from batch.cli.options import EXISTING, json_option
-from batch.cli.progress import in_words
+from batch.cli.progress import in_line, in_words
 
 if TYPE_CHECKING:
     from batch.archive.status import ArchiveStatus, CachesStatus
@@ -55,7 +55,7 @@ def _caches_lines(caches: "CachesStatus") -> list[str]:
     to_go = f", {in_words(caches.to_go_s)} to go" if caches.to_go_s else ""
     seconds = ", ".join(f"{phase} {spent:,.1f}" for phase, spent in caches.seconds.items())
     return [
-        f"work       {caches.work} with {caches.model}",
+        f"work       {caches.work} with {in_line(caches.model)}",
         f"done       {caches.done:,}, and {caches.gone:,} whose video is gone",
         f"pending    {caches.pending:,}, and {caches.analyzed:,} that wait for the model",
         f"failed     {sum(caches.failed.values()):,}{reasons}",

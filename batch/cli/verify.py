@@ -9,7 +9,7 @@ import click
 
 from batch.cli.kinds import Kind, is_cache, sift
 from batch.cli.options import Parsed, allow_open_files, json_option
-from batch.cli.progress import Summary, progress, quiet_option, say
+from batch.cli.progress import Summary, in_line, progress, quiet_option, say
 from batch.errors import BatchError
 from batch.settings import WriterSettings
 
@@ -107,7 +107,7 @@ def verify(
                 row |= {"size_bytes": found.size_bytes, "removed": [str(file) for file in gone]}
                 click.echo(json.dumps(row))
             elif not problems:
-                click.echo(f"{check.path}: whole{_said(measured)}")
+                click.echo(f"{in_line(check.path)}: whole{_said(measured)}")
             report(1)
     if repair and summary.failures:
         say(f"{removed} damaged files removed; the next batch index makes again what is missing")

@@ -17,7 +17,7 @@ from batch.making.plan import Plan, make_plan
 from batch.making.segments import Span
 from batch.models import Family
 from batch.settings import CacheSettings
-from batch.video import geometry_for
+from batch.video import geometry_for, length_s
 from cachefmt import WHOLE_VIDEO, Codec, Header, Tables, file_size
 
 if TYPE_CHECKING:
@@ -99,10 +99,14 @@ class VideoPlan:
         return sum(self.sizes)
 
     @property
+    def minutes(self) -> float:
+        return length_s(self.manifest.pts_s) / 60
+
+    @property
     def budget_bytes(self) -> float:
         """The most that all files together may have; infinity if no budget says."""
         a_minute = self.headers[0].policy.parameters.get("budget_bytes_per_minute", float("inf"))
-        return float(a_minute) * self.manifest.header.decoded_s / 60
+        return float(a_minute) * self.minutes
 
     @property
     def most_bytes(self) -> int:
@@ -207,7 +211,7 @@ def plan_cache(
         text_ids=plan.token_ids[:first_sample],
     )
     codec = choice.codec
-    minutes = manifest.header.decoded_s / 60 * len(part.pts_s) / len(manifest.pts_s)
+    minutes = length_s(manifest.pts_s) / 60 * len(part.pts_s) / len(manifest.pts_s)
     a_minute = None if codec.name == "plain" else settings.budget_bytes_per_minute
     if (settings.max_kl is not None or a_minute is not None) and codec.name == "klt":
         codec = replace(codec, quality="custom", step=max(SEARCHED_STEPS))

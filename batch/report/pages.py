@@ -25,6 +25,7 @@ from batch.report.pictures import MOST_PICTURES
 from batch.report.rendering import in_bytes, render, shown_name
 from batch.report.tiers import STATES
 from batch.report.videos import VideoReport
+from batch.video import length_s
 
 if TYPE_CHECKING:
     from batch.answering import Answer
@@ -153,10 +154,10 @@ def answers_page(
 
 
 def _subtitle(video: VideoReport) -> str:
-    info, length_s = video.manifest.video, video.edges_s[-1] - video.edges_s[0]
+    info, shown_s = video.manifest.video, video.edges_s[-1] - video.edges_s[0]
     kept = int(video.manifest.kept.sum())
     return (
-        f"{clock(length_s)}, {info.shown_width_px}×{info.shown_height_px}, {info.codec}; "
+        f"{clock(shown_s)}, {info.shown_width_px}×{info.shown_height_px}, {info.codec}; "
         f"{len(video.manifest.kept):,} samples, {kept:,} kept"
     )
 
@@ -177,7 +178,7 @@ def _tiles(video: VideoReport) -> list[tuple[str, str, str]]:
     ]
     if not video.segments:
         return found
-    minutes = max(video.edges_s[-1] - video.edges_s[0], 1e-9) / 60
+    minutes = length_s(manifest.pts_s) / 60
     found.append(("cache", in_bytes(size), f"{in_bytes(size / minutes)} a minute"))
     full = video.fp16_kv_bytes
     found.append(("smaller", f"{full / size:,.1f}×", f"than {in_bytes(full)} of FP16 K and V"))

@@ -37,16 +37,6 @@ def tier_shares(states: NDArray[np.uint8]) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share or name in Tier.__members__}
 
 
-def draw_tiers(picture: NDArray[np.uint8], states: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge a sample to 672 px, tint each cell by its state, and add a legend with shares.
-
-    Args:
-        picture: uint8 RGB [height, width, 3].
-        states: uint8 [rows, columns], codes of `STATES`.
-    """
-    return np.vstack([tint(picture, states, _WIDTH_PX), legend(states)])
-
-
 def legend(states: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The ink and share of each state, [height, 672, 3]."""
     drawn = np.full((_LEGEND_PX, _WIDTH_PX, 3), 255, np.uint8)
@@ -61,7 +51,12 @@ def legend(states: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tint(picture: NDArray[np.uint8], states: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
-    """Enlarge a sample to that width and tint it, without a legend."""
+    """Enlarge a sample to that width and tint each cell by its state.
+
+    Args:
+        picture: uint8 RGB [height, width, 3].
+        states: uint8 [rows, columns], codes of `STATES`.
+    """
     size = (width_px, round(picture.shape[0] * width_px / picture.shape[1]))
     large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     inks = np.array([INK[state] for state in STATES], np.float32)[states]

@@ -15,6 +15,7 @@ from batch.analysis.finding import find_manifest
 from batch.analysis.manifest import Manifest
 from batch.analysis.signals import SCENE_SHARE, changed_shares
 from batch.report.tiers import REUSED
+from batch.video import usual_gap_s
 from cachefmt import CacheFile, Header, open_segments
 from cachefmt.layout import COST_SECONDS, block_name
 
@@ -156,8 +157,7 @@ class VideoReport:
 def edges_of(manifest: Manifest) -> NDArray[np.float64]:
     """As of `VideoReport.edges_s`; the last sample is on screen as long as others usually are."""
     pts_s = manifest.pts_s
-    gap_s = float(np.median(np.diff(pts_s))) if len(pts_s) > 1 else 0.0
-    return np.append(pts_s, max(pts_s[-1] + (gap_s or 1.0), manifest.last_pts_s[-1]))
+    return np.append(pts_s, max(pts_s[-1] + usual_gap_s(pts_s), manifest.last_pts_s[-1]))
 
 
 def _blocks(segment: CacheFile, manifest: Manifest, stop: int) -> Iterator[tuple[Span, int]]:

@@ -5,7 +5,7 @@ from batch.video.geometry import Geometry
 from batch.video.open import is_named_as_video
 from batch.video.probe import VideoInfo, glance, probe
 from batch.video.samples import Footage, Sample, Sampling, read_samples
-from batch.video.times import TimeRange
+from batch.video.times import TimeRange, length_s, usual_gap_s
 
 __all__ = [
     "DynamicGeometry",
@@ -19,6 +19,8 @@ __all__ = [
     "geometry_for",
     "glance",
     "is_named_as_video",
+    "length_s",
     "probe",
     "read_samples",
+    "usual_gap_s",
 ]

@@ -17,7 +17,7 @@ def test_an_archive_answers_with_a_line_for_each_video(indexed: IndexedArchive) 
     lines = objects(succeed("answer", indexed.out, *asked))
     assert [line["path"] for line in lines] == sorted(map(str, set(indexed.originals.values())))
     for line in lines:
-        alone = ("answer", "--cache", indexed.out / line["cache"], "--json", *asked)
+        alone = ("answer", indexed.out / line["cache"], "--json", *asked)
         assert [reply["answer"] for reply in line["answers"]] == [
             one["answer"] for one in objects(succeed(*alone))
         ]

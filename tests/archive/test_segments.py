@@ -112,13 +112,11 @@ def test_status_sums_over_segments(made: Path) -> None:
 
 def test_the_archive_is_asked_whatever_its_caches_are(made: Path) -> None:
     asked = ("-q", "what is the red star doing ?", "--max-new-tokens", 4)
-    found = {
-        Path(row["path"]).name: row for row in objects(succeed("answer", "--archive", made, *asked))
-    }
+    found = {Path(row["path"]).name: row for row in objects(succeed("answer", made, *asked))}
     (whole,) = found["short.mp4"]["answers"]
     (chosen,) = found["long.mp4"]["answers"]
     assert "candidates" not in whole
-    alone = objects(succeed("answer", "--cache", folder_of(made), *asked, "--json"))[0]
+    alone = objects(succeed("answer", folder_of(made), *asked, "--json"))[0]
     assert chosen.pop("evidence_samples")
     assert chosen.pop("seconds") > 0
     assert chosen == {name: alone[name] for name in chosen}
@@ -126,7 +124,7 @@ def test_the_archive_is_asked_whatever_its_caches_are(made: Path) -> None:
 
 def test_a_folder_that_lost_a_segment_is_named_and_the_others_answer(copy: Path) -> None:
     (folder_of(copy) / "00001.safetensors").unlink()
-    result = batch("answer", "--archive", copy, "-q", "a b", "--max-new-tokens", 2)
+    result = batch("answer", copy, "-q", "a b", "--max-new-tokens", 2)
     assert result.exit_code == 3
     assert "00001.safetensors: is missing" in result.stderr
     assert [("error" in row) for row in objects(result.stdout.splitlines())].count(False) == 1
@@ -138,7 +136,7 @@ def test_a_segment_that_is_lost_is_made_again_by_the_next_run_and_no_other(
     folder = folder_of(copy)
     before = stamps(folder)
     (folder / "00001.safetensors").unlink()
-    lost = batch("answer", "--archive", copy, "-q", "a b", "--max-new-tokens", 2)
+    lost = batch("answer", copy, "-q", "a b", "--max-new-tokens", 2)
     assert "or batch index where it wrote them" in lost.stderr
     assert succeed("index", archive, "--out", copy, "--model", model) == [str(folder)]
     after = stamps(folder)

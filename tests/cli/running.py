@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,18 @@ class Started:
 
     def communicate(self) -> tuple[str, str]:
         """What it said on stdout and on stderr, when it has ended."""
-        self._process.join(300)
-        assert self.returncode is not None, "it does not end"
-        stdout, stderr = (open(end.fileno(), closefd=False).read() for end in self._said)  # noqa: SIM115
-        return stdout, stderr
+        with ThreadPoolExecutor() as readers:  # both while it runs: it waits where a pipe is full
+            stdout, stderr = (readers.submit(_read, end) for end in self._said)
+            self._process.join(300)
+            if self.returncode is None:
+                self._process.kill()
+                raise AssertionError("it does not end")
+            return stdout.result(), stderr.result()
+
+
+def _read(said: Connection) -> str:
+    with open(said.fileno(), closefd=False) as file:
+        return file.read()
 
 
 def _run(words: list[str], stdout: Connection, stderr: Connection) -> None:

@@ -140,24 +140,12 @@ def test_a_clip_cut_short_is_analysed_as_far_as_it_goes_with_a_warning(
         assert "warning: cut.mkv: only " in result.stderr
 
 
-def test_pictures_are_a_contact_sheet_or_files_of_a_range_and_at_most_so_many(
+def test_pictures_are_a_contact_sheet_of_each_video(
     model: Path, clip: Path, tmp_path: Path
 ) -> None:
     drawn = tmp_path / "pictures"
-    command = ("analyze", clip, "--out", tmp_path, "--model", model, "--pictures", drawn)
-    succeed(*command)
+    succeed("analyze", clip, "--out", tmp_path, "--model", model, "--pictures", drawn)
     assert os.listdir(drawn) == ["clip.png"]
-    succeed(*command, "--pictures-apart", "--pictures-range", "0:00.5-9", "--pictures-limit", 1)
-    assert sorted(os.listdir(drawn)) == ["clip-00001.png", "clip.png"]
-    nothing = batch(*command, "--pictures-range", "1:00-2:00")
-    assert nothing.exit_code == 1
-    assert "clip.mp4: no stored sample from 1:00 to " in nothing.stderr
-    wrong = batch(*command, "--pictures-range", "5-3")
-    assert (wrong.exit_code, wrong.stdout) == (2, "")
-    assert "expected two rising times like 1:00-2:30" in wrong.stderr
-    alone = batch(*command[:-2], "--pictures-limit", 3)
-    assert alone.exit_code == 2
-    assert "--pictures-limit goes with --pictures FOLDER" in alone.stderr
 
 
 def test_what_stands_in_the_way_of_a_result_fails_its_video_by_name(

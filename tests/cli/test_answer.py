@@ -22,14 +22,13 @@ QUESTIONS = ["what is the red star doing ?", "a b c d", "the star ?"]
 
 def test_one_answer_a_line_in_the_order_of_the_questions(cache: Path) -> None:
     asked = [word for question in QUESTIONS for word in ("-q", question)]
-    result = batch("answer", "--cache", cache, *asked, "--max-new-tokens", 8)
+    result = batch("answer", cache, *asked, "--max-new-tokens", 8)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert len(lines) == 3
     assert len(set(lines)) > 1
     alone = [
-        succeed("answer", "--cache", cache, "-q", question, "--max-new-tokens", 8)
-        for question in QUESTIONS
+        succeed("answer", cache, "-q", question, "--max-new-tokens", 8) for question in QUESTIONS
     ]
     assert [[line] for line in lines] == alone
 
@@ -38,20 +37,18 @@ def test_without_questions_each_line_of_stdin_is_one_and_blank_lines_are_none(
     cache: Path,
 ) -> None:
     asked = [word for question in QUESTIONS for word in ("-q", question)]
-    expected = succeed("answer", "--cache", cache, *asked)
+    expected = succeed("answer", cache, *asked)
     stdin = "\n  \n".join(QUESTIONS) + "\n\n"
-    assert succeed("answer", "--cache", cache, stdin=stdin) == expected
-    assert succeed("answer", "--cache", cache, "--batch-size", 1, stdin=stdin) == expected
+    assert succeed("answer", cache, stdin=stdin) == expected
+    assert succeed("answer", cache, "--batch-size", 1, stdin=stdin) == expected
 
 
 def test_questions_given_are_preferred_to_stdin(cache: Path) -> None:
-    assert len(succeed("answer", "--cache", cache, "-q", "a", stdin="b\nc\n")) == 1
+    assert len(succeed("answer", cache, "-q", "a", stdin="b\nc\n")) == 1
 
 
 def test_json_lines_have_stable_keys(cache: Path) -> None:
-    lines = succeed(
-        "answer", "--cache", cache, "-q", "a", "-q", "what ?", "--json", "--max-new-tokens", 2
-    )
+    lines = succeed("answer", cache, "-q", "a", "-q", "what ?", "--json", "--max-new-tokens", 2)
     found = objects(lines)
     keys = ["question", "answer", "tokens", "complete", "evidence"]
     keys += ["scope", "load_seconds", "load_bytes", "reencode_seconds"]
@@ -65,10 +62,8 @@ def test_json_lines_have_stable_keys(cache: Path) -> None:
 
 
 def test_behind_an_answer_stand_the_times_it_rests_on(cache: Path) -> None:
-    (line,) = succeed("answer", "--cache", cache, "-q", "what is the red star doing ?")
-    (reply,) = objects(
-        succeed("answer", "--cache", cache, "-q", "what is the red star doing ?", "--json")
-    )
+    (line,) = succeed("answer", cache, "-q", "what is the red star doing ?")
+    (reply,) = objects(succeed("answer", cache, "-q", "what is the red star doing ?", "--json"))
     text, times = line.split("\t")
     assert text == reply["answer"]
     clock = [f"00:00:{int(time['start_s']):02}" for time in reply["evidence"]]
@@ -85,7 +80,7 @@ def test_an_answer_that_rests_on_no_sample_names_no_time(tmp_path: Path) -> None
     path = tmp_path / "blank.safetensors"
     prefill(plan_cache(manifest, family, dtype="float32"), family, path)
     for scope in get_args(Scope):
-        (line,) = succeed("answer", "--cache", path, "-q", "a", "--scope", scope)
+        (line,) = succeed("answer", path, "-q", "a", "--scope", scope)
         assert line.split("\t")[1:] == ["at no time"]
 
 
@@ -98,8 +93,8 @@ def test_the_video_and_the_manifest_are_not_needed(
     video.unlink()
     (out / "clip.parquet").unlink()
     for question in QUESTIONS:
-        got = succeed("answer", "--cache", out / "clip.safetensors", "-q", question)
-        assert got == succeed("answer", "--cache", cache, "-q", question)
+        got = succeed("answer", out / "clip.safetensors", "-q", question)
+        assert got == succeed("answer", cache, "-q", question)
 
 
 def test_an_answer_of_several_lines_is_one_line_but_for_json(
@@ -116,7 +111,7 @@ def test_an_answer_of_several_lines_is_one_line_but_for_json(
     }
     file.write_text(json.dumps(words))
     succeed("prefill", manifest, "--out", tmp_path, "--model", talkative)
-    command = ("answer", "--cache", tmp_path / "clip.safetensors", "-q", "x", "-q", "y z")
+    command = ("answer", tmp_path / "clip.safetensors", "-q", "x", "-q", "y z")
     whole = [reply["answer"] for reply in objects(succeed(*command, "--json"))]
     assert all("\n" in answer for answer in whole)
     lines = [line.split("\t")[0] for line in succeed(*command)]
@@ -129,7 +124,7 @@ def test_a_model_that_was_moved_is_asked_for_and_accepted(
     here, there = tmp_path / "here", tmp_path / "there"
     shutil.copytree(model, here)
     succeed("prefill", manifest, "--out", tmp_path, "--model", here)
-    command = ("answer", "--cache", tmp_path / "clip.safetensors", "-q", "what is the star ?")
+    command = ("answer", tmp_path / "clip.safetensors", "-q", "what is the star ?")
     expected = succeed(*command)
     here.rename(there)
     refused = batch(*command)

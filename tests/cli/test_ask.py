@@ -55,14 +55,15 @@ def test_of_several_videos_one_is_chosen(
     model: Path, clip: Path, cache: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "caches"
-    other = tmp_path / "other.mp4"
+    other = tmp_path / "other\t1\n.mp4"
     other.write_bytes(clip.read_bytes() + b"\0" * 64)
     succeed("prefill", clip, other, "--out", folder, "--model", model)
     result = batch("ask", folder, stdin="a ?\n")
     assert (result.exit_code, "2 videos can be asked: choose one" in result.stderr) == (2, True)
     stdin = f"{QUESTIONS[0]}\n/video\n/video clip*\n{QUESTIONS[0]}\n"
-    result = batch("ask", folder, "--video", "other.mp4", stdin=stdin)
+    result = batch("ask", folder, "--video", "other*", stdin=stdin)
     assert result.exit_code == 0, result.stderr
+    assert "asking other\\t1\\n.mp4\n" in result.stderr  # a name stays in its line
     assert result.stderr.count("asking ") == 2
     assert len(set(result.stdout.splitlines())) == 1  # the same film, and a conversation anew
 

@@ -163,7 +163,7 @@ def test_a_cache_that_is_none_is_refused_by_name(
     broken_caches: dict[str, tuple[Path, str]], case: str
 ) -> None:
     path, message = broken_caches[case]
-    for command in (["answer", "-q", "a", "--cache"], ["inspect"], ["verify"]):
+    for command in (["answer", "-q", "a"], ["inspect"], ["verify"]):
         if command == ["inspect"] and case == "table":
             continue  # it reads no tables
         result = batch(*command, path)
@@ -204,7 +204,7 @@ def test_a_wrong_input_among_right_ones_is_named_and_the_others_are_done(
     assert result.stderr.startswith(f"error: {gone}: no such file\n")
 
 
-@pytest.mark.parametrize("command", [["answer", "-q", "a", "--cache"], ["inspect"]])
+@pytest.mark.parametrize("command", [["answer", "-q", "a"], ["inspect"]])
 def test_a_missing_cache_and_a_folder_of_something_else_are_wrong_usage(
     tmp_path: Path, command: list[str]
 ) -> None:
@@ -246,10 +246,10 @@ def test_a_file_that_is_no_cache_is_not_overwritten_unless_forced(
 
 def test_another_model_is_refused_with_commands_that_help(cache: Path, tmp_path: Path) -> None:
     tuned = tiny.llava_next(tmp_path / "tuned", seed=1)
-    result = batch("answer", "--cache", cache, "-q", "a", "--model", tuned)
+    result = batch("answer", cache, "-q", "a", "--model", tuned)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: {cache}: written with ")
-    assert f"batch answer --cache {cache}\n" in result.stderr
+    assert f"batch answer {cache}\n" in result.stderr
     assert f"batch prefill --force --model {tuned} --out {cache.parent} clip.mp4" in result.stderr
 
 
@@ -299,7 +299,7 @@ def test_a_device_that_torch_cannot_use_is_refused_by_name(
 ) -> None:
     out = tmp_path / "out"
     prefill = batch("prefill", manifest, "--out", out, "--model", model, "--device", device)
-    answer = batch("answer", "--cache", cache, "-q", "a", "--device", device)
+    answer = batch("answer", cache, "-q", "a", "--device", device)
     for result in (prefill, answer):
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.startswith(f"error: --device {device}: torch cannot use it here: ")
@@ -353,17 +353,19 @@ def test_an_unknown_profile_is_wrong_usage_with_those_there_are(
     assert "'best' is not one of 'default', 'paper', 'none'" in result.stderr
 
 
-@pytest.mark.parametrize("stdin", ["", "\n \n"])
-def test_no_question_is_wrong_usage(cache: Path, stdin: str) -> None:
-    result = batch("answer", "--cache", cache, stdin=stdin)
+@pytest.mark.parametrize(
+    ("words", "stdin"), [((), ""), ((), "\n \n"), (("-q", "a", "-q", " "), "")]
+)
+def test_no_question_is_wrong_usage(cache: Path, words: tuple[str, ...], stdin: str) -> None:
+    result = batch("answer", cache, *words, stdin=stdin)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "no question: give -q, or one per line of stdin" in result.stderr
 
 
 def test_a_question_that_is_no_text_is_wrong_usage(cache: Path) -> None:
     for result in (
-        batch("answer", "--cache", cache, stdin=b"what is \xff ?\n"),
-        batch("answer", "--cache", cache, "-q", "what is \udcff ?"),
+        batch("answer", cache, stdin=b"what is \xff ?\n"),
+        batch("answer", cache, "-q", "what is \udcff ?"),
     ):
         assert (result.exit_code, result.stdout) == (2, "")
         assert "not UTF-8" in result.stderr
@@ -372,7 +374,6 @@ def test_a_question_that_is_no_text_is_wrong_usage(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ("", "a question is empty"),
         ("is <image> red ?", "holds '<image>', which"),
         ("</s> who ?", "holds '</s>'"),
     ],
@@ -380,7 +381,7 @@ def test_a_question_that_is_no_text_is_wrong_usage(cache: Path) -> None:
 def test_a_question_that_cannot_be_asked_is_refused_before_any_answer(
     cache: Path, question: str, message: str
 ) -> None:
-    command = ("answer", "--cache", cache, "--batch-size", 1)
+    command = ("answer", cache, "--batch-size", 1)
     result = batch(*command, "-q", "what ?", "-q", question)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error: a question " in result.stderr

@@ -50,6 +50,8 @@ def test_a_file_of_a_budget_is_the_finest_that_keeps_it(
     (made,) = objects(succeed(*within, int(sizes[middle] / minutes * 1.02) + 1))
     assert (made["step"], made["quality"]) == (middle, "custom")
     assert made["size_bytes"] <= 1.02 * sizes[middle] + 1 < sizes[fine]
+    (kept,) = objects(succeed("inspect", tmp_path / "within" / "moving.safetensors", "--json"))
+    assert kept["bytes_per_minute"] == round(made["size_bytes"] / minutes)
     (planned,) = objects(succeed(*within, "9K", "--dry-run"))
     assert planned["size_bytes"] == int(9_000 * minutes)
     refused = batch(*within, "1K", "--force")

@@ -130,7 +130,7 @@ def test_prefill_uses_it_and_other_commands_find_it(made: Path, films: Path) -> 
     assert seen["codec"]["calibration"] == there["sha256"]
     assert seen["codec"]["text_tokens"] > 0
     assert succeed("verify", cache) == [f"{cache}: whole"]
-    assert succeed("answer", "--cache", cache, "-q", "what is the red star doing ?")
+    assert succeed("answer", cache, "-q", "what is the red star doing ?")
 
 
 def made_by(cache: Path) -> str:
@@ -159,9 +159,7 @@ def test_a_calibration_that_was_removed_or_changed_is_missed_by_name(
     copied: Path, command: str
 ) -> None:
     cache, path = copied / "a.safetensors", copied / NAME
-    words = (
-        ("answer", "--cache", cache, "-q", "what ?") if command == "answer" else ("verify", cache)
-    )
+    words = ("answer", cache, "-q", "what ?") if command == "answer" else ("verify", cache)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     result = batch(*words)

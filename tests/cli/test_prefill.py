@@ -83,7 +83,7 @@ def test_of_a_video_whose_cells_are_reused_every_sample_is_stored_and_less_is_co
     states = VideoReport.read(tmp_path / "clip.safetensors").states
     assert np.count_nonzero(states == REUSED) == reused
     assert batch("verify", tmp_path / "clip.safetensors").exit_code == 0
-    answers = succeed("answer", "--cache", tmp_path / "clip.safetensors", "-q", "a b ?")
+    answers = succeed("answer", tmp_path / "clip.safetensors", "-q", "a b ?")
     assert len(answers) == 1
 
 
@@ -241,7 +241,7 @@ def test_where_a_model_lies_and_how_it_attends_leave_no_trace_in_the_cache(
     one, other = inspected(tmp_path / "clip.safetensors"), inspected(cache)
     del one["cache"], other["cache"], one["seconds"], other["seconds"]
     assert one == other
-    answer = ("answer", "--cache", tmp_path / "clip.safetensors", "-q", "what is red ?")
+    answer = ("answer", tmp_path / "clip.safetensors", "-q", "what is red ?")
     assert succeed(*answer, *options) == succeed(*answer)
 
 
@@ -252,7 +252,7 @@ def test_an_attention_that_cannot_run_here_is_refused(
     refused = batch("prefill", manifest, "--out", tmp_path, "--model", model, *chosen)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "attention by triton: " in refused.stderr
-    assert batch("answer", "--cache", cache, "-q", "what ?", *chosen).exit_code == 1
+    assert batch("answer", cache, "-q", "what ?", *chosen).exit_code == 1
 
 
 def test_a_dry_run_over_finished_work_changes_nothing(

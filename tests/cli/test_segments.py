@@ -255,7 +255,7 @@ def test_verify_names_the_damaged_segment(copy: Path) -> None:
 @pytest.mark.parametrize("command", ["inspect", "verify", "answer"])
 def test_a_folder_that_is_not_whole_is_refused_by_every_command(copy: Path, command: str) -> None:
     (copy / "00000.safetensors").unlink()
-    words = ("answer", "--cache", copy, *QUESTIONS) if command == "answer" else (command, copy)
+    words = ("answer", copy, *QUESTIONS) if command == "answer" else (command, copy)
     refused = batch(*words)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "00000.safetensors: is missing" in refused.stderr
@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_whole_is_refused_by_every_command(copy: Path, comm
 
 
 def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path) -> None:
-    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "each-segment")
+    command = ("answer", made, *QUESTIONS, "--scope", "each-segment")
     found = objects(succeed(*command, "--json"))
     files = sorted(made.iterdir())
     for number, reply in enumerate(found):
@@ -274,7 +274,7 @@ def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path
         best = max(candidates, key=lambda candidate: candidate["likelihood"])
         assert (reply["answer"], reply["evidence"]) == (best["answer"], best["evidence"])
         for file, candidate in zip(files, candidates, strict=True):
-            words = ("answer", "--cache", file, *QUESTIONS, "--scope", "each-segment", "--json")
+            words = ("answer", file, *QUESTIONS, "--scope", "each-segment", "--json")
             (alone,) = objects(succeed(*words))[number]["candidates"]
             assert alone == candidate
             span = candidate["time"]
@@ -286,7 +286,7 @@ def test_every_segment_answers_and_the_likeliest_answer_is_the_videos(made: Path
 
 
 def test_each_segment_keeps_to_the_budget(made: Path) -> None:
-    command = ("answer", "--cache", made, *QUESTIONS, "--scope", "each-segment", "--json")
+    command = ("answer", made, *QUESTIONS, "--scope", "each-segment", "--json")
     assert objects(succeed(*command)) != objects(succeed(*command, "--budget-tokens", 100))
     refused = batch(*command, "--budget-tokens", 3)
     assert (refused.exit_code, refused.stdout) == (1, "")

@@ -80,7 +80,7 @@ def test_from_a_video_to_answers_after_the_video_is_gone(
     assert re.fullmatch(r"1 done; [\d,]+ bytes, \d+\.\d s\n", errors)
     video.unlink()
     (out / "clip.parquet").unlink()
-    command = ("answer", "--cache", cache, "--max-new-tokens", 6, "--json")
+    command = ("answer", cache, "--max-new-tokens", 6, "--json")
     questions = tmp_path / "questions.txt"
     questions.write_text("what is the red star doing ?\na b ?\n")
     monkeypatch.setenv("OMP_DISPLAY_ENV", "true")  # OpenMP says what it goes by, when it is loaded
@@ -125,7 +125,7 @@ def test_a_killed_prefill_of_a_long_video_loses_at_most_the_segment_in_work(tmp_
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in target.glob("*.safetensors")}
-    refused = batch("answer", "--cache", target, "-q", "a b")
+    refused = batch("answer", target, "-q", "a b")
     assert refused.exit_code == 1
     assert "is missing: " in refused.stderr
     (found,) = objects(succeed(*command, "--json"))
