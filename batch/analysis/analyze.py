@@ -24,6 +24,7 @@ from batch.video import (
     Geometry,
     GeometryRule,
     Sample,
+    SampleReader,
     Sampling,
     VideoInfo,
     geometry_for,
@@ -113,19 +114,7 @@ def analyze_video(
         reference = rows.add(sample, reference)
     signals = rows.signals()
     return Manifest(
-        header=ManifestHeader(
-            tool=__version__,
-            video=info,
-            broken_frames=samples.broken_frames,
-            clock_repairs=samples.clock_repairs,
-            decoded_s=samples.decoded_s,
-            interval_s=samples.interval_s,
-            sampling=settings.sampling,
-            geometry=geometry,
-            temporal=settings.temporal,
-            thresholds=settings.thresholds,
-            saliency_sha256=settings.saliency_sha256,
-        ),
+        header=_header(info, geometry, settings, samples),
         frame=np.array(rows.frame, np.int64),
         pts_s=np.array(rows.pts_s, np.float64),
         last_pts_s=np.array(rows.last_pts_s, np.float64),
@@ -133,6 +122,25 @@ def analyze_video(
         tier=assign(signals, settings.thresholds),
         pictures=rows.pictures.pictures(),
         analyze_seconds=time.perf_counter() - start,
+    )
+
+
+def _header(
+    info: VideoInfo, geometry: Geometry, settings: AnalysisSettings, read: SampleReader
+) -> ManifestHeader:
+    """Of a video whose samples were read to the end."""
+    return ManifestHeader(
+        tool=__version__,
+        video=info,
+        broken_frames=read.broken_frames,
+        clock_repairs=read.clock_repairs,
+        decoded_s=read.decoded_s,
+        interval_s=read.interval_s,
+        sampling=settings.sampling,
+        geometry=geometry,
+        temporal=settings.temporal,
+        thresholds=settings.thresholds,
+        saliency_sha256=settings.saliency_sha256,
     )
 
 

@@ -106,28 +106,9 @@ def _feed(
         retry_failed=request.retry_failed,
         tally=tally,
     )
-    analyze = calibrate = prefill = None
-    if products is not None:
-        analyze = AnalyzeStep(products, backlog, recorder)
-    if products is not None and products.caches is not None:
-        most = workers.failures_in_a_row
-        prefill = PrefillStep(
-            manifests=products.manifests,
-            caches=products.caches,
-            calibrations=request.out,
-            backlog=backlog,
-            recorder=recorder,
-            failures_in_a_row=most,
-        )
-        if request.settings.cache.quality != "lossless":
-            calibrate = CalibrateStep(
-                folder=request.out,
-                model=products.model,
-                manifests=products.manifests,
-                caches=products.caches,
-                backlog=backlog,
-                recorder=recorder,
-            )
+    calibrate, prefill = _model_steps(
+        request, products, backlog, recorder, workers.failures_in_a_row
+    )
 
     def tick(under_way: Sequence[str]) -> None:
         run.heartbeat()
@@ -138,13 +119,44 @@ def _feed(
         Pipeline(
             backlog=backlog,
             probe=ProbeStep(scan, inventory, backlog, recorder),
-            analyze=analyze,
+            analyze=None if products is None else AnalyzeStep(products, backlog, recorder),
             calibrate=calibrate,
             prefill=prefill,
             videos=videos,
             models=models,
             tick=tick,
         ).run(stop)
+
+
+def _model_steps(
+    request: Request,
+    products: Products | None,
+    backlog: Backlog,
+    recorder: Recorder,
+    failures_in_a_row: int,
+) -> tuple[CalibrateStep | None, PrefillStep | None]:
+    """What a run does with the model, if it is to make caches."""
+    if products is None or products.caches is None:
+        return None, None
+    prefill = PrefillStep(
+        manifests=products.manifests,
+        caches=products.caches,
+        calibrations=request.out,
+        backlog=backlog,
+        recorder=recorder,
+        failures_in_a_row=failures_in_a_row,
+    )
+    if request.settings.cache.quality == "lossless":
+        return None, prefill
+    calibrate = CalibrateStep(
+        folder=request.out,
+        model=products.model,
+        manifests=products.manifests,
+        caches=products.caches,
+        backlog=backlog,
+        recorder=recorder,
+    )
+    return calibrate, prefill
 
 
 def _scan(request: Request, inventory: Inventory) -> Scan:

@@ -118,13 +118,7 @@ def answer(
     them, and what was read. With --scope each-segment --json has the answers of all. No video is
     needed.
     """
-    kind = expect(cache, {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
-    if kind is not Kind.INDEX and (match or work or file or out):
-        raise click.UsageError(
-            "--match, --work, --questions and --out go with a folder of caches of batch index"
-        )
-    if kind is Kind.INDEX and (html or evidence):
-        raise click.UsageError("--html and --evidence go with the cache of one video")
+    is_index = _is_index(cache, bool(match or work or file or out), bool(html or evidence))
     if questions and file:
         raise click.UsageError("-q and --questions: give one of them")
     if out is None and shard != Shard():
@@ -135,7 +129,7 @@ def answer(
     if out is not None:
         check_table(out)
     settings = replace(settings, batch_size=batch_size)
-    if kind is Kind.INDEX:
+    if is_index:
         archive = ArchiveQuestions(cache, work, match, settings, writer)
         plan = archive.plan(asked, file)
         if out is None:
@@ -149,6 +143,18 @@ def answer(
         answered = _ask(video, asked, as_json=as_json)
     if seen is not None:
         _show(seen, answered, html, evidence)
+
+
+def _is_index(cache: Path, for_index: bool, for_video: bool) -> bool:
+    """Whether it is a folder of batch index; wrong usage with options of the other kind."""
+    kind = expect(cache, {Kind.CACHE, Kind.SEGMENTS, Kind.INDEX}, "a cache")
+    if kind is not Kind.INDEX and for_index:
+        raise click.UsageError(
+            "--match, --work, --questions and --out go with a folder of caches of batch index"
+        )
+    if kind is Kind.INDEX and for_video:
+        raise click.UsageError("--html and --evidence go with the cache of one video")
+    return kind is Kind.INDEX
 
 
 def _seen(cache: Path, html: Path | None, evidence: Path | None) -> "VideoReport":

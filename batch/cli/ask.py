@@ -78,17 +78,7 @@ def ask(
     prints what the best ones answer: an answer a line, the likeliest first, and behind a tab in
     how many of the videos, which, and at what times.
     """
-    source = click.get_current_context().get_parameter_source
-    for name, option in (("top", "--top"), ("as_json", "--json")):
-        if question is None and source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{option} goes with -q")
-    folders = {Kind.CACHE_FOLDER, Kind.INDEX}
-    if question is None:
-        expect(caches, folders | {Kind.CACHE, Kind.SEGMENTS}, "a cache, or a folder of them")
-    elif wanted:
-        raise click.UsageError("-q finds the videos, --video names one: give one of them")
-    else:
-        expect(caches, folders, "a folder of caches")
+    _check(caches, wanted, is_search=question is not None)
     options.allow_open_files()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     from batch.serving.library import Library
@@ -115,6 +105,21 @@ def ask(
             raise click.UsageError("a question is not UTF-8 text") from error
     if talk.failed:
         raise SystemExit(PARTIAL if talk.answered else FAILED)
+
+
+def _check(caches: Path, wanted: str | None, *, is_search: bool) -> None:
+    """Wrong usage if what is given does not go together."""
+    folders = {Kind.CACHE_FOLDER, Kind.INDEX}
+    if is_search:
+        expect(caches, folders, "a folder of caches")
+        if wanted:
+            raise click.UsageError("-q finds the videos, --video names one: give one of them")
+        return
+    expect(caches, folders | {Kind.CACHE, Kind.SEGMENTS}, "a cache, or a folder of them")
+    source = click.get_current_context().get_parameter_source
+    for name, option in (("top", "--top"), ("as_json", "--json")):
+        if source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} goes with -q")
 
 
 @dataclass

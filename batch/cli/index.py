@@ -108,14 +108,7 @@ def index(
     """
     from jobs.atomic import check_folder, make_folder
 
-    wanted = {Kind.FOLDER, Kind.EMPTY_FOLDER, Kind.CACHE_FOLDER}
-    expect(archive, wanted, "a folder of videos")
-    if dry_run and phase != "all":
-        raise click.UsageError("--dry-run goes with all phases")
-    if phase == "all" and shard != Shard():
-        raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
-    if archive.resolve() == out.resolve():
-        raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
+    _check(archive, out, phase, shard, dry_run=dry_run)
     check_folder(out)
     chosen = analysis.settings(profile, cache.reuse)
     from batch.archive.identity import IndexSettings
@@ -141,6 +134,17 @@ def index(
         _estimate(request, as_json=as_json)
         return
     _run(request, Reporter(log_format, as_json=as_json, metrics_file=metrics_file))
+
+
+def _check(archive: Path, out: Path, phase: str, shard: Shard, *, dry_run: bool) -> None:
+    """Wrong usage if these do not go together."""
+    expect(archive, {Kind.FOLDER, Kind.EMPTY_FOLDER, Kind.CACHE_FOLDER}, "a folder of videos")
+    if dry_run and phase != "all":
+        raise click.UsageError("--dry-run goes with all phases")
+    if phase == "all" and shard != Shard():
+        raise click.UsageError("--shard goes with --phase identify, analyze or prefill")
+    if archive.resolve() == out.resolve():
+        raise click.UsageError("--out is ARCHIVE itself; give another folder, which may lie in it")
 
 
 def _share_cores(phase: str, jobs: int | None, *, models: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch.analysis.manifest import Manifest
     from batch.making.cache_plan import VideoPlan
     from batch.making.destination import Destination
-    from batch.making.maker import CacheMaker, MadeCache
+    from batch.making.maker import CacheMaker
 
 
 @click.command()
@@ -83,30 +83,18 @@ def prefill(
             manifest = Manifest.read(path)
             if profile is not None:
                 manifest = manifest.with_tiers(profile)
-            if dry_run:
-                video = maker.plan(manifest, identify_weights=False)
-                line, is_there = _estimate(maker, video, destination, as_json=as_json), False
-                size_bytes, note = video.most_bytes, video.note
-            else:
-                made = _make(maker, manifest, destination)
-                video, is_there, size_bytes = made.video, not made.written, made.size_bytes
-                note = made.note
-                facts = _facts(made.path, video, size_bytes, made.written, skipped=is_there)
-                codec = made.worst.codec
-                facts |= {"codec": codec.name, "quality": codec.quality, "step": codec.step}
-                facts |= made.measured
-                line = json.dumps(facts) if as_json else str(made.path)
+            row = (_estimate if dry_run else _make)(maker, manifest, destination, as_json=as_json)
         except NoSpaceError:  # the others would have no room either
             raise
         except Exception as error:  # the boundary of one video: named, the others go on
             summary.fail(describe_failure(path, Raised(task=path, error=error)))
             continue
-        summary.skipped += is_there
-        summary.done += not is_there
-        summary.size_bytes += size_bytes
-        if note is not None and not is_there:
-            click.echo(f"{in_line(path.stem)} {note}", err=True)
-        click.echo(line)
+        summary.skipped += row.is_there
+        summary.done += not row.is_there
+        summary.size_bytes += row.size_bytes
+        if row.note is not None and not row.is_there:
+            click.echo(f"{in_line(path.stem)} {row.note}", err=True)
+        click.echo(row.line)
     summary.finish()
 
 
@@ -146,14 +134,33 @@ def _manifests(
     return [found[path] for path in kinds if path in found]
 
 
-def _make(maker: "CacheMaker", manifest: "Manifest", destination: "Destination") -> "MadeCache":
+class _Row(NamedTuple):
+    """What is printed of an input, and counted."""
+
+    line: str
+    size_bytes: int
+    note: str | None
+    is_there: bool
+
+
+def _make(
+    maker: "CacheMaker", manifest: "Manifest", destination: "Destination", *, as_json: bool
+) -> _Row:
     from batch.making.plan import has_tokens
     from jobs.disk_space import Allowance
 
     room = Allowance(folder=destination.file.parent, quota_left=None)
     samples = int(has_tokens(manifest, maker.settings.reuse).sum())
     with progress(manifest.video.name, samples, "samples") as report:
-        return maker.make(manifest, destination, room=room, report=report)
+        made = maker.make(manifest, destination, room=room, report=report)
+    codec, is_there = made.worst.codec, not made.written
+    facts = {
+        **_facts(made.path, made.video, made.size_bytes, made.written, skipped=is_there),
+        **{"codec": codec.name, "quality": codec.quality, "step": codec.step},
+        **made.measured,
+    }
+    line = json.dumps(facts) if as_json else str(made.path)
+    return _Row(line, made.size_bytes, made.note, is_there)
 
 
 def _facts(
@@ -181,9 +188,15 @@ def _facts(
 
 
 def _estimate(
-    maker: "CacheMaker", video: "VideoPlan", destination: "Destination", *, as_json: bool
-) -> str:
-    """What a dry run prints: size, exact or at most, and what to expect of a minute and memory."""
+    maker: "CacheMaker", manifest: "Manifest", destination: "Destination", *, as_json: bool
+) -> _Row:
+    """Of a dry run: size, exact or at most, and what to expect of a minute and memory."""
+    video = maker.plan(manifest, identify_weights=False)
+    line = _estimated(maker, video, destination.cache(video), as_json=as_json)
+    return _Row(line, video.most_bytes, video.note, is_there=False)
+
+
+def _estimated(maker: "CacheMaker", video: "VideoPlan", cache: Path, *, as_json: bool) -> str:
     from cachefmt.layout import kv_bytes
 
     memory = maker.estimate_memory(video)
@@ -192,7 +205,6 @@ def _estimate(
         "size_bytes": round(video.most_bytes / video.minutes),
         "tiers_bytes": round(tiers_bytes / video.minutes),
     }
-    cache = destination.cache(video)
     if as_json:
         parts = {**asdict(memory), "peak_bytes": memory.peak_bytes}
         facts = _facts(cache, video, video.most_bytes, [], skipped=False)

@@ -80,13 +80,7 @@ def serve(
     """
     kinds = {Kind.CACHE, Kind.SEGMENTS, Kind.CACHE_FOLDER, Kind.INDEX}
     expect(caches, kinds, "a cache, or a folder of them")
-    if token is not None and (not token.strip() or not token.isascii()):
-        raise click.UsageError("--token: expected some ASCII characters")
-    is_loopback = _is_loopback(host)
-    if token is None and not is_loopback:
-        raise click.UsageError(
-            f"--host {host}: others can reach it, so it needs a token: SALI_SERVE_TOKEN"
-        )
+    _check_token(token, host)
     options.allow_open_files()
     from batch.errors import BatchError
 
@@ -105,19 +99,14 @@ def serve(
     library = Library(caches, work)
     for damage in library.damaged:
         click.echo(f"error: {damage}", err=True)
-    try:
-        family_of = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family_of)
-    except OSError as error:
-        raise BatchError(f"--host {host} --port {port}: {error.strerror}") from error
-    with listener:
-        family = library.load_model(writer)
-        allowed = ServeSettings(
-            token=None if token is None else token.strip(),
-            hosts=frozenset({"localhost", "127.0.0.1", "::1", host}) if is_loopback else None,
-            most_tokens=settings.max_new_tokens,
-        )
-        shelf = Shelf(family, settings, memory)
+    own = frozenset({"localhost", "127.0.0.1", "::1", host})
+    allowed = ServeSettings(
+        token=None if token is None else token.strip(),
+        hosts=own if _is_loopback(host) else None,
+        most_tokens=settings.max_new_tokens,
+    )
+    with _listen(host, port) as listener:
+        shelf = Shelf(library.load_model(writer), settings, memory)
         with Desk(shelf, batch_size=batch_size, most_waiting=max_waiting) as desk:
             config = uvicorn.Config(
                 make_app(library, desk, allowed),
@@ -131,6 +120,26 @@ def serve(
             click.echo(f"http://{where}:{listener.getsockname()[1]}/")
             say(f"{len(library):,} videos; Ctrl-C ends it")
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _check_token(token: str | None, host: str) -> None:
+    """Wrong usage if it is none, or others than this machine could ask without one."""
+    if token is not None and (not token.strip() or not token.isascii()):
+        raise click.UsageError("--token: expected some ASCII characters")
+    if token is None and not _is_loopback(host):
+        raise click.UsageError(
+            f"--host {host}: others can reach it, so it needs a token: SALI_SERVE_TOKEN"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    from batch.errors import BatchError
+
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise BatchError(f"--host {host} --port {port}: {error.strerror}") from error
 
 
 def _is_loopback(host: str) -> bool:

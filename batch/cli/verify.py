@@ -1,7 +1,9 @@
 """`batch verify`: every checksum of caches, or of all caches of an archive; and their error."""
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,36 +80,23 @@ def verify(
             "--repair and --scrub go with folders of batch index; of batch prefill the same "
             "command with --force writes a cache again"
         )
-    from batch.archive.verifying import remove_damaged, run_check
-    from cachefmt import CacheFileError
-
+    measure = partial(_measure, model=model, device=device) if fidelity else None
     allow_open_files()
     checks = [check for path, kind in kinds.items() for check in _checks(path, kind, scrub)]
     removed = 0
     with progress("verify", len(checks), "caches") as report:
         for check in checks:
-            found = run_check(check)
-            gone = remove_damaged(check, found) if repair else []
-            removed += len(gone)
-            summary.size_bytes += found.size_bytes
-            problems = [str(problem) for problem in found.problems]
-            measured: dict[str, Any] = {}
-            if fidelity and not problems:
-                try:
-                    measured = _measure(check.path, model, device)
-                except (BatchError, CacheFileError) as error:
-                    problems.append(str(error))
-            if problems:
-                summary.fail("\n".join(problems))
-            else:
+            row = _row(check, measure, repair=repair)
+            removed += len(row["removed"])
+            summary.size_bytes += row["size_bytes"]
+            if row["whole"]:
                 summary.done += 1
+            else:
+                summary.fail("\n".join(row["problems"]))
             if as_json:
-                row = {"cache": str(check.path), "whole": not problems, "problems": problems}
-                row |= measured
-                row |= {"size_bytes": found.size_bytes, "removed": [str(file) for file in gone]}
                 click.echo(json.dumps(row))
-            elif not problems:
-                click.echo(f"{in_line(check.path)}: whole{_said(measured)}")
+            elif row["whole"]:
+                click.echo(f"{in_line(check.path)}: whole{_said(row)}")
             report(1)
     if repair and summary.failures:
         say(f"{removed} damaged files removed; the next batch index makes again what is missing")
@@ -126,7 +115,33 @@ def _checks(path: Path, kind: Kind, share: float | None) -> list["Check"]:
     return [Check(path=path)]
 
 
-def _measure(path: Path, model: str | None, device: str | None) -> dict[str, Any]:
+def _row(
+    check: "Check", measure: Callable[[Path], dict[str, Any]] | None, *, repair: bool
+) -> dict[str, Any]:
+    """What became of a cache, as --json has it; `measure` its error, if it is whole."""
+    from batch.archive.verifying import remove_damaged, run_check
+    from cachefmt import CacheFileError
+
+    found = run_check(check)
+    gone = remove_damaged(check, found) if repair else []
+    problems = [str(problem) for problem in found.problems]
+    measured: dict[str, Any] = {}
+    if measure is not None and not problems:
+        try:
+            measured = measure(check.path)
+        except (BatchError, CacheFileError) as error:
+            problems.append(str(error))
+    return {
+        "cache": str(check.path),
+        "whole": not problems,
+        "problems": problems,
+        **measured,
+        "size_bytes": found.size_bytes,
+        "removed": [str(file) for file in gone],
+    }
+
+
+def _measure(path: Path, *, model: str | None, device: str | None) -> dict[str, Any]:
     """Error and agreement of a cache today, of the worst segment, and when it was written.
 
     Raises:
@@ -160,12 +175,9 @@ def _measure(path: Path, model: str | None, device: str | None) -> dict[str, Any
     }
 
 
-def _said(measured: dict[str, Any]) -> str:
-    if not measured:
+def _said(row: dict[str, Any]) -> str:
+    if "kl" not in row:
         return ""
-    kl, agreement = measured["written_kl"], measured["written_agreement"]
+    kl, agreement = row["written_kl"], row["written_agreement"]
     then = "not measured" if kl is None else f"{kl:.4f} and {agreement:.3f}"
-    return (
-        f"; KL {measured['kl']:.4f} and agreement {measured['agreement']:.3f}, "
-        f"when it was written {then}"
-    )
+    return f"; KL {row['kl']:.4f} and agreement {row['agreement']:.3f}, when it was written {then}"

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,13 @@ class AnsweredQuestion:
     answer: str
     uncompressed: str
     evidence: Sequence[tuple[float, float]] = ()
+
+    @classmethod
+    def of(cls, question: Question, found: Mapping[str, Any], uncompressed: str) -> Self:
+        """`found` is what `batch answer --json` prints."""
+        evidence = [(part["start_s"], part["stop_s"]) for part in found["evidence"]]
+        answer = found["answer"]
+        return cls(question=question, answer=answer, uncompressed=uncompressed, evidence=evidence)
 
     @property
     def remark(self) -> str:
@@ -130,51 +137,30 @@ def run_demo(
     Raises:
         BatchError: a phase failed; the message is its own.
     """
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started
-
-    def run(phase: str, *arguments: str, stdin: str = "") -> str:
-        log(f"batch {phase} {' '.join(arguments)}")
-        with timed(phase):
-            return run_batch(phase, *arguments, folder=folder, stdin=stdin)[0]
-
+    phases = _Phases(folder=folder, log=log)
     with tempfile.TemporaryDirectory() as temporary:
         paths = [Path(temporary) / f"film{number}.mp4" for number in range(films)]
-        with timed("draw"):
+        with phases.timed("draw"):
             questions = [draw_film(path, number, samples) for number, path in enumerate(paths)]
         texts = [[question.text for question in asked] for asked in questions]
         videos = [str(path) for path in paths]
-        run("analyze", *videos, "--out", ".", "--model", "demo", "--profile", profile)
+        phases.run("analyze", *videos, "--out", ".", "--model", "demo", "--profile", profile)
         log("(the same questions to the model without compression, by transformers' own forward)")
-        with timed("uncompressed"):
+        with phases.timed("uncompressed"):
             full = list(map(answer_uncompressed, paths, texts))
         started = time.perf_counter()
         answer_uncompressed(paths[0], texts[0][:1])
         from_video = time.perf_counter() - started
         video_bytes = [path.stat().st_size for path in paths]
         manifests = [f"{path.stem}.parquet" for path in paths]
-        run("prefill", *manifests, "--out", ".", "--model", "demo")
+        phases.run("prefill", *manifests, "--out", ".", "--model", "demo")
     log("(the films are deleted)")
     answered, caches = [], []
     for path, asked, uncompressed in zip(paths, questions, full, strict=True):
         cache, stdin = f"{path.stem}.safetensors", "\n".join(one.text for one in asked)
-        said = map(json.loads, run("answer", cache, "--json", stdin=stdin).splitlines())
-        answered.append(
-            [
-                AnsweredQuestion(
-                    question=one,
-                    answer=found["answer"],
-                    uncompressed=other,
-                    evidence=[(part["start_s"], part["stop_s"]) for part in found["evidence"]],
-                )
-                for one, found, other in zip(asked, said, uncompressed, strict=True)
-            ]
-        )
+        said = phases.run("answer", cache, "--json", stdin=stdin).splitlines()
+        both = zip(asked, map(json.loads, said), uncompressed, strict=True)
+        answered.append([AnsweredQuestion.of(*one) for one in both])
         caches.append(json.loads(run_batch("inspect", cache, "--json", folder=folder)[0]))
     first, second = answer_twice(folder / f"{paths[0].stem}.safetensors", texts[0][0])
     return DemoResult(
@@ -182,8 +168,28 @@ def run_demo(
         caches=caches,
         video_bytes=video_bytes,
         speed=Speed(video=from_video, first=first, second=second),
-        seconds=seconds,
+        seconds=phases.seconds,
     )
+
+
+@dataclass(kw_only=True)
+class _Phases:
+    """Logs commands, runs them in a folder, and adds up what each phase takes."""
+
+    folder: Path
+    log: Callable[[str], object]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, phase: str, *arguments: str, stdin: str = "") -> str:
+        self.log(f"batch {phase} {' '.join(arguments)}")
+        with self.timed(phase):
+            return run_batch(phase, *arguments, folder=self.folder, stdin=stdin)[0]
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
 
 def draw_film(path: Path, number: int, samples: int) -> list[Question]:

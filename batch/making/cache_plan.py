@@ -210,11 +210,7 @@ def plan_cache(
         calibration=calibration,
         text_ids=plan.token_ids[:first_sample],
     )
-    codec = choice.codec
-    minutes = length_s(manifest.pts_s) / 60 * len(part.pts_s) / len(manifest.pts_s)
-    a_minute = None if codec.name == "plain" else settings.budget_bytes_per_minute
-    if (settings.max_kl is not None or a_minute is not None) and codec.name == "klt":
-        codec = replace(codec, quality="custom", step=max(SEARCHED_STEPS))
+    codec, budget_bytes = _within(choice.codec, settings, manifest, len(part.pts_s))
     if segment.count > 1 and why_fixed(family.config) is None:
         # No layer alone finds what all do: batch/evaluation/RESULTS.md, "Needles in an hour".
         shape = replace(shape, index_layers=tuple(range(shape.layers)))
@@ -237,8 +233,23 @@ def plan_cache(
         block_samples=block_samples,
         calibration=calibration if codec.calibration else None,
         codec_note=choice.note,
-        budget_bytes=None if a_minute is None else int(minutes * a_minute),
+        budget_bytes=budget_bytes,
     )
+
+
+def _within(
+    codec: Codec, settings: CacheSettings, manifest: Manifest, samples: int
+) -> tuple[Codec, int | None]:
+    """The codec whose step is to be searched, if a bound decides it; and the bytes of a budget.
+
+    samples: of the part of the video that it is for.
+    """
+    a_minute = settings.budget_bytes_per_minute
+    if codec.name != "klt" or (settings.max_kl is None and a_minute is None):
+        return codec, None
+    searched = replace(codec, quality="custom", step=max(SEARCHED_STEPS))
+    minutes = length_s(manifest.pts_s) / 60 * samples / len(manifest.pts_s)
+    return searched, None if a_minute is None else int(minutes * a_minute)
 
 
 def check_geometry(manifest: Manifest, family: Family) -> None:

@@ -121,9 +121,8 @@ def draw(
     geometry, kept = manifest.geometry, manifest.kept
     answers_of = _answers_of(video, rests)
     important = {int(manifest.source[sample]) for sample in answers_of}
-    scenes = {span.first_sample: number for number, span in enumerate(video.scenes, 1)}
-    if len(scenes) == 1:
-        scenes = {}
+    several = video.scenes if len(video.scenes) > 1 else []
+    scenes = {span.first_sample: number for number, span in enumerate(several, 1)}
     scene_starts = {int(manifest.source[sample]) for sample in scenes}
     shown = choose(kept, important, scene_starts, most)
     listed = list(range(len(kept))) if len(kept) <= most else shown

@@ -4,7 +4,7 @@ from batch.video.dynamic import DynamicGeometry, GeometryRule, geometry_for
 from batch.video.geometry import Geometry
 from batch.video.open import is_named_as_video
 from batch.video.probe import VideoInfo, glance, probe
-from batch.video.samples import Footage, Sample, Sampling, read_samples
+from batch.video.samples import Footage, Sample, SampleReader, Sampling, read_samples
 from batch.video.times import TimeRange, length_s, usual_gap_s
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Geometry",
     "GeometryRule",
     "Sample",
+    "SampleReader",
     "Sampling",
     "TimeRange",
     "VideoInfo",
