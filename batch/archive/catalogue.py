@@ -143,19 +143,19 @@ class _States:
         together: dict[str, list[str]] = defaultdict(list)
         for file in files:
             if file.kind == "video":
-                together[file.video].append(_text(file.path))
+                together[file.video].append(shown_name(file.path))
         gone = self._done - together.keys()
         for file in files:
             if file.kind == "video" and (paths := together.pop(file.video, None)):
                 yield {"video": file.video, **self._state(file), "path": paths[0], "paths": paths}
             elif file.kind == "failed":
-                path = _text(file.path)
+                path = shown_name(file.path)
                 failure = {"reason": file.reason, "message": file.message}
                 size = {"video_bytes": file.stat.size_bytes}
                 yield {"path": path, "paths": [path], "status": "failed", **failure, **size}
         for video in sorted(gone):
             record = self._done_record(video)
-            yield {"video": video, **record, "status": "gone", "path": _text(record["path"])}
+            yield {"video": video, **record, "status": "gone", "path": shown_name(record["path"])}
 
     def _state(self, file: FileRow) -> dict[str, Any]:
         video = file.video
@@ -173,6 +173,6 @@ class _States:
         return {**record, "compression": compression, "paths": []}
 
 
-def _text(path: str) -> str:
-    """A path that need not be UTF-8, for people and Arrow."""
+def shown_name(path: str) -> str:
+    """A path or name of a file, which need not be UTF-8, for people and Arrow."""
     return path.encode(errors="surrogateescape").decode(errors="replace")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def lines_of(found: "Estimate", request: "Request") -> list[str]:
     """An estimate for people; a range is from the least to the most that one of the sample says."""
+    from batch.report.rendering import in_bytes
+
     reasons = Counter(reason.value for _, reason, _ in found.failing)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     models = len(request.devices)
@@ -26,8 +28,8 @@ def lines_of(found: "Estimate", request: "Request") -> list[str]:
     ]
     if found.sampled:
         lines += [
-            f"caches     {_words(found.cache_bytes, _bytes)}",
-            f"manifests  {_words(found.manifest_bytes, _bytes)}",
+            f"caches     {_words(found.cache_bytes, in_bytes)}",
+            f"manifests  {_words(found.manifest_bytes, in_bytes)}",
             f"analysis   {_words(found.analyze_s, in_words)} in {request.jobs} processes",
             f"prefill    {_words(found.prefill_s, in_words)} in {models} with the model"
             if found.prefill_s
@@ -40,11 +42,3 @@ def _words(amount: "Amount | None", say: Callable[[float], str]) -> str:
     if amount is None:
         return "unknown"
     return f"about {say(amount.about)} ({say(amount.least)} to {say(amount.most)})"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

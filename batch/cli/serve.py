@@ -73,7 +73,7 @@ def serve(
     """Serve the videos of CACHES over HTTP, with the model loaded once, until it is stopped.
 
     /v1/chat/completions is OpenAI's, streaming too: the model is the ID of a video, as /v1/models
-    and /v1/videos list them, or the first message names it in a part "video_url". / lists them in
+    lists them, or the first message names it in a part "video_url". / lists them in
     a browser, with a page for each and a box to ask. Questions that come together about one video
     are one batch. Needs starlette and uvicorn, the extra serve. Prints its address. If others reach
     it, put a proxy before it: it speaks no TLS, and waits long for headers that come slowly.

@@ -73,7 +73,6 @@ def make_app(library: Library, desk: Desk, settings: ServeSettings) -> Starlette
             Route("/videos/{id}", server.video),
             Route("/videos/{id}", server.ask, methods=["POST"]),
             Route("/v1/models", server.models),
-            Route("/v1/videos", server.videos),
             Route("/v1/chat/completions", server.complete, methods=["POST"]),
         ],
         middleware=[Middleware(_Guard, settings)],
@@ -119,28 +118,29 @@ class _Server:
         return _json(completion.whole(told, heard.request.prompt_tokens))
 
     async def models(self, request: Request) -> Response:
-        """Videos as OpenAI lists models: a client chooses one as it chooses a model."""
-        return await self._listed(
-            request,
-            lambda video: {
+        """Videos as OpenAI lists models: a client chooses one as it chooses a model.
+
+        So many behind the one that the parameter `after` names.
+        """
+        await asyncio.to_thread(self._library.refresh)
+        videos, after = list(self._library), request.query_params.get("after")
+        if after is not None:
+            ids = [video.id for video in videos]
+            if after not in ids:
+                raise RequestError(f"after: no video {after[:100]!r} here", "after")
+            videos = videos[ids.index(after) + 1 :]
+        some = [
+            {
                 "id": video.id,
                 "object": "model",
                 "created": 0,
                 "owned_by": "sali-cache",
                 "name": video.name,
-            },
-        )
-
-    async def videos(self, request: Request) -> Response:
-        return await self._listed(
-            request,
-            lambda video: {
-                "id": video.id,
-                "object": "video",
-                "name": video.name,
                 "page": pages.address(video),
-            },
-        )
+            }
+            for video in videos[:MOST_LISTED]
+        ]
+        return _json({"object": "list", "data": some, "has_more": len(videos) > MOST_LISTED})
 
     async def home(self, request: Request) -> Response:
         await asyncio.to_thread(self._library.refresh)
@@ -176,7 +176,7 @@ class _Server:
             await asyncio.to_thread(self._library.refresh)  # a run may have made it since
             video = self._library.get(id)
         if video is None:
-            raise RequestError(f"no video {id[:100]!r} here; GET /v1/videos lists them", "model")
+            raise RequestError(f"no video {id[:100]!r} here; GET /v1/models lists them", "model")
         return video
 
     def _submit(self, video: Video, turns: tuple[str, ...], limit: int | None) -> "_Heard":
@@ -190,18 +190,6 @@ class _Server:
         )
         self._desk.submit(heard.request)
         return heard
-
-    async def _listed(self, request: Request, row: Callable[[Video], dict[str, Any]]) -> Response:
-        """Some videos behind the one that the parameter `after` names."""
-        await asyncio.to_thread(self._library.refresh)
-        videos, after = list(self._library), request.query_params.get("after")
-        if after is not None:
-            ids = [video.id for video in videos]
-            if after not in ids:
-                raise RequestError(f"after: no video {after[:100]!r} here", "after")
-            videos = videos[ids.index(after) + 1 :]
-        some = [row(video) for video in videos[:MOST_LISTED]]
-        return _json({"object": "list", "data": some, "has_more": len(videos) > MOST_LISTED})
 
     async def _chunks(
         self, heard: "_Heard", told: Told, completion: Completion, *, tells_usage: bool

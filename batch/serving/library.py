@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.archive.asking import choose_caches
-from batch.archive.catalogue import catalogue_rows
+from batch.archive.catalogue import catalogue_rows, shown_name
 from batch.archive.store import ProductFolder, Store
 from batch.errors import BatchError
 from batch.settings import WriterSettings
@@ -172,7 +172,7 @@ class Library:
             for segment in segments:
                 segment.close()
             about = segments[0].header.video
-            name = _readable(about.name)
+            name = shown_name(about.name)
             facts = {
                 "video": about.sha256,
                 "path": name,
@@ -191,15 +191,10 @@ def _told_apart(videos: Iterable[Video]) -> Iterator[Video]:
     caches = Counter(video.id for video in found)
     for video in found:
         if caches[video.id] > 1:
-            file = _readable(video.cache.name)
+            file = shown_name(video.cache.name)
             id = file if video.id in taken else video.id
             taken.add(id)
             name = f"{video.name} ({file})"
             facts = {**video.facts, "path": name, "paths": [*video.facts["paths"], name]}
             video = replace(video, id=id, name=name, facts=facts)
         yield video
-
-
-def _readable(name: str) -> str:
-    """The name of a file, which need not be UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")

@@ -75,13 +75,6 @@ def test_a_damaged_cache_is_an_error_of_its_video(copied_out: Path) -> None:
     assert f"error: {cache}: is truncated" in result.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("--match", "*")])
-def test_questions_need_exactly_one_place_to_go(words: tuple[str, ...]) -> None:
-    result = batch("answer", "-q", "a ?", *words)
-    assert result.exit_code == 2
-    assert "give one CACHE" in result.stderr
-
-
 def test_a_folder_without_caches_and_an_unknown_work_are_named(
     indexed: IndexedArchive, tmp_path: Path
 ) -> None:

@@ -76,16 +76,6 @@ def test_of_a_folder_with_caches_in_it_one_is_named_that_can_be_asked(cache: Pat
     assert f"batch answer {named} -q" in result.stderr
 
 
-def test_a_cache_given_to_prefill_is_refused_by_name(
-    model: Path, cache: Path, tmp_path: Path
-) -> None:
-    result = batch("prefill", cache, "--out", tmp_path, "--model", model)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(
-        f"error: {cache}: is a cache, expected a manifest or a video\n  batch answer {cache} -q"
-    )
-
-
 @pytest.fixture
 def broken_manifests(manifest: Path, tmp_path: Path) -> dict[str, Path]:
     """Files that are no manifest although they are called one."""
@@ -193,15 +183,6 @@ def test_what_is_meant_for_another_command_is_told_with_that_command(
             assert f"{path}: is a" in result.stderr
             assert f"\n  batch {helps} {path}" in result.stderr or not helps
     assert not (tmp_path / "out").exists()
-
-
-def test_a_wrong_input_among_right_ones_is_named_and_the_others_are_done(
-    model: Path, clip: Path, cache: Path, tmp_path: Path
-) -> None:
-    gone, out = tmp_path / "gone.mp4", tmp_path / "out"
-    result = batch("analyze", gone, clip, "--out", out, "--model", model)
-    assert (result.exit_code, result.stdout) == (3, f"{out / 'clip.parquet'}\n")
-    assert result.stderr.startswith(f"error: {gone}: no such file\n")
 
 
 @pytest.mark.parametrize("command", [["answer", "-q", "a"], ["inspect"]])
@@ -342,15 +323,6 @@ def test_a_rate_that_is_none_is_wrong_usage(
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--fps" in result.stderr
     assert stamps(tmp_path) == {}
-
-
-def test_an_unknown_profile_is_wrong_usage_with_those_there_are(
-    model: Path, manifest: Path, tmp_path: Path
-) -> None:
-    command = ("prefill", manifest, "--out", tmp_path, "--model", model)
-    result = batch(*command, "--profile", "best")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "'best' is not one of 'default', 'paper', 'none'" in result.stderr
 
 
 @pytest.mark.parametrize(

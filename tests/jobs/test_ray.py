@@ -131,12 +131,6 @@ def test_what_no_node_has_is_said(ray: FakeRay) -> None:
     assert title == "one (waits for a node with 1 CPU and 1 GPU; --device cpu asks for no GPU)"
 
 
-def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(JobError, match=r"pip install 'ray>="):
-        run(stage("one", "pass"))
-
-
 def test_what_ray_prints_is_kept_from_stdout(
     ray: FakeRay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

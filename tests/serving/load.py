@@ -74,7 +74,7 @@ def main() -> None:
 def measured(address: str, clients: int, rounds: int) -> dict[str, float]:
     where = urlsplit(address)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=600)
-    connection.request("GET", "/v1/videos")
+    connection.request("GET", "/v1/models")
     (video,) = json.loads(connection.getresponse().read())["data"]
     questions = [f"what shape is number {number} in the film ?" for number in range(clients)]
     asked(address, video["id"], questions[0])  # loads the cache

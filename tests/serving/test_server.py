@@ -161,7 +161,7 @@ def test_videos_are_listed_and_a_message_may_name_one(server: Server) -> None:
     models = server.get("/v1/models").object
     assert [model["id"] for model in models["data"]] == server.videos
     assert {model["object"] for model in models["data"]} == {"model"}
-    videos = server.get(f"/v1/videos?after={server.videos[0]}").object
+    videos = server.get(f"/v1/models?after={server.videos[0]}").object
     assert [video["name"] for video in videos["data"]] == ["b.mp4"]
     part = {"type": "video_url", "video_url": {"url": server.videos[1]}}
     message = {"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}
@@ -226,7 +226,7 @@ def test_pages_have_a_box_whose_answer_is_a_page(server: Server) -> None:
         ("GET", "/videos/..%2f..%2fetc%2fpasswd", AUTH, None, 404),
         ("GET", "/videos/../a.safetensors", AUTH, None, 404),
         ("GET", "/videos/a.mp4", AUTH, None, 404),
-        ("GET", "/v1/videos?after=none", AUTH, None, 400),
+        ("GET", "/v1/models?after=none", AUTH, None, 400),
         ("DELETE", CHAT, AUTH, None, 405),
         ("POST", CHAT, AUTH, b"{}", 400),
         ("POST", CHAT, AS_JSON, b"{", 400),
