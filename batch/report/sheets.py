@@ -28,9 +28,10 @@ def write_sheet(manifest: Manifest, states: NDArray[np.uint8], path: Path) -> No
         JobError: the file cannot be written.
     """
     samples = choose(manifest.kept, (), (), _MOST_SAMPLES)
+    sheet = Image.fromarray(contact_sheet(manifest, states, samples))
     make_folder(path.parent)
     with write_errors(path):
-        Image.fromarray(contact_sheet(manifest, states, samples)).save(path)
+        sheet.save(path)
 
 
 def contact_sheet(
