@@ -106,11 +106,6 @@ def test_metrics_name_seconds_and_bytes_of_the_run() -> None:
     assert "last_success" not in text
 
 
-def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BatchError, match=r"x\.prom: cannot be written: No such file"):
-        MetricsFile(tmp_path / "missing" / "x.prom").end(Tally(), success=True)
-
-
 def test_a_metrics_file_that_cannot_be_written_any_more_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +121,7 @@ def test_a_metrics_file_that_cannot_be_written_any_more_does_not_end_the_run(
     folder.rmdir()
     clock["now"] = 60.0
     file.update(Tally())
-    with pytest.raises(BatchError, match="cannot be written"):
+    with pytest.raises(BatchError, match=r"x\.prom: cannot be written: No such file"):
         file.end(Tally(), success=True)
 
 
