@@ -9,12 +9,10 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import PrefixAnswerer
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Loads, Setup, film_rows
-from batch.evaluation.data import QuestionSet, demo_set
-from batch.evaluation.judges.seeing_films import judge_sets
+from batch.evaluation.data import QuestionSet
 from batch.evaluation.measuring import timed
 from batch.evaluation.runs import Maker, Run, prepared, run_video
 from batch.evaluation.storing import PreparedVideo, Stored, is_kv
-from batch.evaluation.worlds.variants import VARIANTS
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -33,8 +31,6 @@ CALIBRATION_SEED = 31
 """Of the films that calibrations are made of."""
 CALIBRATION_FILMS = {"demo": 1, "seeing": 9}
 """Of each set."""
-VIDEOS = 6
-"""Of a variant and seed: 108 films of the demo world."""
 _LOSSLESS: tuple[Quality, bool] = ("lossless", False)
 ROWS = ("none", "default")
 """Profiles: every slot, and what is stored by default."""
@@ -48,31 +44,6 @@ def film_setups() -> list[Setup]:
         for rows in ROWS
         for quality, calibrated in [_LOSSLESS, *encoded]
     ]
-
-
-def demo_sets(folder: Path, videos: int, seeds: Sequence[int] = SEEDS) -> list[QuestionSet]:
-    """Films of every variant of the demo world."""
-    return [
-        demo_set(variant, folder, videos=videos, seed=seed)
-        for seed in seeds
-        for variant in VARIANTS
-    ]
-
-
-def seeing_sets(
-    judge: Path,
-    folder: Path,
-    videos: int,
-    backgrounds: Path | None,
-    seeds: Sequence[int] = SEEDS,
-) -> list[QuestionSet]:
-    """Films that the judge has not seen; as of `judge_sets`."""
-    return [one for seed in seeds for one in judge_sets(judge, folder, videos, seed, backgrounds)]
-
-
-def films_of(sets: Iterable[QuestionSet]) -> list[Path]:
-    """Each film once, in order."""
-    return list(dict.fromkeys(question.video for one in sets for question in one.questions))
 
 
 def calibrate(model: OpenModel, films: Iterable[Path], path: Path) -> None:
