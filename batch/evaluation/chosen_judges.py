@@ -56,6 +56,7 @@ class Judges:
         Raises:
             BatchError: what one of them needs is not there.
         """
+        known: dict[str, Callable[[], FilmJudge | ProseJudge]]
         known = {"demo": self._demo, "prose": self._prose, "seeing": self._seeing}
         return [known[name]() for name in self.names]
 
