@@ -1,6 +1,6 @@
 """Judges "demo" and "seeing" of `--suite codec`: real files of films, written, read and asked."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import PrefixAnswerer
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Loads, Setup, film_rows
-from batch.evaluation.data import QuestionSet
+from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.measuring import timed
-from batch.evaluation.runs import Maker, Run, prepared, run_video
+from batch.evaluation.running import Report, run_all
+from batch.evaluation.runs import UNCOMPRESSED, Label, Maker, Run, run_video
 from batch.evaluation.storing import PreparedVideo, Stored, is_kv
 from batch.kv import Prefix
 from batch.making.blocks import prefill
@@ -63,25 +64,27 @@ def judge_films(
     setups: Sequence[Setup],
     calibration: Path,
     *,
-    report: Callable[[int], object],
+    report: Report,
 ) -> list[CodecRow]:
     """A row a setup.
 
     Args:
         calibration: of the model; the one cache file that exists at a time lies beside it.
-        report: called with 1 after each film.
     """
     family = model.load()
     loads = {setup: Loads() for setup in setups}
-    runs: list[Run] = []
     shared = Calibration.open(calibration)
-    for data, video, questions in prepared(family, sets, Sampling()):
+
+    def run(data: str, film: Path, questions: list[Question], _: list[Label]) -> Iterator[Run]:
+        video = PreparedVideo(film, family, Sampling())
         makers = {
             setup.label: Maker(partial(_store, setup, video, shared, found), "bits", True)
             for setup, found in loads.items()
         }
-        runs += run_video(data, video, questions, makers)
-        report(1)
+        return run_video(data, video, questions, makers)
+
+    labels = [UNCOMPRESSED, *(setup.label for setup in setups)]
+    runs = run_all(sets, dict(zip(labels, labels, strict=True)), run, report=report)
     return film_rows(judge, runs, loads)
 
 

@@ -75,14 +75,15 @@ class MethodsSuite:
             sampling=self.sampling,
             saliency=self.saliency and self.saliency.sha256,
         )
+        prepare = partial(
+            PreparedVideo, family=family, sampling=self.sampling, saliency=self.saliency
+        )
         with progress(judge.name, len(films_of(sets)), "videos") as report:
             runs = run_methods(
-                family,
+                prepare,
                 sets,
                 entries,
                 folder=self.folder,
-                sampling=self.sampling,
-                saliency=self.saliency,
                 report=report,
                 has_control=judge.has_control,
                 kept=kept,
@@ -94,9 +95,7 @@ class MethodsSuite:
                 device=device,
                 sets=sets,
                 runs=list(runs),
-                prepare=partial(
-                    PreparedVideo, family=family, sampling=self.sampling, saliency=self.saliency
-                ),
+                prepare=prepare,
             )
 
     def _ask_about_texts(

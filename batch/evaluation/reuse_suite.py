@@ -23,6 +23,7 @@ from batch.evaluation.methods import DEFAULT
 from batch.evaluation.methods.sali_cache import SaliCache
 from batch.evaluation.running import Progress, run_methods
 from batch.evaluation.runs import UNCOMPRESSED, Entry, Run
+from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.summary import Figure, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.models import open_model
@@ -88,7 +89,8 @@ def judge_reuse(judges: Judges, progress: Progress) -> Iterator[ReuseRow]:
             folder = Path(temporary)
             family = open_model(judge.model).load()
             sets = judge.sets(folder, judges.videos, SEEDS)
-            run = partial(run_methods, family, entries=entries, folder=folder, sampling=Sampling())
+            prepare = partial(PreparedVideo, family=family, sampling=Sampling())
+            run = partial(run_methods, prepare, entries=entries, folder=folder)
             done: list[Run] = []
             with progress(judge.name, len(films_of(sets)), "films") as report:
                 for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):

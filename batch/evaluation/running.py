@@ -7,13 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from batch.analysis.neural import SaliencyNetwork
 from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.kept_runs import KeptRuns, What
 from batch.evaluation.runs import NO_VIDEO, UNCOMPRESSED, Entry, Label, Maker, Run, run_video
 from batch.evaluation.storing import PreparedVideo, store, store_uncompressed
-from batch.models import Family
-from batch.video import Sampling
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
 """Of what, how much and in which unit; gives a function that is told how much more is done."""
@@ -52,13 +49,11 @@ def run_all(
 
 
 def run_methods(
-    family: Family,
+    prepare: Callable[[Path], PreparedVideo],
     sets: Sequence[QuestionSet],
     entries: Sequence[Entry],
     *,
     folder: Path,
-    sampling: Sampling,
-    saliency: SaliencyNetwork | None = None,
     report: Report,
     has_control: bool = False,
     kept: KeptRuns | None = None,
@@ -66,7 +61,7 @@ def run_methods(
     """Run the uncompressed model and every method over every video.
 
     Args:
-        family: a loaded model.
+        prepare: opens a film before a loaded model.
         folder: for the one cache file that exists at a time.
         has_control: whether NO_VIDEO runs too.
         kept: as of `run_all`.
@@ -78,7 +73,7 @@ def run_methods(
     def run(
         data: str, film: Path, questions: list[Question], missing: list[Entry | Label]
     ) -> Iterator[Run]:
-        video = PreparedVideo(film, family, sampling, saliency)
+        video = prepare(film)
         makers = dict(_maker(what, video, folder) for what in missing if what != UNCOMPRESSED)
         is_first = film == sets[0].questions[0].video
         return run_video(data, video, questions, makers, has_peak=is_first)

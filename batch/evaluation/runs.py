@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -14,14 +13,12 @@ from torch import Tensor
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
 from batch.evaluation.budgets import sample_kv_bytes
-from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.data import Question
 from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
 from batch.evaluation.storing import PreparedVideo, Stored, store_uncompressed
-from batch.models import Family
 from batch.settings import Limit
-from batch.video import Sampling
 from cachefmt.tiers import Tier
 
 CELL_STATES = (*(tier.name for tier in Tier), "POINTER")
@@ -128,15 +125,6 @@ class Maker(NamedTuple):
 
 Makers = Mapping[Label, Maker]
 """What is to be done with a video, each by what its row is called."""
-
-
-def prepared(
-    family: Family, sets: Sequence[QuestionSet], sampling: Sampling
-) -> Iterator[tuple[str, PreparedVideo, list[Question]]]:
-    """Each set's name, a video of it, and the questions about it."""
-    for data in sets:
-        for path, questions in groupby(data.questions, key=lambda question: question.video):
-            yield data.name, PreparedVideo(path, family, sampling), list(questions)
 
 
 def run_video(
