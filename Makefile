@@ -83,7 +83,7 @@ rivals: $(SET_UP) $(RIVALS)/kvpress/.set-up $(RIVALS)/quantized/.set-up ## answe
 	@$(RIVALS)/quantized/bin/python -m batch.evaluation.rivals.quantized batch/models/demo $(RIVALS)/asked $(RIVALS)/quantized.jsonl
 
 # What reads the packages' files lies apart; once they are converted nothing needs it.
-judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --suite prose and seeing: 200 MB fetched, 690 MB kept
+judges: $(SET_UP) $(JUDGES)/readers $(JUDGES)/quantizers ## real weights for batch evaluate --judge prose and seeing: 200 MB fetched, 690 MB kept
 	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.fetching
 	@TQDM_DISABLE=1 PYTHONPATH=$(JUDGES)/readers $(BIN)/python -m batch.evaluation.judges.seeing \
 		$(addprefix --adapter ,$(wildcard batch/evaluation/judges/seeing.safetensors))

@@ -110,13 +110,14 @@ def test_what_stands_around_the_first_table_is_what_was_run() -> None:
     assert films is not None
     assert f"`{command}`" in README
     assert f'`make rivals FILMS="{films[0]}"`' in README
-    videos = sum(one["videos"] for one in RESULTS["sets"])
-    questions = sum(one["questions"] for one in RESULTS["sets"])
-    assert len(RESULTS["sets"]) == 9
+    [judge] = RESULTS["judges"]
+    videos = sum(one["videos"] for one in judge["sets"])
+    questions = sum(one["questions"] for one in judge["sets"])
+    assert len(judge["sets"]) == 9
     assert f"{videos} held-out films of nine kinds, {questions} questions" in README
     machine = RESULTS["machine"]
     assert machine["gpu"] is None
-    assert f"{machine['cores']} CPU cores, {RESULTS['dtype']}" in README
+    assert f"{machine['cores']} CPU cores, {judge['dtype']}" in README
 
 
 def test_what_is_said_of_the_cost_and_of_the_model_is_so() -> None:

@@ -6,10 +6,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -21,10 +20,13 @@ from batch.errors import BatchError
 from batch.settings import Limit, ModelSettings
 
 if TYPE_CHECKING:
+    from batch.evaluation.chosen_judges import Judges
     from batch.evaluation.codec_rows import CodecRow
-    from batch.evaluation.judges.prose import ProseRow
+    from batch.evaluation.comparison import Comparison
     from batch.evaluation.reuse_suite import ReuseRow
-    from batch.evaluation.summary import Row
+    from batch.evaluation.tables import Table
+
+R = TypeVar("R", bound="CodecRow | ReuseRow")
 
 EXTRA = {
     "matplotlib": "matplotlib>=3.10,<4",
@@ -32,26 +34,31 @@ EXTRA = {
     "sacrebleu": "sacrebleu>=2.6,<3",
 }
 """What is imported, and what pip calls it."""
-PROSE, SEEING, CODEC, REUSE, DEMO = "prose", "seeing", "codec", "reuse", "demo"
-JUDGES = (DEMO, PROSE, SEEING)
-_RUN = ("device", "dtype", "attention")
-_OF_SUITES = {
-    PROSE: ("methods", "context_tokens", "contexts"),
-    CODEC: ("judges", "videos", "backgrounds", "context_tokens", "contexts", *_RUN),
-    REUSE: ("judges", "videos", "backgrounds", *_RUN),
+DEMO, PROSE, SEEING = JUDGES = ("demo", "prose", "seeing")
+ABLATIONS, CODEC, REUSE = "ablations", "codec", "reuse"
+_FILMS = (DEMO, SEEING)
+_ASKED = {"methods": (DEMO,), ABLATIONS: (DEMO,), CODEC: JUDGES, REUSE: _FILMS}
+"""Suites, and the judges that they ask if none is named."""
+_NEEDS_FILMS = (ABLATIONS, REUSE)
+_OF_ALL = ("suites", "judges", "as_json", "context_tokens", "contexts")
+_OF_APART = (*_OF_ALL, "videos", "backgrounds", "device", "dtype", "attention")
+"""What the suites codec and reuse take, which are run by themselves."""
+_OF_PROSE = (*_OF_ALL, "methods", "budget_tokens", "budget_bytes", "out")
+"""What goes with the judge that sees no films alone."""
+_OF_ONE_JUDGE = {
+    **dict.fromkeys(("data", "model", "revision"), DEMO),
+    **dict.fromkeys(("context_tokens", "contexts"), PROSE),
 }
-"""Suites that are run by themselves: the options that they take, beside those of all."""
-_OF_ALL = ("suites", "as_json")
-_ONLY_APART = ("judges", "context_tokens", "contexts")
-_VIDEOS = 20
+_VIDEOS, _VIDEOS_APART = 20, 6
 METHODS = (
     *("full", "sali-cache", "klt", "uniform", "centred-keys", "low-bits", "vidkv", "bitmod"),
     *("zipcache", "think", "token-drop", "sparse-frames", "dtd", "streaming-tom", "holitom"),
     *("fastvid", "vidcom2", "curve-stream", "tome", "sliding-window", "streaming-llm"),
     *("videoscan", "keydiff", "infinipot-v", "soft-prune", "h2o", "snapkv", "scissorhands"),
     *("dapq", "prefixkv", "kvmerger", "kvzip", "razor-attention", "salient-cells", "random"),
+    *("QuantizedCache", "nothing"),
 )
-"""Names of `batch.evaluation.methods`, which imports torch: a wrong one is told at once."""
+"""Names of methods and, the last two, schemes, which import torch: a wrong one is told at once."""
 
 
 @click.command()
@@ -75,24 +82,26 @@ METHODS = (
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(["methods", "ablations", SEEING, PROSE, CODEC, REUSE]),
+    type=click.Choice(list(_ASKED)),
     default=["methods"],
     show_default=True,
-    help="ablations: the default profile with one part changed; repeat for both. After make "
-    "judges, seeing: the methods, on a model of a real language model and films of its own; prose: "
-    "ways to store keys and values, of the language model reading text. codec: what each quality "
-    "of the file keeps and takes. reuse: what is computed, and what its answers keep.",
+    help="ablations: the default profile with one part changed; repeat for both. codec: what each "
+    "quality of the file keeps and takes. reuse: what is computed, and what its answers keep.",
 )
 @click.option(
     "--judge",
     "judges",
     multiple=True,
     type=click.Choice(JUDGES),
-    help="Of --suite codec and reuse; repeat for more; default: all, of which only demo needs no "
-    "make judges; prose reads no films.",
+    help="demo: the bundled model, or --model. After make judges, prose: a real language model "
+    "that reads text; seeing: one that sees films of its own. Repeat for more.  [default: demo, of "
+    "--suite codec and reuse all]",
 )
 @click.option(
-    "--backgrounds", type=options.EXISTING_FOLDER, help="Draw films over the clips in this folder."
+    "--backgrounds",
+    type=options.EXISTING_FOLDER,
+    help="Draw films over the clips in this folder: those of the judge seeing, beside others; "
+    "without that judge, those of demo.",
 )
 @click.option("--method", "methods", multiple=True, help="Repeat for more; default: all.")
 @click.option(
@@ -158,72 +167,81 @@ def evaluate(
     run: ModelSettings,
     as_json: bool,
 ) -> None:
-    """Compare methods on the same videos, questions and model.
+    """Compare methods before the same judges: a model, and questions about films or texts.
 
     Each method runs as it is, if it knows how much to keep, and within each budget. Prints a row
-    a method; seed 0 trained the demo model and 1 draws the films of batch demo.
+    a judge and method; seed 0 trained the demo model and 1 draws the films of batch demo.
     """
-    _refuse_mixed(suites)
-    _refuse_unknown(suites, methods, data)
+    judges = tuple(dict.fromkeys(judges)) or _ASKED[suites[0]]
+    _refuse_mixed(suites, judges)
+    _refuse_unknown(methods, data)
     _require_packages()
     # torch 2.13's profiler, which counts allocations, else writes its starts and stops to stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    if PROSE in suites:
-        _print(*_judge_prose(methods, context_tokens, contexts), as_json=as_json)
-        return
+    from batch.evaluation.chosen_judges import Judges
+
+    is_apart = CODEC in suites or REUSE in suites
+    asked = Judges(
+        names=judges,
+        model=run,
+        data=(DEMO,) if is_apart else data,
+        videos=videos or (_VIDEOS_APART if is_apart else _VIDEOS),
+        backgrounds=backgrounds,
+        context_tokens=context_tokens,
+        contexts=contexts,
+    )
     if CODEC in suites:
-        judged = _judge_codecs(judges or JUDGES, videos, backgrounds, context_tokens, contexts, run)
-        _print(*judged, as_json=as_json)
-        return
-    if REUSE in suites:
-        _judge_reuse(judges, videos, backgrounds, run, as_json=as_json)
-        return
-    network = analysis.network()
-    from batch.evaluation.choosing import choose_entries, choose_sets
-    from batch.evaluation.comparison import compare, publish
-    from batch.evaluation.judges.seeing_films import find_judge, judge_sets
-    from batch.evaluation.kept_runs import KeptRuns
-    from batch.evaluation.running import run_methods
-    from batch.evaluation.storing import PreparedVideo
-    from batch.models import open_model
+        from batch.evaluation.codec_rows import codec_table
+        from batch.evaluation.codec_suite import judge_codecs
+
+        _print(judge_codecs(asked, progress), codec_table, as_json=as_json)
+    elif REUSE in suites:
+        from batch.evaluation.reuse_suite import judge_reuse, reuse_table
+
+        _print(judge_reuse(asked, progress), reuse_table, as_json=as_json)
+    else:
+        limits = [*budget_tokens, *budget_bytes] or [Limit(unit="bytes", share=0.25)]
+        found = _compare(asked, suites, methods, limits, seed, analysis, rows, out)
+        for line in found.to_json() if as_json else found.to_text():
+            click.echo(line)
+
+
+def _compare(
+    judges: "Judges",
+    suites: Sequence[str],
+    methods: Sequence[str],
+    limits: Sequence[Limit],
+    seed: int,
+    analysis: AnalysisChoice,
+    rows: Sequence[Path],
+    out: Path | None,
+) -> "Comparison":
+    """Let judges answer with every method, and write down what came of it."""
+    sampling, network = analysis.sampling(), analysis.network()
+    from batch.evaluation.comparison import Comparison, join_rows, publish
+    from batch.evaluation.methods_suite import MethodsSuite
     from jobs.atomic import make_folder
 
-    chosen, most = analysis.sampling(), videos or _VIDEOS
     if out is not None:
         make_folder(out)
-    limits = [*budget_tokens, *budget_bytes] or [Limit(unit="bytes", share=0.25)]
-    entries = choose_entries(suites, methods, limits)
-    judge = find_judge() if SEEING in suites else None
-    family = open_model(replace(run, name=str(judge or run.name))).load()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if judge is None:
-            sets = choose_sets(data, folder, videos=most, seed=seed, backgrounds=backgrounds)
-        else:
-            sets = judge_sets(judge, folder, most, seed, backgrounds)
-        videos_found = {question.video for one in sets for question in one.questions}
-        kept = None if out is None else KeptRuns.within(out, family, chosen, network)
-        with progress("evaluate", len(videos_found), "videos") as report:
-            made = run_methods(
-                family,
-                sets,
-                entries,
-                folder=folder,
-                sampling=chosen,
-                saliency=network,
-                report=report,
-                has_control=judge is not None,
-                kept=kept,
-            )
-            runs = list(made)
-        name = SEEING if judge is not None else run.name
-        found = compare(runs, rows, family, sets, judge=name)
+    with tempfile.TemporaryDirectory() as folder:
+        suite = MethodsSuite(
+            suites=suites,
+            methods=methods,
+            limits=limits,
+            seed=seed,
+            sampling=sampling,
+            saliency=network,
+            folder=Path(folder),
+            out=out,
+        )
+        judged = suite.ask(judges, progress)
+        for path in rows:
+            judged = join_rows(judged, path)
+        found = Comparison(judged=judged)
         if out is not None:
-            command = shlex.join(["batch", *sys.argv[1:]])
-            publish(
-                found, out, command, lambda video: PreparedVideo(video, family, chosen, network)
-            )
-    _print(found.rows, found.to_text(), as_json=as_json)
+            publish(found, out, shlex.join(["batch", *sys.argv[1:]]))
+    return found
 
 
 def _require_packages() -> None:
@@ -233,115 +251,46 @@ def _require_packages() -> None:
         raise BatchError(f"batch evaluate needs {', '.join(missing)}:  pip install {wanted}")
 
 
-def _print(
-    rows: Sequence["Row | ProseRow | CodecRow | ReuseRow"], text: Sequence[str], *, as_json: bool
-) -> None:
-    """A row a line in JSON, or lines for people."""
-    for line in (json.dumps(row.to_dict()) for row in rows) if as_json else text:
+def _print(rows: Iterable[R], to_table: Callable[[list[R]], "Table"], *, as_json: bool) -> None:
+    """In JSON each row as soon as it is known, else a table."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row.to_dict()))
+        return
+    table = to_table(list(rows))
+    for line in [table.note, "", *table.to_text()]:
         click.echo(line)
 
 
-def _refuse_mixed(suites: tuple[str, ...]) -> None:
-    """Suites that are run by themselves have few options in common with others."""
+def _refuse_mixed(suites: Sequence[str], judges: Sequence[str]) -> None:
+    """Suites that are run by themselves, and judges, have few options in common with others."""
     context = click.get_current_context()
-    apart = [suite for suite in _OF_SUITES if suite in suites]
+    apart = [suite for suite in (CODEC, REUSE) if suite in suites]
     if apart and len(set(suites)) > 1:
         raise click.UsageError(f"--suite {apart[0]} is run by itself, it has other rows")
+    for suite in suites:
+        if PROSE in judges and suite in _NEEDS_FILMS:
+            raise click.UsageError(
+                f"--judge {PROSE} does not go with --suite {suite}: it sees no films"
+            )
     for option in context.command.params:
         name = option.name or ""
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if not given or name in _OF_ALL:
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
-        if apart and name not in _OF_SUITES[apart[0]]:
+        needed = _OF_ONE_JUDGE.get(name)
+        if apart and name not in _OF_APART:
             raise click.UsageError(f"{option.opts[0]} does not go with --suite {apart[0]}")
-        if not apart and name in _ONLY_APART:
-            needed = " or ".join(suite for suite, names in _OF_SUITES.items() if name in names)
-            raise click.UsageError(f"{option.opts[0]} needs --suite {needed}")
-    for name in ("data", "model", "revision"):
-        if SEEING in suites and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} does not go with --suite {SEEING}: it has its own")
+        if needed is not None and needed not in judges:
+            raise click.UsageError(f"{option.opts[0]} needs --judge {needed}")
+        if set(judges) == {PROSE} and name not in _OF_PROSE:
+            raise click.UsageError(f"{option.opts[0]} does not go with --judge {PROSE} alone")
 
 
-def _judge_codecs(
-    judges: Sequence[str],
-    videos: int | None,
-    backgrounds: Path | None,
-    context_tokens: int,
-    contexts: int,
-    model: ModelSettings,
-) -> tuple[list["CodecRow"], list[str]]:
-    """Let judges say what each quality of the file is worth: rows, and lines for people."""
-    from batch.evaluation.codec_films import VIDEOS
-    from batch.evaluation.codec_rows import codec_table
-    from batch.evaluation.codec_suite import CodecSuite
-
-    suite = CodecSuite(
-        videos=videos or VIDEOS,
-        backgrounds=backgrounds,
-        context_tokens=context_tokens,
-        contexts=contexts,
-        model=model,
-    )
-    rows = suite.rows(judges, progress)
-    table = codec_table(rows)
-    return rows, [table.note, "", *table.to_text()]
-
-
-def _judge_reuse(
-    judges: tuple[str, ...],
-    videos: int | None,
-    backgrounds: Path | None,
-    model: ModelSettings,
-    *,
-    as_json: bool,
-) -> None:
-    """Let judges say what ways to reuse compute and keep; in JSON, each row as soon as it is known.
-
-    Raises:
-        UsageError: a judge that sees no films.
-    """
-    from batch.evaluation.codec_films import VIDEOS
-    from batch.evaluation.reuse_suite import ReuseSuite, reuse_table
-
-    if PROSE in judges:
-        raise click.UsageError(
-            f"--judge {PROSE} does not go with --suite {REUSE}: it sees no films"
-        )
-    suite = ReuseSuite(videos=videos or VIDEOS, backgrounds=backgrounds, model=model)
-    rows = []
-    for row in suite.rows(judges or (DEMO, SEEING), progress):
-        rows.append(row)
-        if as_json:
-            click.echo(json.dumps(row.to_dict()))
-    if not as_json:
-        table = reuse_table(rows)
-        _print(rows, [table.note, "", *table.to_text()], as_json=False)
-
-
-def _refuse_unknown(
-    suites: tuple[str, ...], methods: tuple[str, ...], data: tuple[str, ...]
-) -> None:
+def _refuse_unknown(methods: tuple[str, ...], data: tuple[str, ...]) -> None:
     """Names that a look shows to be of nothing."""
-    unknown = [] if PROSE in suites else [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise click.UsageError(f"--method: got {unknown[0]!r}, there are {', '.join(METHODS)}")
     for name in data:
         if name.partition(":")[0] != "demo" and not Path(name).exists():
             raise click.UsageError(f"--data: {name}: no such file or folder, nor demo:VARIANT")
-
-
-def _judge_prose(
-    methods: tuple[str, ...], context_tokens: int, contexts: int
-) -> tuple[list["ProseRow"], list[str]]:
-    """Let schemes store contexts of text: a row each, and lines for people."""
-    from batch.evaluation.judges.packages import SMOLLM2, find
-    from batch.evaluation.judges.prose import LanguageModel, ProseJudge, choose_schemes, prose_table
-    from batch.evaluation.judges.prose_texts import HAYSTACKS
-
-    schemes = choose_schemes(methods)
-    judge = ProseJudge(LanguageModel(find(SMOLLM2)), schemes)
-    steps = (contexts + HAYSTACKS) * len(schemes)
-    with progress(PROSE, steps, "stored contexts") as report:
-        rows = judge.rows(context_tokens, contexts, report)
-    table = prose_table(rows)
-    return rows, [table.note, "", *table.to_text()]

@@ -7,7 +7,7 @@ out is one Parquet file, for whoever wants other figures.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ _KEYS = {"method", "profile", "video", "question", "answer", "bytes", "seconds"}
 
 
 def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs of every method in a file, on the questions of these runs; other videos are passed by.
+    """Runs of every method in a file, on the questions of these runs.
+
+    Other videos are passed by, and methods that answered about others only.
 
     Raises:
         BatchError: not such a file, or a method lacks an answer that the others give.
@@ -32,7 +34,10 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
         own = methods[line["method"], line["profile"] or ""]
         own[line["video"], line["question"]] = line
     reference = [run for run in runs if run.label == UNCOMPRESSED]
+    films = {run.video for run in reference}
     for (method, profile), own in sorted(methods.items()):
+        if films.isdisjoint(video for video, _ in own):
+            continue
         label = Label(method=method, profile=profile or None)
         for run in reference:
             asked = [one.question.question for one in run.answers]
@@ -43,20 +48,18 @@ def read_external(path: Path, runs: Sequence[Run]) -> Iterator[Run]:
                     f"{run.video}, such as {missing[0]!r}; run it on the same films"
                 )
             lines = [own[run.video, question] for question in asked]
-            yield replace(
-                run,
+            yield Run(
                 label=label,
                 kind=None,
                 in_file=None,
+                data=run.data,
+                video=run.video,
+                samples=run.samples,
+                fp16_bytes=run.fp16_bytes,
+                slots=run.slots,
                 size_bytes=lines[0]["bytes"],
                 kv_bytes=lines[0]["bytes"],
                 seconds=lines[0]["seconds"],
-                parts=None,
-                tokens=None,
-                computed=None,
-                cell_states=None,
-                sample_bytes=None,
-                peak_bytes=None,
                 answers=tuple(
                     replace(one, answer=line["answer"], kl=None)
                     for one, line in zip(run.answers, lines, strict=True)
@@ -78,9 +81,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def write_answers(runs: Sequence[Run], path: Path) -> None:
-    """Write a row for each method and question."""
-    rows = [_row(run, one) for run in runs for one in run.answers]
+def write_answers(runs: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Write a row for each method and question of the runs of each judge."""
+    rows = [
+        {"judge": judge, **_row(run, one)}
+        for judge, own in runs.items()
+        for run in own
+        for one in run.answers
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
 
 
@@ -99,6 +107,7 @@ def _row(run: Run, one: AnsweredQuestion) -> dict[str, Any]:
         "right": one.is_right,
         "uncompressed_right": one.is_reference_right,
         "kl": one.kl,
+        "nll_rise": one.nll_rise,
         "slots": run.slots,
         "fp16_bytes": run.fp16_bytes,
         "bytes": run.size_bytes,

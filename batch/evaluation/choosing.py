@@ -13,7 +13,7 @@ from batch.evaluation.worlds.backgrounds import Backgrounds, find_clips
 from batch.evaluation.worlds.variants import VARIANTS
 from batch.settings import Limit
 
-SUITES = {"methods": METHODS, "ablations": ABLATIONS, "seeing": METHODS}
+SUITES = {"methods": METHODS, "ablations": ABLATIONS}
 
 
 def choose_entries(
@@ -26,10 +26,6 @@ def choose_entries(
         names: methods to take, all of them if there are none.
     """
     methods = [method for suite in suites for method in SUITES[suite]]
-    known = list(dict.fromkeys(method.name for method in methods))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise BatchError(f"--method: got {unknown[0]!r}, there are {', '.join(known)}")
     chosen = [method for method in methods if not names or method.name in names]
     free = [Entry(method=method) for method in chosen if not method.needs_budget]
     within = [

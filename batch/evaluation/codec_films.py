@@ -1,6 +1,6 @@
 """Judges "demo" and "seeing" of `--suite codec`: real files of films, written, read and asked."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +9,11 @@ from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
 from batch.answering import PrefixAnswerer
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Loads, Setup, film_rows
-from batch.evaluation.data import QuestionSet, demo_set
-from batch.evaluation.judges.seeing_films import judge_sets
+from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.measuring import timed
-from batch.evaluation.runs import Maker, Run, prepared, run_video
+from batch.evaluation.running import Report, run_all
+from batch.evaluation.runs import UNCOMPRESSED, Label, Maker, Run, run_video
 from batch.evaluation.storing import PreparedVideo, Stored, is_kv
-from batch.evaluation.worlds.variants import VARIANTS
 from batch.kv import Prefix
 from batch.making.blocks import prefill
 from batch.making.cache_plan import plan_cache
@@ -33,8 +32,6 @@ CALIBRATION_SEED = 31
 """Of the films that calibrations are made of."""
 CALIBRATION_FILMS = {"demo": 1, "seeing": 9}
 """Of each set."""
-VIDEOS = 6
-"""Of a variant and seed: 108 films of the demo world."""
 _LOSSLESS: tuple[Quality, bool] = ("lossless", False)
 ROWS = ("none", "default")
 """Profiles: every slot, and what is stored by default."""
@@ -48,31 +45,6 @@ def film_setups() -> list[Setup]:
         for rows in ROWS
         for quality, calibrated in [_LOSSLESS, *encoded]
     ]
-
-
-def demo_sets(folder: Path, videos: int, seeds: Sequence[int] = SEEDS) -> list[QuestionSet]:
-    """Films of every variant of the demo world."""
-    return [
-        demo_set(variant, folder, videos=videos, seed=seed)
-        for seed in seeds
-        for variant in VARIANTS
-    ]
-
-
-def seeing_sets(
-    judge: Path,
-    folder: Path,
-    videos: int,
-    backgrounds: Path | None,
-    seeds: Sequence[int] = SEEDS,
-) -> list[QuestionSet]:
-    """Films that the judge has not seen; as of `judge_sets`."""
-    return [one for seed in seeds for one in judge_sets(judge, folder, videos, seed, backgrounds)]
-
-
-def films_of(sets: Iterable[QuestionSet]) -> list[Path]:
-    """Each film once, in order."""
-    return list(dict.fromkeys(question.video for one in sets for question in one.questions))
 
 
 def calibrate(model: OpenModel, films: Iterable[Path], path: Path) -> None:
@@ -92,25 +64,27 @@ def judge_films(
     setups: Sequence[Setup],
     calibration: Path,
     *,
-    report: Callable[[int], object],
+    report: Report,
 ) -> list[CodecRow]:
     """A row a setup.
 
     Args:
         calibration: of the model; the one cache file that exists at a time lies beside it.
-        report: called with 1 after each film.
     """
     family = model.load()
     loads = {setup: Loads() for setup in setups}
-    runs: list[Run] = []
     shared = Calibration.open(calibration)
-    for data, video, questions in prepared(family, sets, Sampling()):
+
+    def run(data: str, film: Path, questions: list[Question], _: list[Label]) -> Iterator[Run]:
+        video = PreparedVideo(film, family, Sampling())
         makers = {
             setup.label: Maker(partial(_store, setup, video, shared, found), "bits", True)
             for setup, found in loads.items()
         }
-        runs += run_video(data, video, questions, makers)
-        report(1)
+        return run_video(data, video, questions, makers)
+
+    labels = [UNCOMPRESSED, *(setup.label for setup in setups)]
+    runs = run_all(sets, dict(zip(labels, labels, strict=True)), run, report=report)
     return film_rows(judge, runs, loads)
 
 

@@ -4,7 +4,7 @@ Knows runs and figures; runs nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,18 +92,21 @@ def film_rows(judge: str, runs: Iterable[Run], loads: dict[Setup, Loads]) -> lis
     for run in runs:
         by_label[run.label].append(run)
     return [
-        _film_row(judge, setup, measure(by_world(by_label[setup.label])), found, by_label)
+        codec_row(
+            judge,
+            setup,
+            measure(by_world(by_label[setup.label])),
+            sum(len(run.answers) for run in by_label[setup.label]),
+            found,
+        )
         for setup, found in loads.items()
     ]
 
 
-def _film_row(
-    judge: str,
-    setup: Setup,
-    figures: dict[str, Figure],
-    loads: Loads,
-    runs: dict[Label, list[Run]],
+def codec_row(
+    judge: str, setup: Setup, figures: Mapping[str, Figure], n: int, loads: Loads | None = None
 ) -> CodecRow:
+    """The row of a setup from its figures; loads: of text None, there is no file."""
     named = {
         "retained": figures["retained"],
         "agreement": figures["agreement_em"],
@@ -115,14 +118,14 @@ def _film_row(
         judge=judge,
         codec=setup.codec,
         **asdict(setup),
-        n=sum(len(run.answers) for run in runs[setup.label]),
+        n=n,
         retained=named["retained"].value,
         agreement=_known(named["agreement"]),
         kl=_known(named["kl"]),
         compression_file=_known(named["compression_file"]),
         compression_kv=_known(named["compression_kv"]),
-        decode_mb_s=sum(loads.row_bytes) / 1e6 / sum(loads.seconds),
-        neutral_kl=_mean(loads.neutral_kl),
+        decode_mb_s=None if loads is None else sum(loads.row_bytes) / 1e6 / sum(loads.seconds),
+        neutral_kl=None if loads is None else _mean(loads.neutral_kl),
         intervals=intervals(named),
     )
 
@@ -156,13 +159,15 @@ def codec_table(rows: Sequence[CodecRow]) -> Table:
         note=(
             "x FP16: keys and values of all slots against the whole file, with a calibration's "
             f"share of 1/{CALIBRATION_SHARE}, and against keys, values and bases alone. retained: "
-            "right answers against those of exact rows, 95 % interval by bootstrap over worlds."
+            "right answers against those of exact rows, 95 % interval by bootstrap over worlds, "
+            "of prose over texts."
         ),
         head=[
             *("judge", "rows", "codec", "quality", "basis", "n", "retained", "agreement", "KL"),
             *("x FP16, file", "x FP16, K and V", "rows MB/s", "KL promised"),
         ],
         rows=[_cells(row) for row in rows],
+        texts=5,
     )
 
 

@@ -1,12 +1,13 @@
 """A whole comparison: its rows and tables, what it was made of, and how it is written down."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from batch.errors import BatchError
 from batch.evaluation import figures, tables
 from batch.evaluation.answers import read_external, write_answers
 from batch.evaluation.data import QuestionSet
@@ -16,8 +17,6 @@ from batch.evaluation.runs import Entry, Run
 from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.summary import Row, tabulate
 from batch.evaluation.tables import Table
-from batch.models import Family
-from batch.models.checkpoint import dtype_name
 
 _FOLDER = "results"
 _FAILURES = 5
@@ -30,74 +29,28 @@ _DRAWN = Entry(method=DEFAULT).label
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Methods over the same questions.
+class Judged:
+    """Methods over the same questions, as one judge answers them.
 
-    `circumstances` are plain values: judge, model, sets, machine and versions.
+    - model, dtype, device: what answered. prepare: opens a film again, for pictures; None of text.
     """
 
+    judge: str
+    model: str
+    dtype: str
+    device: str
+    sets: Sequence[QuestionSet]
     runs: Sequence[Run]
-    circumstances: dict[str, Any]
+    prepare: Callable[[Path], PreparedVideo] | None = None
 
     @cached_property
     def rows(self) -> list[Row]:
-        return tabulate(self.runs, self.circumstances["judge"])
-
-    @cached_property
-    def tables(self) -> list[Table]:
-        costs = [
-            tables.quality_table(self.rows),
-            tables.memory_table(self.rows),
-            tables.time_table(self.rows),
-        ]
-        return [*costs, *self._accuracies]
-
-    @cached_property
-    def _accuracies(self) -> list[Table]:
-        return [
-            tables.accuracy_table(
-                "Accuracy by kind of question", lambda run, one: one.question.kind, self.rows
-            ),
-            tables.accuracy_table("Accuracy by question set", lambda run, one: run.data, self.rows),
-        ]
-
-    def to_text(self) -> list[str]:
-        """Lines of every table; first of all, whether the comparison proves nothing."""
-        lines = [line for table in self.tables for line in ["", table.title, *table.to_text()]]
-        void = self.rows[0].void
-        return lines[1:] if void is None else [f"VOID: {void}", *lines]
+        return tabulate(self.runs, self.judge)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but single answers, as plain values."""
+        """What is not in its rows, as plain values."""
         return {
-            **self.circumstances,
-            "methods": [row.to_dict() for row in self.rows],
-            **{
-                table.title: {
-                    name: dict(zip(table.head[1:], map(float, cells), strict=True))
-                    for name, *cells in table.rows
-                }
-                for table in self._accuracies
-            },
-        }
-
-
-def compare(
-    runs: Sequence[Run],
-    rows: Sequence[Path],
-    family: Family,
-    sets: Sequence[QuestionSet],
-    *,
-    judge: str,
-) -> Comparison:
-    """Compare runs with each other and with rows, files as `read_external` takes them."""
-    return Comparison(
-        runs=[*runs, *(run for path in rows for run in read_external(path, runs))],
-        circumstances={
-            "judge": judge,
-            "model": family.checkpoint.name,
-            "dtype": dtype_name(family.model.dtype),
-            "device": family.device.type,
+            **{name: getattr(self, name) for name in ("judge", "model", "dtype", "device")},
             "sets": [
                 {
                     "name": data.name,
@@ -105,58 +58,120 @@ def compare(
                     "questions": len(data.questions),
                     "absent_videos": len(data.absent),
                 }
-                for data in sets
+                for data in self.sets
             ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods before judges."""
+
+    judged: Sequence[Judged]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for one in self.judged for row in one.rows]
+
+    @property
+    def tables(self) -> list[Table]:
+        rows = self.rows
+        return [
+            tables.quality_table(rows),
+            tables.memory_table(rows),
+            tables.time_table(rows),
+            tables.accuracy_table(
+                "Accuracy by kind of question", lambda run, one: one.question.kind, rows
+            ),
+            tables.accuracy_table("Accuracy by question set", lambda run, one: run.data, rows),
+        ]
+
+    def voids(self) -> list[str]:
+        """Of which judges the comparison proves nothing, and why."""
+        found = [(one.judge, one.rows[0].void) for one in self.judged]
+        return [f"VOID, {judge}: {void}" for judge, void in found if void is not None]
+
+    def to_text(self) -> list[str]:
+        """Lines of every table; first of all, whether the comparison proves nothing."""
+        lines = [line for table in self.tables for line in ["", table.title, *table.to_text()]]
+        return [*self.voids(), *lines] if self.voids() else lines[1:]
+
+    def to_json(self) -> list[str]:
+        """A line a row."""
+        return [json.dumps(row.to_dict()) for row in self.rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but single answers, as plain values."""
+        return {
             "machine": machine(),
             "versions": versions(),
-        },
-    )
+            "judges": [one.to_dict() for one in self.judged],
+            "methods": [row.to_dict() for row in self.rows],
+        }
 
 
-def publish(
-    comparison: Comparison, out: Path, command: str, prepare: Callable[[Path], PreparedVideo]
-) -> None:
+def join_rows(judged: Sequence[Judged], path: Path) -> list[Judged]:
+    """Add the runs of a file, as `read_external` takes it, to the judge of whose films they are.
+
+    Raises:
+        BatchError: as of that, or films have these names before no judge, or before several.
+    """
+    found = [replace(one, runs=[*one.runs, *read_external(path, one.runs)]) for one in judged]
+    joined = sum(len(one.runs) > len(own.runs) for one, own in zip(found, judged, strict=True))
+    if joined != 1:
+        raise BatchError(
+            f"{path}: answers about films of {joined} judges that were asked, expected of 1; run "
+            "it on the same films"
+        )
+    return found
+
+
+def publish(comparison: Comparison, out: Path, command: str) -> None:
     """Write RESULTS.md and, to `results` beside it, the rest; older files are replaced.
 
     Args:
         command: what was typed.
-        prepare: opens a video again, for pictures.
     """
     folder = out / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_answers(comparison.runs, folder / "answers.parquet")
-    (folder / "table.json").write_text(
-        json.dumps({"command": command, **comparison.to_dict()}, indent=1) + "\n"
-    )
-    captions = list(_draw(comparison, folder, prepare))
-    (out / "RESULTS.md").write_text("\n".join(_markdown(comparison, command, captions)))
+    write_answers({one.judge: one.runs for one in comparison.judged}, folder / "answers.parquet")
+    found = comparison.to_dict()
+    (folder / "table.json").write_text(json.dumps({"command": command, **found}, indent=1) + "\n")
+    captions = [_draw_judges(comparison, folder)]
+    for one in [one for one in comparison.judged if one.prepare is not None][:1]:
+        captions += _draw(one, folder)
+    (out / "RESULTS.md").write_text("\n".join(_markdown(comparison, command, found, captions)))
 
 
-def _draw(
-    comparison: Comparison, folder: Path, prepare: Callable[[Path], PreparedVideo]
-) -> Iterator[tuple[str, str]]:
-    """Draw what there is to see; yields names of files and captions."""
+def _draw_judges(comparison: Comparison, folder: Path) -> tuple[str, str]:
+    """Name and caption of the plot of all methods and judges."""
     ablations = [Entry(method=method).label for method in ABLATIONS[1:]]
     shown = [row for row in comparison.rows if row.label not in ablations]
-    figures.draw_pareto(shown, folder / "pareto.png")
-    yield (
-        "pareto.png",
+    figures.draw_judges(shown, folder / "judges.png")
+    return (
+        "judges.png",
         (
-            "Right answers kept against bytes of the whole file, of other tools K and V alone; "
-            "95 % intervals over videos. Grey: all of it; blue: chosen before the model runs; "
-            "red: rows dropped; orange: rows merged; green: fewer bits; purple: other tools; "
-            "black: ours."
+            "What is kept against bytes of the whole file, of other tools K and V alone; bars: 95 "
+            "% intervals over videos or texts. Grey: all of it; blue: chosen before the model "
+            "runs; red: rows dropped; orange: rows merged; green: fewer bits; purple: other "
+            "tools; black: ours. Dashed: without the video or text. Named are ours, and the best "
+            "of each kind at three tenths of the bytes or less."
         ),
     )
-    own = [run for run in comparison.runs if run.label == _DRAWN]
-    if not own:
+
+
+def _draw(judged: Judged, folder: Path) -> Iterator[tuple[str, str]]:
+    """Draw what there is to see of films; yields names of files and captions."""
+    prepare = judged.prepare
+    own = [run for run in judged.runs if run.label == _DRAWN]
+    if not own or prepare is None:
         return
     longest = max(own, key=lambda run: run.samples)
     figures.draw_tiers_over_time(longest, folder / "tiers.png")
     yield "tiers.png", "Figure 2: tiers of the cells of each sample."
     same = [
         run
-        for run in comparison.runs
+        for run in judged.runs
         if (run.data, run.video) == (longest.data, longest.video) and run.label.budget is None
     ]
     figures.draw_bytes_over_time(same, folder / "bytes.png")
@@ -175,24 +190,27 @@ def _draw(
 
 
 def _markdown(
-    comparison: Comparison, command: str, captions: Sequence[tuple[str, str]]
+    comparison: Comparison,
+    command: str,
+    found: Mapping[str, Any],
+    captions: Sequence[tuple[str, str]],
 ) -> list[str]:
-    found, void = comparison.circumstances, comparison.rows[0].void
     on_machine, by_versions = (
         ", ".join(f"{name} {value}" for name, value in found[what].items())
         for what in ("machine", "versions")
     )
-    sets = "; ".join(
-        f"{one['name']}: {one['videos']} videos, {one['questions']} questions"
-        for one in found["sets"]
-    )
-    lines = [
-        *("# Results", ""),
-        *([f"VOID: {void}.", ""] if void else []),
-        *(f"Made by `{command}`.", ""),
-        *(f"Model {found['model']}, {found['dtype']}, on {found['device']}. {sets}.", ""),
-        *(f"Machine: {on_machine}. Versions: {by_versions}.", ""),
-    ]
+    lines = ["# Results", ""]
+    for void in comparison.voids():
+        lines += [f"{void}.", ""]
+    lines += [f"Made by `{command}`.", ""]
+    for one in found["judges"]:
+        sets = "; ".join(
+            f"{own['name']}: {own['videos']} videos, {own['questions']} questions"
+            for own in one["sets"]
+        )
+        about = f"{one['model']}, {one['dtype']}, on {one['device']}. {sets}"
+        lines += [f"Judge {one['judge']}: model {about}.", ""]
+    lines += [f"Machine: {on_machine}. Versions: {by_versions}.", ""]
     for table in comparison.tables:
         lines += table.to_markdown()
     lines += ["## Figures", "", _LEGEND, ""]

@@ -2,18 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from batch.analysis.manifest import Manifest
-from batch.evaluation.runs import CELL_STATES, AnsweredQuestion, Label, Run
+from batch.evaluation.runs import CELL_STATES, NO_VIDEO, AnsweredQuestion, Run
 from batch.evaluation.summary import Row
 from batch.report.tiers import INK, tint
 from cachefmt.tiers import Tier
@@ -29,33 +30,96 @@ _KINDS: dict[str | None, ColorType] = {
     None: "tab:purple",
 }
 """What a method does, None of those that ran elsewhere; ours are black."""
+_CONTROLS = (NO_VIDEO.method, "nothing")
+_KEPT = {"retained": "right answers kept", "agreement_em": "agreement"}
+_NAMED_SHARE = 0.3
+_FAR_LEFT = 1 / 12
+"""At fewer bytes a point lies above its name, not at its right."""
+_LINE = 0.065
+"""Between names, in units of what is kept."""
 _TILE_PX = 112
 _TILES_A_ROW = 8
 
 
-def draw_pareto(rows: Sequence[Row], path: Path) -> None:
-    """Right answers kept against bytes, a numbered point with its interval for each row.
+def draw_judges(rows: Sequence[Row], path: Path) -> None:
+    """What is kept against bytes: a column a judge, right answers above and the same ones below.
 
-    A line joins a method's budgets; what it stores by itself stands apart, for it may give one
-    video more than another.
+    A dashed line is what there is without a video or a text. Named are ours, and the best of each
+    kind at _NAMED_SHARE of the bytes or less.
     """
-    figure, axes = _start("bytes, as a share of FP16 K and V of all slots", "right answers kept")
-    figure.set_size_inches(12.0, 7.0)
-    for number, row in enumerate(rows, 1):
-        _draw_point(axes, number, row)
-    for own in _curves(rows):
-        axes.plot(
-            _shares(own),
-            [one.figures["retained"].value or 0.0 for one in own],
-            lw=0.6,
-            c=_ink(own[0]),
-        )
-    axes.set_xscale("log")
-    times = [128, 64, 32, 16, 8, 6, 5, 4, 3, 2, 1]
-    axes.set_xticks([1 / one for one in times], [f"1/{one}" for one in times])
-    axes.minorticks_off()
-    figure.legend(fontsize="xx-small", loc="outside right upper", ncols=1 + len(rows) // 45)
+    by_judge: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_judge[row.judge].append(row)
+    figure = Figure(figsize=(10.0, 7.0), layout="constrained")  # inches
+    panels = figure.subplots(2, len(by_judge), sharex="col", sharey="row", squeeze=False)
+    for column, (judge, own) in zip(panels.T, by_judge.items(), strict=True):
+        for axes, (name, title) in zip(column, _KEPT.items(), strict=True):
+            _draw_panel(axes, own, name)
+            if axes in panels[:, 0]:
+                axes.set_ylabel(title)
+        column[0].set_title(Path(judge).name, fontsize="medium")
+        column[1].set_xlabel("bytes, as a share of FP16 K and V")
+    marks = {"ours": "black", **{kind or "elsewhere": ink for kind, ink in _KINDS.items()}}
+    handles = [
+        Line2D([], [], color=ink, marker="*" if name == "ours" else "o", ls="", label=name)
+        for name, ink in marks.items()
+    ]
+    figure.legend(handles=handles, fontsize="small", ncols=len(handles), loc="outside lower center")
     figure.savefig(path, dpi=150)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[Row], figure: str) -> None:
+    """One figure of each row against its bytes."""
+    known = [row for row in rows if row.figures[figure].value is not None]
+    controls = [row for row in known if row.label.method in _CONTROLS]
+    for row in controls:
+        axes.axhline(row.figures[figure].value or 0.0, c="gray", lw=0.8, ls="--")
+    drawn = [row for row in known if row not in controls]
+    for row in drawn:
+        value, low, high = np.array(astuple(row.figures[figure]), np.float64)
+        is_ours = row.label.method in _OURS
+        axes.errorbar(
+            *(_share(row), value, np.maximum([[value - low], [high - value]], 0)),
+            fmt="*" if is_ours else "o",
+            ms=8 if is_ours else 3,
+            zorder=3 if is_ours else 2,
+            color=_ink(row),
+            elinewidth=0.5,
+        )
+    axes.set_ylim(0.0, 1.15)
+    axes.set_xscale("log")
+    times = [128, 64, 32, 16, 8, 4, 2, 1]
+    axes.set_xticks([1 / one for one in times], [f"1/{one}" for one in times], fontsize="small")
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    _name(axes, drawn, figure)
+
+
+def _name(axes: Axes, rows: Sequence[Row], figure: str) -> None:
+    """Write names one below the other, at the left, each with a line to its point."""
+    values = {row.label: row.figures[figure].value or 0.0 for row in rows}
+    best: dict[str | None, Row] = {}
+    for row in rows:
+        if row.label.method in _OURS or _share(row) > _NAMED_SHARE:
+            continue
+        if row.kind not in best or values[row.label] > values[best[row.kind].label]:
+            best[row.kind] = row
+    named = [*best.values(), *(row for row in rows if row.label.method in _OURS)]
+    height = 1.0
+    for row in sorted(named, key=lambda row: (_share(row) > _FAR_LEFT, -values[row.label])):
+        value = values[row.label]
+        height = min(height - _LINE, max(value, _LINE))
+        start = (1.0, 0.5) if _share(row) > _FAR_LEFT else (0.5, 1.0)
+        axes.annotate(
+            str(row.label),
+            (_share(row), value),
+            xytext=(0.03, height),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            fontsize=6.5,
+            color=_ink(row),
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": _ink(row), "relpos": start},
+        )
 
 
 def draw_tiers_over_time(run: Run, path: Path) -> None:
@@ -119,39 +183,13 @@ def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) ->
     cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
-def _curves(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that are one line: a method's budgets, the smallest first."""
-    curves: dict[Label, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.label.budget is not None:
-            curves[replace(row.label, budget=None)].append(row)
-    return [sorted(own, key=lambda row: _shares([row])[0]) for own in curves.values()]
-
-
-def _draw_point(axes: Axes, number: int, row: Row) -> None:
-    value, low, high = np.array(astuple(row.figures["retained"]), np.float64)
-    reach = np.maximum([[value - low], [high - value]], 0)
-    mark, size, z = ("*", 10, 3) if row.label.method in _OURS else ("o", 4, 2)
-    share = _shares([row])[0]
-    axes.errorbar(
-        *(share, value, reach, None, mark),
-        ms=size,
-        zorder=z,
-        label=f"{number} {row.label}",
-        color=_ink(row),
-        elinewidth=0.5,
-    )
-    if np.isfinite(value):
-        axes.annotate(f" {number}", (share, value), fontsize=6)
-
-
-def _shares(rows: Sequence[Row]) -> list[float]:
-    """Of FP16 K and V of all slots."""
-    return [1 / (row.figures["compression_fp16"].value or 1.0) for row in rows]
+def _share(row: Row) -> float:
+    """Bytes of FP16 K and V of all slots."""
+    return 1 / (row.figures["compression_fp16"].value or 1.0)
 
 
 def _ink(row: Row) -> ColorType:
-    return "black" if row.label.method in _OURS else _KINDS[row.runs[0].kind]
+    return "black" if row.label.method in _OURS else _KINDS[row.kind]
 
 
 def _start(x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -1,4 +1,4 @@
-"""What methods answered about films, kept as files, so that nothing is run twice.
+"""What methods answered about films and texts, kept as files, so that nothing is run twice.
 
 A file a method and film, named by a digest of all that its answers depend on: the film's bytes,
 the questions, the model's weights, the settings, the method and the text of its module.
@@ -15,16 +15,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from batch.analysis.neural import SaliencyNetwork
 from batch.errors import BatchError
 from batch.evaluation.data import Question
+from batch.evaluation.judges.schemes import Scheme
+from batch.evaluation.judges.schemes.scheme import ByMethod
 from batch.evaluation.runs import AnsweredQuestion, Entry, Label, Run
-from batch.models import Family
-from batch.models.checkpoint import dtype_name
-from batch.video import Sampling
 from jobs.atomic import make_folder, write_atomic
 
 _ARRAYS = ("cell_states", "sample_bytes")
+
+What = Entry | Scheme | Label
+"""What is run: a method or a scheme, or by what the row of neither is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +39,22 @@ class KeptRuns:
     circumstances: dict[str, Any]
 
     @classmethod
-    def within(
-        cls, out: Path, family: Family, sampling: Sampling, saliency: SaliencyNetwork | None
-    ) -> Self:
-        """Those of a folder of results, made in the same way."""
+    def within(cls, out: Path, circumstances: dict[str, Any]) -> Self:
+        """Those of a folder of results, made in the same way by this version."""
         folder = out / "results" / "runs"
         make_folder(folder)
-        return cls(
-            folder=folder,
-            circumstances={
-                "weights": family.checkpoint.weights_sha256,
-                "dtype": dtype_name(family.model.dtype),
-                "device": family.device.type,
-                "sampling": sampling,
-                "saliency": saliency and saliency.sha256,
-                "version": version("sali-cache"),
-            },
-        )
+        return cls(folder=folder, circumstances={**circumstances, "version": version("sali-cache")})
 
-    def path(self, film: Path, questions: Sequence[Question], entry: Entry | Label) -> Path:
-        """Where the run of an entry, or of what is no method, is kept."""
-        method = entry.method if isinstance(entry, Entry) else None
-        module = "" if method is None else Path(inspect.getfile(type(method))).read_text()
+    def path(self, film: Path, questions: Sequence[Question], what: What) -> Path:
+        """Where its run is kept."""
         asked = [(one.question, one.options, one.answer) for one in questions]
-        parts = (self.circumstances, asked, entry, module)
+        parts = (self.circumstances, asked, what, _module(what))
         digest = hashlib.sha256(film.read_bytes())
         digest.update(repr(parts).encode())
         return self.folder / f"{film.stem}-{digest.hexdigest()[:24]}.json"
 
     def find(
-        self, film: Path, questions: Sequence[Question], wanted: Mapping[Label, Entry | Label]
+        self, film: Path, questions: Sequence[Question], wanted: Mapping[Label, What]
     ) -> dict[Label, Run]:
         """What of that is kept; raises as `read`."""
         found = {
@@ -104,6 +91,14 @@ class KeptRuns:
         }
         values |= {"label": asdict(run.label), "answers": [asdict(one) for one in run.answers]}
         write_atomic(path, json.dumps(values, default=str).encode(), self.folder.parent)
+
+
+def _module(what: What) -> str:
+    """The text of the module that decides what is stored."""
+    if isinstance(what, Label):
+        return ""
+    author = what.method if isinstance(what, Entry | ByMethod) else what
+    return Path(inspect.getfile(type(author))).read_text()
 
 
 def _answer(values: dict[str, Any], film: Path) -> AnsweredQuestion:

@@ -2,7 +2,7 @@
 
     python -m batch.evaluation.paired FOLDER/results/answers.parquet
 
-FOLDER is what `batch evaluate --out` wrote. Prints an object a method, as JSON Lines.
+FOLDER is what `batch evaluate --out` wrote. Prints an object a judge and method, as JSON Lines.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from batch.evaluation.summary import NEXT_TOKENS
+
 CONFIDENCE = 0.95
 MARGIN = 0.01
 """Share of all questions that may be lost where 99 % is claimed."""
 
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-_LABEL = ("method", "profile", "budget")
+_LABEL = ("judge", "method", "profile", "budget")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,8 @@ def main() -> None:
     rows = pq.read_table(parser.parse_args().answers).to_pylist()
     by_method: dict[tuple[str | None, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        by_method[tuple(row[name] for name in _LABEL)].append(row)
+        if row["data"] != NEXT_TOKENS:  # no questions
+            by_method[tuple(row[name] for name in _LABEL)].append(row)
     for label, own in by_method.items():
         line = {**dict(zip(_LABEL, label, strict=True)), **asdict(compare_pairs(own))}
         sys.stdout.write(json.dumps(line) + "\n")

@@ -6,27 +6,27 @@ lossless; `none` computes and stores every slot. Rows come as soon as the films 
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
-from batch.evaluation.codec_films import demo_sets, films_of, seeing_sets
+from batch.evaluation.chosen_judges import FilmJudge, Judges, films_of
+from batch.evaluation.codec_films import SEEDS
 from batch.evaluation.codec_rows import by_world
-from batch.evaluation.codec_suite import Progress
 from batch.evaluation.data import QuestionSet
-from batch.evaluation.judges.seeing_films import find_judge
 from batch.evaluation.methods import DEFAULT
 from batch.evaluation.methods.sali_cache import SaliCache
-from batch.evaluation.running import run_methods
+from batch.evaluation.running import Progress, run_methods
 from batch.evaluation.runs import UNCOMPRESSED, Entry, Run
+from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.summary import Figure, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.models import open_model
-from batch.settings import ModelSettings
 from batch.video import Sampling
 
 ALL = "all"
@@ -75,50 +75,29 @@ class ReuseRow:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReuseSuite:
-    """What is judged: films of each kind and seed, at most; over clips too; how models run."""
+def judge_reuse(judges: Judges, progress: Progress) -> Iterator[ReuseRow]:
+    """A row for each judge, kind of film and way to reuse; then for all films of the judge.
 
-    videos: int
-    backgrounds: Path | None
-    model: ModelSettings
-
-    def rows(self, judges: Sequence[str], progress: Progress) -> Iterator[ReuseRow]:
-        """A row for each judge, kind of film and way to reuse; then for all films of the judge.
-
-        Raises:
-            BatchError: what a judge needs is not there; nothing has been run then.
-        """
-        checkpoints = {judge: find_judge() if judge == "seeing" else None for judge in judges}
-        for judge, checkpoint in checkpoints.items():
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary)
-                if checkpoint is None:
-                    sets = demo_sets(folder, self.videos)
-                else:
-                    sets = seeing_sets(checkpoint, folder, self.videos, self.backgrounds)
-                with progress(judge, len(films_of(sets)), "films") as report:
-                    yield from self._judge(judge, str(checkpoint or judge), sets, folder, report)
-
-    def _judge(
-        self,
-        judge: str,
-        checkpoint: str,
-        sets: Sequence[QuestionSet],
-        folder: Path,
-        report: Callable[[int], object],
-    ) -> Iterator[ReuseRow]:
-        family = open_model(replace(self.model, name=checkpoint)).load()
-        entries = [Entry(method=method) for method in ways().values()]
-        done: list[Run] = []
-        for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):
-            found = run_methods(
-                family, list(of_kind), entries, folder=folder, sampling=Sampling(), report=report
-            )
-            runs = list(found)
-            yield from reuse_rows(judge, kind, runs)
-            done += runs
-        yield from reuse_rows(judge, ALL, done)
+    Raises:
+        BatchError: what a judge needs is not there; nothing has been run then.
+    """
+    entries = [Entry(method=method) for method in ways().values()]
+    for judge in judges.find():
+        if not isinstance(judge, FilmJudge):
+            raise ValueError(f"{judge.name}: it sees no films")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            family = open_model(judge.model).load()
+            sets = judge.sets(folder, judges.videos, SEEDS)
+            prepare = partial(PreparedVideo, family=family, sampling=Sampling())
+            run = partial(run_methods, prepare, entries=entries, folder=folder)
+            done: list[Run] = []
+            with progress(judge.name, len(films_of(sets)), "films") as report:
+                for kind, of_kind in groupby(sorted(sets, key=_name), key=_name):
+                    runs = list(run(list(of_kind), report=report))
+                    yield from reuse_rows(judge.name, kind, runs)
+                    done += runs
+            yield from reuse_rows(judge.name, ALL, done)
 
 
 def _name(data: QuestionSet) -> str:
@@ -167,6 +146,7 @@ def reuse_table(rows: Sequence[ReuseRow]) -> Table:
         ),
         head=["judge", "films", "reuse", "n", "computed", "retained", "agreement", "KL", "prefill"],
         rows=[_cells(row) for row in rows],
+        texts=3,
     )
 
 

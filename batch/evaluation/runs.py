@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,14 +13,12 @@ from torch import Tensor
 from batch.analysis.manifest import Manifest
 from batch.errors import BatchError
 from batch.evaluation.budgets import sample_kv_bytes
-from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.data import Question
 from batch.evaluation.measuring import peak_allocated
 from batch.evaluation.methods import Method
 from batch.evaluation.scoring import is_right, prompt
 from batch.evaluation.storing import PreparedVideo, Stored, store_uncompressed
-from batch.models import Family
 from batch.settings import Limit
-from batch.video import Sampling
 from cachefmt.tiers import Tier
 
 CELL_STATES = (*(tier.name for tier in Tier), "POINTER")
@@ -35,6 +32,12 @@ class Label:
     method: str
     profile: str | None = None
     budget: str | None = None
+
+    @classmethod
+    def of(cls, method: Method, limit: Limit | None) -> Self:
+        """Of a method within a limit."""
+        budget = None if limit is None else f"{limit} {limit.unit}"
+        return cls(method=method.name, profile=method.profile, budget=budget)
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.method, self.profile, self.budget) if part)
@@ -54,8 +57,7 @@ class Entry:
 
     @property
     def label(self) -> Label:
-        budget = None if self.limit is None else f"{self.limit} {self.limit.unit}"
-        return Label(method=self.method.name, profile=self.method.profile, budget=budget)
+        return Label.of(self.method, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class AnsweredQuestion:
     answer: str
     kl: float | None
     """Of the first answer token's distribution against the uncompressed model's, in nats."""
+    nll_rise: float | None = None
+    """By how much the true token's negative log-likelihood rose, nats; of text."""
 
     @property
     def is_right(self) -> bool:
@@ -79,13 +83,13 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One method on one video.
+    """One method on one video, or on one text.
 
     - kind, in_file: as of the method; None where it ran elsewhere.
-    - data: name of the question set. fp16_bytes: K and V of all slots.
-    - parts: seconds by the names of `PARTS`; tokens: stored ones by tier; both None where a
-      method ran elsewhere. computed: tokens that entered the language model, of methods that
-      choose cells.
+    - data: name of the question set. fp16_bytes: K and V of all slots. samples: 0 of text.
+    - seconds: None of text. parts: seconds by the names of `PARTS`; tokens: stored ones by tier;
+      both None of text and where a method ran elsewhere. computed: tokens that entered the
+      language model, of methods that choose cells.
     - cell_states: cells of each sample by CELL_STATES, [samples, 5]; sample_bytes: K and V of
       each sample, [samples]; both None for methods that choose no cells.
     - peak_bytes: of prefill, above the weights; measured on the first video only.
@@ -101,14 +105,14 @@ class Run:
     slots: int
     size_bytes: int
     kv_bytes: int
-    seconds: float
-    parts: dict[str, float] | None
-    tokens: dict[str, int] | None
-    computed: int | None
-    cell_states: NDArray[np.int64] | None
-    sample_bytes: NDArray[np.int64] | None
-    peak_bytes: int | None
     answers: tuple[AnsweredQuestion, ...]
+    seconds: float | None = None
+    parts: dict[str, float] | None = None
+    tokens: dict[str, int] | None = None
+    computed: int | None = None
+    cell_states: NDArray[np.int64] | None = None
+    sample_bytes: NDArray[np.int64] | None = None
+    peak_bytes: int | None = None
 
 
 class Maker(NamedTuple):
@@ -121,15 +125,6 @@ class Maker(NamedTuple):
 
 Makers = Mapping[Label, Maker]
 """What is to be done with a video, each by what its row is called."""
-
-
-def prepared(
-    family: Family, sets: Sequence[QuestionSet], sampling: Sampling
-) -> Iterator[tuple[str, PreparedVideo, list[Question]]]:
-    """Each set's name, a video of it, and the questions about it."""
-    for data in sets:
-        for path, questions in groupby(data.questions, key=lambda question: question.video):
-            yield data.name, PreparedVideo(path, family, sampling), list(questions)
 
 
 def run_video(

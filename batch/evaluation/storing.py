@@ -5,7 +5,6 @@ store rows in their own way answer from memory, and are charged for a file as la
 """
 
 import time
-from bisect import bisect_right
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -271,18 +270,15 @@ def _hold_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -
 
 
 def _rows_within(method: RowMethod, budget: Budget | None, full_plan: CachePlan) -> int:
-    """How many rows a layer and head a budget holds, a mean; their numbers are charged."""
+    """How many rows a layer and head a budget holds, a mean."""
     slots, shape = full_plan.plan.slots, full_plan.header.shape
     if budget is None:
         return slots
     if budget.unit == "tokens":
         return min(budget.amount, slots)
-
-    def taken(rows: int) -> int:
-        numbers = method.number_bytes((shape.layers, shape.heads, slots), rows)
-        return size_bytes(rows, full_plan) + numbers
-
-    return bisect_right(range(slots + 1), budget.amount, key=taken) - 1
+    room = budget.amount - size_bytes(0, full_plan)
+    rows_shape = (shape.layers, shape.heads, slots)
+    return method.rows_within(rows_shape, room, token_bytes(shape, Tier.FP16))
 
 
 @torch.inference_mode()

@@ -16,6 +16,8 @@ from batch.evaluation.scoring import Bleu, rouge_l
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+NEXT_TOKENS = "next tokens"
+"""The question set of text in which every token of what follows is one."""
 
 _RATIOS = {
     "accuracy": ("right", "questions"),
@@ -24,6 +26,7 @@ _RATIOS = {
     "rouge_l": ("rouge_l", "questions"),
     "empty_share": ("empty", "questions"),
     "kl": ("kl", "questions"),
+    "nll_rise": ("nll_rise", "questions"),
     "bytes": ("size_bytes", "videos"),
     "kv_bytes": ("kv_bytes", "videos"),
     "compression_fp16": ("fp16_bytes", "size_bytes"),
@@ -31,6 +34,10 @@ _RATIOS = {
     "seconds_per_sample": ("seconds", "samples"),
 }
 """Figures that are one sum over the videos divided by another, by the names of `_sums`."""
+_OF_ANSWERS = ("accuracy", "retained")
+_OF_NEXT_TOKENS = (
+    *("agreement_em", "kl", "nll_rise", "bytes", "kv_bytes", "compression_fp16", "compression_kv"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +61,17 @@ class Row:
     """Why accuracy and agreement say nothing; None: they do."""
 
     @property
+    def kind(self) -> str | None:
+        return self.runs[0].kind
+
+    @property
+    def in_file(self) -> bool | None:
+        return self.runs[0].in_file
+
+    @property
     def questions(self) -> int:
-        return sum(len(run.answers) for run in self.runs)
+        """How many were asked; the next tokens of text are none."""
+        return sum(len(run.answers) for run in self.runs if run.data != NEXT_TOKENS)
 
     @property
     def peak_bytes(self) -> int | None:
@@ -68,8 +84,8 @@ class Row:
         return {
             "judge": self.judge,
             **asdict(self.label),
-            "kind": self.runs[0].kind,
-            "in_file": self.runs[0].in_file,
+            "kind": self.kind,
+            "in_file": self.in_file,
             "n": self.questions,
             "videos": len(self.runs),
             **{name: figure.value for name, figure in self.figures.items()},
@@ -93,9 +109,22 @@ def tabulate(runs: Sequence[Run], judge: str) -> list[Row]:
     """A row for each method, in the order in which they ran."""
     void = void_reason(runs)
     return [
-        Row(judge=judge, label=label, runs=own, figures=measure(own), void=void)
+        Row(judge=judge, label=label, runs=own, figures=_figures(own), void=void)
         for label, own in _by_label(runs).items()
     ]
+
+
+def _figures(runs: Sequence[Run]) -> dict[str, Figure]:
+    """As of `measure`; of text, right answers are of what was hidden, all else of next tokens."""
+    texts = [run for run in runs if run.data == NEXT_TOKENS]
+    if not texts:
+        return measure(runs)
+    followed, asked = measure(texts), measure([run for run in runs if run.data != NEXT_TOKENS])
+    return {
+        **dict.fromkeys(followed, Figure()),
+        **{name: asked[name] for name in _OF_ANSWERS},
+        **{name: followed[name] for name in _OF_NEXT_TOKENS},
+    }
 
 
 def void_reason(runs: Sequence[Run]) -> str | None:
@@ -130,7 +159,8 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
 
     - accuracy: share of right answers; retained: that, divided by the uncompressed model's.
     - agreement_em, bleu, rouge_l: against the uncompressed model's answers, 0..1.
-    - kl: mean over questions, nats. empty_share: answers without a word.
+    - kl: mean over questions, nats. empty_share: answers without a word. nll_rise: of text, the
+      logarithm of perplexity against the uncompressed model's.
     - bytes, kv_bytes: mean over videos. compression_fp16, compression_kv: FP16 K and V of all
       slots divided by each.
     - seconds_per_sample: all parts, without answering.
@@ -189,11 +219,16 @@ def _sums(run: Run) -> dict[str, float]:
         "agree": sum(one.answer == one.reference for one in answers),
         "rouge_l": sum(rouge_l(one.answer, one.reference) for one in answers),
         "empty": sum(not one.answer.strip() for one in answers),
-        "kl": float(np.sum([np.nan if one.kl is None else one.kl for one in answers])),
+        "kl": float(np.sum([_known(one.kl) for one in answers])),
+        "nll_rise": float(np.sum([_known(one.nll_rise) for one in answers])),
         "videos": 1,
         "samples": run.samples,
-        "seconds": run.seconds,
+        "seconds": _known(run.seconds),
         "size_bytes": run.size_bytes,
         "kv_bytes": run.kv_bytes,
         "fp16_bytes": run.fp16_bytes,
     }
+
+
+def _known(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -10,28 +10,31 @@ from batch.evaluation.storing import PARTS
 from batch.evaluation.summary import Row, accuracy_by, intervals
 
 _QUALITY = ("accuracy", "retained", "agreement_em", "bleu", "rouge_l", "kl", "empty_share")
+_NAMED = ("judge", "method")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of strings; the first column is text, the others are figures."""
+    """A table of strings; the first columns are texts, the others are figures."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    texts: int = 1
 
     def to_text(self) -> list[str]:
         """Lines of columns, figures aligned at the right."""
         columns = []
         for place, cells in enumerate(zip(self.head, *self.rows, strict=True)):
             width = max(map(len, cells))
-            columns.append([cell.rjust(width) if place else cell.ljust(width) for cell in cells])
+            is_text = place < self.texts
+            columns.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in cells])
         return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
     def to_markdown(self) -> list[str]:
         """Lines of a section with the table."""
-        rule = ["---", *["---:"] * (len(self.head) - 1)]
+        rule = [*["---"] * self.texts, *["---:"] * (len(self.head) - self.texts)]
         lines = [f"| {' | '.join(line)} |" for line in (self.head, rule, *self.rows)]
         note = [self.note, ""] if self.note else []
         return [f"## {self.title}", "", *note, *lines, ""]
@@ -44,17 +47,21 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def quality_table(rows: Sequence[Row]) -> Table:
-    """The paper's Table I: are the answers still the same, and are they right?"""
+    """The paper's Table I: are the answers still the same, are they right, at how many bytes?"""
+    names = (name.replace("_share", "").replace("_em", "") for name in _QUALITY)
     return Table(
         title="Table I: answers",
         note=(
-            "accuracy: against the truth; retained: that, divided by the uncompressed model's; "
-            "agreement, BLEU, ROUGE-L: against the uncompressed model's answers; KL: of the first "
-            "answer token, nats; empty: share of answers without a word. 95 % intervals by "
-            "bootstrap over videos."
+            "In file: whether a cache file can hold it. accuracy: against the truth; retained: "
+            "that, divided by the uncompressed model's; agreement, BLEU, ROUGE-L: against the "
+            "uncompressed model's answers; KL: of the first answer token, nats; empty: share of "
+            "answers without a word; of prose right are numbers hidden in the text, and agreement "
+            "and KL are of the next tokens. x FP16: K and V of all slots divided by the file. 95 % "
+            "intervals by bootstrap over videos or texts."
         ),
-        head=["method", "n", *(name.replace("_share", "") for name in _QUALITY)],
-        rows=[[str(row.label), str(row.questions), *_quality_cells(row)] for row in rows],
+        head=[*_NAMED, "kind", "in file", "n", *names, "x FP16"],
+        rows=[[*_named(row), *_quality_cells(row)] for row in rows],
+        texts=4,
     )
 
 
@@ -68,8 +75,9 @@ def memory_table(rows: Sequence[Row]) -> Table:
             "K and V of all slots divided by the file, the same against FP32 (how a published "
             "2.20x can arise), and against K and V alone without the file's tables and header."
         ),
-        head=["method", *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
-        rows=[[str(row.label), *_state_shares(row.runs), *_memory_cells(row)] for row in rows],
+        head=[*_NAMED, *CELL_STATES, "bytes", "x FP16", "x FP32", "x FP16, K and V"],
+        rows=[[*_named(row), *_state_shares(row.runs), *_memory_cells(row)] for row in rows],
+        texts=2,
     )
 
 
@@ -81,16 +89,17 @@ def time_table(rows: Sequence[Row]) -> Table:
             "Milliseconds a sample, without answering; evicting rows counts as quantising. Peak: "
             "most bytes above the weights that torch held at one moment of a prefill."
         ),
-        head=["method", *PARTS, "all", "peak MB"],
+        head=[*_NAMED, *PARTS, "all", "peak MB"],
         rows=[
             [
-                str(row.label),
+                *_named(row),
                 *_parts(row.runs),
-                _ms(row.figures["seconds_per_sample"].value or 0.0),
+                _ms(row.figures["seconds_per_sample"].value),
                 "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
             ]
             for row in rows
         ],
+        texts=2,
     )
 
 
@@ -102,19 +111,32 @@ def accuracy_table(
     columns = list(dict.fromkeys(name for shares in found for name in shares))
     return Table(
         title=title,
-        head=["method", *(column or "all" for column in columns)],
+        head=[*_NAMED, *(column or "all" for column in columns)],
         rows=[
-            [str(row.label), *(f"{shares[column]:.3f}" for column in columns)]
+            [
+                *_named(row),
+                *(f"{shares[column]:.3f}" if column in shares else "" for column in columns),
+            ]
             for row, shares in zip(rows, found, strict=True)
         ],
+        texts=2,
     )
 
 
+def _named(row: Row) -> tuple[str, str]:
+    return row.judge, str(row.label)
+
+
 def _quality_cells(row: Row) -> list[str]:
-    if row.void is not None:
-        return ["void", *[""] * (len(_QUALITY) - 1)]
     known = intervals(row.figures)
-    return [with_interval(row.figures[name].value, known.get(name)) for name in _QUALITY]
+    found = [with_interval(row.figures[name].value, known.get(name)) for name in _QUALITY]
+    return [
+        row.kind or "elsewhere",
+        {None: "", True: "yes", False: "no"}[row.in_file],
+        str(row.questions),
+        *(found if row.void is None else ["void", *[""] * (len(_QUALITY) - 1)]),
+        f"{row.figures['compression_fp16'].value or 0:.2f}",
+    ]
 
 
 def _memory_cells(row: Row) -> list[str]:
@@ -139,5 +161,5 @@ def _parts(runs: Sequence[Run]) -> list[str]:
     return [_ms(sum(one[part] for one in parts) / samples) for part in PARTS]
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}"
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.1f}"

@@ -9,6 +9,7 @@ import pytest
 
 from batch.cli import evaluate as command
 from batch.evaluation import choosing, methods, running
+from batch.evaluation.judges.schemes import SCHEMES
 from batch.evaluation.judges.seeing_films import CARD
 from tests.cli.running import batch, objects, succeed
 from tests.clips import write_clip
@@ -52,7 +53,7 @@ def test_a_rate_that_is_none_is_wrong_usage() -> None:
 def test_the_table_names_what_was_compared(written: Path) -> None:
     found = json.loads((written / "results" / "table.json").read_text())
     assert found["command"].split()[0] == "batch"
-    assert found["sets"][0]["videos"] == 2
+    assert found["judges"][0]["sets"][0]["videos"] == 2
     assert all(row["void"] is None for row in found["methods"])
 
 
@@ -61,7 +62,7 @@ def test_results_show_every_table_and_picture(written: Path) -> None:
     for title in ("Table I", "Table II", "Table III", "by kind of question", "by question set"):
         assert title in text
     pictures = {path.name for path in (written / "results").glob("*.png")}
-    assert {"pareto.png", "tiers.png", "bytes.png"} <= pictures
+    assert {"judges.png", "tiers.png", "bytes.png"} <= pictures
     for name in pictures:
         assert f"results/{name}" in text
 
@@ -128,7 +129,7 @@ def test_rows_from_elsewhere_join_the_table(rows: list[dict[str, Any]]) -> None:
 
 def test_a_void_comparison_says_so_first(questions: Path, model: Path) -> None:
     lines = succeed("evaluate", "--data", questions, "--model", model, "--method", "random", *FEW)
-    assert lines[0].startswith("VOID: no method is right more often")
+    assert lines[0].startswith("VOID, " + str(model) + ": no method is right more often")
 
 
 def test_an_ablation_takes_one_part_away(
@@ -165,8 +166,9 @@ def test_a_name_or_number_of_nothing_is_wrong_usage(arguments: tuple[str, ...], 
 
 
 def test_the_names_that_are_known_without_torch_are_those_of_the_methods() -> None:
-    names = dict.fromkeys(method.name for method in methods.METHODS)
-    assert tuple(names) == command.METHODS
+    names = [method.name for method in methods.METHODS]
+    names += [scheme.label.method for scheme in SCHEMES]
+    assert tuple(dict.fromkeys(names)) == command.METHODS
 
 
 def test_a_budget_that_holds_nothing_is_named_with_its_video(
@@ -188,9 +190,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize(
-    "suite", ["prose", "seeing", "codec", "codec --judge prose", "codec --judge seeing"]
+    "suite", ["methods --judge prose", "methods --judge demo --judge seeing", "codec", "reuse"]
 )
-def test_a_suite_of_a_judge_says_how_to_get_it(
+def test_a_judge_that_is_not_there_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -202,25 +204,25 @@ def test_a_suite_of_a_judge_says_how_to_get_it(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("--suite prose --data demo", "--data does not go with --suite prose"),
-        ("--suite prose --model demo", "--model does not go with --suite prose"),
-        ("--suite prose --suite methods", "--suite prose is run by itself"),
-        ("--contexts 3", "--contexts needs --suite prose or codec"),
-        ("--judge demo", "--judge needs --suite codec"),
+        ("--judge prose --data demo", "--data needs --judge demo"),
+        ("--judge seeing --model demo", "--model needs --judge demo"),
+        ("--contexts 3", "--contexts needs --judge prose"),
+        ("--judge prose --videos 3", "--videos does not go with --judge prose alone"),
+        ("--judge prose --rows README.md", "--rows does not go with --judge prose alone"),
+        ("--judge prose --suite reuse", "--judge prose does not go with --suite reuse"),
+        ("--judge prose --suite ablations", "--judge prose does not go with --suite ablations"),
         ("--suite codec --suite methods", "--suite codec is run by itself"),
         ("--suite codec --seed 3", "--seed does not go with --suite codec"),
-        ("--suite prose --videos 3", "--videos does not go with --suite prose"),
-        ("--suite seeing --data demo:easy", "--data does not go with --suite seeing"),
-        ("--suite seeing --model demo", "--model does not go with --suite seeing"),
+        ("--suite reuse --contexts 3", "--contexts needs --judge prose"),
     ],
 )
-def test_options_of_another_suite_are_wrong_usage(words: str, error: str) -> None:
+def test_options_of_another_suite_or_judge_are_wrong_usage(words: str, error: str) -> None:
     result = batch("evaluate", *words.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert error in result.stderr
 
 
-def test_the_judge_answers_with_and_without_the_video(
+def test_the_judge_that_sees_answers_with_and_without_the_video_beside_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,10 +230,13 @@ def test_the_judge_answers_with_and_without_the_video(
     (folder / CARD).write_text(json.dumps({"kinds": ["detail", "count"], "clips": []}))
     (tmp_path / "clips").mkdir()
     write_clip(tmp_path / "clips" / "clip.mp4", draw_clip(3, 64, 64))
-    few = ("--suite", "seeing", "--videos", 1, "--method", "full", "--backgrounds", "clips")
-    rows = objects(succeed("evaluate", *few, "--json"))
-    assert [row["method"] for row in rows] == ["uncompressed", "no video", "full"]
-    assert all(row["videos"] == 2 for row in rows)
+    asked = ("--judge", "seeing", "--judge", "demo", "--data", "demo:easy")
+    few = ("--videos", 1, "--method", "full", "--backgrounds", "clips")
+    rows = objects(succeed("evaluate", *asked, *few, "--json"))
+    assert [(row["judge"], row["method"], row["videos"]) for row in rows] == [
+        *(("seeing", method, 2) for method in ("uncompressed", "no video", "full")),
+        *(("demo", method, 1) for method in ("uncompressed", "full")),
+    ]
     assert set(rows[0]["accuracy_by_kind"]) == {"detail", "count"}
     by_row = [row["agreement_em"] for row in rows]
     assert by_row[0] == by_row[2] == 1.0

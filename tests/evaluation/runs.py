@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from batch.evaluation.chosen_judges import Judges
 from batch.evaluation.data import Question
 from batch.evaluation.runs import UNCOMPRESSED, AnsweredQuestion, Label, Run
+from batch.settings import ModelSettings
 
 OURS = Label(method="sali-cache", profile="default")
 
@@ -69,3 +71,16 @@ def run(
 
 def uncompressed(*answers: AnsweredQuestion, video: str = "film.mp4") -> Run:
     return run(*answers, label=UNCOMPRESSED, video=video, size_bytes=1000)
+
+
+def demo_judge() -> Judges:
+    """The bundled model alone, before one film of each set."""
+    return Judges(
+        names=["demo"],
+        model=ModelSettings(device="cpu", dtype="float32"),
+        data=["demo"],
+        videos=1,
+        backgrounds=None,
+        context_tokens=64,
+        contexts=2,
+    )

@@ -1,21 +1,27 @@
 """`--suite codec`: real files of drawn films, and text through the same codec."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from batch.evaluation import codec_prose, data
-from batch.evaluation.codec_films import calibrate, demo_sets, film_setups, films_of, judge_films
+from batch.evaluation import data
+from batch.evaluation.chosen_judges import FilmJudge, films_of
+from batch.evaluation.codec_films import SEEDS, calibrate, film_setups, judge_films
 from batch.evaluation.codec_prose import prose_rows, prose_schemes
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
 from batch.evaluation.data import demo_set
-from batch.evaluation.judges.prose import ProseRow
+from batch.evaluation.judges.prose import ProseJudge
 from batch.evaluation.judges.schemes import Scheme
 from batch.evaluation.judges.schemes.transform import Transform
 from batch.evaluation.methods.row_method import Rows
+from batch.evaluation.runs import Run
+from batch.evaluation.summary import NEXT_TOKENS
 from batch.models import open_model
 from batch.settings import ModelSettings
+from tests.evaluation.runs import asked, demo_judge, run
 
 OWN = Setup(quality="standard", calibrated=False, rows="none")
 CALIBRATED = Setup(quality="standard", calibrated=True, rows="none")
@@ -30,7 +36,9 @@ def test_every_quality_has_a_row_with_either_basis_of_every_slot_and_of_what_is_
 
 def test_films_of_two_seeds_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "write_clip", lambda world, path, drawn: path.touch())
-    films = films_of(demo_sets(tmp_path, 1))
+    [judge] = demo_judge().find()
+    assert isinstance(judge, FilmJudge)
+    films = films_of(judge.sets(tmp_path, 1, SEEDS))
     assert len(films) == len(set(films)) == 2 * 9
     assert {film.stem.rsplit("-", 2)[1] for film in films} == {"21", "22"}
 
@@ -71,48 +79,36 @@ def test_an_encoded_file_is_smaller_and_says_its_error(rows: dict[Setup, CodecRo
         assert row.decode_mb_s > 0
 
 
-class FewRows:
-    """A judge that lets each scheme store a few rows and finds the same of each."""
+class FewRows(ProseJudge):
+    """A judge that lets each scheme store a few rows and finds much the same of each."""
 
-    def __init__(self, model: object, schemes: list[Scheme]) -> None:
+    def __init__(self) -> None:
         drawn = torch.Generator().manual_seed(1)
         key, value = torch.randn(2, 3, 60, 1, 8, generator=drawn)
-        self._given = Rows(key=key, value=value)
-        self.schemes = [one.fit(self._given) if one.is_fitted else one for one in schemes]
+        self.given = Rows(key=key, value=value)
 
-    def rows(self, tokens: int, count: int, report: object) -> list[ProseRow]:
-        return [self._row(scheme) for scheme in self.schemes]
+    def fitted(self, scheme: Scheme) -> Scheme:
+        return scheme.fit(self.given) if scheme.is_fitted else scheme
 
-    def _row(self, scheme: Scheme) -> ProseRow:
-        size_bytes = scheme.store(self._given).size_bytes
-        return ProseRow(
-            scheme=scheme.name,
-            tokens=60,
-            bytes=size_bytes,
-            compression_fp16=self._given.fp16_bytes / size_bytes,
-            kl=0.1,
-            kl_se=0.0,
-            agreement=0.9,
-            agreement_se=0.0,
-            perplexity_ratio=1.0,
-            perplexity_ratio_se=0.0,
-            needles=4 if scheme.name == "FP16" else 3,
-            needles_asked=5,
-            contexts=2,
-        )
+    def run_all(self, sets: object, schemes: Sequence[Scheme], **how: object) -> Iterator[Run]:
+        for scheme in schemes:
+            size_bytes = self.fitted(scheme).store(self.given).size_bytes
+            found = [asked(), asked(answer="red" if "lossless" in str(scheme.label) else "blue")]
+            for name in (NEXT_TOKENS, "needles"):
+                made = run(*found, label=scheme.label, data=name, size_bytes=size_bytes)
+                yield replace(made, fp16_bytes=self.given.fp16_bytes, kv_bytes=size_bytes)
 
 
-def test_prose_counts_a_share_of_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_prose, "ProseJudge", FewRows)
-    schemes = prose_schemes()
-    found = prose_rows(None, schemes, 60, 2, lambda more: None)  # type: ignore[arg-type]
+def test_prose_counts_a_share_of_the_calibration() -> None:
+    judge, schemes = FewRows(), prose_schemes()
+    found = prose_rows(judge, schemes, [], lambda more: None)
     assert [(row.codec, row.rows) for row in found[:2]] == [("plain", "FP16"), ("plain", "INT4")]
-    assert [row.retained for row in found[:3]] == [1.0, 0.75, 0.75]
+    assert [(row.n, row.retained) for row in found[:3]] == [(2, 1.0), (2, 1.0), (2, 0.5)]
     for setup, row in zip(schemes, found, strict=True):
         if not setup.calibrated:
             assert row.compression_file == row.compression_kv
             continue
-        scheme = FewRows(None, [schemes[setup]]).schemes[0]
+        scheme = judge.fitted(schemes[setup])
         assert isinstance(scheme, Transform)
         size_bytes = 4 * 3 * 60 * 8 / row.compression_kv
         whole = size_bytes + scheme.calibration_bytes / CALIBRATION_SHARE

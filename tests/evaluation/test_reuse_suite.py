@@ -2,17 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import pytest
 
-from batch.cli.evaluate import DEMO
-from batch.evaluation import reuse_suite
-from batch.evaluation.data import QuestionSet, demo_set
-from batch.evaluation.reuse_suite import ReuseSuite, reuse_rows, reuse_table
+from batch.evaluation import choosing, reuse_suite
+from batch.evaluation.reuse_suite import judge_reuse, reuse_rows, reuse_table
 from batch.evaluation.runs import Label
-from batch.settings import ModelSettings
-from tests.evaluation.runs import asked, run, uncompressed
+from tests.evaluation.runs import asked, demo_judge, run, uncompressed
 
 RIGHT, WRONG = asked(), asked(answer="blue")
 
@@ -31,14 +27,9 @@ def test_a_row_is_of_all_films_by_one_way_against_the_uncompressed_model() -> No
 
 def test_each_way_answers_about_the_same_films(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundled model and one short film: cells compute the least and lose no right answer."""
-
-    def one_film(folder: Path, videos: int) -> list[QuestionSet]:
-        return [demo_set("easy", folder, videos=videos, seed=5)]
-
-    monkeypatch.setattr(reuse_suite, "demo_sets", one_film)
-    model = ModelSettings(device="cpu", dtype="float32")
-    suite = ReuseSuite(videos=1, backgrounds=None, model=model)
-    rows = list(suite.rows([DEMO], _silently))
+    monkeypatch.setattr(choosing, "VARIANTS", ["easy"])
+    monkeypatch.setattr(reuse_suite, "SEEDS", [5])
+    rows = list(judge_reuse(demo_judge(), _silently))
     of_kind, of_all = rows[:3], rows[3:]
     assert [row.films for row in of_all] == ["all"] * 3
     assert [row.reuse for row in of_kind] == ["none", "samples", "cells"]

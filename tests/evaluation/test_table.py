@@ -6,9 +6,10 @@ import pytest
 
 from batch.errors import BatchError
 from batch.evaluation.answers import read_external
+from batch.evaluation.comparison import Judged, join_rows
 from batch.evaluation.figures import failures
-from batch.evaluation.runs import UNCOMPRESSED
-from batch.evaluation.summary import tabulate, void_reason
+from batch.evaluation.runs import UNCOMPRESSED, Run
+from batch.evaluation.summary import NEXT_TOKENS, tabulate, void_reason
 from batch.evaluation.tables import accuracy_table, memory_table, quality_table
 from tests.evaluation.runs import OURS, asked, run, uncompressed
 
@@ -66,14 +67,41 @@ def test_accuracy_is_told_by_kind_and_by_set() -> None:
     rows = tabulate([one, run(asked(kind="a"), data="hard")], JUDGE)
     kinds = accuracy_table("kinds", lambda run, one: one.question.kind, rows)
     sets = accuracy_table("sets", lambda run, one: run.data, rows)
-    assert (kinds.head, kinds.rows) == (["method", "a", "b"], [[str(OURS), "1.000", "0.000"]])
-    assert (sets.head, sets.rows) == (["method", "easy", "hard"], [[str(OURS), "0.500", "1.000"]])
+    named = [JUDGE, str(OURS)]
+    assert (kinds.head[2:], kinds.rows) == (["a", "b"], [[*named, "1.000", "0.000"]])
+    assert (sets.head[2:], sets.rows) == (["easy", "hard"], [[*named, "0.500", "1.000"]])
 
 
 def test_shares_of_cells_count_pointers_apart() -> None:
     cells = memory_table(tabulate([run(*seen())], JUDGE)).rows[0]
-    assert cells[1:6] == ["20.0%"] * 5
-    assert cells[6:] == ["250", "4.00", "8.00", "5.00"]
+    assert cells[2:7] == ["20.0%"] * 5
+    assert cells[7:] == ["250", "4.00", "8.00", "5.00"]
+
+
+def test_right_answers_of_text_are_what_was_hidden_and_all_else_is_of_its_next_tokens() -> None:
+    """One of four next tokens is another, and one of two numbers is lost."""
+    followed = [asked(kind=NEXT_TOKENS, answer=said) for said in ("red", "red", "red", "blue")]
+    texts = run(*followed, data=NEXT_TOKENS, size_bytes=100)
+    hidden = run(asked(kl=9.0), asked(answer="blue", kl=9.0), data="needles", size_bytes=900)
+    [row] = tabulate([texts, hidden], "prose")
+    found = row.to_dict()
+    assert (found["n"], found["retained"], found["agreement_em"]) == (2, 0.5, 0.75)
+    assert (found["kl"], found["bytes"], found["bleu"]) == (0.5, 100, None)
+
+
+def test_rows_from_elsewhere_join_the_judge_of_whose_films_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "rivals.jsonl"
+    path.write_text("\n".join(_line(truth, truth) for truth in TRUTHS))
+    own = judged("demo", uncompressed(*seen()))
+    other = judged("seeing", uncompressed(*seen(), video="short.mp4"))
+    assert [len(one.runs) for one in join_rows([own, other], path)] == [2, 1]
+    for judges in ([other], [own, own]):
+        with pytest.raises(BatchError, match=r"rivals.jsonl: answers about films of [02] judges"):
+            join_rows(judges, path)
+
+
+def judged(judge: str, *runs: Run) -> Judged:
+    return Judged(judge=judge, model="", dtype="", device="", sets=[], runs=runs)
 
 
 def test_failures_are_what_only_the_method_lost_the_worst_of_each_video_first() -> None:

@@ -5,8 +5,8 @@ others are stored by the scheme, decoded, and read by the model behind them. flo
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from batch.answering.evidence import NEUTRAL
 from batch.errors import BatchError
+from batch.evaluation.data import Question, QuestionSet
 from batch.evaluation.judges.prose_texts import (
     FOLLOWING,
-    TEST_SOURCE,
-    Context,
-    Haystack,
+    Text,
     calibration_text,
-    contexts,
-    haystacks,
-    judged_text,
+    said,
     spread,
+    text_sets,
 )
-from batch.evaluation.judges.schemes import SCHEMES, Scheme
+from batch.evaluation.judges.schemes import Scheme
+from batch.evaluation.judges.schemes.controls import Nothing
+from batch.evaluation.kept_runs import KeptRuns
 from batch.evaluation.methods.row_method import Held, Queries, Rows
-from batch.evaluation.tables import Table
+from batch.evaluation.running import Report, run_all
+from batch.evaluation.runs import UNCOMPRESSED, AnsweredQuestion, Label, Run
 from batch.evaluation.uncompressed import OBSERVED, AttentionMass
 from batch.kv import CACHE_KEYWORD
 from batch.kv.rotation import rotate, rotation_of, unrotate
@@ -45,17 +47,21 @@ _PROBED_CONTEXTS = 2
 _PROBED_TOKENS = 512
 """Of each context of which the sensitivity is measured; a quarter as many follow."""
 
-Report = Callable[[int], object]
-"""Is told of each scheme that has stored a context or a haystack."""
-
 
 class LanguageModel:
     """A decoder of text that reads tokens into rows, and tokens behind rows."""
 
     def __init__(self, folder: Path) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.train(False)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._folder = folder
+
+    @cached_property
+    def model(self) -> Any:
+        model: Any = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.float32)
+        return model.train(False)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self._folder)
 
     @property
     def context_tokens(self) -> int:
@@ -149,147 +155,104 @@ class LanguageModel:
         return rotation_of(self.model.model, positions)
 
 
-@dataclass(kw_only=True)
-class Found:
-    """What a scheme made of each context, in order."""
-
-    kl: list[float] = field(default_factory=list)
-    agreement: list[float] = field(default_factory=list)
-    worse: list[float] = field(default_factory=list)
-    """By how much a token's negative log-likelihood rose, nats."""
-    size_bytes: list[int] = field(default_factory=list)
-    fp16_bytes: list[int] = field(default_factory=list)
-    needles: list[bool] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProseRow:
-    """A scheme's figures. Those of contexts are means over `contexts`, _se: their standard error.
-
-    - tokens: of a context. bytes: stored of one, the exact tokens included; compression_fp16: of
-      all its keys and values at FP16 against these.
-    - kl: of the scores of the next tokens, exact against decoded prefix, nats; agreement: share of
-      them whose best token is the same; perplexity_ratio: decoded to exact.
-    - needles: hidden numbers that greedy decoding says right, of needles_asked.
-    """
-
-    scheme: str
-    tokens: int
-    bytes: float
-    compression_fp16: float
-    kl: float
-    kl_se: float
-    agreement: float
-    agreement_se: float
-    perplexity_ratio: float
-    perplexity_ratio_se: float
-    needles: int
-    needles_asked: int
-    contexts: int
-
-    @classmethod
-    def of(cls, scheme: str, tokens: int, found: Found) -> "ProseRow":
-        """Sum up what was found."""
-        ratio = float(np.exp(np.mean(found.worse)))
-        return cls(
-            scheme=scheme,
-            tokens=tokens,
-            bytes=float(np.mean(found.size_bytes)),
-            compression_fp16=sum(found.fp16_bytes) / sum(found.size_bytes),
-            kl=float(np.mean(found.kl)),
-            kl_se=_standard_error(found.kl),
-            agreement=float(np.mean(found.agreement)),
-            agreement_se=_standard_error(found.agreement),
-            perplexity_ratio=ratio,
-            perplexity_ratio_se=ratio * _standard_error(found.worse),
-            needles=sum(found.needles),
-            needles_asked=len(found.needles),
-            contexts=len(found.kl),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Flat values by name, and whose they are."""
-        return {"judge": "prose", **asdict(self)}
-
-
 class ProseJudge:
-    """Lets schemes store the same contexts, one context after another."""
+    """Lets schemes store texts, and asks what follows; schemes are fitted once."""
 
-    def __init__(self, model: LanguageModel, schemes: Sequence[Scheme]) -> None:
-        """Fit the schemes that must be."""
-        self._model = model
-        self.schemes = [self._fitted(scheme) for scheme in schemes]
-        self._observed = dict.fromkeys(queries for scheme in schemes for queries in scheme.observed)
+    name = "prose"
 
-    def rows(self, tokens: int, count: int, report: Report = lambda _: None) -> list[ProseRow]:
-        """A row a scheme, over `count` contexts of `tokens` tokens.
+    def __init__(self, model: LanguageModel, *, tokens: int, count: int) -> None:
+        """About `count` contexts of `tokens` tokens."""
+        self._model, self._tokens, self._count = model, tokens, count
+        self._fitted: dict[Label, Scheme] = {}
+
+    def sets(self, folder: Path) -> list[QuestionSet]:
+        """As of `text_sets`.
 
         Raises:
             BatchError: the model's context or the text is too short.
         """
-        if tokens + 1 + FOLLOWING > self._model.context_tokens or tokens <= EXACT_TOKENS:
+        tokens, most = self._tokens, self._model.context_tokens
+        if tokens + 1 + FOLLOWING > most or tokens <= EXACT_TOKENS:
             raise BatchError(
-                f"contexts of {tokens} tokens: the model takes {self._model.context_tokens}, of "
-                f"which {1 + FOLLOWING} follow a context, and {EXACT_TOKENS} are not stored"
+                f"contexts of {tokens} tokens: the model takes {most}, of which {1 + FOLLOWING} "
+                f"follow a context, and {EXACT_TOKENS} are not stored"
             )
-        ids = self._model.encode(judged_text())
-        found = [Found() for _ in self.schemes]
-        for context in contexts(ids, tokens, count):
-            self._judge_context(context, found, report)
-        for haystack in haystacks(ids, tokens, self._model.encode):
-            self._judge_haystack(haystack, found, report)
+        return text_sets(self._model.encode, folder, tokens=tokens, count=self._count)
+
+    def run_all(
+        self,
+        sets: Sequence[QuestionSet],
+        schemes: Sequence[Scheme],
+        *,
+        report: Report,
+        kept: KeptRuns | None = None,
+    ) -> Iterator[Run]:
+        """Run the uncompressed model and every scheme over every text; as of `running.run_all`."""
+        wanted: dict[Label, Scheme | Label] = {UNCOMPRESSED: UNCOMPRESSED}
+        wanted |= {scheme.label: scheme for scheme in schemes}
+        return run_all(sets, wanted, self._run, report=report, kept=kept)
+
+    def _run(
+        self, data: str, path: Path, questions: list[Question], missing: list[Scheme | Label]
+    ) -> Iterator[Run]:
+        text = Text.read(path)
+        schemes = [scheme for scheme in missing if isinstance(scheme, Scheme)]
+        observed = dict.fromkeys(queries for scheme in schemes for queries in scheme.observed)
+        rows = self._model.read(text.prefix, observed)
+        whole = Held(rows.key, rows.value, rows.fp16_bytes)
+        exact = self._scores(text, whole)
+        uncompressed = Nothing(label=UNCOMPRESSED, kind="whole")  # that is all to be said of it
+        for scheme in (uncompressed, *schemes):
+            try:
+                held = whole if scheme is uncompressed else self._stored(scheme, rows)
+            except BatchError as error:
+                raise BatchError(f"{path.name}, {scheme.label}: {error}") from error
+            yield Run(
+                label=scheme.label,
+                kind=scheme.kind,
+                in_file=scheme.in_file,
+                data=data,
+                video=path.name,
+                samples=0,
+                fp16_bytes=rows.fp16_bytes,
+                slots=rows.tokens,
+                size_bytes=held.size_bytes,
+                kv_bytes=held.size_bytes,
+                answers=tuple(map(_answer, questions, exact, self._scores(text, held))),
+            )
+
+    def _scores(self, text: Text, held: Held) -> list[Tensor]:
+        """Log-probabilities [tokens, vocabulary] of the tokens of each answer."""
+        texts = pad_sequence([torch.tensor(one) for one in text.following], batch_first=True)
+        start = len(text.prefix)
+        scores = self._model.scores(held.key, held.value, texts, start, held.times)
         return [
-            ProseRow.of(scheme.name, tokens, one)
-            for scheme, one in zip(self.schemes, found, strict=True)
+            scores[one.behind, one.first - 1 : one.first - 1 + one.length] for one in text.asked
         ]
 
-    def _judge_context(self, context: Context, found: Sequence[Found], report: Report) -> None:
-        rows = self._model.read(context.prefix, self._observed)
-        start = len(context.prefix)
-        texts, truth = torch.tensor([context.following[:-1]]), torch.tensor(context.following[1:])
-        exact = self._model.scores(rows.key, rows.value, texts, start)[0]
-        for one, held in zip(found, self._stored(rows), strict=True):
-            decoded = self._model.scores(held.key, held.value, texts, start, held.times)[0]
-            one.kl.append(float((exact.exp() * (exact - decoded)).sum(-1).mean()))
-            one.agreement.append(float((exact.argmax(-1) == decoded.argmax(-1)).float().mean()))
-            one.worse.append(float((_of(exact, truth) - _of(decoded, truth)).mean()))
-            one.size_bytes.append(held.size_bytes)
-            one.fp16_bytes.append(rows.fp16_bytes)
-            report(1)
-
-    def _judge_haystack(self, haystack: Haystack, found: Sequence[Found], report: Report) -> None:
-        rows = self._model.read(haystack.prefix, self._observed)
-        asked = [torch.tensor([*question, *answer]) for question, answer in haystack.questions]
-        texts = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True)
-        start = len(haystack.prefix)
-        for one, held in zip(found, self._stored(rows), strict=True):
-            said = self._model.scores(held.key, held.value, texts, start, held.times).argmax(-1)
-            for tokens, (question, answer) in zip(said.tolist(), haystack.questions, strict=True):
-                first = len(question) - 1
-                one.needles.append(tokens[first : first + len(answer)] == answer)
-            report(1)
-
-    def _stored(self, rows: Rows) -> Iterator[Held]:
-        """A context as each scheme stores it, its exact tokens included, keys rotated."""
-        kept_key, kept_value = (
-            states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)
-        )
+    def _stored(self, scheme: Scheme, rows: Rows) -> Held:
+        """Rows as a scheme stores them, the exact tokens included, keys rotated."""
+        scheme = self.fitted(scheme)
+        exact = [states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)]
         rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
-        plain = self._model.unrotated(rest, EXACT_TOKENS)
-        for scheme in self.schemes:
-            key, value, size_bytes, times = scheme.store(rest if scheme.rotated else plain)
-            if not scheme.rotated:
-                key = self._model.rotated(key, EXACT_TOKENS)
-            yield Held(
-                torch.cat([kept_key.float(), key], dim=1),
-                torch.cat([kept_value.float(), value], dim=1),
-                size_bytes + kept_key.nbytes + kept_value.nbytes,
-                None if times is None else pad(times, (EXACT_TOKENS, 0), value=1.0),
-            )
+        if not scheme.rotated:
+            rest = self._model.unrotated(rest, EXACT_TOKENS)
+        held = scheme.store(rest)
+        key = held.key if scheme.rotated else self._model.rotated(held.key, EXACT_TOKENS)
+        return Held(
+            torch.cat([exact[0].float(), key], dim=1),
+            torch.cat([exact[1].float(), held.value], dim=1),
+            held.size_bytes + sum(states.nbytes for states in exact),
+            None if held.times is None else pad(held.times, (EXACT_TOKENS, 0), value=1.0),
+        )
 
-    def _fitted(self, scheme: Scheme) -> Scheme:
-        if not scheme.is_fitted:
-            return scheme
+    def fitted(self, scheme: Scheme) -> Scheme:
+        """A scheme as it stores, fitted to other text if it must be."""
+        if scheme.is_fitted and scheme.label not in self._fitted:
+            self._fitted[scheme.label] = self._fit(scheme)
+        return self._fitted.get(scheme.label, scheme)
+
+    def _fit(self, scheme: Scheme) -> Scheme:
         ids = self._model.encode(calibration_text())
         length = min(1024, len(ids) // CALIBRATION_CONTEXTS)
         keys, values = [], []
@@ -337,45 +300,13 @@ class ProseJudge:
         return kl
 
 
-def choose_schemes(names: Sequence[str]) -> list[Scheme]:
-    """Schemes by name, all of them if none is named."""
-    known = {scheme.name: scheme for scheme in SCHEMES}
-    for name in names:
-        if name not in known:
-            raise BatchError(f"--method: got {name!r}, there are {'; '.join(known)}")
-    return [known[name] for name in names or known]
-
-
-def prose_table(rows: Sequence[ProseRow]) -> Table:
-    """The rows as a table for people."""
-    return Table(
-        title="Prose",
-        note=(
-            f"Text: {TEST_SOURCE}. The first {EXACT_TOKENS} tokens are FP16 in every row; KL, "
-            f"agreement and perplexity of the next {FOLLOWING} tokens against the exact prefix, "
-            f"mean over {rows[0].contexts} contexts +- standard error."
-        ),
-        head=["scheme", "tokens", "bytes", "x FP16", "KL", "agreement", "perplexity x", "needles"],
-        rows=[
-            [
-                row.scheme,
-                str(row.tokens),
-                f"{row.bytes:,.0f}",
-                f"{row.compression_fp16:.2f}",
-                f"{row.kl:.4f} +- {row.kl_se:.4f}",
-                f"{row.agreement:.3f} +- {row.agreement_se:.3f}",
-                f"{row.perplexity_ratio:.3f} +- {row.perplexity_ratio_se:.3f}",
-                f"{row.needles}/{row.needles_asked}",
-            ]
-            for row in rows
-        ],
+def _answer(question: Question, exact: Tensor, scores: Tensor) -> AnsweredQuestion:
+    """What exact and decoded rows say, by log-probabilities [tokens, vocabulary]."""
+    truth = int(question.answer.split()[0])
+    return AnsweredQuestion(
+        question=question,
+        reference=said(exact.argmax(-1).tolist()),
+        answer=said(scores.argmax(-1).tolist()),
+        kl=float((exact[0].exp() * (exact[0] - scores[0])).sum()),
+        nll_rise=float(exact[0, truth] - scores[0, truth]),
     )
-
-
-def _of(scores: Tensor, tokens: Tensor) -> Tensor:
-    return scores.gather(-1, tokens[:, None])[:, 0]
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    """Of the mean of two or more."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -1,20 +1,23 @@
 """What the judge of prose reads: text that comes with Python, and numbers hidden in it.
 
 Two sources that have no sentence in common, one to judge by and one to fit schemes to. Knows
-token ids, no model.
+token ids, no model. Texts are files, and what is asked of them are questions, as of films.
 """
 
 import ast
+import json
 import sysconfig
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from batch.errors import BatchError
+from batch.evaluation.data import Question, QuestionSet
+from batch.evaluation.summary import NEXT_TOKENS
 
-TEST_SOURCE = "pydoc_data/topics.py, Python's reference as `help` shows it"
 FOLLOWING = 256
 """Tokens behind a context whose scores are compared."""
 CITIES = ("Lisbon", "Oslo", "Cairo", "Lima", "Delhi")
@@ -27,20 +30,43 @@ CALIBRATION_MODULES = ("_pydecimal", "difflib", "doctest", "turtle", "typing", "
 Encode = Callable[[str], list[int]]
 
 
+class Asked(NamedTuple):
+    """What is asked: `length` tokens, from the `first` on, of a text `behind` the prefix."""
+
+    question: str
+    behind: int
+    first: int
+    length: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """Tokens of a prefix, and what follows it: the first of them, then FOLLOWING to be scored."""
+class Text:
+    """Token ids of a prefix and of texts that follow it, each by itself, and what is asked."""
 
     prefix: list[int]
-    following: list[int]
+    following: list[list[int]]
+    asked: list[Asked]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "asked": [Asked(*one) for one in values["asked"]]})
+
+    def write(self, path: Path, kind: str) -> list[Question]:
+        """Write the text; gives its questions, whose answers are token ids."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return [
+            Question(video=path, question=one.question, answer=said(self.truth(one)), kind=kind)
+            for one in self.asked
+        ]
+
+    def truth(self, asked: Asked) -> list[int]:
+        return self.following[asked.behind][asked.first : asked.first + asked.length]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Haystack:
-    """A prefix with numbers hidden in it, and questions: token ids of a question, of its answer."""
-
-    prefix: list[int]
-    questions: list[tuple[list[int], list[int]]]
+def said(ids: Iterable[int]) -> str:
+    """Token ids as an answer."""
+    return " ".join(map(str, ids))
 
 
 def judged_text() -> str:
@@ -73,22 +99,42 @@ def spread(ids: Sequence[int], length: int, count: int) -> list[list[int]]:
     return [list(ids[start : start + length]) for start in starts.tolist()]
 
 
-def contexts(ids: Sequence[int], tokens: int, count: int) -> list[Context]:
-    """Contexts of `tokens` tokens, evenly over a text."""
+def text_sets(encode: Encode, folder: Path, *, tokens: int, count: int) -> list[QuestionSet]:
+    """Write `count` contexts of `tokens` tokens and HAYSTACKS haystacks.
+
+    Raises:
+        BatchError: the text is too short for that, or the haystacks for what is hidden in them.
+    """
+    ids = encode(judged_text())
+    kinds = {NEXT_TOKENS: contexts(ids, tokens, count), "needles": haystacks(ids, tokens, encode)}
+    return [
+        QuestionSet(
+            name=kind,
+            questions=tuple(
+                question
+                for number, text in enumerate(texts)
+                for question in text.write(folder / f"{kind}-{number}.json", kind)
+            ),
+        )
+        for kind, texts in kinds.items()
+    ]
+
+
+def contexts(ids: Sequence[int], tokens: int, count: int) -> list[Text]:
+    """Contexts of `tokens` tokens, evenly over a text; asked are the FOLLOWING behind the next."""
     windows = spread(ids, tokens + 1 + FOLLOWING, count)
-    return [Context(prefix=one[:tokens], following=one[tokens:]) for one in windows]
+    asked = [Asked(f"token {tokens + place}", 0, place, 1) for place in range(1, FOLLOWING + 1)]
+    return [Text(prefix=one[:tokens], following=[one[tokens:]], asked=asked) for one in windows]
 
 
-def haystacks(ids: Sequence[int], tokens: int, encode: Encode) -> list[Haystack]:
+def haystacks(ids: Sequence[int], tokens: int, encode: Encode) -> list[Text]:
     """HAYSTACKS prefixes of `tokens` tokens, with a number of 5 digits at each of DEPTHS."""
     rng = np.random.default_rng(0)
     found = []
     for window in spread(ids, tokens, HAYSTACKS):
-        numbers = [str(number) for number in rng.integers(10_000, 100_000, len(CITIES))]
-        needles = [
-            encode(f"\n\nRemember: {city} = {number}.\n\n")
-            for city, number in zip(CITIES, numbers, strict=True)
-        ]
+        numbers = rng.integers(10_000, 100_000, len(CITIES)).tolist()
+        hidden = dict(zip(CITIES, numbers, strict=True))
+        needles = [encode(f"\n\nRemember: {city} = {hidden[city]}.\n\n") for city in CITIES]
         room = tokens - sum(map(len, needles))
         if room < 0:
             raise BatchError(f"contexts of {tokens} tokens: the numbers to be found need more")
@@ -98,12 +144,10 @@ def haystacks(ids: Sequence[int], tokens: int, encode: Encode) -> list[Haystack]
             prefix += [*window[start:cut], *needle]
             start = cut
         prefix += window[start:room]
-        asked = [_question(*pair, encode) for pair in zip(CITIES, numbers, strict=True)]
-        found.append(Haystack(prefix=prefix, questions=asked))
+        following = [encode(f"\n\nRemember: {city} = {hidden[city]}") for city in CITIES]
+        asked = []
+        for place, city in enumerate(CITIES):
+            first = len(encode(f"\n\nRemember: {city} ="))
+            asked.append(Asked(city, place, first, len(following[place]) - first))
+        found.append(Text(prefix=prefix, following=following, asked=asked))
     return found
-
-
-def _question(city: str, number: str, encode: Encode) -> tuple[list[int], list[int]]:
-    question = encode(f"\n\nRemember: {city} =")
-    whole = encode(f"\n\nRemember: {city} = {number}")
-    return question, whole[len(question) :]

@@ -6,6 +6,7 @@ same methods store a film and a text.
 """
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
@@ -153,6 +154,18 @@ class RowMethod(ABC):
     def number_bytes(self, shape: tuple[int, int, int], count: int) -> int:
         """Of the numbers of the `count` rows that stay in each layer and head."""
         return 0
+
+    def rows_within(self, shape: tuple[int, int, int], room: int, one: int) -> int:
+        """How many rows a layer and head, a mean, `room` bytes hold with their numbers.
+
+        Args:
+            one: bytes of a row in all layers and heads.
+        """
+
+        def taken(count: int) -> int:
+            return count * one + self.number_bytes(shape, count)
+
+        return bisect_right(range(shape[2] + 1), room, key=taken) - 1
 
     @abstractmethod
     def store(self, rows: Rows, count: int) -> Held:

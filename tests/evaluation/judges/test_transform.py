@@ -26,8 +26,8 @@ def stored(scheme: Scheme) -> tuple[float, int]:
 
 def test_a_calibrated_transform_finds_what_other_rows_have_in_common() -> None:
     coarse, fine = (
-        next(one for one in SCHEMES if one.name == name).fit(rows(300, seed=2))
-        for name in ("klt, calibrated, step 1", "klt, calibrated, step 0.7")
+        next(one for one in SCHEMES if str(one.label) == name).fit(rows(300, seed=2))
+        for name in ("klt small, calibrated", "klt standard, calibrated")
     )
     coarse_error, coarse_bytes = stored(coarse)
     fine_error, fine_bytes = stored(fine)
@@ -36,8 +36,8 @@ def test_a_calibrated_transform_finds_what_other_rows_have_in_common() -> None:
 
 
 def test_the_basis_of_a_context_is_counted() -> None:
-    [own] = [one for one in SCHEMES if one.name.startswith("klt, basis of the context")]
+    [own] = [one for one in SCHEMES if str(one.label) == "klt small"]
     error, size_bytes = stored(own)
-    calibrated = next(one for one in SCHEMES if one.name == "klt, calibrated, step 1")
+    calibrated = next(one for one in SCHEMES if str(one.label) == "klt small, calibrated")
     assert error < 0.1
     assert size_bytes > stored(calibrated.fit(rows(300, seed=2)))[1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from batch.evaluation.judges.schemes.scheme import Scheme
-from batch.evaluation.methods.row_method import Eviction, Held, Rows
+from batch.evaluation.methods.row_method import Eviction, Held, Kind, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class RandomRows(Eviction):
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Scheme):
     """No row is stored: how bad it gets."""
+
+    kind: Kind | None = "eviction"
 
     def store(self, rows: Rows) -> Held:
         return Held(rows.key[:, :0], rows.value[:, :0], 0)

@@ -19,10 +19,15 @@ from safetensors.torch import load_file, save_file
 from batch.errors import BatchError
 from batch.evaluation.judges.packages import JUDGES
 from batch.evaluation.judges.schemes.scheme import Scheme
-from batch.evaluation.methods.row_method import Held, Rows
+from batch.evaluation.methods.row_method import Held, Kind, Rows
 
 QUANTIZERS = JUDGES / "quantizers"
 WORKER = "batch.evaluation.judges.quantizing"
+Backend = Literal["hqq", "quanto"]
+QUANTIZED: tuple[tuple[Backend, int], ...] = (
+    *(("hqq", 8), ("hqq", 4), ("hqq", 2), ("quanto", 4), ("quanto", 2)),
+)
+"""What QuantizedCache can do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,9 @@ class Quantized(Scheme):
     packed codes, scales and zero points as FP16.
     """
 
-    backend: Literal["hqq", "quanto"]
+    kind: Kind | None = None
+    in_file: bool | None = None
+    backend: Backend
     bits: int
 
     def store(self, rows: Rows) -> Held:
