@@ -22,6 +22,7 @@ from batch.evaluation.methods.streaming_llm import StreamingLLM
 from batch.evaluation.methods.think import ThinK
 from batch.evaluation.methods.vidkv import VidKV
 from batch.evaluation.methods.zipcache import ZipCache
+from batch.making.codec import STEPS
 from cachefmt.tiers import Tier
 
 SCHEMES: tuple[Scheme, ...] = (
@@ -45,10 +46,11 @@ SCHEMES: tuple[Scheme, ...] = (
     ByMethod(name="bitmod, 3 bits", method=BitMoD()),
     ByMethod(name="zipcache, 4 and 2 bits", method=ZipCache()),
     ByMethod(name="think, 60% of key channels", method=ThinK()),
-    CalibratedTransform(name="klt, calibrated, step 0.5", step=0.5),
-    CalibratedTransform(name="klt, calibrated, step 0.7", step=0.7),
-    CalibratedTransform(name="klt, calibrated, step 1", step=1.0),
-    Transform(name="klt, basis of the context, step 1", step=1.0),
+    *(
+        CalibratedTransform(name=f"klt, calibrated, {quality}", step=step)
+        for quality, step in STEPS.items()
+    ),
+    Transform(name="klt, basis of the context, standard", step=STEPS["standard"]),
     Quantized(name="QuantizedCache hqq 8 bits", backend="hqq", bits=8),
     Quantized(name="QuantizedCache hqq 4 bits", backend="hqq", bits=4),
     Quantized(name="QuantizedCache hqq 2 bits", backend="hqq", bits=2),
