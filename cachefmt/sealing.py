@@ -26,7 +26,7 @@ _DIGEST = b"\1"
 """In place of a SHA-256 as a value: no JSON has a control character."""
 DICTIONARY = (
     b'{"codec":{"block_samples":16,"calibration":#,"group_layers":1,"name":"klt",'
-    b'"quality":"standard","step":0.7,"text_tokens":0},"format":{"major":2,"minor":0},'
+    b'"quality":"standard","step":0.85,"text_tokens":0},"format":{"major":2,"minor":0},'
     b'"layout":{"computed":0,"next_position":[0],"positions":"compact","slots":0},'
     b'"manifest":{"sha256":#},"model":{"config_sha256":#,"dtype":"float32","family":"llava_next",'
     b'"id":"","revision":null,"weights_sha256":#},"policy":{"name":"default","parameters":'

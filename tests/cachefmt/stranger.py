@@ -268,9 +268,7 @@ class Stranger:
         packed, *streams, exact = open_frame(data[22:], sizes)
         modes = symbols_of(packed, 3, 5, len(coded)) % 3  # digit 2 is symbol -1
         self.seen_modes.update(modes.tolist())
-        symbols = matrix.read(streams)
-        towards_zero = np.choose(np.minimum(np.abs(symbols), 3), [0, 0.12, 0.05, 0.02])
-        numbers = step * (symbols - np.sign(symbols) * towards_zero)
+        numbers = step * matrix.read(streams)
         found = np.empty((len(places), len(basis.scale)), np.float32)
         last: dict[int, NDArray[np.float64]] = {}
         row = 0

@@ -375,12 +375,8 @@ def test_the_bytes_are_those_of_the_docstring_and_decode_to_the_same_rows_for_ev
     head = struct.pack("<If5HI", 2, 1.0, 0, 2, 2, 2, 3, 2)
     data = head + zstandard.ZstdCompressor().compress(b"".join(streams))
     place = np.array([0, -1, 0, 0])
-    found = klt.decode(data, basis, place=place, dtype=torch.float16).flatten(1)
-    true = torch.tensor(
-        [[0, 2.98, 2 * 1.95, 1], [9, 9, 9, 9], [0, 2.98, 3.9, 1], [0, 2.98, 2 * (1.95 + 0.88), 1]]
-    )
-    assert torch.allclose(found, true.half(), atol=1e-5)
     x = torch.tensor([[0, 3, 4, 1], [9, 9, 9, 9], [0, 3, 4, 1], [0, 3, 6, 1]]).view(4, 1, 2, 1, 2)
+    assert torch.equal(klt.decode(data, basis, place=place, dtype=torch.float16), x.half())
     written = klt.encode(x.half(), basis, step=1.0, place=place)
     assert written[: len(head)] == head
     assert zstandard.decompress(written[len(head) :]) == b"".join(streams)
