@@ -161,9 +161,8 @@ class KltBlocks:
         """Make the file's own bases of the blocks that wait, and write both."""
         places = np.concatenate([self._places_of(number) for number in range(len(self._waiting))])
         for group, of_blocks in enumerate(zip(*self._waiting, strict=True)):
-            layers, kinds, heads, head_dim = of_blocks[0].shape[1:]
             packed = bases.pack(torch.cat(of_blocks)[torch.from_numpy(places >= 0)], self._step)
-            self._bases.append(bases.unpack(packed, (layers, kinds, heads, head_dim)))
+            self._bases.append(bases.unpack(packed, bases.shape_of(of_blocks[0])))
             self._writer.write_basis(group, packed)
         for number, groups in enumerate(self._waiting):
             for group, states in enumerate(groups):

@@ -204,6 +204,12 @@ def _dividing(scale: Tensor) -> Tensor:
     return scale.clamp(min=smallest if smallest > 0 else 1.0)
 
 
+def shape_of(x: Tensor) -> Shape:
+    """Of a token, from tokens [tokens, layers, 2, heads, head_dim]."""
+    _, layers, kinds, heads, head_dim = x.shape
+    return layers, kinds, heads, head_dim
+
+
 def spread(scale: Tensor, shape: Shape) -> Tensor:
     """The scale of each number of a vector from that of each layer and kind."""
     return scale[..., None, None].expand(shape).reshape(-1)
@@ -294,11 +300,10 @@ def pack(x: Tensor, step: float) -> bytes:
     Bytes: components, uint16; scale, float32 [layers, 2]; gain, float32 [components];
     directions as of `round_directions`.
     """
-    _, layers, kinds, heads, head_dim = x.shape
-    shape = (layers, kinds, heads, head_dim)
+    shape = shape_of(x)
     x = x.to(torch.float32) if len(x) else torch.zeros(1, *shape, device=x.device)
     deviation = x.var(0, correction=0).mean((2, 3)).sqrt()
-    size = torch.linalg.vector_norm(x, dim=(0, 3, 4)) / (len(x) * heads * head_dim) ** 0.5
+    size = torch.linalg.vector_norm(x, dim=(0, 3, 4)) / x[:, 0, 0].numel() ** 0.5
     scale = _dividing(deviation.maximum(LEAST_DEVIATION * size))
     least = WORTH_STORING * step * step
     flat, by = x.flatten(1), spread(scale, shape)[:, None]
