@@ -14,17 +14,21 @@ from batch.models import Family
 from cachefmt.header import Fidelity
 
 QUESTIONS = (
-    ("Describe the first scene.", "the first scene is a"),
-    ("Describe the last scene.", "the last scene is a"),
+    ("Describe the first scene.", ""),
+    ("Describe the last scene.", ""),
     ("What is shown in the middle?", ""),
     ("Where is the first thing?", "the first thing is on the"),
     ("What comes after the start?", ""),
-    ("What colour is on the left?", ""),
+    ("What colour is on the left?", "the colour on the left is"),
     ("What was on the right at the end?", ""),
-    ("How many are there?", ""),
+    ("How many are there?", "there are"),
 )
 """And how an answer may begin, in words that small vocabularies have too: some models say at once
-what they are asked for, others begin all answers alike and tell what they saw behind that.
+what they are asked for, others begin many answers alike and tell what they saw behind that.
+
+Source: 13 films of the demo world at four steps, chosen on them: the logarithm of this KL
+correlates with that of up to 24 other questions' answers as 0.55, that of answers to these of up to
+eight tokens, generated, as 0.43. It is 2.1 times the KL of the 24 in the geometric mean.
 """
 
 
