@@ -97,6 +97,9 @@ class Basis:
         return x.view(-1, *self.shape)
 
     def to(self, device: torch.device | str) -> "Basis":
+        """Itself, with what was worked out of it, if it is there already."""
+        if self.mean.device == torch.device(device):
+            return self
         return Basis(
             shape=self.shape,
             mean=self.mean.to(device),

@@ -150,6 +150,12 @@ def test_a_block_of_no_tokens_or_constants_is_a_block() -> None:
     assert float((found - constant).abs().max()) < 0.1
 
 
+def test_a_basis_that_is_where_it_is_wanted_is_worked_out_once() -> None:
+    basis = whole_basis(FILM)
+    assert basis.to("cpu").analysis is basis.analysis
+    assert basis.to("meta").mean.is_meta
+
+
 def test_a_layer_that_is_always_zero_divides_by_nothing() -> None:
     x, place = film(samples=2, cells=4)
     x[:, 1, 0] = 0
