@@ -1,8 +1,8 @@
 """How far answers from a file's rows are from answers from the rows that went into it.
 
-Questions that fit any video are answered from exact rows; then these and the file's rows are shown
-the same answers, and how likely each makes every token is compared. What the answers say does not
-matter. Knows prefixes and models; knows no codec.
+Questions that fit any video, and how answers to them may begin, are read behind both: how likely
+each makes what comes next is compared. What is likely does not matter. Nothing is generated: a
+read costs a pass over few tokens. Knows prefixes and models; knows no codec.
 """
 
 import torch
@@ -14,56 +14,55 @@ from batch.models import Family
 from cachefmt.header import Fidelity
 
 QUESTIONS = (
-    "Describe the first scene.",
-    "Describe the last scene.",
-    "What is shown in the middle?",
-    "Where is the first thing?",
-    "What comes after the start?",
-    "What colour is on the left?",
-    "What was on the right at the end?",
-    "How many are there?",
+    ("Describe the first scene.", ""),
+    ("Describe the last scene.", ""),
+    ("What is shown in the middle?", ""),
+    ("Where is the first thing?", "the first thing is on the"),
+    ("What comes after the start?", ""),
+    ("What colour is on the left?", "the colour on the left is"),
+    ("What was on the right at the end?", ""),
+    ("How many are there?", "there are"),
 )
-"""In words that small vocabularies have too."""
-ANSWER_TOKENS = 8
-"""Most tokens of an answer."""
+"""And how an answer may begin, in words that small vocabularies have too: some models say at once
+what they are asked for, others begin many answers alike and tell what they saw behind that.
+
+Source: 13 films of the demo world at four steps, chosen on them: the logarithm of this KL
+correlates with that of up to 24 other questions' answers as 0.55, that of answers to these of up to
+eight tokens, generated, as 0.43. It is 2.1 times the KL of the 24 in the geometric mean.
+"""
 
 
 class NeutralAnswers:
-    """What exact rows answer to `QUESTIONS`, and how likely they make it; rows themselves go."""
+    """How likely exact rows make the beginnings of answers; rows themselves go."""
 
     def __init__(self, exact: Prefix, family: Family, *, next_position: tuple[int, ...]) -> None:
-        """Answer from rows in memory; `next_position` is as of `Decoder`."""
+        """Read behind rows in memory; `next_position` is as of `Decoder`."""
         self._family = family
         self._next_position = next_position
-        self._asked = [family.question_ids(question) for question in QUESTIONS]
-        decoder = Decoder(exact, family, next_position=next_position)
-        self._answers = decoder.generate(self._asked, [ANSWER_TOKENS] * len(QUESTIONS))
-        self._states = self._read(exact)
+        tokenizer = family.checkpoint.tokenizer
+        self._told = [
+            (family.question_ids(question), tokenizer(begun, add_special_tokens=False).input_ids)
+            for question, begun in QUESTIONS
+        ]
+        self._exact = self._read(exact)
 
     @torch.inference_mode()
     def compare(self, rows: Prefix) -> Fidelity:
-        """How far the same answers are from what other rows of the same tokens make of them."""
-        kl, agrees = 0.0, 0
-        # A question at a time: the scores of all would be large.
-        for exact, other in zip(self._states, self._read(rows), strict=True):
-            wanted, got = map(self._log_probabilities, (exact, other))
-            kl += float((wanted.exp() * (wanted - got)).sum())
-            agrees += int((wanted.argmax(-1) == got.argmax(-1)).sum())
-        tokens = sum(map(len, self._answers))
+        """How far what other rows of the same tokens make likely is from that."""
+        exact, found = self._exact, self._read(rows)
+        kl = float((exact.exp() * (exact - found)).sum(-1).mean())
+        agreement = float((exact.argmax(-1) == found.argmax(-1)).double().mean())
         # Rounding may leave the divergence of equals below 0.
-        mean = max(0.0, kl / tokens)
-        return Fidelity(kl=mean, agreement=agrees / tokens, questions=len(QUESTIONS), tokens=tokens)
-
-    def _log_probabilities(self, states: Tensor) -> Tensor:
-        """Float32 [tokens, vocabulary] of the model's last states [tokens, hidden]."""
-        return self._family.logits(states).float().log_softmax(-1)
+        return Fidelity(
+            kl=max(0.0, kl), agreement=agreement, questions=len(QUESTIONS), tokens=len(exact)
+        )
 
     @torch.inference_mode()
-    def _read(self, rows: Prefix) -> list[Tensor]:
-        """For each answer the last states behind which its tokens come, [tokens, hidden]."""
+    def _read(self, rows: Prefix) -> Tensor:
+        """Log-probabilities of the tokens of answers, one more each than began; float32."""
         decoder = Decoder(rows, self._family, next_position=self._next_position)
-        told = zip(self._asked, self._answers, strict=True)
-        step, place, padding = decoder.padded([[*asked, *answer[:-1]] for asked, answer in told])
+        step, place, padding = decoder.padded([[*asked, *begun] for asked, begun in self._told])
         hidden = decoder.hidden(step, place, TieredCache(rows), padding)
-        pairs = zip(hidden, self._answers, strict=True)
-        return [states[-len(answer) :] for states, answer in pairs]
+        pairs = zip(hidden, self._told, strict=True)
+        states = torch.cat([found[-1 - len(begun) :] for found, (_, begun) in pairs])
+        return self._family.logits(states).float().log_softmax(-1)

@@ -20,7 +20,7 @@ from batch.models import Family
 from cachefmt import STORED_TIERS, CacheWriter, Tier
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
-from cachefmt.codecs.basis import Basis, Moments
+from cachefmt.codecs.basis import Basis
 
 FITTED_NUMBERS = 1 << 27
 """Keys and values that wait until a file's own bases are fitted to them: 256 MiB at 16 bits.
@@ -161,13 +161,8 @@ class KltBlocks:
         """Make the file's own bases of the blocks that wait, and write both."""
         places = np.concatenate([self._places_of(number) for number in range(len(self._waiting))])
         for group, of_blocks in enumerate(zip(*self._waiting, strict=True)):
-            layers, kinds, heads, head_dim = of_blocks[0].shape[1:]
-            shape = (layers, kinds, heads, head_dim)
-            moments = Moments(shape)
-            states = torch.cat(of_blocks)
-            moments.add(states[torch.from_numpy(places >= 0)], places[places >= 0])
-            packed = bases.pack(moments, self._step)
-            self._bases.append(bases.unpack(packed, shape))
+            packed = bases.pack(torch.cat(of_blocks)[torch.from_numpy(places >= 0)], self._step)
+            self._bases.append(bases.unpack(packed, bases.shape_of(of_blocks[0])))
             self._writer.write_basis(group, packed)
         for number, groups in enumerate(self._waiting):
             for group, states in enumerate(groups):

@@ -6,9 +6,9 @@ is a vector; of layers and kinds it knows only how each is scaled.
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -97,6 +97,9 @@ class Basis:
         return x.view(-1, *self.shape)
 
     def to(self, device: torch.device | str) -> "Basis":
+        """Itself, with what was worked out of it, if it is there already."""
+        if self.mean.device == torch.device(device):
+            return self
         return Basis(
             shape=self.shape,
             mean=self.mean.to(device),
@@ -169,9 +172,7 @@ class Moments:
         """
         square = self._square - (mean * (2 * self._sum - self._tokens[:, None] * mean)).sum(0)
         of_kinds = (square / self._tokens.sum().clamp(min=1)).view(self.shape).mean((2, 3))
-        scale = of_kinds.clamp(min=0).sqrt()
-        smallest = _SMALLEST_SCALE * scale.max()
-        return scale.clamp(min=float(smallest) if smallest > 0 else 1.0)
+        return _dividing(of_kinds.clamp(min=0).sqrt())
 
     def principal(
         self, mean: Tensor, scale: Tensor, most: int, least: float = 0.0
@@ -191,12 +192,25 @@ class Moments:
         about -= mean.T @ (self._sum @ right)
         product = about / tokens / by[:, None]
         if self._test is None:
-            variance, found = _largest(product / by, least)
+            covariance = product / by
+            variance, found = _largest(
+                lambda: torch.linalg.eigh(covariance), lambda few: covariance @ few, len(by), least
+            )
         else:
             variance, found = _nystrom(product, self._test * by[:, None])
-        variance = variance.clamp(min=0)
-        most = min(most, int((variance >= least).sum()))
-        return variance[:most], found.T[:most].contiguous()
+        return _worth(variance.clamp(min=0), found, most, least)
+
+
+def _dividing(scale: Tensor) -> Tensor:
+    """Of layers and kinds, [layers, 2], what can be divided by: none is 0 or nearly."""
+    smallest = float(_SMALLEST_SCALE * scale.max())
+    return scale.clamp(min=smallest if smallest > 0 else 1.0)
+
+
+def shape_of(x: Tensor) -> Shape:
+    """Of a token, from tokens [tokens, layers, 2, heads, head_dim]."""
+    _, layers, kinds, heads, head_dim = x.shape
+    return layers, kinds, heads, head_dim
 
 
 def spread(scale: Tensor, shape: Shape) -> Tensor:
@@ -204,26 +218,54 @@ def spread(scale: Tensor, shape: Shape) -> Tensor:
     return scale[..., None, None].expand(shape).reshape(-1)
 
 
-def _largest(covariance: Tensor, least: float) -> tuple[Tensor, Tensor]:
+def _worth(variance: Tensor, found: Tensor, most: int, least: float) -> tuple[Tensor, Tensor]:
+    """Those of at least so much of falling variance, and the columns found as directions."""
+    count = min(most, int((variance >= least).sum()))
+    return variance[:count], found.T[:count].contiguous()
+
+
+def _largest(
+    all_of: Callable[[], tuple[Tensor, Tensor]],
+    times: Callable[[Tensor], Tensor],
+    size: int,
+    least: float,
+) -> tuple[Tensor, Tensor]:
     """Eigenvalues, falling, and vectors as columns; all of `least` and more, at least.
 
-    Where these are few of many, all others are not looked for.
+    Where these are few of many, no others are looked for.
     Source: subspace iteration; Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4. Of a
     decoder of half a billion weights and a vector of 2,048, 101 components leave 25.07 of the
     variance with it and without, in 0.5 s against 5.4 s.
+
+    Args:
+        all_of: finds them all, rising.
+        times: the covariance, [size, size], by some columns.
     """
     seeded = torch.Generator().manual_seed(0)
-    size, width = len(covariance), _FEWEST_LOOKED_FOR
+    width = _FEWEST_LOOKED_FOR
     while least > 0 and width <= size * _SHARE_LOOKED_FOR:
         found = torch.randn(size, width, generator=seeded)
         for _ in range(2):
-            found = torch.linalg.qr(covariance @ found).Q
-        variance, turned = torch.linalg.eigh(found.T @ (covariance @ found))
+            found = torch.linalg.qr(times(found)).Q
+        variance, turned = torch.linalg.eigh(found.T @ times(found))
         if variance[width // 4] < least:  # the last ones of those looked for are the least exact
             return variance.flip(0), found @ turned.flip(1)
         width *= 2
-    variance, vectors = torch.linalg.eigh(covariance)
+    variance, vectors = all_of()
     return variance.flip(0), vectors.flip(1)
+
+
+def _directions(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and vectors as columns, of the second moments of [tokens, vector].
+
+    By the products of tokens where these are fewer: of 1,500 tokens and a vector of 3,840 in 1.2 s
+    of CPU time, not 11. Directions of no variance are none then.
+    """
+    if len(scaled) >= scaled.shape[1]:
+        variance, found = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+        return variance, found
+    variance, of_tokens = torch.linalg.eigh(scaled @ scaled.T / len(scaled))
+    return variance, torch.nn.functional.normalize(scaled.T @ of_tokens, dim=0)
 
 
 def _nystrom(product: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,22 +309,33 @@ def read_directions(data: bytes, gain: Tensor, vector: int) -> Tensor:
     return directions.mul_(gain[:, None])
 
 
-def pack(moments: Moments, step: float) -> bytes:
+def pack(x: Tensor, step: float) -> bytes:
     """The bytes of a file's own basis, as coarse as the step allows.
 
     No mean is stored; a component takes its part.
 
+    Args:
+        x: tokens to fit it to, [tokens, *shape], on the device that does it.
+
     Bytes: components, uint16; scale, float32 [layers, 2]; gain, float32 [components];
     directions as of `round_directions`.
     """
-    shape = moments.shape
-    zero = torch.zeros(1, math.prod(shape))
-    scale = moments.scale(moments.means())
-    scale = scale.maximum(LEAST_DEVIATION * moments.scale(zero))
+    shape = shape_of(x)
+    x = x.to(torch.float32) if len(x) else torch.zeros(1, *shape, device=x.device)
+    deviation = x.var(0, correction=0).mean((2, 3)).sqrt()
+    size = torch.linalg.vector_norm(x, dim=(0, 3, 4)) / x[:, 0, 0].numel() ** 0.5
+    scale = _dividing(deviation.maximum(LEAST_DEVIATION * size))
     least = WORTH_STORING * step * step
-    variance, directions = moments.principal(zero, scale, math.prod(shape), least)
+    by = spread(scale, shape)
+    scaled = x.flatten(1) / by
+
+    def times(few: Tensor) -> Tensor:
+        return scaled.T @ (scaled @ few.to(x.device)) / len(x)
+
+    variance, found = _largest(partial(_directions, scaled), times, len(by), least)
+    variance, directions = _worth(variance.cpu(), found.cpu(), len(by), least)
     gain, packed = round_directions(variance, directions, step)
-    numbers = [part.numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
+    numbers = [part.cpu().numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
     return b"".join([_COUNTS.pack(len(variance)), *numbers, packed])
 
 

@@ -17,7 +17,6 @@ import zstandard
 from cachefmt import CacheFile, Codec, Fidelity, Header, Tables
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt
-from cachefmt.codecs.basis import Moments
 from cachefmt.layout import largest_sizes
 from tests.cachefmt.breaking import tensors_of
 from tests.cachefmt.files import SHAPE, make_header, split_file, write_file
@@ -61,10 +60,8 @@ def write_klt(path: Path) -> Path:
     place = tables().places(GOLDEN_SHAPE)
     waves = np.sin(np.outer(place + 2, np.arange(1, 33)))  # a place's, then a little more
     rows = torch.from_numpy(waves + np.linspace(0, 1, 12)[:, None]).view(-1, 1, 2, 2, 8).bfloat16()
-    moments = Moments((1, 2, 2, 8))
-    moments.add(rows[place >= 0], place[place >= 0])
-    packed = bases.pack(moments, 0.25)
-    block = klt.encode(rows, bases.unpack(packed, moments.shape), step=0.25, place=place)
+    packed = bases.pack(rows[place >= 0], 0.25)
+    block = klt.encode(rows, bases.unpack(packed, (1, 2, 2, 8)), step=0.25, place=place)
     content = {"basis.00": packed, "block.00000.00": block}
     return write_file(path, golden, tables=tables(), content=content, fidelity=FIDELITY)
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from batch.cli import main
 from batch.evaluation.bench import answering, counting
 from batch.evaluation.bench.attention import measure_few_queries
-from batch.evaluation.bench.report import MEASUREMENTS, RATIOS, report
+from batch.evaluation.bench.report import MEASUREMENTS, PARTS, RATIOS, report
 from batch.evaluation.bench.tiers import MEASURE_BY_NAME, measure_size
 from batch.evaluation.bench.workload import SIZES, Size, Workload
 from batch.evaluation.launches import Launches
@@ -92,7 +92,11 @@ def test_every_ratio_is_measured_and_its_circumstances_are_told(found: Printed) 
     assert {"python", "torch", "transformers"} <= set(found["versions"])
     figures = found["figures"]["tiny"]
     assert (figures["device"], figures["samples"]) == ("cpu", TINY.samples)
-    assert len(figures["timing"]["compressed_seconds"]) == 1
+    timing = figures["timing"]
+    (whole,) = timing["compressed_seconds"]
+    assert whole / 2 < sum(timing[part][0] for part in PARTS) <= whole
+    (shares,) = (line for line in report(found) if line.startswith("  timing: "))
+    assert f"vision tower {timing['encode_seconds'][0] / whole:.1%}" in shares
     assert figures["lengths"]["samples"] == [TINY.samples, 3 * TINY.samples]
     assert set(figures["other_work"]) == set(RATIOS)
 

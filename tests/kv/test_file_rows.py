@@ -14,7 +14,7 @@ from batch.kv.rotation import Rotation, rotate
 from cachefmt import STORED_TIERS, CacheFile, CacheFileError, Codec, Header, Shape, Tables, Tier
 from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt
-from cachefmt.codecs.basis import Basis, Moments
+from cachefmt.codecs.basis import Basis
 from cachefmt.layout import basis_name, block_name
 from tests.cachefmt.files import make_header, make_tables, write_file
 
@@ -56,11 +56,9 @@ def written(path: Path, x: Tensor) -> tuple[Header, Tables, list[Basis]]:
     header, tables = make_header(SHAPE, codec=CODEC), make_tables(SHAPE)
     places, content, found = tables.places(SHAPE), {}, []
     for group, layers in enumerate(header.groups()):
-        moments = Moments((len(layers), 2, 2, 8))
-        moments.add(x[:, layers.start : layers.stop], places)
-        packed = bases.pack(moments, CODEC.step or 0)
+        packed = bases.pack(x[:, layers.start : layers.stop], CODEC.step or 0)
         content[basis_name(group)] = packed
-        found.append(bases.unpack(packed, moments.shape))
+        found.append(bases.unpack(packed, (len(layers), 2, 2, 8)))
     for number, rows in enumerate(tables.blocks(CODEC.block_samples)):
         for group, layers in enumerate(header.groups()):
             content[block_name(number, group)] = klt.encode(

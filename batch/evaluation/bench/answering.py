@@ -12,7 +12,7 @@ from batch.evaluation.bench.decoding import endless_answers
 from batch.evaluation.bench.workload import Measured, Workload
 from batch.evaluation.measuring import Work, ratio, side_by_side, timed_again, within
 from batch.kv import Prefix
-from cachefmt import STORED_TIERS, CacheFile, CacheWriter, Codec, Header, Tables
+from cachefmt import STORED_TIERS, CacheFile, CacheWriter, Codec, Header, Tables, Tier
 from cachefmt.layout import token_bytes
 
 QUESTIONS = 64
@@ -80,14 +80,17 @@ def measure_batch(workload: Workload, repeats: int) -> Measured:
 def measure_loading(workload: Workload, repeats: int) -> Measured:
     """Open, check and take the rows of a long plain file, in turn with one read of all bytes.
 
+    And those of a film's file, in turn with a read of as many bytes as its rows would have at INT4.
     All from the page cache: the file was just written. No loader of a first file has a buffer
     whose pages are there already, as `load_rate_reused_buffer` reads into.
     """
     film, tokens = workload.films[0], workload.size.load_tokens
     path = film.path.with_name("long.safetensors")
     with CacheFile.open(film.cache) as cache:
+        shape = cache.header.shape
         _write_long(path, cache.header, tokens)
     buffer = np.ones(path.stat().st_size, np.uint8)  # ones: its pages are there before the clock
+    int4_bytes = shape.token_count * token_bytes(shape, Tier.INT4)
 
     def read(buffer: NDArray[np.uint8]) -> None:
         with path.open("rb") as file:
@@ -95,9 +98,11 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
 
     taken = side_by_side(
         {
-            "load_seconds": lambda: _load(path, workload.device),
+            "load_seconds": lambda: _load(path, workload),
             "raw_read_seconds": lambda: read(np.empty(len(buffer), np.uint8)),
             "reused_buffer_seconds": lambda: read(buffer),
+            "decode_seconds": lambda: _load(film.cache, workload),
+            "int4_read_seconds": lambda: read(np.empty(int4_bytes, np.uint8)),
         },
         max(repeats, 5),
     )
@@ -105,13 +110,16 @@ def measure_loading(workload: Workload, repeats: int) -> Measured:
     ratios = {
         "load_rate": ratio(taken["raw_read_seconds"], taken["load_seconds"]),
         "load_rate_reused_buffer": ratio(taken["reused_buffer_seconds"], taken["load_seconds"]),
+        "decode_rate": ratio(taken["int4_read_seconds"], taken["decode_seconds"]),
     }
-    return ratios, {"file_bytes": len(buffer), "tokens": tokens, **taken}
+    rows_bytes = 2 * shape.token_count * shape.layers * shape.layer_numbers
+    figures = {"file_bytes": len(buffer), "tokens": tokens, "decoded_fp16_bytes": rows_bytes}
+    return ratios, {**figures, **taken}
 
 
-def _load(path: Path, device: str) -> Prefix:
+def _load(path: Path, workload: Workload) -> Prefix:
     with CacheFile.open(path) as cache:
-        return Prefix.load(cache, device)
+        return Prefix.load(cache, workload.device, workload.family.rotation)
 
 
 def _write_long(path: Path, like: Header, tokens: int) -> None:

@@ -37,6 +37,7 @@ MEASUREMENTS = {
     "loading": {
         "load_rate": "raw read of a long cache into new memory / opening it, touching all rows",
         "load_rate_reused_buffer": "the same, read into a buffer that is there already",
+        "decode_rate": "raw read of a film's rows at INT4 / decoding them from its file",
     },
     "attention": {
         "attention_block": "a block's attention over INT4 rows / torch's own over decoded rows",
@@ -52,6 +53,16 @@ MEASUREMENTS = {
 """The measurements of the suite `tiers`, and what each of their ratios divides by what."""
 
 RATIOS = {name: meaning for ratios in MEASUREMENTS.values() for name, meaning in ratios.items()}
+
+PARTS = {
+    "analyze_seconds": "analysis",
+    "encode_seconds": "vision tower",
+    "forward_seconds": "language model",
+    "quantise_seconds": "quantising",
+    "write_seconds": "waiting for the file",
+    "measure_seconds": "measuring its error",
+}
+"""Where the time of `prefill_time` goes; what is written behind the model, nobody waits for."""
 
 MODELLED = {
     "prefill_time_gpu": "prefill_time without decoding and analysis, which are the processor's",
@@ -114,7 +125,16 @@ def _tiers(found: dict[str, Any]) -> Iterator[str]:
             f"{sum(figures['tokens'].values())} of {figures['slots']} slots stored, "
             f"{figures['cache_bytes']:,} bytes"
         )
+        for name in ("timing", "timing64"):
+            if name in figures:
+                yield f"  {name}: " + ", ".join(_parts(figures[name]))
         yield from _few_queries(figures.get("attention", {}).get("few_queries", []))
+
+
+def _parts(taken: dict[str, list[float]]) -> Iterator[str]:
+    """Shares of analysis and prefill, of all repeats together."""
+    for name, meaning in PARTS.items():
+        yield f"{meaning} {sum(taken[name]) / sum(taken['compressed_seconds']):.1%}"
 
 
 def _measured(found: dict[str, Any], size: str, name: str) -> str:

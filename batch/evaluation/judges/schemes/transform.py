@@ -63,12 +63,12 @@ class Transform(Scheme):
         """The basis of a group and how many bytes it adds."""
         if self.bases:
             return self.bases[number], 0
-        moments = _moments(group)
-        packed = bases.pack(moments, self.step)
-        return bases.unpack(packed, moments.shape), len(packed)
+        packed = bases.pack(group, self.step)
+        return bases.unpack(packed, bases.shape_of(group)), len(packed)
 
     def _fitted(self, group: Tensor, weight: Tensor) -> Basis:
-        moments = _moments(group)
+        moments = Moments(bases.shape_of(group))
+        moments.add(group, np.zeros(len(group), np.int64))
         mean = moments.means()
         scale = moments.scale(mean) / weight
         _, directions = moments.principal(mean, scale, self.components)
@@ -77,13 +77,6 @@ class Transform(Scheme):
     def _groups(self, rows: Rows) -> tuple[Tensor, ...]:
         """Rows [tokens, layers, 2, heads, head_dim] of each group of layers."""
         return torch.split(torch.stack([rows.key, rows.value], 2).transpose(0, 1), self.layers, 1)
-
-
-def _moments(group: Tensor) -> Moments:
-    layers, kinds, heads, head_dim = group.shape[1:]
-    moments = Moments((layers, kinds, heads, head_dim))
-    moments.add(group, np.zeros(len(group), np.int64))
-    return moments
 
 
 @dataclass(frozen=True, kw_only=True)
