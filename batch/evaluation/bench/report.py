@@ -64,13 +64,6 @@ PARTS = {
 }
 """Where the time of `prefill_time` goes; what is written behind the model, nobody waits for."""
 
-MODELLED = {
-    "prefill_time_gpu": "prefill_time without decoding and analysis, which are the processor's",
-    "prefill_time_gpu_64": "the same of a film of 64 samples",
-    "decode_step_graph": "decode_step on INT4 rows, ours replayed as a CUDA graph",
-}
-"""What a model of a GPU's time tells and no measurement does."""
-
 NOISY_SHARE = 0.05
 """Of all cores: where other work took more meanwhile, a time is called noisy."""
 
@@ -97,26 +90,14 @@ def is_noisy(share: float | None) -> bool:
 
 
 def _tiers(found: dict[str, Any]) -> Iterator[str]:
-    model = found["modelled"]
     yield f"profile {found['profile']}, median of at most {found['repeats']} in turn"
     yield ""
-    title = f"{model['size']} modelled" if model else ""
-    yield f"{'':26}" + "".join(f"{size:>11}" for size in found["ratios"]) + f"{title:>13}"
-    for name, meaning in (RATIOS | MODELLED).items():
+    yield f"{'':26}" + "".join(f"{size:>11}" for size in found["ratios"])
+    for name, meaning in RATIOS.items():
         values = [_measured(found, size, name) for size in found["ratios"]]
-        if model:
-            values.append(f"{_number(model['ratios'].get(name)):>12} ")
         if any(value.strip(" -") for value in values):
             yield f"{name:26}{''.join(values)}  {meaning}"
     yield from _noise(found)
-    if model:
-        gpu = model["gpu"]
-        yield (
-            f"modelled: not measured but expected of a GPU of {gpu['bytes_per_s'] / 1e12:g} TB/s, "
-            f"{gpu['flops_per_s'] / 1e12:g} TFLOP/s, {1e6 * gpu['launch_s']:g} us a launch and "
-            f"{gpu['host_bytes_per_s'] / 1e9:g} GB/s from files; launches counted, decoding and "
-            "analysis measured on this processor"
-        )
     yield ""
     for size, figures in found["figures"].items():
         yield (

@@ -62,7 +62,6 @@ def run_tiers(
         "profile": PROFILE,
         "ratios": {name: ratios for name, (ratios, _) in found.items()},
         "figures": {name: figures for name, (_, figures) in found.items()},
-        "modelled": None,
     }
 
 
