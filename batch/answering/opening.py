@@ -57,7 +57,7 @@ def check_fits(cache: CacheFile, family: Family, path: Path) -> None:
                 f"{path}: written with {model.id} ({part} {written[:8]}), "
                 f"but {checkpoint.name} has {part} {got[:8]}.\n"
                 f"Answer with the model that wrote it:  "
-                f"batch answer --cache {path}\n"
+                f"batch answer {path}\n"
                 f"or write it again:                    "
                 f"batch prefill --force --model {checkpoint.name} --out {path.parent} "
                 f"{cache.header.video.name}"
@@ -84,7 +84,7 @@ def open_writer(cache: CacheFile, path: Path, how: WriterSettings) -> OpenModel:
             raise
         raise ModelError(
             f"{path}: {error}\nThat model wrote it. If it is elsewhere now:  "
-            f"batch answer --cache {path} --model FOLDER"
+            f"batch answer {path} --model FOLDER"
         ) from error
     check_fits(cache, opened.family, path)
     return opened
