@@ -255,7 +255,7 @@ def round_directions(variance: Tensor, directions: Tensor, step: float) -> tuple
     symbols = (directions / gain[:, None]).round().to(torch.int32)
     is_used = symbols.any(1)
     gain, symbols = gain[is_used], symbols[is_used]
-    head, streams = split(symbols.numpy())
+    head, streams = split(symbols.T.numpy())
     return gain, head.to_bytes() + compress(streams, _LEVEL)
 
 
@@ -272,7 +272,7 @@ def read_directions(data: bytes, gain: Tensor, vector: int) -> Tensor:
         raise DecodeError(f"{head.ends[-1]} directions that have symbols, expected {len(gain)}")
     streams = decompress(data[HEAD_BYTES:], head.stream_sizes(vector))
     symbols = join(head, streams, vector, lambda numbers: numbers.astype(np.float32))
-    return torch.from_numpy(symbols).mul_(gain[:, None])
+    return torch.from_numpy(symbols).T.contiguous().mul_(gain[:, None])
 
 
 def pack(moments: Moments, step: float) -> bytes:

@@ -53,16 +53,14 @@ class Matrix:
     def read(self, streams: list[bytes]) -> NDArray[np.int64]:
         *planes, escapes = streams
         larger_by = iter(np.frombuffer(unshuffle(escapes, 4), "<u4").tolist())
-        columns = []
+        parts = []
         for plane, count, (base, per_byte) in zip(planes, self.counts, ALPHABETS, strict=True):
             found = symbols_of(plane, base, per_byte, count)
             for at in np.flatnonzero(np.abs(found) == (base - 1) // 2):
                 found[at] += np.sign(found[at]) * next(larger_by)
-            columns.append(found)
-        matrix = np.zeros((self.columns, self.rows), np.int64)
-        flat = np.concatenate(columns)
-        matrix[: self.ends[4]] = flat.reshape(self.ends[4], self.rows)
-        return matrix.T
+            parts.append(found.reshape(self.rows, count // max(self.rows, 1)))
+        unused = np.zeros((self.rows, self.columns - self.ends[4]), np.int64)
+        return np.concatenate([*parts, unused], axis=1)
 
 
 def open_frame(frame: bytes, sizes: list[int]) -> list[bytes]:
