@@ -142,27 +142,25 @@ def join(
     Raises:
         DecodeError: a byte that no symbols make, or escapes that do not fit.
     """
-    values = value(SMALL)
-    found = np.empty((rows, head.ends[-1]), values.dtype)
-    saturated: list[NDArray[np.intp]] = []
-    start = 0
-    for alphabet, end, stream in zip(ALPHABETS, head.ends, streams[:-1], strict=True):
-        width = end - start
-        plane = take_apart(stream, alphabet, rows * width, values)
-        found[:, start:end] = plane.reshape(rows, width)
-        largest = values[len(SMALL) // 2 + alphabet.largest]
-        row, column = np.divmod(np.flatnonzero(np.abs(plane) >= largest), max(width, 1))
-        saturated.append(row * head.ends[-1] + start + column)
-        start = end
-    where = np.concatenate(saturated)
-    if len(where) != head.escapes:
-        raise DecodeError(f"{head.escapes} escapes for {len(where)} symbols that need one")
     larger_by = unshuffle(streams[-1], _ESCAPE.itemsize).view(_ESCAPE)
     if larger_by.max(initial=0) >= LARGEST:
         raise DecodeError(f"a symbol is larger by {larger_by.max()} than its alphabet holds")
-    smallest = np.repeat([alphabet.largest for alphabet in ALPHABETS], list(map(len, saturated)))
-    flat = found.reshape(-1)
-    flat[where] = np.sign(flat[where]) * value((smallest + larger_by).astype(np.int32))
+    values = value(SMALL)
+    found = np.empty((rows, head.ends[-1]), values.dtype)
+    start = taken = 0
+    for alphabet, end, stream in zip(ALPHABETS, head.ends, streams[:-1], strict=True):
+        plane = take_apart(stream, alphabet, rows * (end - start), values)
+        largest = values[len(SMALL) // 2 + alphabet.largest]
+        where = np.flatnonzero(np.abs(plane) >= largest)
+        more = larger_by[taken : taken + len(where)]
+        taken += len(where)
+        if taken > head.escapes:
+            raise DecodeError(f"{head.escapes} escapes for {taken} symbols or more that need one")
+        plane[where] = np.sign(plane[where]) * value((alphabet.largest + more).astype(np.int32))
+        found[:, start:end] = plane.reshape(rows, end - start)
+        start = end
+    if taken < head.escapes:
+        raise DecodeError(f"{head.escapes} escapes for {taken} symbols that need one")
     return found
 
 
