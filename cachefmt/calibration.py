@@ -29,7 +29,7 @@ from cachefmt.header import (
 )
 from cachefmt.layout import TensorSpec
 from cachefmt.reader import read_table
-from cachefmt.sealing import SEAL_KEY, Seal, sealed, unsealing
+from cachefmt.sealing import SEAL_KEY, Seal, sealed, unsealing, versioned
 from cachefmt.strict_json import build, dump_canonical, load_strict
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from cachefmt.codecs.basis import Basis
 
-_VERSION = FormatVersion()
 _METADATA_KEY = "sali-cache-calibration"
 _TENSORS_OF_A_GROUP = 5
 _EXPONENT = 0x7C00
@@ -99,7 +98,6 @@ class CalibrationShape:
 class CalibrationHeader:
     """Everything about a calibration but its tensors."""
 
-    format: FormatVersion = _VERSION
     tool: str
     model: ModelIdentity
     prompt: PromptIdentity
@@ -283,7 +281,7 @@ def write_calibration(
     data = b"".join(parts)
     digest = {"data_sha256": hashlib.sha256(data).hexdigest()}
     metadata = {
-        _METADATA_KEY: dump_canonical({**asdict(header), **digest}),
+        _METADATA_KEY: f"{FormatVersion()}:{dump_canonical(asdict(header) | digest)}",
         SEAL_KEY: Seal(ZERO_DIGEST, None, b"").pack(),
     }
     table = {"__metadata__": metadata, **_table(specs)}
@@ -306,24 +304,20 @@ def _read_header(file: int) -> tuple[bytes, CalibrationHeader]:
     """The first bytes of a file and the header in them, once its table of tensors is checked."""
     first, table = read_table(file, os.fstat(file).st_size)
     metadata = table.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY, SEAL_KEY}:
+    if not isinstance(metadata, dict) or _METADATA_KEY not in metadata:
         raise ValueError(
-            f"is a safetensors file, but no calibration: its metadata must have the keys "
-            f"{_METADATA_KEY!r} and {SEAL_KEY!r} alone; batch calibrate writes calibrations"
+            f"is a safetensors file, but no calibration: its metadata has no key "
+            f"{_METADATA_KEY!r}; batch calibrate writes calibrations"
         )
-    if not isinstance(metadata[_METADATA_KEY], str):
-        raise ValueError(f"metadata key {_METADATA_KEY!r} must be a string of JSON")
     with unsealing(first):
+        _, text = versioned(metadata, _METADATA_KEY)
         Seal.unpack(metadata[SEAL_KEY], 0)
-        return first, _checked(metadata[_METADATA_KEY], table)
+        return first, _checked(text, table)
 
 
 def _checked(text: str, table: dict[str, Any]) -> CalibrationHeader:
     """The header of this JSON, once these tensors are its own."""
-    value = load_strict(text)
-    if isinstance(value, dict) and "format" in value:
-        build(FormatVersion, value["format"], "calibration.format")
-    header = build(CalibrationHeader, value, "calibration")
+    header = build(CalibrationHeader, load_strict(text), "calibration")
     # Counted first: a header may claim so many groups that naming their tensors takes for ever.
     count = _TENSORS_OF_A_GROUP * len(header.shape.components) + 1
     if len(table) != count:

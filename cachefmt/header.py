@@ -23,7 +23,8 @@ QUALITIES = ("lossless", "high", "standard", "small", "custom")
 LARGEST_VECTOR = 1 << 15
 """Numbers of a token in a group of layers of `klt`; bounds what a basis takes in memory."""
 
-_SEALED = {"fidelity", "digests", "header_sha256"}
+_BESIDE = ("format", "fidelity", "digests", "header_sha256")
+"""What of a header does not stand in its JSON."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -57,15 +58,18 @@ class FormatVersion:
     def __post_init__(self) -> None:
         if self.major > MAJOR:
             raise VersionError(
-                f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
+                f"written in format {self}, this reader knows {MAJOR}.{MINOR}; "
                 "a newer sali-cache can read it"
             )
         if self.major < MAJOR:
             raise VersionError(
-                f"written in format {self.major}.{self.minor}, this reader knows {MAJOR}.{MINOR}; "
+                f"written in format {self}, this reader knows {MAJOR}.{MINOR}; "
                 "`batch prefill` writes it again"
             )
         _require_at_least(0, "format.minor", self.minor)
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
 
 
 class _Identity:
@@ -290,14 +294,16 @@ class Fidelity:
             raise ValueError(f"fidelity.agreement must be in 0..1, got {self.agreement}")
         for name in ("questions", "tokens"):
             _require_at_least(1, f"fidelity.{name}", getattr(self, name))
+            if getattr(self, name) >= 1 << 32:
+                raise ValueError(f"fidelity.{name} must be below 2^32, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """Everything about a cache file but its tensors.
 
-    The last three are no part of its JSON, but of the file's seal; a writer leaves `digests` and
-    `header_sha256` None.
+    The first stands before its JSON, the last three in the file's seal; a writer leaves `digests`
+    and `header_sha256` None.
     """
 
     format: FormatVersion = FormatVersion()
@@ -378,20 +384,19 @@ class Header:
         return 4 * self.layout.slots * self.shape.layers * self.shape.heads * self.shape.head_dim
 
     def to_json(self) -> str:
-        """Canonical JSON of all that is not in the seal; ValueError for a number not finite."""
+        """Canonical JSON of all that it holds; ValueError for a number not finite."""
         parts = dataclasses.asdict(self)
-        return dump_canonical({name: parts[name] for name in parts if name not in _SEALED})
+        return dump_canonical({name: parts[name] for name in parts if name not in _BESIDE})
 
     @classmethod
-    def from_json(cls, text: str) -> "Header":
-        """Read a header; the format's version is judged before anything else.
+    def from_json(cls, text: str, version: FormatVersion) -> "Header":
+        """Read what `to_json` wrote in a version of the format.
 
-        ValueError for a newer version, no JSON, or a key or value that FORMAT.md does not have.
+        ValueError for no JSON, or a key or value that FORMAT.md does not have.
         """
         value = load_strict(text)
-        if isinstance(value, dict) and "format" in value:
-            build(FormatVersion, value["format"], "header.format")
-        for name in _SEALED.intersection(value if isinstance(value, dict) else ()):
-            raise ValueError(f"unknown key header.{name}")
-        unsealed = value | dict.fromkeys(_SEALED) if isinstance(value, dict) else value
-        return build(cls, unsealed, "header")
+        if isinstance(value, dict):
+            for name in value.keys() & set(_BESIDE):
+                raise ValueError(f"unknown key header.{name}")
+            value = value | dict.fromkeys(_BESIDE) | {"format": dataclasses.asdict(version)}
+        return build(cls, value, "header")

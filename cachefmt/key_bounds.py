@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cachefmt import columns
 from cachefmt.header import Shape
 from cachefmt.layout import index_specs
 
@@ -37,21 +38,13 @@ class KeyBounds:
                     f"expected {spec.numpy_dtype} {spec.shape}"
                 )
         self._check()
-        return b"".join(part.tobytes() for part in parts)
+        return columns.pack(parts)
 
     @classmethod
     def unpack(cls, data: bytes, shape: Shape) -> Self:
         """Read what `pack` wrote about a file of this shape; ValueError if it is not that."""
-        parts, start = [], 0
-        specs = index_specs(shape)
-        expected = sum(spec.size_bytes for spec in specs)
-        if len(data) != expected:
-            raise ValueError(f"index: got {len(data)} bytes, expected {expected}")
-        for spec in specs:
-            part = data[start : start + spec.size_bytes]
-            parts.append(np.frombuffer(part, spec.numpy_dtype).reshape(spec.shape))
-            start += spec.size_bytes
-        codes, scale, minimum = parts
+        specs = [(spec.numpy_dtype, spec.shape) for spec in index_specs(shape)]
+        codes, scale, minimum = columns.unpack(data, "index", specs)
         bounds = cls(codes=codes, scale=scale, minimum=minimum)
         bounds._check()
         return bounds

@@ -89,7 +89,7 @@ def token_bytes(shape: Shape, tier: Tier) -> int:
 
 
 def index_specs(shape: Shape) -> tuple[TensorSpec, ...]:
-    """Of the parts of `index`, one behind the other: the codes of bounds, scales, minimums."""
+    """Of the columns of `index`: the codes of bounds, scales, minimums."""
     return part_specs(
         shape, BOUNDS_TIER, (shape.stored_samples, len(shape.index_layers), 2, shape.heads)
     )
@@ -110,9 +110,9 @@ def tensor_names(header: Header) -> list[str]:
     groups, blocks = range(header.group_count), range(header.block_count)
     return [
         *(COST, TABLES),
-        *([INDEX] if header.shape.index_layers else []),
         *(map(basis_name, groups) if header.codec.has_bases else []),
         *(block_name(number, group) for number in blocks for group in groups),
+        *([INDEX] if header.shape.index_layers else []),
     ]
 
 
@@ -124,13 +124,11 @@ def tensor_count(header: Header) -> int:
 
 
 def largest_sizes(header: Header, tables: Tables) -> dict[str, int]:
-    """Bytes of each tensor in the order of the file: exact, but for `klt` no more than these."""
+    """Bytes of each tensor in the order of the file: exact, but for `klt` and the index at most."""
     shape, codec = header.shape, header.codec
     blocks = tables.blocks(codec.block_samples, codec.text_tokens)
     groups = header.groups()
     sizes = {COST: _COST_BYTES, TABLES: len(tables.pack())}
-    if shape.index_layers:
-        sizes[INDEX] = sum(spec.size_bytes for spec in index_specs(shape))
     if codec.has_bases:
         for group, layers in enumerate(groups):
             vector = len(layers) * shape.layer_numbers
@@ -141,6 +139,8 @@ def largest_sizes(header: Header, tables: Tables) -> dict[str, int]:
     for number, rows in enumerate(blocks):
         for group, layers in enumerate(groups):
             sizes[block_name(number, group)] = _block_bytes(header, tables, rows, layers)
+    if shape.index_layers:
+        sizes[INDEX] = symbols.largest_frame(sum(spec.size_bytes for spec in index_specs(shape)))
     return sizes
 
 
@@ -156,7 +156,7 @@ def _block_bytes(header: Header, tables: Tables, rows: range, layers: range) -> 
 
 
 def file_size(header: Header, tables: Tables) -> int:
-    """Bytes of the finished file: exact for `plain`, no less than it will have for `klt`."""
+    """Bytes of the finished file: exact for `plain` without an index, else at most."""
     sizes = largest_sizes(header, tables)
     return reserved_bytes(header, sizes) + sum(sizes.values())
 
@@ -203,6 +203,7 @@ def _json(header: Header, sizes: Mapping[str, int]) -> bytes:
         name: tensor_entry(name, start, size)
         for (name, size), start in zip(sizes.items(), starts, strict=False)
     }
-    metadata = {METADATA_KEY: shorten(header.to_json()), SEAL_KEY: seal.pack()}
+    text = f"{header.format}:{shorten(header.to_json())}"
+    metadata = {METADATA_KEY: text, SEAL_KEY: seal.pack()}
     parts = {"__metadata__": metadata, **table}
     return json.dumps(parts, separators=(",", ":")).encode()

@@ -35,7 +35,7 @@ from cachefmt.layout import (
     tensor_entry,
     tensor_names,
 )
-from cachefmt.sealing import SEAL_KEY, Seal, lengthen, unsealing
+from cachefmt.sealing import SEAL_KEY, Seal, lengthen, unsealing, versioned
 from cachefmt.strict_json import load_strict
 from cachefmt.tables import Tables
 
@@ -80,7 +80,8 @@ class CacheFile:
             first_bytes, table = read_table(file, size_bytes)
             metadata = _take_metadata(table)
             with unsealing(first_bytes):
-                header = Header.from_json(lengthen(metadata[METADATA_KEY], METADATA_KEY))
+                version, text = versioned(metadata, METADATA_KEY)
+                header = Header.from_json(lengthen(text, METADATA_KEY), version)
                 sizes = _tensor_sizes(table, header)
                 seal = Seal.unpack(metadata[SEAL_KEY], len(sizes))
             starts = itertools.accumulate(sizes.values(), initial=len(first_bytes))
@@ -188,7 +189,7 @@ class CacheFile:
         _ = self.cost_seconds, self.index
         if self.header.codec.name == "plain":
             for name, expected in largest_sizes(self.header, self.tables).items():
-                if name != TABLES and self._places[name].size_bytes != expected:
+                if name not in (TABLES, INDEX) and self._places[name].size_bytes != expected:
                     raise CacheFileError(
                         self.path,
                         f"{name} has {self._places[name].size_bytes} bytes, expected {expected}",
@@ -239,12 +240,6 @@ def _take_metadata(table: dict[str, Any]) -> dict[str, Any]:
         _refuse(
             f"is a safetensors file, but no cache: its metadata has no key {METADATA_KEY!r}; "
             "`batch prefill` writes caches"
-        )
-    known = {METADATA_KEY, SEAL_KEY}
-    if metadata.keys() != known:
-        _refuse(
-            f"has the metadata keys {sorted(metadata)}, expected {sorted(known)}: another version "
-            "wrote it; batch prefill --force writes it again"
         )
     return metadata
 

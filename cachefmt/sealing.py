@@ -9,11 +9,11 @@ import itertools
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from cachefmt.header import Fidelity
+from cachefmt.header import Fidelity, FormatVersion
 
 SEAL_KEY = "seal"
 DIGEST_BYTES = 16
@@ -26,7 +26,7 @@ _DIGEST = b"\1"
 """In place of a SHA-256 as a value: no JSON has a control character."""
 DICTIONARY = (
     b'{"codec":{"block_samples":16,"calibration":#,"group_layers":1,"name":"klt",'
-    b'"quality":"standard","step":0.85,"text_tokens":0},"format":{"major":2,"minor":0},'
+    b'"quality":"standard","step":0.85,"text_tokens":0},'
     b'"layout":{"computed":0,"next_position":[0],"positions":"compact","slots":0},'
     b'"manifest":{"sha256":#},"model":{"config_sha256":#,"dtype":"float32","family":"llava_next",'
     b'"id":"","revision":null,"weights_sha256":#},"policy":{"name":"default","parameters":'
@@ -46,6 +46,7 @@ _BLANK = b"0" * 40
 _FIDELITY = struct.Struct("<ddII")
 _SHA256_BYTES = 32
 _SHA256 = re.compile(rb'"([0-9a-f]{64})"')
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9}):")
 
 
 class Seal(NamedTuple):
@@ -120,6 +121,26 @@ def _with_digest(first_bytes: bytes, digest: bytes) -> bytes:
     return first_bytes[:start] + digest + first_bytes[start + len(digest) :]
 
 
+def versioned(metadata: Mapping[str, Any], key: str) -> tuple[FormatVersion, str]:
+    """The format's version, with which the value of our key in a file's metadata begins, and the
+    rest of it.
+
+    Raises:
+        VersionError: of another major, whose rest, and other keys, may be anything.
+        ValueError: no version; or other keys.
+    """
+    value = metadata[key]
+    found = _VERSION.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(
+            f"metadata key {key!r} must be a string that begins with a version, as 2.0:"
+        )
+    version = FormatVersion(major=int(found[1]), minor=int(found[2]))
+    if metadata.keys() != {key, SEAL_KEY}:
+        raise ValueError(f"has the metadata keys {sorted(metadata)}, expected {[key, SEAL_KEY]}")
+    return version, value[found.end() :]
+
+
 def shorten(text: str) -> str:
     """The JSON of a header as it stands in the file; ValueError if it is too long.
 
@@ -133,7 +154,7 @@ def shorten(text: str) -> str:
     return to_text(made.compress(_SHA256.sub(_DIGEST, data)) + made.flush() + digests)
 
 
-def lengthen(text: object, key: str) -> str:
+def lengthen(text: str, key: str) -> str:
     """What `shorten` got; ValueError if it made no such value of a key."""
     found = zlib.decompressobj(-15, DICTIONARY)
     try:

@@ -11,13 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.codecs.symbols import compress, decompress, shuffle, unshuffle
+from cachefmt import columns
 from cachefmt.header import Shape
 from cachefmt.tiers import STORED_TIERS, Tier
 
-MOST_BYTES = 1 << 29
-"""Of all columns of a file: of 20 million tokens. A frame of 16 KB could claim as many."""
-_LEVEL = 19
 _DTYPES = {
     "time_s": "<f8",
     "source": "<i4",
@@ -107,7 +104,7 @@ class Tables:
 
     @cached_property
     def _packed(self) -> bytes:
-        return compress([b"".join(_deltas(getattr(self, name)) for name in _DTYPES)], _LEVEL)
+        return columns.pack([getattr(self, name) for name in _DTYPES])
 
     @classmethod
     def unpack(cls, data: bytes, shape: Shape) -> Self:
@@ -117,19 +114,10 @@ class Tables:
             ValueError: it is no frame of exactly these columns.
         """
         shapes = _shapes(shape)
-        sizes = [
-            int(np.prod(shapes[name], dtype=object)) * np.dtype(dtype).itemsize
-            for name, dtype in _DTYPES.items()
-        ]
-        if sum(sizes) > MOST_BYTES:
-            raise ValueError(
-                f"tables: {sum(sizes)} bytes of columns, expected {MOST_BYTES} at most"
-            )
-        columns = {}
-        for (name, dtype), stream in zip(_DTYPES.items(), decompress(data, sizes), strict=True):
-            columns[name] = _sums(stream, np.dtype(dtype), shapes[name])
-            columns[name].flags.writeable = False
-        return cls(**columns)
+        found = columns.unpack(
+            data, "tables", [(np.dtype(_DTYPES[name]), shapes[name]) for name in _DTYPES]
+        )
+        return cls(**dict(zip(_DTYPES, found, strict=True)))
 
     def check(self, shape: Shape) -> None:
         """Check the rules of FORMAT.md.
@@ -200,29 +188,6 @@ def _shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     of_tokens = dict.fromkeys(("tier", "sample", "cell", "multiplicity"), tokens)
     samples = {"time_s": (shape.samples,), "source": (shape.samples,)}
     return {**samples, **of_tokens, "position": (*tokens, shape.position_axes)}
-
-
-def _deltas(column: NDArray[Any]) -> bytes:
-    """Differences of the bits of a column's rows, 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
-
-    Of all numbers of the column the first byte, then of all the second, ...
-    """
-    bits = np.ascontiguousarray(column).view(_signed(column.dtype))
-    with np.errstate(over="ignore"):  # differences wrap around
-        by = np.diff(bits, axis=0, prepend=np.zeros_like(bits[:1]))
-        folded = (by << 1) ^ (by >> (8 * by.itemsize - 1))
-    return shuffle(folded.reshape(-1).view(np.uint8), by.itemsize)
-
-
-def _sums(stream: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """What `_deltas` got."""
-    folded = unshuffle(stream, dtype.itemsize).view(f"<u{dtype.itemsize}")
-    by = (folded >> 1).view(_signed(dtype)) ^ -(folded & 1).view(_signed(dtype))
-    return np.cumsum(by.reshape(shape), axis=0, dtype=by.dtype).view(dtype)
-
-
-def _signed(dtype: np.dtype[Any]) -> str:
-    return f"<i{dtype.itemsize}"
 
 
 def _falls(values: NDArray[Any]) -> NDArray[np.bool_]:

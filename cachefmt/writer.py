@@ -34,7 +34,7 @@ from cachefmt.tables import Tables
 class CacheWriter:
     """Context manager that fills a temporary file in the same folder and renames it.
 
-    Bases and blocks come in the order of the file: all bases, then each block's groups of layers.
+    Tensors come in the order of the file: all bases, each block's groups of layers, the index.
     Leaving without `finish` removes the temporary file; a killed process leaves it
     (`.{name}.{pid}.tmp`), never a file under the final name.
     """
@@ -61,7 +61,7 @@ class CacheWriter:
         self._file: int | None = None
         self._inode = -1
         self.size_bytes = self._reserved + sum(self._largest.values())
-        """Of the finished file; for `klt` at most."""
+        """Of the finished file, at most; see `file_size`."""
         self._failed = f"cannot write {self.size_bytes} bytes"
 
     def __enter__(self) -> Self:
@@ -76,25 +76,11 @@ class CacheWriter:
                 os.posix_fallocate(self._file, 0, self.size_bytes)
             self._append(COST, bytes(self._largest[COST]))
             self._append(TABLES, self._tables.pack())
-            if INDEX in self._largest:
-                self._index_start = self._end
-                self._append(INDEX, bytes(self._largest[INDEX]))
-                del self._digests[INDEX]
             opened.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._abandon()
-
-    def write_index(self, bounds: KeyBounds) -> None:
-        """Write the bounds of keys, at any time; ValueError if the file has no room for them."""
-        file = self._open_file()
-        if INDEX not in self._largest:
-            raise ValueError(f"{self.path}: the header says that nothing is indexed")
-        data = bounds.pack(self.header.shape)
-        with naming(self.path, self._failed):
-            write_all(file, data, self._index_start)
-        self._digests[INDEX] = xxhash.xxh3_128_digest(data)
 
     def write_basis(self, group: int, data: bytes) -> None:
         """Append the basis of a group of layers.
@@ -108,6 +94,10 @@ class CacheWriter:
     def write_block(self, number: int, group: int, data: bytes) -> None:
         """As `write_basis`, of a block of a group of layers, as its codec encoded it."""
         self._append_next(block_name(number, group), data)
+
+    def write_index(self, bounds: KeyBounds) -> None:
+        """As `write_basis`, of the bounds of keys: behind all blocks, if the header has layers."""
+        self._append_next(INDEX, bounds.pack(self.header.shape))
 
     def read_back(self) -> CacheFile:
         """The file as it will be found, opened before it has its name, so that it can be measured.
@@ -158,6 +148,7 @@ class CacheWriter:
         with naming(self.path, self._failed):
             write_all(file, seconds.tobytes(), self._reserved)
             write_all(file, header_bytes(header, self._sizes, self._reserved), 0)
+            os.ftruncate(file, self._end)  # room was taken for the largest index
         return file
 
     def _append_next(self, name: str, data: bytes) -> None:
@@ -165,8 +156,8 @@ class CacheWriter:
         following = list(self._largest)[len(self._sizes) :]
         if following[:1] != [name]:
             raise ValueError(f"{self.path}: got {name}, expected {following[:1]}")
-        is_plain, most = self.header.codec.name == "plain", self._largest[name]
-        if len(data) > most or (is_plain and len(data) != most):
+        is_exact, most = self.header.codec.name == "plain" and name != INDEX, self._largest[name]
+        if len(data) > most or (is_exact and len(data) != most):
             raise ValueError(f"{self.path}: {name} has {len(data)} bytes, expected {most}")
         with naming(self.path, self._failed):
             self._append(name, data)

@@ -28,6 +28,9 @@ differ are not kept more finely than that."""
 WORTH_STORING = 0.5
 """Components of a file's own basis have at least this variance, in squares of the step."""
 
+MOST_NUMBERS = 1 << 26
+"""Of all directions of a group: 256 MiB as float32, of whatever few bytes they are read."""
+
 _LEVEL = 19
 _FEWEST_LOOKED_FOR, _SHARE_LOOKED_FOR = 256, 1 / 4
 """Components that are looked for alone at first, and of how many at most; else all are found."""
@@ -283,13 +286,18 @@ def round_directions(variance: Tensor, directions: Tensor, step: float) -> tuple
     """Directions as coarse as a step allows: gains [components], and the bytes of all symbols.
 
     Directions are scaled to the deviation of their component and rounded with one step, so those
-    of little energy get few bits. A direction is its symbols times its gain.
+    of little energy get few bits. A direction is its symbols times its gain; one of which no symbol
+    is left is left out, as are the last ones of more than MOST_NUMBERS.
 
     Bytes: `symbols.Head`; a frame with the symbols, [vector, components].
     """
+    most = MOST_NUMBERS // max(directions.shape[1], 1)
+    variance, directions = variance[:most], directions[:most]
     gain = NOISE * step / math.sqrt(max(len(variance), 1)) / variance.sqrt()
     symbols = (directions / gain[:, None]).round().to(torch.int32)
-    head, streams = split(symbols.numpy())
+    is_used = symbols.any(1)
+    gain, symbols = gain[is_used], symbols[is_used]
+    head, streams = split(symbols.T.numpy())
     return gain, head.to_bytes() + compress(streams, _LEVEL)
 
 
@@ -299,14 +307,14 @@ def read_directions(data: bytes, gain: Tensor, vector: int) -> Tensor:
     Raises:
         DecodeError: bytes that it does not write.
     """
-    if len(data) < HEAD_BYTES:
-        raise DecodeError(f"directions of {len(data)} bytes")
+    if len(data) < HEAD_BYTES or len(gain) * vector > MOST_NUMBERS:
+        raise DecodeError(f"{len(gain)} directions of {vector} numbers in {len(data)} bytes")
     head = Head.from_bytes(data[:HEAD_BYTES], len(gain))
+    if head.ends[-1] != len(gain):
+        raise DecodeError(f"{head.ends[-1]} directions that have symbols, expected {len(gain)}")
     streams = decompress(data[HEAD_BYTES:], head.stream_sizes(vector))
     symbols = join(head, streams, vector, lambda numbers: numbers.astype(np.float32))
-    directions = torch.zeros(len(gain), vector)
-    directions[: len(symbols)] = torch.from_numpy(symbols)
-    return directions.mul_(gain[:, None])
+    return torch.from_numpy(symbols).T.contiguous().mul_(gain[:, None])
 
 
 def pack(x: Tensor, step: float) -> bytes:
@@ -336,7 +344,7 @@ def pack(x: Tensor, step: float) -> bytes:
     variance, directions = _worth(variance.cpu(), found.cpu(), len(by), least)
     gain, packed = round_directions(variance, directions, step)
     numbers = [part.cpu().numpy().astype(_GAIN).tobytes() for part in (scale, gain)]
-    return b"".join([_COUNTS.pack(len(variance)), *numbers, packed])
+    return b"".join([_COUNTS.pack(len(gain)), *numbers, packed])
 
 
 def unpack(data: bytes, shape: Shape) -> Basis:

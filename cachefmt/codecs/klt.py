@@ -101,7 +101,7 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
     y = y[:, : _used(y, step)]
     rounded, modes = _quantise(y, step, _times(place[coded]))
     written = rounded[_as_index(np.flatnonzero(modes != _AGAIN))]
-    head, streams = coding.split(written.T.contiguous().cpu().numpy())
+    head, streams = coding.split(written.cpu().numpy())
     exact = x[_as_index(np.flatnonzero(~coded))].cpu().flatten().view(torch.uint8).numpy()
     frame = coding.compress(
         [coding.share_bytes(modes, _MODES), *streams, coding.shuffle(exact, x.element_size())],
@@ -136,11 +136,8 @@ def decode(data: bytes, basis: Basis, *, place: NDArray[np.int64], dtype: torch.
     sizes = [_MODES.size(tokens), *head.stream_sizes(rows), numbers * dtype.itemsize]
     packed, *streams, exact = coding.decompress(data[start:], sizes)
     modes = coding.take_apart(packed, _MODES, tokens, coding.SMALL.astype(np.int8))
-    columns = coding.join(head, streams, rows, partial(_components, step=step))
-    y = torch.from_numpy(columns).to(basis.mean.device).T
-    if (modes == _FROM_BEFORE).any():
-        # Rows are added to rows; for the product alone it costs more than it saves.
-        y = y.contiguous()
+    components = coding.join(head, streams, rows, partial(_components, step=step))
+    y = torch.from_numpy(components).to(basis.mean.device)
     row_of = _predict(y, modes, _times(place[coded]))
     rows_found = basis.synthesise(y, place[coded][modes != _AGAIN]).to(dtype)
     found = rows_found[_as_index(row_of)]

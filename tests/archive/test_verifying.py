@@ -59,7 +59,7 @@ def test_caches_of_another_version_or_that_may_not_be_read_are_not_removed(
     copied_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer, *_ = caches_of(copied_out)
-    rewrite_header(newer, lambda header: header["format"].update(major=3))
+    rewrite_header(newer, lambda header: header.update(format="3.0"))
     (check,) = (check for check in checks_of(copied_out) if check.path == newer)
     found = run_check(check)
     assert "a newer sali-cache can read it" in str(found.problems[0])

@@ -47,17 +47,18 @@ def rewrite_header(path: Path, change: Callable[[Table], None]) -> None:
     def change_metadata(table: Table) -> None:
         header = header_in(table)
         change(header)
+        version = header.pop("format", "")
         text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-        table["__metadata__"]["sali-cache"] = shorten(text)
+        table["__metadata__"]["sali-cache"] = f"{version}:{shorten(text)}"
 
     rewrite_table(path, change_metadata)
     seal(path)
 
 
 def header_in(table: Table) -> Table:
-    """Our header in a safetensors table."""
-    header: Table = json.loads(lengthen(table["__metadata__"]["sali-cache"], "sali-cache"))
-    return header
+    """Our header in a safetensors table, and as `format` the version that stands before it."""
+    version, text = table["__metadata__"]["sali-cache"].split(":", 1)
+    return {**json.loads(lengthen(text, "sali-cache")), "format": version}
 
 
 def seal(path: Path) -> None:

@@ -53,16 +53,14 @@ class Matrix:
     def read(self, streams: list[bytes]) -> NDArray[np.int64]:
         *planes, escapes = streams
         larger_by = iter(np.frombuffer(unshuffle(escapes, 4), "<u4").tolist())
-        columns = []
+        parts = []
         for plane, count, (base, per_byte) in zip(planes, self.counts, ALPHABETS, strict=True):
             found = symbols_of(plane, base, per_byte, count)
             for at in np.flatnonzero(np.abs(found) == (base - 1) // 2):
                 found[at] += np.sign(found[at]) * next(larger_by)
-            columns.append(found)
-        matrix = np.zeros((self.columns, self.rows), np.int64)
-        flat = np.concatenate(columns)
-        matrix[: self.ends[4]] = flat.reshape(self.ends[4], self.rows)
-        return matrix.T
+            parts.append(found.reshape(self.rows, count // max(self.rows, 1)))
+        unused = np.zeros((self.rows, self.columns - self.ends[4]), np.int64)
+        return np.concatenate([*parts, unused], axis=1)
 
 
 def open_frame(frame: bytes, sizes: list[int]) -> list[bytes]:
@@ -126,7 +124,9 @@ class Stranger:
         self.table = json.loads(self.first_bytes[8:])
         metadata = self.table.pop("__metadata__")
         inflate = zlib.decompressobj(-15, DICTIONARY)
-        text = inflate.decompress(base64.b85decode(metadata["sali-cache"])).decode()
+        version, text = metadata["sali-cache"].split(":", 1)
+        assert version.split(".")[0] == "2"
+        text = inflate.decompress(base64.b85decode(text)).decode()
         for at in range(0, len(inflate.unused_data), 32):
             text = text.replace("\1", f'"{inflate.unused_data[at : at + 32].hex()}"', 1)
         self.header = json.loads(text)
@@ -156,24 +156,40 @@ class Stranger:
 
     def tables(self) -> dict[str, NDArray[Any]]:
         samples, tokens = (self.shape["samples"],), (self.tokens,)
-        columns: dict[str, tuple[str, tuple[int, ...]]] = {
-            "time_s": ("f8", samples),
-            "source": ("i4", samples),
-            "tier": ("u1", tokens),
-            "sample": ("i4", tokens),
-            "cell": ("i4", tokens),
-            "multiplicity": ("i4", tokens),
-            "position": ("i4", (*tokens, self.shape["position_axes"])),
-        }
+        return self.packed(
+            "tables",
+            {
+                "time_s": ("f8", samples),
+                "source": ("i4", samples),
+                "tier": ("u1", tokens),
+                "sample": ("i4", tokens),
+                "cell": ("i4", tokens),
+                "multiplicity": ("i4", tokens),
+                "position": ("i4", (*tokens, self.shape["position_axes"])),
+            },
+        )
+
+    def index(self) -> dict[str, NDArray[Any]]:
+        shape = self.shape
+        rows = (shape["stored_samples"], len(shape["index_layers"]), 2, shape["heads"])
+        scales = (*rows, shape["head_dim"] // shape["group_size"])
+        codes = ("u1", (*rows, shape["head_dim"] // 2))
+        return self.packed(
+            "index", {"codes": codes, "scale": ("f2", scales), "minimum": ("f2", scales)}
+        )
+
+    def packed(
+        self, tensor: str, columns: dict[str, tuple[str, tuple[int, ...]]]
+    ) -> dict[str, NDArray[Any]]:
         sizes = [int(dtype[1]) * int(np.prod(shape)) for dtype, shape in columns.values()]
         found = {}
-        streams = open_frame(self.content("tables"), sizes)
+        streams = open_frame(self.content(tensor), sizes)
         for (name, (dtype, shape)), stream in zip(columns.items(), streams, strict=True):
             bits = 8 * int(dtype[1])
             folded = np.frombuffer(unshuffle(stream, bits // 8), f"<u{bits // 8}")
             rows: list[list[int]] = []
             above = [0] * int(np.prod(shape[1:]))
-            for row in folded.reshape(shape[0], -1).tolist():
+            for row in folded.reshape(shape[0], len(above)).tolist():
                 steps = [-(one + 1) // 2 if one % 2 else one // 2 for one in row]
                 above = [(a + step) % 2**bits for a, step in zip(above, steps, strict=True)]
                 rows.append(above)

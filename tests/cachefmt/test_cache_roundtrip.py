@@ -25,7 +25,7 @@ from cachefmt import (
 )
 from cachefmt.codecs.symbols import DecodeError
 from cachefmt.layout import block_name
-from cachefmt.sealing import lengthen
+from cachefmt.sealing import lengthen, versioned
 from tests.cachefmt.files import (
     KLT,
     PLAIN,
@@ -80,7 +80,7 @@ def test_a_file_has_the_planned_size_and_gives_everything_back(
         assert without_digests(cache.header) == replace(header, fidelity=fidelity)
         assert os.path.getsize(path) == cache.size_bytes
         assert cache.size_bytes <= file_size(header, tables)
-        if codec.name == "plain":
+        if codec.name == "plain" and not shape.index_layers:
             assert cache.size_bytes == file_size(header, tables)
         for column, expected in vars(tables).items():
             if not column.startswith("_"):
@@ -127,7 +127,8 @@ def test_the_safetensors_library_reads_equal_bytes(tmp_path: Path) -> None:
     path = write_file(tmp_path / "x.safetensors", make_header(codec=KLT))
     with safetensors.safe_open(path, "np") as theirs, CacheFile.open(path) as ours:
         assert sorted(theirs.metadata()) == ["sali-cache", "seal"]
-        header = Header.from_json(lengthen(theirs.metadata()["sali-cache"], "sali-cache"))
+        version, text = versioned(theirs.metadata(), "sali-cache")
+        header = Header.from_json(lengthen(text, "sali-cache"), version)
         assert header == dataclasses.replace(ours.header, digests=None, header_sha256=None)
         assert theirs.get_tensor("cost.seconds").tolist() == ours.cost_seconds.tolist()
         assert theirs.get_tensor("block.00000.01").tobytes() == ours.block(0, 1)
@@ -150,9 +151,9 @@ def test_a_file_that_shrinks_while_it_is_open_is_named(tmp_path: Path) -> None:
     path = write_file(tmp_path / "x")
     with CacheFile.open(path) as cache:
         os.truncate(path, cache.size_bytes - 1)
-        assert cache.block(0, 0)
+        assert cache.block(1, 0)
         with pytest.raises(CacheFileError, match="x: cannot be read: the file was cut short"):
-            cache.block(1, 0)
+            _ = cache.index
 
 
 def test_what_a_codec_says_about_a_block_names_file_block_and_layers(tmp_path: Path) -> None:

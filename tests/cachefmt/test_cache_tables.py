@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cachefmt import CacheFileError, CacheWriter, Shape, Tables, Tier
+from cachefmt import columns as packing
 from tests.cachefmt.breaking import forge, forge_tables, tensors_of, verifying_fails
 from tests.cachefmt.files import (
     KLT,
@@ -218,7 +219,7 @@ def test_bounds_that_are_not_finite_are_refused(tmp_path: Path, name: str, value
     header, bounds = make_header(), make_bounds()
     path = write_file(tmp_path / "x", header)
     getattr(bounds, name)[1, 0, 1] = value
-    index = b"".join(part.tobytes() for part in (bounds.codes, bounds.scale, bounds.minimum))
+    index = packing.pack([bounds.codes, bounds.scale, bounds.minimum])
     forge(path, header, tensors_of(path) | {"index": index})
     assert verifying_fails(path) == "index: a scale or minimum is not finite"
     with pytest.raises(ValueError, match="index: a scale or minimum is not finite"):

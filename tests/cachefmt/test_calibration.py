@@ -207,13 +207,15 @@ def change(path: Path, key: str, value: object) -> None:
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     table = json.loads(content[8 : 8 + length])
-    header = json.loads(table["__metadata__"]["sali-cache-calibration"])
+    version, text = table["__metadata__"]["sali-cache-calibration"].split(":", 1)
+    header = {**json.loads(text), "format": version}
     *sections, last = key.split(".")
     within = header
     for section in sections:
         within = within[section]
     within[last] = value
-    table["__metadata__"]["sali-cache-calibration"] = json.dumps(header)
+    version = header.pop("format")
+    table["__metadata__"]["sali-cache-calibration"] = f"{version}:{json.dumps(header)}"
     text = json.dumps(table, separators=(",", ":")).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
@@ -221,7 +223,8 @@ def change(path: Path, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("format.major", 99, "newer"),
+        ("format", "99.0", "newer"),
+        ("format", "two", "begins with a version"),
         ("shape.layers", 10**9, "2 shape.components for 500000000 groups"),
         ("shape.heads", 10**12, "expected"),
         ("shape.head_dim", 0, "at least 1"),

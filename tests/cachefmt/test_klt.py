@@ -283,13 +283,13 @@ def matrices(draw: st.DrawFn) -> NDArray[np.int32]:
 
 @given(matrices())
 def test_symbols_of_any_size_come_back(symbols: NDArray[np.int32]) -> None:
-    head, streams = split(symbols.T.copy())
+    head, streams = split(symbols)
     assert Head.from_bytes(head.to_bytes(), symbols.shape[1]) == head
     assert [len(stream) for stream in streams] == head.stream_sizes(len(symbols))
     read = [np.frombuffer(stream, np.uint8) for stream in streams]
     found = join(head, read, len(symbols), lambda numbers: numbers)
     end = head.ends[-1]
-    assert np.array_equal(found.T, symbols[:, :end])
+    assert np.array_equal(found, symbols[:, :end])
     assert not symbols[:, end:].any()
 
 
@@ -385,7 +385,7 @@ def test_the_bytes_are_those_of_the_docstring_and_decode_to_the_same_rows_for_ev
     )
     streams = [
         bytes([0 + 2 * 3 + 1 * 9]),  # modes of tokens 0, 2, 3: from the mean, again, from before
-        bytes([0, 5 + 0 * 15]),  # columns 0 and 1 of two rows: 0 0 and 3 0, their digits 5 0
+        bytes([0 + 5 * 15, 0]),  # columns 0 and 1 of two rows: 0 3 and 0 0, their digits 0 5 0 0
         bytes([1 + 1 * 3]),  # column 2: 1 1, which saturate
         bytes([1, 0]) + bytes(6),  # larger by 1 and 0
         bytes([0x80] * 4 + [0x48] * 4),  # 9 in float16, four times

@@ -187,6 +187,7 @@ def test_frames_are_refused_that_claim_more_than_header_and_tables_allow(tmp_pat
     block, basis = tensors["block.00000.00"], tensors["basis.00"]
     for name, data in (
         ("tables", bomb),
+        ("index", bomb),
         ("block.00000.00", block[:22] + bomb),
         ("block.00000.00", b"\xff" * 4 + block[4:22] + bomb),
         ("basis.00", basis[: basis.index(b"\x28\xb5\x2f\xfd")] + bomb),
@@ -217,5 +218,10 @@ def test_a_basis_cannot_claim_more_components_than_it_has_gains() -> None:
     shape = (1, 2, 2, 8)
     with pytest.raises(DecodeError, match="a basis of 65535 components of 32"):
         bases.unpack(b"\xff\xff" + data[2:], shape)
+    more = bytes([data[0] + 1, 0]) + data[2:10] + np.float32(1).tobytes() + data[10:]
+    with pytest.raises(DecodeError, match=f"{data[0]} directions that have symbols, expected"):
+        bases.unpack(more, shape)
+    with pytest.raises(DecodeError, match="16384 directions of 8192 numbers in 40 bytes"):
+        bases.read_directions(bytes(40), torch.ones(1 << 14), 1 << 13)
     with pytest.raises(DecodeError, match="a scale or gain that is not finite and positive"):
         bases.unpack(data[:2] + np.float32(np.nan).tobytes() + data[6:], shape)

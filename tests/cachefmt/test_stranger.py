@@ -18,7 +18,15 @@ from cachefmt.codecs import basis as bases
 from cachefmt.codecs import klt, plain
 from cachefmt.codecs.basis import Moments
 from tests.cachefmt import stranger
-from tests.cachefmt.files import KLT, PLAIN, SHAPE, make_header, make_tables, write_file
+from tests.cachefmt.files import (
+    KLT,
+    PLAIN,
+    SHAPE,
+    make_bounds,
+    make_header,
+    make_tables,
+    write_file,
+)
 from tests.cachefmt.stranger import Stranger
 
 FORMAT = Path(cachefmt.__file__).with_name("FORMAT.md").read_text()
@@ -253,6 +261,13 @@ def test_a_stranger_reads_the_tables(tmp_path: Path, axes: int) -> None:
     for name, column in theirs.tables().items():
         assert np.array_equal(column, getattr(tables, name)), name
     assert np.array_equal(theirs.places(), tables.places(shape))
+
+
+def test_a_stranger_reads_the_index(tmp_path: Path) -> None:
+    shape = replace(FILM, index_layers=(0, 2))
+    theirs = Stranger(write_file(tmp_path / "x", make_header(shape)).read_bytes())
+    for name, column in theirs.index().items():
+        assert np.array_equal(column, getattr(make_bounds(shape), name)), name
 
 
 def test_the_page_names_every_header_key_and_every_tensor(tmp_path: Path) -> None:
