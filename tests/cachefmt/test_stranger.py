@@ -65,11 +65,9 @@ def klt_content(
     content, made = {}, given or []
     for group, layers in enumerate(header.groups()):
         if given is None:
-            x = rows[:, layers.start : layers.stop]
-            moments = Moments((len(layers), 2, header.shape.heads, header.shape.head_dim))
-            moments.add(x[place >= 0], place[place >= 0])
-            content[f"basis.{group:02}"] = bases.pack(moments, 0.5)
-            made.append(bases.unpack(content[f"basis.{group:02}"], moments.shape))
+            x = rows[place >= 0, layers.start : layers.stop]
+            content[f"basis.{group:02}"] = bases.pack(x, 0.5)
+            made.append(bases.unpack(content[f"basis.{group:02}"], bases.shape_of(x)))
     for number, block in enumerate(blocks):
         for group, layers in enumerate(header.groups()):
             x = rows[block.start : block.stop, layers.start : layers.stop]
