@@ -63,15 +63,12 @@ def _is_taken(
     lock: int, path: Path, report: Callable[[str], object], waiting: Callable[[], object]
 ) -> bool:
     """Lock an open file; False if who had it before removed it meanwhile."""
-    try:
-        if not _can_lock(lock):
-            made = f"another process makes it in {path.parent}"
-            report(f"{path.name[1:-5]}: {made}; waiting for its end")
-            while not _can_lock(lock):
-                waiting()
-                time.sleep(_LOOK_EVERY_S)
-    except OSError:  # there are no locks here
-        return True
+    if not _can_lock(lock):
+        made = f"another process makes it in {path.parent}"
+        report(f"{path.name[1:-5]}: {made}; waiting for its end")
+        while not _can_lock(lock):
+            waiting()
+            time.sleep(_LOOK_EVERY_S)
     try:
         return os.path.samestat(os.fstat(lock), path.stat())
     except FileNotFoundError:
@@ -83,4 +80,6 @@ def _can_lock(lock: int) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # there are no locks here
+        return True
     return True

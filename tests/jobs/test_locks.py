@@ -37,6 +37,15 @@ def test_who_comes_second_says_so_and_waits_for_the_end_of_the_first(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_fails_while_it_is_waited_for_is_no_lock(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError("no room")
+
+    waiting = held(tmp_path, ["a"], print, fail)
+    with held(tmp_path, ["a"], print), pytest.raises(OSError, match="no room"), waiting:
+        pass
+
+
 def test_other_names_in_the_folder_are_not_waited_for(tmp_path: Path) -> None:
     with held(tmp_path, ["a"], print), held(tmp_path, ["b"], print):
         names = sorted(path.name for path in tmp_path.iterdir())
