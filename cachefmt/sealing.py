@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
-from cachefmt.header import Fidelity, FormatVersion
+from cachefmt.header import Fidelity, FormatVersion, VersionError
 
 SEAL_KEY = "seal"
 DIGEST_BYTES = 16
@@ -46,7 +46,7 @@ _BLANK = b"0" * 40
 _FIDELITY = struct.Struct("<ddII")
 _SHA256_BYTES = 32
 _SHA256 = re.compile(rb'"([0-9a-f]{64})"')
-_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9}):")
+_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9}):")
 
 
 class Seal(NamedTuple):
@@ -102,12 +102,14 @@ def unsealing(first_bytes: bytes) -> Iterator[None]:
     """Read what these first bytes of a file say; ValueError where they do not match their seal.
 
     Where they do not, that is said behind whatever else is wrong with them: damage may look like
-    anything.
+    anything. But a file of another major may be sealed otherwise.
     """
     problem = "the header does not match its seal: it was changed or damaged"
     is_sealed = sealed(first_bytes) == first_bytes
     try:
         yield
+    except VersionError:
+        raise
     except ValueError as error:
         if is_sealed:
             raise

@@ -166,13 +166,10 @@ def test_another_major_is_refused_before_anything_else_of_it_is_read(
     path: Path, major: int, help: str
 ) -> None:
     def change(table: Table) -> None:
-        table["__metadata__"].update(
-            {"sali-cache": f"{major}.3:packed as nobody knows", "colour": 1}
-        )
+        table["__metadata__"] = {"sali-cache": f"{major}.3:packed as nobody knows", "colour": 1}
         table["tables"]["dtype"] = "F4"
 
     rewrite_table(path, change)
-    seal(path)
     problem = f"written in format {major}.3, this reader knows 2.0; {help}"
     assert opening_fails(path) == problem
 
