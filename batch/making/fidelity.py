@@ -5,10 +5,13 @@ each makes what comes next is compared. What is likely does not matter. Nothing 
 read costs a pass over few tokens. Knows prefixes and models; knows no codec.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from batch.answering.decoding import Decoder
+from batch.errors import BatchError
 from batch.kv import Prefix, TieredCache
 from batch.models import Family
 from cachefmt.header import Fidelity
@@ -48,9 +51,17 @@ class NeutralAnswers:
 
     @torch.inference_mode()
     def compare(self, rows: Prefix) -> Fidelity:
-        """How far what other rows of the same tokens make likely is from that."""
+        """How far what other rows of the same tokens make likely is from that.
+
+        BatchError where either is not finite.
+        """
         exact, found = self._exact, self._read(rows)
         kl = float((exact.exp() * (exact - found)).sum(-1).mean())
+        if not math.isfinite(kl):
+            raise BatchError(
+                f"{self._family.checkpoint.name}: what it makes of a file's rows, or of those that "
+                "went into it, is no finite number, so the file has no error"
+            )
         agreement = float((exact.argmax(-1) == found.argmax(-1)).double().mean())
         # Rounding may leave the divergence of equals below 0.
         return Fidelity(

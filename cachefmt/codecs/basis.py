@@ -210,6 +210,12 @@ def _dividing(scale: Tensor) -> Tensor:
     return scale.clamp(min=smallest if smallest > 0 else 1.0)
 
 
+def require_finite(x: Tensor) -> None:
+    """ValueError for NaN and infinity; no number hides in a sum, so one look at x tells."""
+    if not bool(x.sum(dtype=torch.float32).isfinite()):
+        raise ValueError("klt: got NaN, infinity or a magnitude that float32 cannot hold")
+
+
 def shape_of(x: Tensor) -> Shape:
     """Of a token, from tokens [tokens, layers, 2, heads, head_dim]."""
     _, layers, kinds, heads, head_dim = x.shape
@@ -327,7 +333,11 @@ def pack(x: Tensor, step: float) -> bytes:
 
     Bytes: components, uint16; scale, float32 [layers, 2]; gain, float32 [components];
     directions as of `round_directions`.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
     """
+    require_finite(x)
     shape = shape_of(x)
     x = x.to(torch.float32) if len(x) else torch.zeros(1, *shape, device=x.device)
     deviation = x.var(0, correction=0).mean((2, 3)).sqrt()

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cachefmt.codecs import symbols as coding
-from cachefmt.codecs.basis import Basis
+from cachefmt.codecs.basis import Basis, require_finite
 from cachefmt.codecs.symbols import DecodeError, Head
 
 LARGEST_ERROR = 0.51
@@ -96,8 +96,7 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
     step = float(np.float32(step))
     coded = place >= 0
     y = basis.analyse(x[_as_index(np.flatnonzero(coded))], place[coded])
-    if not bool(x.sum(dtype=torch.float32).isfinite()):  # no number hides in a sum: one look at x
-        raise ValueError("klt: got NaN, infinity or a magnitude that float32 cannot hold")
+    require_finite(x)
     y = y[:, : _used(y, step)]
     rounded, modes = _quantise(y, step, _times(place[coded]))
     written = rounded[_as_index(np.flatnonzero(modes != _AGAIN))]

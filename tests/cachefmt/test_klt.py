@@ -143,7 +143,7 @@ def test_a_block_of_no_tokens_or_constants_is_a_block() -> None:
     data = klt.encode(nothing, basis, step=1.0, place=none)
     assert klt.decode(data, basis, place=none, dtype=torch.float16).shape == nothing.shape
     constant = torch.full((5, *FILM), 2.0)
-    own = own_basis(constant, np.zeros(5, np.int64))
+    own = own_basis(constant.repeat(100, 1, 1, 1, 1), np.zeros(500, np.int64))
     assert 1 <= own.components < 10  # one, and what float32 leaves of the others
     data = klt.encode(constant, own, step=0.1, place=np.zeros(5, np.int64))
     found = klt.decode(data, own, place=np.zeros(5, np.int64), dtype=torch.float32)
@@ -174,6 +174,14 @@ def test_numbers_that_steps_cannot_count_are_refused(bad: float) -> None:
     x[2, 0, 1, 0, 1] = bad
     with pytest.raises(ValueError, match="klt: "):
         klt.encode(x, whole_basis((1, 2, 1, 2)), step=0.1, place=np.zeros(4, np.int64))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_basis_is_made_of_numbers_that_are_none(bad: float) -> None:
+    x = torch.ones(4, 1, 2, 1, 2)
+    x[2, 0, 1, 0, 1] = bad
+    with pytest.raises(ValueError, match="klt: got NaN, infinity"):
+        bases.pack(x, 0.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])

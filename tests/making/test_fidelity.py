@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from batch.errors import BatchError
 from batch.evaluation.uncompressed import own_attention
 from batch.kv import CACHE_KEYWORD, Prefix
 from batch.making import blocks as blocks_of_files
@@ -67,6 +68,11 @@ def measure(family: Family, rows: Prefix) -> Fidelity:
 def test_the_same_rows_answer_the_same(family: Family) -> None:
     found = measure(family, prefix_of(family))
     assert (found.kl, found.agreement, found.questions) == (0.0, 1.0, len(QUESTIONS))
+
+
+def test_rows_behind_which_nothing_is_likely_have_no_error(family: Family) -> None:
+    with pytest.raises(BatchError, match="is no finite number, so the file has no error"):
+        measure(family, prefix_of(family, noise=5e37))
 
 
 def test_more_noise_is_more_error(family: Family) -> None:
