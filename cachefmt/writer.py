@@ -158,7 +158,8 @@ class CacheWriter:
             raise ValueError(f"{self.path}: got {name}, expected {following[:1]}")
         is_exact, most = self.header.codec.name == "plain" and name != INDEX, self._largest[name]
         if len(data) > most or (is_exact and len(data) != most):
-            raise ValueError(f"{self.path}: {name} has {len(data)} bytes, expected {most}")
+            expected = f"{most}" if is_exact else f"{most} at most"
+            raise ValueError(f"{self.path}: {name} has {len(data)} bytes, expected {expected}")
         with naming(self.path, self._failed):
             self._append(name, data)
 

@@ -1,7 +1,7 @@
 """Which slots enter the language model, where they stand and how they will be stored.
 
-Pure numpy, so the exact size of a cache is known before any weight is loaded. How the rows of a
-reused cell are made, batch/kv/reuse.py says.
+Pure numpy, so what the size of a cache rests on is known before any weight is loaded. How the rows
+of a reused cell are made, batch/kv/reuse.py says.
 """
 
 import math

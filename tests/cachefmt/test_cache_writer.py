@@ -166,7 +166,7 @@ def test_a_plain_block_has_its_exact_size_and_one_of_klt_no_more_than_its_bound(
     block = make_content(make_header(), make_tables())["block.00000.00"]
     with open_writer(tmp_path / "x") as writer:
         for data in (block[1:], block + b"0"):
-            with pytest.raises(ValueError, match=rf"has {len(data)} bytes, expected {len(block)}"):
+            with pytest.raises(ValueError, match=rf"has {len(data)} bytes, expected {len(block)}$"):
                 writer.write_block(0, 0, data)
     with open_writer(tmp_path / "x", KLT) as writer:
         writer.write_basis(0, bytes(most["basis.00"]))
