@@ -2,13 +2,13 @@
 
 A block is some stored samples of a group of layers, decodable alone, with its basis. Keys come
 without the rotation of their position. A token's numbers, K and V of all layers of the group, are
-one vector; of its components most are small. They are predicted by what was decoded for the token
-before at the same place, or by 0 (the mean), whichever leaves less, and what is left is
-quantised; or the token is the one before again.
+one vector; of its components most are small. They are rounded to the nearest step; of the whole
+numbers those of the token before at the same place are taken off, or not, whichever leaves less; or
+the token is the one before again. So prediction costs no quality: what is decoded is the same.
 
-What is quantised is rounded to the nearest step. To round small numbers towards 0, as codecs of
-pictures do, spares bits, but makes all tokens more alike, and that answers see: at equal bytes the
-KL of a real language model's next tokens is twice as large.
+To round small numbers towards 0, as codecs of pictures do, would spare bits, but make all tokens
+more alike, and answers see that: at equal bytes the KL of a real language model's next tokens is
+twice as large.
 
 Bytes of a block, little-endian:
 
@@ -97,9 +97,8 @@ def encode(x: Tensor, basis: Basis, *, step: float, place: NDArray[np.int64]) ->
     coded = place >= 0
     y = basis.analyse(x[_as_index(np.flatnonzero(coded))], place[coded])
     require_finite(x)
-    y = y[:, : _used(y, step)]
-    rounded, modes = _quantise(y, step, _times(place[coded]))
-    written = rounded[_as_index(np.flatnonzero(modes != _AGAIN))]
+    symbols, modes = _predicted(_rounded(y, step), _times(place[coded]).before)
+    written = symbols[_as_index(np.flatnonzero(modes != _AGAIN))]
     head, streams = coding.split(written.cpu().numpy())
     exact = x[_as_index(np.flatnonzero(~coded))].cpu().flatten().view(torch.uint8).numpy()
     frame = coding.compress(
@@ -161,48 +160,34 @@ def _encode_exactly(x: Tensor, step: float) -> bytes:
     return _FIXED.pack(_ALL_EXACT, step) + head.to_bytes() + frame
 
 
-def _used(y: Tensor, step: float) -> int:
-    """Columns of components up to the last one that has a symbol but 0."""
-    if not len(y):
-        return 0
-    used = torch.nonzero((y.abs().amax(0) / step).round())
-    return int(used[-1]) + 1 if len(used) else 0
+def _rounded(y: Tensor, step: float) -> Tensor:
+    """Steps of each number, int32, of columns up to the last one in which there are any."""
+    steps = (y / step).round_()
+    largest = float(steps.abs().max()) if steps.numel() else 0.0
+    if not largest < coding.LARGEST:
+        raise ValueError(f"klt: a number is {largest:.0f} steps of {step} large")
+    used = torch.nonzero(steps.any(0))
+    return steps[:, : int(used[-1]) + 1 if len(used) else 0].to(torch.int32)
 
 
-def _quantise(y: Tensor, step: float, times: _Times) -> tuple[Tensor, NDArray[np.int8]]:
-    """Symbols int32 [tokens, components] of y, and the mode of each token."""
-    y = y / step
-    decoded = torch.empty_like(y)
-    symbols = torch.empty(y.shape, dtype=torch.int32, device=y.device)
-    modes = np.full(len(y), _FROM_MEAN, np.int8)
-    steps = times.steps(np.arange(len(y)))
-    for number, now in enumerate(steps):
-        at = _as_index(now)
-        left = y[at]
-        before = None
-        if number:
-            before = decoded[_as_index(times.before[now])]
-            left_after = left - before
-            predicted = _bits(left_after) <= _bits(left)
-            again = predicted & (left_after.round() == 0).all(1)
-            before = before * predicted[:, None]
-            left = left - before
-            modes[now[predicted.cpu().numpy()]] = _FROM_BEFORE
-            modes[now[again.cpu().numpy()]] = _AGAIN
-        rounded = left.round()
-        if not float(rounded.abs().max() if rounded.numel() else 0) < coding.LARGEST:
-            raise ValueError(f"klt: a number is more than {coding.LARGEST} steps of {step} large")
-        symbols[at] = rounded.to(torch.int32)
-        if number + 1 < len(steps):
-            decoded[at] = rounded
-            if before is not None:
-                decoded[at] += before
+def _predicted(steps: Tensor, before: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int8]]:
+    """Of each token its steps, or what they are more than those before, and the mode."""
+    modes = np.full(len(steps), _FROM_MEAN, np.int8)
+    later = np.flatnonzero(before >= 0)
+    at = _as_index(later)
+    own = steps[at]
+    more = own - steps[_as_index(before[later])]
+    is_less = (_bits(more) <= _bits(own)) & (more.abs() < coding.LARGEST).all(1)
+    modes[later[is_less.cpu().numpy()]] = _FROM_BEFORE
+    modes[later[~more.any(1).cpu().numpy()]] = _AGAIN
+    symbols = steps.clone()
+    symbols[at] = torch.where(is_less[:, None], more, own)
     return symbols, modes
 
 
-def _bits(left: Tensor) -> Tensor:
-    """What symbols of [tokens, components] steps may cost, [tokens]; only for comparing."""
-    return left.abs().log1p_().sum(1)
+def _bits(symbols: Tensor) -> Tensor:
+    """What symbols [tokens, components] may cost, [tokens]; only for comparing."""
+    return symbols.abs().float().log1p_().sum(1)
 
 
 def _predict(y: Tensor, modes: NDArray[np.int8], times: _Times) -> NDArray[np.int64]:
