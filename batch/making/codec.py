@@ -21,7 +21,7 @@ next tokens behind `standard` are as far from those behind exact rows as with al
 0.0087 and 0.0091, the same token 0.955 and 0.957), in a sixth of the bytes; `high` has 0.0053 and
 0.972, `small` 0.0160 and 0.942. `batch evaluate --judge prose`.
 """
-SEARCHED_STEPS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+SEARCHED_STEPS = (0.25, 0.4, 0.6, 0.85, 1.1, 1.4, 2.0, 3.0)
 """Of which `--max-kl` takes the coarsest that keeps the error within its bound."""
 LARGEST_VECTOR = 4096
 """Numbers of a token that share a basis, unless one layer has more."""

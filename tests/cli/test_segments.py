@@ -242,8 +242,8 @@ def test_inspect_shows_each_segment_and_sums(made: Path) -> None:
 
 def test_verify_names_the_damaged_segment(copy: Path) -> None:
     with CacheFile.open(copy / "00001.safetensors") as cache:
-        at = cache.size_bytes - cache.tensor_bytes("block.00000.00")
-        assert cache.names[-1] == "block.00000.00"
+        assert cache.names[-2:] == ["block.00000.00", "index"]
+        at = cache.size_bytes - sum(map(cache.tensor_bytes, cache.names[-2:]))
     data = bytearray((copy / "00001.safetensors").read_bytes())
     data[at] ^= 1
     (copy / "00001.safetensors").write_bytes(bytes(data))
