@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cachefmt.codecs.symbols import compress, decompress, shuffle, unshuffle
+from cachefmt.codecs.symbols import DecodeError, compress, decompress, shuffle, unshuffle
 
 MOST_BYTES = 1 << 29
 """Of all columns of a frame: tables of 20 million tokens. A frame of 16 KB could claim as many."""
@@ -33,8 +33,12 @@ def unpack(
     sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in columns]
     if sum(sizes) > MOST_BYTES:
         raise ValueError(f"{name}: {sum(sizes)} bytes of columns, expected {MOST_BYTES} at most")
+    try:
+        streams = decompress(data, sizes)
+    except DecodeError as error:
+        raise ValueError(f"{name}: {error}") from error
     found = []
-    for (dtype, shape), stream in zip(columns, decompress(data, sizes), strict=True):
+    for (dtype, shape), stream in zip(columns, streams, strict=True):
         found.append(_sums(stream, dtype, shape))
         found[-1].flags.writeable = False
     return found

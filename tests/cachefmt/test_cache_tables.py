@@ -100,6 +100,12 @@ def columns(draw: st.DrawFn) -> Tables:
     )
 
 
+def test_a_frame_of_other_columns_is_named() -> None:
+    packed = packing.pack([np.zeros(3, "u1")])
+    with pytest.raises(ValueError, match=r"^index: a frame of 3 bytes, expected 4$"):
+        packing.unpack(packed, "index", [(np.dtype("u1"), (4,))])
+
+
 @given(columns())
 @settings(deadline=None)
 def test_any_columns_come_back_bit_by_bit(given_tables: Tables) -> None:
