@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,7 @@ from batch.settings import Limit, ModelSettings
 if TYPE_CHECKING:
     from batch.evaluation.chosen_judges import Judges
     from batch.evaluation.codec_rows import CodecRow
-    from batch.evaluation.comparison import Comparison
+    from batch.evaluation.methods_suite import MethodsSuite
     from batch.evaluation.reuse_suite import ReuseRow
     from batch.evaluation.tables import Table
 
@@ -94,8 +95,8 @@ METHODS = (
     multiple=True,
     type=click.Choice(JUDGES),
     help="demo: the bundled model, or --model. After make judges, prose: a real language model "
-    "that reads text; seeing: one that sees films of its own. Repeat for more.  [default: demo, of "
-    "--suite codec and reuse all]",
+    "that reads text; seeing: one that sees films of its own. Repeat for more.  [default: demo; of "
+    "--suite codec all, of reuse those that see]",
 )
 @click.option(
     "--backgrounds",
@@ -200,48 +201,38 @@ def evaluate(
 
         _print(judge_reuse(asked, progress), reuse_table, as_json=as_json)
     else:
-        limits = [*budget_tokens, *budget_bytes] or [Limit(unit="bytes", share=0.25)]
-        found = _compare(asked, suites, methods, limits, seed, analysis, rows, out)
-        for line in found.to_json() if as_json else found.to_text():
-            click.echo(line)
+        from batch.evaluation.methods_suite import MethodsSuite
 
-
-def _compare(
-    judges: "Judges",
-    suites: Sequence[str],
-    methods: Sequence[str],
-    limits: Sequence[Limit],
-    seed: int,
-    analysis: AnalysisChoice,
-    rows: Sequence[Path],
-    out: Path | None,
-) -> "Comparison":
-    """Let judges answer with every method, and write down what came of it."""
-    sampling, network = analysis.sampling(), analysis.network()
-    from batch.evaluation.comparison import Comparison, join_rows, publish
-    from batch.evaluation.methods_suite import MethodsSuite
-    from jobs.atomic import make_folder
-
-    if out is not None:
-        make_folder(out)
-    with tempfile.TemporaryDirectory() as folder:
         suite = MethodsSuite(
             suites=suites,
             methods=methods,
-            limits=limits,
+            limits=[*budget_tokens, *budget_bytes] or [Limit(unit="bytes", share=0.25)],
             seed=seed,
-            sampling=sampling,
-            saliency=network,
-            folder=Path(folder),
+            sampling=analysis.sampling(),
+            saliency=analysis.network(),
             out=out,
         )
-        judged = suite.ask(judges, progress)
+        _compare(suite, asked, rows, as_json=as_json)
+
+
+def _compare(
+    suite: "MethodsSuite", judges: "Judges", rows: Sequence[Path], *, as_json: bool
+) -> None:
+    """Let judges answer with every method, and write down and print what came of it."""
+    from batch.evaluation.comparison import Comparison, join_rows, publish
+    from jobs.atomic import make_folder
+
+    if suite.out is not None:
+        make_folder(suite.out)
+    with tempfile.TemporaryDirectory() as folder:
+        judged = suite.ask(judges, Path(folder), progress)
         for path in rows:
             judged = join_rows(judged, path)
         found = Comparison(judged=judged)
-        if out is not None:
-            publish(found, out, shlex.join(["batch", *sys.argv[1:]]))
-    return found
+        if suite.out is not None:
+            publish(found, suite.out, shlex.join(["batch", *sys.argv[1:]]))
+    for line in found.to_json() if as_json else found.to_text():
+        click.echo(line)
 
 
 def _require_packages() -> None:
@@ -255,7 +246,7 @@ def _print(rows: Iterable[R], to_table: Callable[[list[R]], "Table"], *, as_json
     """In JSON each row as soon as it is known, else a table."""
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row.to_dict()))
+            click.echo(json.dumps(asdict(row)))
         return
     table = to_table(list(rows))
     for line in [table.note, "", *table.to_text()]:

@@ -12,6 +12,9 @@ from batch.evaluation.judges.prose import LanguageModel, ProseJudge
 from batch.evaluation.judges.seeing_films import find_judge, judge_sets
 from batch.settings import ModelSettings
 
+SEEDS = (21, 22)
+"""Of the films that the suites codec and reuse ask about."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilmJudge:

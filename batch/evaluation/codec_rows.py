@@ -6,10 +6,9 @@ Knows runs and figures; runs nothing.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from batch.evaluation.runs import Label, Run
-from batch.evaluation.summary import Figure, intervals, measure
+from batch.evaluation.summary import Figure, by_label, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.settings import Quality
 
@@ -80,23 +79,18 @@ class CodecRow:
     decode_mb_s: float | None
     neutral_kl: float | None
     intervals: dict[str, list[float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Flat values by name, and `intervals` of those that have one."""
-        return asdict(self)
+    """Of those figures that have one."""
 
 
 def film_rows(judge: str, runs: Iterable[Run], loads: dict[Setup, Loads]) -> list[CodecRow]:
     """A row a setup; intervals by bootstrap over worlds, each of which several films may show."""
-    by_label: dict[Label, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_label[run.label].append(run)
+    by_setup = by_label(runs)
     return [
         codec_row(
             judge,
             setup,
-            measure(by_world(by_label[setup.label])),
-            sum(len(run.answers) for run in by_label[setup.label]),
+            measure(by_world(by_setup[setup.label])),
+            sum(len(run.answers) for run in by_setup[setup.label]),
             found,
         )
         for setup, found in loads.items()

@@ -17,12 +17,13 @@ from batch.evaluation.runs import Entry, Run
 from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.summary import Row, tabulate
 from batch.evaluation.tables import Table
+from batch.report.sheets import write_sheet
 
 _FOLDER = "results"
 _FAILURES = 5
 _LEGEND = (
-    "Tiers in pictures: red FP16, orange INT8, blue INT4, dark: nothing stored. Under each sample "
-    "of a failure the same one in the colours of its tiers; `3 -> 2` is a pointer to sample 2."
+    "Tiers in pictures: red FP16, orange INT8, blue INT4, dark: nothing stored. Of a failure all "
+    "stored samples in the colours of their tiers, with how many samples each stands for."
 )
 _DRAWN = Entry(method=DEFAULT).label
 """The method whose tiers and failures are drawn."""
@@ -178,9 +179,8 @@ def _draw(judged: Judged, folder: Path) -> Iterator[tuple[str, str]]:
     yield "bytes.png", "Figure 3: bytes of K and V as the video goes on."
     for number, (run, one) in enumerate(figures.failures(own, _FAILURES), 1):
         question, name = one.question, f"failure-{number}.jpg"
-        video = prepare(question.video)
-        manifest = video.manifest(DEFAULT.temporal, DEFAULT.thresholds)
-        figures.draw_failure(video.pictures, manifest, folder / name)
+        manifest = prepare(question.video).manifest(DEFAULT.temporal, DEFAULT.thresholds)
+        write_sheet(manifest, manifest.tier, folder / name)
         yield (
             name,
             f"Failure {number}, {run.data}, {run.video}, {question.kind or 'question'}: "

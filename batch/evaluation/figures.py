@@ -1,22 +1,19 @@
-"""Pictures of a comparison: curves and bars by matplotlib (of the extra `evaluate`), failures."""
+"""Pictures of a comparison, by matplotlib (of the extra `evaluate`), and which failures to show."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
-from numpy.typing import NDArray
 
-from batch.analysis.manifest import Manifest
 from batch.evaluation.runs import CELL_STATES, NO_VIDEO, AnsweredQuestion, Run
 from batch.evaluation.summary import Row
-from batch.report.tiers import INK, tint
+from batch.report.tiers import INK
 from cachefmt.tiers import Tier
 
 _INKS = [*(INK[tier] for tier in Tier), (200, 200, 200)]
@@ -37,8 +34,6 @@ _FAR_LEFT = 1 / 12
 """At fewer bytes a point lies above its name, not at its right."""
 _LINE = 0.065
 """Between names, in units of what is kept."""
-_TILE_PX = 112
-_TILES_A_ROW = 8
 
 
 def draw_judges(rows: Sequence[Row], path: Path) -> None:
@@ -160,27 +155,6 @@ def failures(runs: Sequence[Run], most: int) -> list[tuple[Run, AnsweredQuestion
     lost.sort(key=lambda found: found[1].kl or 0.0, reverse=True)
     worst = {found[0].video: found for found in reversed(lost)}
     return sorted(lost, key=lambda found: worst[found[0].video] is not found)[:most]
-
-
-def draw_failure(pictures: NDArray[np.uint8], manifest: Manifest, path: Path) -> None:
-    """A sheet of all samples, each over its tiers; a pointer names the sample it refers to.
-
-    Args:
-        pictures: uint8 RGB [samples, height, width, 3].
-    """
-    grid = (manifest.geometry.rows, manifest.geometry.columns)
-    tiles, font = [], cv2.FONT_HERSHEY_SIMPLEX
-    for sample, (rgb, source) in enumerate(zip(pictures, manifest.source, strict=True)):
-        drawn = tint(rgb, manifest.tier[sample].reshape(grid), _TILE_PX)
-        plain = cv2.resize(rgb, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-        text = f"{sample}" if source == sample else f"{sample} -> {source}"
-        strip = np.full((18, _TILE_PX, 3), 255, np.uint8)
-        cv2.putText(strip, text, (4, 14), font, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(np.vstack([strip, plain, drawn]))
-    columns = min(_TILES_A_ROW, len(tiles))
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
-    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
 def _share(row: Row) -> float:

@@ -28,7 +28,7 @@ class MethodsSuite:
     """What is compared.
 
     - suites, methods, limits: as of `choose_entries`. seed, sampling, saliency: of films.
-    - folder: for films and texts. out: where runs are kept; None: nowhere.
+    - out: where runs are kept; None: nowhere.
     """
 
     suites: Sequence[str]
@@ -37,11 +37,10 @@ class MethodsSuite:
     seed: int
     sampling: Sampling
     saliency: SaliencyNetwork | None
-    folder: Path
     out: Path | None
 
-    def ask(self, judges: Judges, progress: Progress) -> list[Judged]:
-        """Run what has not been run.
+    def ask(self, judges: Judges, folder: Path, progress: Progress) -> list[Judged]:
+        """Run what has not been run; films and texts go into a folder.
 
         Raises:
             BatchError: what a judge needs is not there, or it knows none of the methods; nothing
@@ -56,17 +55,22 @@ class MethodsSuite:
             elif not entries:
                 raise BatchError(f"--method: no method for films among {', '.join(self.methods)}")
         return [
-            self._ask_about_films(judge, judges.videos, entries, progress)
+            self._ask_about_films(judge, judges.videos, entries, folder, progress)
             if isinstance(judge, FilmJudge)
-            else self._ask_about_texts(judge, schemes, progress)
+            else self._ask_about_texts(judge, schemes, folder, progress)
             for judge in found
         ]
 
     def _ask_about_films(
-        self, judge: FilmJudge, videos: int, entries: Sequence[Entry], progress: Progress
+        self,
+        judge: FilmJudge,
+        videos: int,
+        entries: Sequence[Entry],
+        folder: Path,
+        progress: Progress,
     ) -> Judged:
         family = open_model(judge.model).load()
-        sets = judge.sets(self.folder, videos, (self.seed,))
+        sets = judge.sets(folder, videos, (self.seed,))
         dtype, device = dtype_name(family.model.dtype), family.device.type
         kept = self._kept(
             weights=family.checkpoint.weights_sha256,
@@ -83,7 +87,7 @@ class MethodsSuite:
                 prepare,
                 sets,
                 entries,
-                folder=self.folder,
+                folder=folder,
                 report=report,
                 has_control=judge.has_control,
                 kept=kept,
@@ -99,9 +103,9 @@ class MethodsSuite:
             )
 
     def _ask_about_texts(
-        self, judge: ProseJudge, schemes: Sequence[Scheme], progress: Progress
+        self, judge: ProseJudge, schemes: Sequence[Scheme], folder: Path, progress: Progress
     ) -> Judged:
-        sets, kept = judge.sets(self.folder), self._kept(weights=SMOLLM2.record)
+        sets, kept = judge.sets(folder), self._kept(weights=SMOLLM2.record)
         with progress(judge.name, len(films_of(sets)), "texts") as report:
             return Judged(
                 judge=judge.name,

@@ -5,18 +5,15 @@ lossless; `none` computes and stores every slot. Rows come as soon as the films 
 """
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from batch.analysis.temporal import TEMPORAL_PROFILES
 from batch.analysis.tiers import PROFILES
-from batch.evaluation.chosen_judges import FilmJudge, Judges, films_of
-from batch.evaluation.codec_films import SEEDS
+from batch.evaluation.chosen_judges import SEEDS, FilmJudge, Judges, films_of
 from batch.evaluation.codec_rows import by_world
 from batch.evaluation.data import QuestionSet
 from batch.evaluation.methods import DEFAULT
@@ -24,7 +21,7 @@ from batch.evaluation.methods.sali_cache import SaliCache
 from batch.evaluation.running import Progress, run_methods
 from batch.evaluation.runs import UNCOMPRESSED, Entry, Run
 from batch.evaluation.storing import PreparedVideo
-from batch.evaluation.summary import Figure, intervals, measure
+from batch.evaluation.summary import by_label, intervals, measure
 from batch.evaluation.tables import Table, with_interval
 from batch.models import open_model
 from batch.video import Sampling
@@ -71,9 +68,6 @@ class ReuseRow:
     intervals: dict[str, list[float]]
     """By bootstrap over worlds, each of which several films may show."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def judge_reuse(judges: Judges, progress: Progress) -> Iterator[ReuseRow]:
     """A row for each judge, kind of film and way to reuse; then for all films of the judge.
@@ -106,20 +100,18 @@ def _name(data: QuestionSet) -> str:
 
 def reuse_rows(judge: str, films: str, runs: Sequence[Run]) -> list[ReuseRow]:
     """A row a way of some films, which the uncompressed model saw too."""
-    by_way: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_way["" if run.label == UNCOMPRESSED else run.label.profile or ""].append(run)
-    whole_s = sum(_seconds(run) for run in by_way.pop(""))
-    return [_row(judge, films, way, own, whole_s) for way, own in by_way.items()]
+    found = by_label(runs)
+    whole_s = sum(map(_seconds, found.pop(UNCOMPRESSED)))
+    return [_row(judge, films, own, whole_s) for own in found.values()]
 
 
-def _row(judge: str, films: str, way: str, runs: list[Run], whole_s: float) -> ReuseRow:
-    figures: dict[str, Figure] = measure(by_world(runs))
+def _row(judge: str, films: str, runs: list[Run], whole_s: float) -> ReuseRow:
+    figures = measure(by_world(runs))
     named = {name: figures[figure] for name, figure in _FIGURES.items()}
     return ReuseRow(
         judge=judge,
         films=films,
-        reuse=way,
+        reuse=runs[0].label.profile or "",
         n=sum(len(run.answers) for run in runs),
         computed_share=sum(run.computed or 0 for run in runs) / sum(run.slots for run in runs),
         prefill_time=sum(_seconds(run) for run in runs) / whole_s,

@@ -5,7 +5,6 @@ store rows in their own way answer from memory, and are charged for a file as la
 """
 
 import time
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,6 @@ from batch.evaluation.budgets import budget_of, prices, size_bytes
 from batch.evaluation.methods import Budget, CellMethod, FeatureMethod, Method, RowMethod
 from batch.evaluation.methods.row_method import Queries, Rows
 from batch.evaluation.uncompressed import AttentionMass, RowAnswerer, Uncompressed, embed
-from batch.kv import Prefix
 from batch.kv.rotation import rotate, unrotate
 from batch.making.blocks import prefill
 from batch.making.cache_plan import CachePlan, plan_cache
@@ -206,14 +204,13 @@ def _write_cells(
     took = prefill(plan, video.family, path)
     manifest = video.manifest(method.temporal, method.thresholds)
     analyse = manifest.analyze_seconds - video.decode_seconds if method.reads_signals else 0.0
-    with closing(CacheFile.open(path)) as cache:
-        rotation = None if method.quality == "lossless" else video.family.rotation
-        prefix = Prefix.load(cache, video.family.layer_devices, rotation)
-        held_bytes = sum(map(cache.tensor_bytes, filter(is_kv, cache.names)))
+    with CacheFile.open(path) as cache:
+        answerer = PrefixAnswerer.of_cache(cache, video.family)
+        kv_bytes = kv_bytes_in(cache)
     return Stored(
-        answerer=_answerer(prefix, plan, video),
+        answerer=answerer,
         size_bytes=path.stat().st_size,
-        kv_bytes=held_bytes,
+        kv_bytes=kv_bytes,
         tokens=dict(plan.header.shape.tokens),
         seconds=video.seconds(
             analyse=max(0.0, analyse),
@@ -238,9 +235,10 @@ def _fullest_plan(method: CellMethod, video: PreparedVideo, budget: Budget | Non
     return plan
 
 
-def is_kv(tensor: str) -> bool:
-    """Whether a tensor of a file is of keys and values, their bases among them."""
-    return tensor.startswith(("basis.", "block."))
+def kv_bytes_in(cache: CacheFile) -> int:
+    """Of a file's keys and values, their bases among them."""
+    names = [name for name in cache.names if name.startswith(("basis.", "block."))]
+    return sum(map(cache.tensor_bytes, names))
 
 
 def _hold_rows(method: RowMethod, video: PreparedVideo, budget: Budget | None) -> Stored:
@@ -320,9 +318,3 @@ def _merge_cells(method: FeatureMethod, video: PreparedVideo, budget: Budget | N
 
 def _fp16(count: int) -> dict[str, int]:
     return token_counts({Tier.FP16: count})
-
-
-def _answerer(prefix: Prefix, plan: CachePlan, video: PreparedVideo) -> PrefixAnswerer:
-    return PrefixAnswerer(
-        prefix, video.family, next_position=plan.plan.next_position, name=video.path.name
-    )

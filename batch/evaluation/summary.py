@@ -4,7 +4,7 @@ Knows runs; runs, draws and writes nothing.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ def tabulate(runs: Sequence[Run], judge: str) -> list[Row]:
     void = void_reason(runs)
     return [
         Row(judge=judge, label=label, runs=own, figures=_figures(own), void=void)
-        for label, own in _by_label(runs).items()
+        for label, own in by_label(runs).items()
     ]
 
 
@@ -135,7 +135,7 @@ def void_reason(runs: Sequence[Run]) -> str | None:
     """
     if not any(one.answer.strip() for run in runs for one in run.answers):
         return "every answer is empty"
-    methods = list(_by_label(runs).values())
+    methods = list(by_label(runs).values())
     best = max(np.mean([one.is_right for run in own for one in run.answers]) for own in methods)
     chance = _constant_share(methods[0])
     if best <= chance:
@@ -184,7 +184,8 @@ def measure(runs: Sequence[Run]) -> dict[str, Figure]:
     return {**figures, "bleu": _figure(bleu.scores(once), bleu.scores(drawn))}
 
 
-def _by_label(runs: Sequence[Run]) -> dict[Label, list[Run]]:
+def by_label(runs: Iterable[Run]) -> dict[Label, list[Run]]:
+    """Runs by what their rows are called, in the order in which they ran."""
     found: dict[Label, list[Run]] = defaultdict(list)
     for run in runs:
         found[run.label].append(run)

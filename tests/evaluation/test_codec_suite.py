@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from batch.evaluation import data
-from batch.evaluation.chosen_judges import FilmJudge, films_of
-from batch.evaluation.codec_films import SEEDS, calibrate, film_setups, judge_films
-from batch.evaluation.codec_prose import prose_rows, prose_schemes
+from batch.evaluation.chosen_judges import SEEDS, FilmJudge, films_of
 from batch.evaluation.codec_rows import CALIBRATION_SHARE, CodecRow, Setup
+from batch.evaluation.codec_suite import (
+    calibrate,
+    film_setups,
+    judge_films,
+    prose_rows,
+    prose_schemes,
+)
 from batch.evaluation.data import demo_set
 from batch.evaluation.judges.prose import ProseJudge
 from batch.evaluation.judges.schemes import Scheme

@@ -1,17 +1,24 @@
 """A row a method; a comparison that proves nothing is void."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import cv2
 import pytest
 
 from batch.errors import BatchError
 from batch.evaluation.answers import read_external
-from batch.evaluation.comparison import Judged, join_rows
+from batch.evaluation.comparison import Comparison, Judged, join_rows, publish
 from batch.evaluation.figures import failures
 from batch.evaluation.runs import UNCOMPRESSED, Run
+from batch.evaluation.storing import PreparedVideo
 from batch.evaluation.summary import NEXT_TOKENS, tabulate, void_reason
 from batch.evaluation.tables import accuracy_table, memory_table, quality_table
+from batch.video import Geometry
 from tests.evaluation.runs import OURS, asked, run, uncompressed
+from tests.manifests import make_manifest, random_pictures
 
 KEYS = {
     *("judge", "method", "profile", "kind", "in_file", "n", "accuracy", "agreement_em", "bleu"),
@@ -112,6 +119,20 @@ def test_failures_are_what_only_the_method_lost_the_worst_of_each_video_first() 
     found = [one for _, one in failures(runs, 5)]
     assert found == [lost[1], elsewhere, lost[0]]
     assert len(failures(runs, 2)) == 2
+
+
+def test_a_failure_is_written_down_with_a_sheet_of_its_samples(tmp_path: Path) -> None:
+    geometry = Geometry(height_px=28, width_px=28, rows=2, columns=2)
+    manifest = make_manifest(random_pictures(3, geometry), geometry)
+    video = cast(PreparedVideo, SimpleNamespace(manifest=lambda *_: manifest))
+    runs = [uncompressed(asked()), run(asked(answer="blue"))]
+    found = replace(judged("demo", *runs), prepare=lambda _: video)
+    publish(Comparison(judged=[found]), tmp_path, "batch evaluate")
+    sheet = cv2.imread(str(tmp_path / "results" / "failure-1.jpg"))
+    assert sheet is not None
+    assert sheet.shape[0] > 2 * 224  # three tiles of 224 px in two columns
+    assert "results/failure-1.jpg" in (text := (tmp_path / "RESULTS.md").read_text())
+    assert "uncompressed 'red', sali-cache default 'blue'" in text
 
 
 def test_rows_from_elsewhere_are_measured_on_the_same_questions(tmp_path: Path) -> None:

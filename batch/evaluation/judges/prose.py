@@ -234,10 +234,7 @@ class ProseJudge:
         """Rows as a scheme stores them, the exact tokens included, keys rotated."""
         scheme = self.fitted(scheme)
         exact = [states[:, :EXACT_TOKENS].half() for states in (rows.key, rows.value)]
-        rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
-        if not scheme.rotated:
-            rest = self._model.unrotated(rest, EXACT_TOKENS)
-        held = scheme.store(rest)
+        held = scheme.store(self._left_to(scheme, rows))
         key = held.key if scheme.rotated else self._model.rotated(held.key, EXACT_TOKENS)
         return Held(
             torch.cat([exact[0].float(), key], dim=1),
@@ -245,6 +242,11 @@ class ProseJudge:
             held.size_bytes + sum(states.nbytes for states in exact),
             None if held.times is None else pad(held.times, (EXACT_TOKENS, 0), value=1.0),
         )
+
+    def _left_to(self, scheme: Scheme, rows: Rows) -> Rows:
+        """Rows of all but the exact tokens, as a scheme gets them."""
+        rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
+        return rest if scheme.rotated else self._model.unrotated(rest, EXACT_TOKENS)
 
     def fitted(self, scheme: Scheme) -> Scheme:
         """A scheme as it stores, fitted to other text if it must be."""
@@ -257,10 +259,7 @@ class ProseJudge:
         length = min(1024, len(ids) // CALIBRATION_CONTEXTS)
         keys, values = [], []
         for window in spread(ids, length, CALIBRATION_CONTEXTS):
-            rows = self._model.read(window)
-            rest = rows.select(torch.arange(rows.tokens) >= EXACT_TOKENS)
-            if not scheme.rotated:
-                rest = self._model.unrotated(rest, EXACT_TOKENS)
+            rest = self._left_to(scheme, self._model.read(window))
             keys.append(rest.key)
             values.append(rest.value)
         weight = None if scheme.rotated else self._weight

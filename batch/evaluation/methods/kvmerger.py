@@ -44,6 +44,10 @@ class KVMerger(RowMethod):
     shared: bool = False
 
     @property
+    def needs_samples(self) -> bool:
+        return self.through_time
+
+    @property
     def in_file(self) -> bool:
         return self.shared
 
@@ -85,7 +89,7 @@ class KVMerger(RowMethod):
     def _order(self, rows: Rows) -> Tensor:
         """Rows so that those that may be joined are neighbours; int64 [tokens]."""
         place = torch.arange(rows.tokens)
-        if not self.through_time or not len(rows.cell):
+        if not self.through_time:
             return place
         return (rows.cell * (rows.tokens + 1) + place).argsort()
 

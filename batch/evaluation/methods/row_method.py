@@ -127,7 +127,7 @@ class RowMethod(ABC):
     Positions stay those of the prompt.
 
     - rotated: whether keys come with their position's rotation in, and are given back so.
-    - needs_samples: whether it cannot store text alone.
+    - needs_samples: whether it cannot store text alone, or only as another method does.
     - in_file: whether what it chooses fits a file, which has one list of tokens for all layers
       and heads, whole tokens at FP16 or in a tier, and how often each counts.
     - profile: the name of its settings, where a method has several.
@@ -138,9 +138,12 @@ class RowMethod(ABC):
     needs_budget: ClassVar[bool] = True
     takes_budget: ClassVar[bool] = True
     rotated: ClassVar[bool] = True
-    needs_samples: ClassVar[bool] = False
 
     profile: str | None = None
+
+    @property
+    def needs_samples(self) -> bool:
+        return False
 
     @property
     def in_file(self) -> bool:
