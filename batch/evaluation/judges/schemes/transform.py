@@ -18,9 +18,9 @@ from cachefmt.codecs.basis import Basis, Moments
 class Transform(Scheme):
     """Bases over `layers` layers each, K and V together; text has no places, so no prediction.
 
-    - calibrated: bases are fitted to other text and not counted; else they are made of the rows
-      themselves, packed and counted.
-    - components: at most so many a basis, if calibrated.
+    Bases are made of the rows themselves, packed and counted; those fitted to other text are not.
+
+    - components: at most so many a basis, if fitted.
     """
 
     step: float
