@@ -25,7 +25,6 @@ from batch.demo.drawing import write_clip
 from batch.demo.questions import questions_about
 from batch.demo.world import random_world
 from batch.errors import Reason
-from batch.making.codec import STEPS
 from batch.making.plan import ROOM_FOR_ANSWER
 from batch.models import Family, open_family
 from batch.video import Geometry
@@ -99,7 +98,7 @@ def test_the_figures_of_qualities_are_those_of_results() -> None:
         assert (right, same) == (found[3], found[4])
         assert abs(int(smaller) - float(found[6])) <= 0.5
         if made == "calibrated":
-            of_text = prose[f"klt, calibrated, step {STEPS[quality]:g}"]
+            of_text = prose[f"klt {quality}, calibrated"]
             assert (word, numbers) == (of_text[4].split()[0], of_text[6])
 
 
