@@ -56,15 +56,11 @@ class FormatVersion:
     minor: int = MINOR
 
     def __post_init__(self) -> None:
-        if self.major > MAJOR:
+        if self.major != MAJOR:
+            newer, older = "a newer sali-cache can read it", "`batch prefill` writes it again"
             raise VersionError(
                 f"written in format {self}, this reader knows {MAJOR}.{MINOR}; "
-                "a newer sali-cache can read it"
-            )
-        if self.major < MAJOR:
-            raise VersionError(
-                f"written in format {self}, this reader knows {MAJOR}.{MINOR}; "
-                "`batch prefill` writes it again"
+                f"{newer if self.major > MAJOR else older}"
             )
         _require_at_least(0, "format.minor", self.minor)
 
